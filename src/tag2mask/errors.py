@@ -1,0 +1,40 @@
+"""Errors a user can act on: each says what was found, where, and what to do next.
+
+The command line prints an :class:`InputError` as one line and exits with code 2; anything else that
+escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message is one line: what is wrong, where, what to do next."""
+
+
+class UnreadableImage(InputError):
+    """One image cannot be decoded. The pipeline sets such an image aside and goes on with the rest."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not in a table of ours.
+
+    Args:
+        kind: what the name should have been, for instance ``"method"``.
+        name: what was asked for.
+        known: the names that exist; the nearest ones are suggested first.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see what exists:"
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return InputError(f"unknown {kind} '{name}': {hint} ({shown})")
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``: names for a message, never an endless line."""
+    names = list(names)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
