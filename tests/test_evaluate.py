@@ -518,3 +518,33 @@ def test_sweep_brings_maps_to_pixels_and_finds_the_best_constant(tmp_path):
     content = json.loads(json.dumps(sweep.to_json()))
     assert content["oracle"] is True and content["best_mean_iou"] == 100
     assert OracleSweep.from_json(content).best == sweep.best
+
+
+# --- against the tags ---------------------------------------------------------------------------------------------
+
+
+def test_agreement_with_the_tags_counts_photos_and_opens_no_truth(tmp_path):
+    def sample(name: str, labels: frozenset[int] | None) -> Sample:
+        return Sample(name, tmp_path / name, labels, mask_path=tmp_path / "must not be opened")
+
+    speck = np.zeros((20, 30), np.uint8)
+    speck[0, 0] = 3  # 1 of 600 pixels
+    half = np.zeros((20, 30), np.uint8)
+    half[:10] = 1
+    half[10:, :6] = 255
+    found = {"a": half, "b": speck, "c": np.zeros((20, 30), np.uint8), "d": half, "e": half}
+    samples = [
+        sample("a", frozenset({0, 1})),  # cat found, dog missed
+        sample("b", frozenset({2})),  # a speck is no plant, but the mask is not empty
+        sample("c", frozenset({2})),  # empty
+        sample("d", frozenset({1})),  # cat is extra, dog missed
+        sample("e", None),
+        sample("no mask", frozenset({0})),
+    ]
+    agreement = evaluate.compare_with_tags(Dataset("x", CLASSES, samples), lambda s: found.get(s.id))
+    assert (agreement.photos, agreement.empty) == (4, 1)
+    assert agreement.found == (1, 0, 0) and agreement.missed == (0, 2, 2) and agreement.extra == (1, 0, 0)
+    assert agreement.pixels == (599 + 600 + 2 * 240, 600, 0, 1, 120)
+    assert agreement.undecided == 5 and agreement.shown == 20 and agreement.tagged == 50
+    assert agreement.background == pytest.approx(100 * 1679 / 2400)
+    assert evaluate.TagAgreement.from_json(json.loads(json.dumps(agreement.to_json()))) == agreement

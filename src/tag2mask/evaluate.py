@@ -607,3 +607,88 @@ def _at_pixels(maps: LocalizationMaps, size: Sequence[int]) -> np.ndarray:
     if scores.shape[1:] != maps.size:
         scores = F.interpolate(scores[None], size=maps.size, mode="bilinear", align_corners=False)[0]
     return scores.numpy()
+
+
+# --- against the tags: what can be said without truth -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TagAgreement:
+    """Whether masks show what the photos' tags say. Opens no truth, so it can be had for any data set.
+
+    A sign, not a measure: masks of the wrong shape agree with the tags as well as right ones.
+    """
+
+    classes: tuple[str, ...]  # foreground
+    photos: int  # tagged photos that have a mask
+    empty: int  # of these, with a tag but no foreground pixel
+    pixels: tuple[int, ...]  # of background, of each class, undecided
+    found: tuple[int, ...]  # photos per class: tagged and shown
+    missed: tuple[int, ...]  # tagged but not shown
+    extra: tuple[int, ...]  # shown but not tagged
+
+    @property
+    def undecided(self) -> float:
+        """Percent of the masks' pixels."""
+        return float(_percent(np.int64(self.pixels[-1]), np.int64(sum(self.pixels))))
+
+    @property
+    def background(self) -> float:
+        """Percent of the masks' pixels."""
+        return float(_percent(np.int64(self.pixels[0]), np.int64(sum(self.pixels))))
+
+    @property
+    def shown(self) -> float:
+        """Percent of all tags that their photo's mask shows."""
+        return float(_percent(np.int64(sum(self.found)), np.int64(sum(self.found) + sum(self.missed))))
+
+    @property
+    def tagged(self) -> float:
+        """Percent of the classes shown in masks that their photo's tags name."""
+        return float(_percent(np.int64(sum(self.found)), np.int64(sum(self.found) + sum(self.extra))))
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TagAgreement:
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return cls(**values)
+
+
+def compare_with_tags(
+    dataset: Dataset, mask_of: Callable[[Sample], np.ndarray | None], least: float = 0.005
+) -> TagAgreement:
+    """Compare masks with the tags of their photos.
+
+    Args:
+        dataset: photos without tags are passed over.
+        mask_of: ``[height width]`` uint8 in our label convention; ``None``: the photo is passed over.
+        least: share of a photo from which on a class counts as shown; below it lie stray specks.
+    """
+    n = len(dataset.classes)
+    photos = empty = 0
+    pixels = np.zeros(256, np.int64)
+    found, missed, extra = np.zeros((3, n), np.int64)
+    for sample in dataset.samples:
+        if sample.labels is None:
+            continue
+        mask = mask_of(sample)
+        if mask is None:
+            continue
+        counts = np.bincount(mask.ravel(), minlength=256)
+        shown = counts[1 : n + 1] >= max(1.0, least * mask.size)
+        tagged = np.isin(np.arange(n), list(sample.labels))
+        found += shown & tagged
+        missed += tagged & ~shown
+        extra += shown & ~tagged
+        pixels += counts
+        photos += 1
+        empty += int(bool(sample.labels) and not counts[1 : n + 1].any())
+    return TagAgreement(
+        dataset.classes,
+        photos,
+        empty,
+        (*pixels[: n + 1].tolist(), int(pixels[IGNORE])),
+        *(tuple(counts.tolist()) for counts in (found, missed, extra)),
+    )
