@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tag2mask.data import images
 from tag2mask.errors import InputError, listed
@@ -290,7 +291,7 @@ class Scores:
         return cls(names, confusion, boundary)
 
 
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _percent(part: npt.ArrayLike, whole: npt.ArrayLike) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100.0 * np.asarray(part, np.float64) / np.asarray(whole, np.float64)
 
@@ -630,22 +631,22 @@ class TagAgreement:
     @property
     def undecided(self) -> float:
         """Percent of the masks' pixels."""
-        return float(_percent(np.int64(self.pixels[-1]), np.int64(sum(self.pixels))))
+        return float(_percent(self.pixels[-1], sum(self.pixels)))
 
     @property
     def background(self) -> float:
         """Percent of the masks' pixels."""
-        return float(_percent(np.int64(self.pixels[0]), np.int64(sum(self.pixels))))
+        return float(_percent(self.pixels[0], sum(self.pixels)))
 
     @property
     def shown(self) -> float:
         """Percent of all tags that their photo's mask shows."""
-        return float(_percent(np.int64(sum(self.found)), np.int64(sum(self.found) + sum(self.missed))))
+        return float(_percent(sum(self.found), sum(self.found) + sum(self.missed)))
 
     @property
     def tagged(self) -> float:
         """Percent of the classes shown in masks that their photo's tags name."""
-        return float(_percent(np.int64(sum(self.found)), np.int64(sum(self.found) + sum(self.extra))))
+        return float(_percent(sum(self.found), sum(self.found) + sum(self.extra)))
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
