@@ -1,0 +1,314 @@
+"""Dense CRF: sharpens class probabilities along the edges of a photo (Kraehenbuehl and Koltun, NIPS 2011).
+
+Every pair of pixels i, j is joined by a Potts term of strength
+
+    k_ij = w1 exp(-|p_i - p_j|^2 / 2 s1^2) + w2 exp(-|p_i - p_j|^2 / 2 s2^2 - |I_i - I_j|^2 / 2 s3^2)
+
+with positions p and colours I; both kernels are normalised symmetrically, ``D^-1/2 K D^-1/2`` with ``D = diag(K 1)``.
+Mean field starts from ``Q = softmax(-u)`` and repeats ``Q_l <- softmax_l(-u_l + sum_j k_ij Q_l(j))``, u being the unary
+energies. The sums over all pixels run on the permutohedral lattice. This is the arithmetic of Kraehenbuehl's C++ code,
+which the field uses through pydensecrf, with two exact savings: what is filtered adds up to one over the labels, so
+the last label follows from the others; and labels with equal energies everywhere are carried once.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tag2mask.errors import InputError, unknown
+from tag2mask.refine import permutohedral
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class CrfSettings:
+    """What a dense CRF does. The defaults are AffinityNet's (PSA), meant for class activation maps."""
+
+    iterations: int = 10  # mean field has settled by then; every code of the lineage uses 10
+    gaussian_sxy: float = 3.0  # pixels; width of the smoothness kernel, which removes specks
+    gaussian_compat: float = 3.0  # its strength; 0 leaves the kernel out
+    bilateral_sxy: float = 80.0  # pixels; how far pixels of one colour see each other: about an object's size
+    bilateral_srgb: float = 13.0  # grey levels; colours closer than this count as one. Small: clings to each edge
+    bilateral_compat: float = 10.0  # its strength; 0 leaves the kernel out
+    floor: float = 1e-5  # least probability of a label in the unary: a zero must stay possible (pydensecrf's clip)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.iterations, int) and self.iterations >= 0):
+            raise InputError(f"dense CRF: iterations is {self.iterations}; give a whole number of at least 0")
+        for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InputError(f"dense CRF: {name} is {getattr(self, name)}; give a width above 0")
+        for name in ("gaussian_compat", "bilateral_compat"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"dense CRF: {name} is {getattr(self, name)}; give a strength of at least 0")
+        if not 0 < self.floor < 1:
+            raise InputError(f"dense CRF: floor is {self.floor}; give a probability between 0 and 1")
+
+
+# The parameter sets of the published codes, all with 10 iterations.
+PRESETS: dict[str, CrfSettings] = {
+    # AffinityNet (PSA), SEAM, EPS on class activation maps, with a background score (1 - max)^alpha
+    "psa": CrfSettings(),
+    # IRN, SMAF: made for hard labels with gt_prob 0.7
+    "irn": CrfSettings(bilateral_sxy=50.0, bilateral_srgb=5.0),
+    # DeepLab-v2's PyTorch codes, ViT-PCM, EPS: on a segmenter's softmax
+    "deeplab": CrfSettings(gaussian_sxy=1.0, bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0),
+    # ToCo: on its segmenter's softmax, and on its maps
+    "toco-seg": CrfSettings(
+        gaussian_sxy=1.0, gaussian_compat=1.0, bilateral_sxy=121.0, bilateral_srgb=5.0, bilateral_compat=4.0
+    ),
+    "toco-cam": CrfSettings(bilateral_sxy=36.0, bilateral_srgb=3.0, bilateral_compat=4.0),
+    # AFA: on its segmenter's softmax
+    "afa": CrfSettings(bilateral_sxy=64.0, bilateral_srgb=5.0, bilateral_compat=4.0),
+}
+
+
+def preset_settings(name: str) -> CrfSettings:
+    """The settings a name of :data:`PRESETS` stands for; :class:`InputError` on any other name."""
+    if name not in PRESETS:
+        raise unknown("CRF preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSettings | None = None) -> Array:
+    """Sharpen label probabilities along the edges of an image.
+
+    Only labels that are present take part: one whose channel is zero everywhere is left out and comes back zero. The
+    unary energy of the others is ``-log(max(p, settings.floor))``, so scores need not add up to one in each pixel. A
+    single present label comes back as ones.
+
+    Args:
+        image: ``[height width 3]`` uint8 RGB, or ``[batch height width 3]``; numpy or torch.
+        scores: ``[labels height width]`` probabilities in [0, 1] of any float type, or ``[batch labels height width]``.
+        preset: a name of :data:`PRESETS`.
+        settings: used instead of the preset when given.
+
+    Returns:
+        ``[labels height width]`` float32 probabilities which add up to one in each pixel (or ``[batch ...]``), numpy or
+        torch as ``scores`` came, on its device.
+
+    Raises:
+        InputError: sizes that disagree, an image that is not uint8, scores that are not finite, negative, above one or
+            zero for all labels, an unknown preset.
+    """
+    settings = preset_settings(preset) if settings is None else settings
+    images = _images(image)
+    values = _tensor(scores, "scores")
+    if not values.is_floating_point():
+        raise InputError(f"dense CRF: scores are {_dtype(values)}; give probabilities of a float type")
+    batched = values.ndim == 4
+    if values.ndim not in (3, 4):
+        raise InputError(f"dense CRF: scores have shape {_shape(values)}; give [labels height width]")
+    values = values if batched else values[None]
+    images = images if images.ndim == 4 else images[None]
+    if len(images) != len(values) or images.shape[1:3] != values.shape[2:]:
+        raise InputError(
+            f"dense CRF: image {_shape(_images(image))} and scores {_shape(scores)} disagree; "
+            "resize the scores to [labels height width] of the image"
+        )
+    images = images.to(values.device)
+    values = values.float()
+    low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
+    if math.isnan(low) or math.isinf(high) or math.isinf(low):
+        raise InputError("dense CRF: scores hold NaN or infinity; check the maps they were made from")
+    if low < 0:
+        raise InputError(f"dense CRF: scores go down to {low:.3g}; give probabilities in [0, 1], not logits")
+    if high > 1.01:  # half-precision sums may pass one a little
+        raise InputError(f"dense CRF: scores reach {high:.3g}; give probabilities in [0, 1]: apply a softmax first")
+    if values.numel() == 0:
+        raise InputError(f"dense CRF: scores have shape {_shape(scores)}; there is nothing to refine")
+    present = values.flatten(2).amax(2) > 0  # [batch labels]
+    if not bool(present.any(1).all()):
+        raise InputError("dense CRF: the scores of an image are zero for every label; give it at least background")
+    out = torch.zeros_like(values)
+    problems = []
+    for b in range(len(values)):
+        labels = present[b].nonzero()[:, 0]
+        energies = values[b, labels].clamp(settings.floor, 1.0).log_().neg_().flatten(1)
+        problems.append((images[b], energies, 1))
+    for b, q in enumerate(_solve(problems, settings)):
+        out[b, present[b]] = q.view(-1, *values.shape[2:])
+    return _as(scores, out if batched else out[0])
+
+
+def dense_crf_from_labels(
+    image: Array,
+    labels: Array,
+    n_labels: int,
+    gt_prob: float = 0.7,
+    preset: str = "irn",
+    settings: CrfSettings | None = None,
+) -> Array:
+    """Sharpen a hard label map along the edges of an image, as IRN does with its confident regions.
+
+    The labelled class has energy ``-log(gt_prob)``, each other one ``-log((1 - gt_prob) / (n_labels - 1))``. A pixel of
+    value 255 says nothing: all labels are equally likely there. All ``n_labels`` take part, but those without a pixel
+    share one computation, so their number costs nothing.
+
+    Args:
+        image: ``[height width 3]`` uint8 RGB, or ``[batch height width 3]``; numpy or torch.
+        labels: ``[height width]`` uint8 (or another integer type), or ``[batch height width]``.
+        n_labels: number of labels; the map holds 0 ... n_labels - 1 and 255.
+        gt_prob: how far the map is believed, in (0, 1).
+        preset: a name of :data:`PRESETS`.
+        settings: used instead of the preset when given.
+
+    Returns:
+        ``[n_labels height width]`` float32 probabilities which add up to one in each pixel (or ``[batch ...]``), numpy
+        or torch as ``labels`` came, on its device.
+
+    Raises:
+        InputError: sizes that disagree, labels out of range, ``gt_prob`` or ``n_labels`` out of range, unknown preset.
+    """
+    settings = preset_settings(preset) if settings is None else settings
+    images = _images(image)
+    values = _tensor(labels, "labels")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"dense CRF: labels are {_dtype(values)}; give an integer label map, for instance uint8")
+    if values.ndim not in (2, 3):
+        raise InputError(f"dense CRF: labels have shape {_shape(values)}; give [height width]")
+    batched = values.ndim == 3
+    values = (values if batched else values[None]).long()
+    images = images if images.ndim == 4 else images[None]
+    if images.shape[:3] != values.shape:
+        raise InputError(
+            f"dense CRF: image {_shape(_images(image))} and labels {_shape(labels)} disagree; "
+            "resize the labels to the image's height and width"
+        )
+    if not 1 <= n_labels <= 255:
+        raise InputError(f"dense CRF: n_labels is {n_labels}; give a number from 1 to 255")
+    if not 0 < gt_prob < 1:
+        raise InputError(f"dense CRF: gt_prob is {gt_prob}; give a probability between 0 and 1")
+    if values.numel() == 0:
+        raise InputError(f"dense CRF: labels have shape {_shape(labels)}; there is nothing to refine")
+    sure = values != 255
+    wrong = values[sure & ((values < 0) | (values >= n_labels))]
+    if len(wrong):
+        raise InputError(
+            f"dense CRF: the label map holds {int(wrong[0])}, but n_labels is {n_labels}: it may hold "
+            f"0 to {n_labels - 1}, and 255 for pixels nothing is known about"
+        )
+    images = images.to(values.device)
+    hit = -math.log(gt_prob)
+    miss = -math.log((1 - gt_prob) / max(n_labels - 1, 1))
+    out = torch.empty(len(values), n_labels, *values.shape[1:], device=values.device)
+    problems, occurring = [], []
+    for b, map_ in enumerate(values):
+        found = torch.unique(map_[sure[b]])
+        absent = n_labels - len(found)
+        known = map_.flatten()[None] == found[:, None]  # [found N]
+        energies = torch.where(known, hit, miss).float()
+        if absent:  # one label stands for all those without a pixel: their energies are equal everywhere
+            energies = torch.cat([energies, energies.new_full((1, map_.numel()), miss)])
+        energies = torch.where(sure[b].flatten(), energies, math.log(n_labels))
+        problems.append((images[b], energies, max(absent, 1)))
+        occurring.append(found)
+    for b, q in enumerate(_solve(problems, settings)):
+        q = q.view(-1, *values.shape[1:])
+        out[b] = q[-1]
+        out[b, occurring[b]] = q[: len(occurring[b])]
+    return _as(labels, out if batched else out[0])
+
+
+@dataclass(frozen=True)
+class DenseCrf:
+    """:func:`dense_crf` as a :class:`tag2mask.types.Refiner`: it only remembers the settings."""
+
+    settings: CrfSettings = PRESETS["psa"]
+
+    def refine(self, images: Tensor, scores: Tensor) -> Tensor:
+        """``[batch 3 height width]`` uint8 RGB, ``[batch labels height width]`` probabilities to probabilities."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"dense CRF: images have shape {_shape(images)}; give [batch 3 height width]")
+        return dense_crf(images.permute(0, 2, 3, 1), scores, settings=self.settings)
+
+
+def _solve(problems: list[tuple[Tensor, Tensor, int]], settings: CrfSettings) -> list[Tensor]:
+    return [mean_field(image, energies, settings, copies) for image, energies, copies in problems]
+
+
+def mean_field(image: Tensor, energies: Tensor, settings: CrfSettings, copies: int = 1) -> Tensor:
+    """Mean field in plain torch, on the device of its arguments.
+
+    Args:
+        image: ``[height width 3]`` uint8.
+        energies: ``[labels height*width]`` float32, the unary energies.
+        copies: the last label stands for this many labels with the same energies.
+
+    Returns:
+        ``[labels height*width]`` float32; the last label's probability is that of each copy.
+    """
+    if len(energies) == 1:
+        return torch.full_like(energies, 1 / copies)
+    height, width = image.shape[:2]
+    filters = []
+    if settings.gaussian_compat:
+        filters.append(_gaussian(height, width, settings.gaussian_sxy, settings.gaussian_compat, str(energies.device)))
+    if settings.bilateral_compat:
+        features = permutohedral.scaled_features(height, width, settings.bilateral_sxy, image, settings.bilateral_srgb)
+        filters.append(permutohedral.normalised(permutohedral.build(features), settings.bilateral_compat))
+    # All logits are relative to the last label's. Filtering is linear and Q sums to one: K Q_last = K 1 - the others.
+    base = energies[-1] - energies[:-1]
+    ones = energies.new_ones(energies.shape[1], 1)
+    mass = sum((f(ones)[:, 0] for f in filters), energies.new_zeros(()))
+    q = _softmax(base, copies)
+    base = base - mass / copies
+    for _ in range(settings.iterations if filters else 0):
+        values = q[:-1].T.contiguous()
+        message = torch.stack([f(values) for f in filters]).sum(0).T
+        q = _softmax(base + message + message.sum(0) / copies, copies)
+    return q
+
+
+def _softmax(relative: Tensor, copies: int) -> Tensor:
+    """``[labels N]`` probabilities from logits ``[labels-1 N]`` relative to the last label, which counts ``copies`` times."""
+    top = relative.amax(0).clamp_(min=0)
+    out = torch.cat([relative - top, -top[None]]).exp_()
+    total = out[:-1].sum(0) + copies * out[-1]
+    return out.div_(total)
+
+
+@functools.lru_cache(maxsize=16)
+def _gaussian(height: int, width: int, sxy: float, compat: float, device: str) -> permutohedral.Filter:
+    # Depends on the size of the image only, and a data set has few sizes. 375 x 500 takes 16 MB.
+    features = permutohedral.scaled_features(height, width, sxy).to(device)
+    return permutohedral.normalised(permutohedral.build(features), compat)
+
+
+def _images(image: np.ndarray | Tensor) -> Tensor:
+    tensor = _tensor(image, "image")
+    if tensor.dtype != torch.uint8:
+        raise InputError(f"dense CRF: the image is {_dtype(tensor)}; give uint8 RGB, 0 to 255")
+    if tensor.ndim not in (3, 4) or tensor.shape[-1] != 3:
+        raise InputError(f"dense CRF: the image has shape {_shape(tensor)}; give RGB as [height width 3]")
+    return tensor
+
+
+def _tensor(array: object, what: str) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.detach()
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"dense CRF: {what} is a {type(array).__name__}; give a numpy array or a torch tensor")
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise InputError(f"dense CRF: {what} is of type {array.dtype}; give numbers")
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _as(like: Array, result: Tensor) -> Array:
+    return result.numpy() if isinstance(like, np.ndarray) else result
+
+
+def _shape(array: np.ndarray | Tensor) -> str:
+    return "[" + " ".join(str(n) for n in array.shape) + "]"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
