@@ -1,0 +1,34 @@
+"""tag2mask: image tags in, pixel masks out.
+
+>>> import tag2mask
+>>> tag2mask.label("photos", out="run")                      # tags -> masks of those photos     # doctest: +SKIP
+>>> tag2mask.train("photos", out="run")                      # tags -> a trained segmenter       # doctest: +SKIP
+>>> tag2mask.predict("run", "new_photos", out="masks")       # masks of new, untagged photos     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "label": "tag2mask.pipeline",
+    "train": "tag2mask.pipeline",
+    "predict": "tag2mask.pipeline",
+    "RunSettings": "tag2mask.recipes",
+    "recipe": "tag2mask.recipes",
+    "load": "tag2mask.data",
+    "evaluate_folders": "tag2mask.evaluate",
+    "InputError": "tag2mask.errors",
+}
+__all__ = ["InputError", "RunSettings", "evaluate_folders", "label", "load", "predict", "recipe", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when they are used, so that `import tag2mask` costs nothing."""
+    if name in _WHERE:
+        import importlib
+
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'tag2mask' has no attribute '{name}'")

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tag2mask.errors import InputError
+
 BACKGROUND = 0
 IGNORE = 255
 
@@ -48,9 +50,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not self.classes:
-            raise ValueError(f"data set '{self.name}' has no classes")
+            raise InputError(f"data set '{self.name}' has no classes")
         if len(self.classes) > 254:
-            raise ValueError(
+            raise InputError(
                 f"data set '{self.name}' has {len(self.classes)} classes; an 8-bit mask holds at most 254 "
                 "beside background and ignore: select some with --classes"
             )

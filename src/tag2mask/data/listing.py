@@ -290,6 +290,8 @@ def select(listing: Listing, settings: DataSettings) -> Selection:
         samples = samples.take(indices)
     untagged = tuple(id_ for id_, labels in zip(samples.ids(), samples.labels(), strict=True) if labels is None)
     values = tuple(listing.truth_values[listing.classes.index(name)] for name in kept)
+    if max(values) > 254:  # hundreds of classes, some selected: no 8-bit mask holds their numbers, so no truth does
+        values = ()
     return Selection(Dataset(listing.name, kept, samples, values), dropped, untagged)
 
 

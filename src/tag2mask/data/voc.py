@@ -356,6 +356,7 @@ def _interpret(pickle: bytes) -> Any:
             raise ValueError("keys that are neither texts nor numbers")  # hashing nested tuples can exhaust the stack
         into.update(zip(items[::2], items[1::2], strict=True))
 
+    argument: Any
     for code, argument, _ in pickletools.genops(pickle):
         match code.name:
             case "PROTO" | "FRAME":

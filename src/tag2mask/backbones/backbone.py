@@ -1,0 +1,278 @@
+"""One small interface over timm's models: a chain of named blocks from images to a feature grid.
+
+A convolutional network hands ``[batch channels rows columns]`` from block to block. A vision transformer hands
+tokens; between its blocks they travel as ``[batch channels 1+rows columns]``, prefix tokens (class, registers) in
+the first row, so that a half-way state can be stored and taken up again like any other. The last block gives the
+plain grid.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tag2mask.backbones import weights as weight_files
+from tag2mask.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which feature extractor, with which weights, and what of it learns."""
+
+    name: str = "tf_efficientnet_lite0"
+    """Any timm model that gives a feature map, by its timm name."""
+    weights: str = "auto"
+    """auto: embedded for the default backbone, otherwise timm's from the hub; none: random; or a file."""
+    output_stride: int = 16
+    """Pixels per feature cell asked of a CNN (8, 16 or 32); a ViT's is its patch size."""
+    freeze: bool = False
+    """Train nothing of it: its features are computed once and kept on disk."""
+    freeze_until: str | None = None
+    """Keep the output of the blocks up to and including this one on disk, and train the blocks above it."""
+
+
+class Backbone(nn.Module):
+    """A chain of named blocks.
+
+    Attributes:
+        channels: of the last block's output.
+        stride: pixels per cell of the last block's output.
+        multiple: image sides must be a multiple of this (a ViT's patch; 1 for a CNN).
+        mean, std: the normalisation its weights were trained with (per RGB channel, images in [0, 1]).
+        blocks: the blocks in order.
+    """
+
+    def __init__(
+        self, blocks: Sequence[tuple[str, nn.Module]], channels: int, stride: int, mean: Any, std: Any, multiple: int = 1
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict({name: block for name, block in blocks})
+        self.channels, self.stride, self.multiple = channels, stride, multiple
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.frozen_until: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.blocks)
+
+    def position(self, block: str) -> int:
+        """Index of a named block; an unknown name is an error that lists them."""
+        if block not in self.blocks:
+            raise unknown("block of this backbone", block, self.names)
+        return self.names.index(block)
+
+    def until(self, images: Tensor, block: str) -> Tensor:
+        """Normalised images ``[batch 3 height width]`` to the output of ``block``, inclusive."""
+        x = images
+        for name in self.names[: self.position(block) + 1]:
+            x = self.blocks[name](x)
+        return x
+
+    def forward_from(self, x: Tensor, block: str) -> Tensor:
+        """The output of ``block`` to features ``[batch channels rows columns]``."""
+        for name in self.names[self.position(block) + 1 :]:
+            x = self.blocks[name](x)
+        return x
+
+    def forward(self, images: Tensor, *, stored: bool = False) -> Tensor:
+        """Features ``[batch channels rows columns]`` of normalised images, or of the stored trunk's output."""
+        if stored:
+            assert self.frozen_until is not None, "stored features without a frozen trunk"
+            return self.forward_from(images, self.frozen_until)
+        return self.forward_from(self.until(images, self.names[0]), self.names[0])
+
+    def freeze_until(self, block: str) -> None:
+        """No gradient reaches ``block`` and those below it."""
+        for name in self.names[: self.position(block) + 1]:
+            self.blocks[name].requires_grad_(False)
+        self.frozen_until = block
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Batch statistics stay those of the pretraining: batches are small and partly padding."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+class _Tokens(nn.Module):
+    """Images to position-embedded tokens, packed (the module docstring says how)."""
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.patch_embed, self.norm_pre, self.pos_drop = vit.patch_embed, vit.norm_pre, vit.pos_drop
+        self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
+        self.num_prefix_tokens, self.no_embed_class = vit.num_prefix_tokens, vit.no_embed_class
+        self.dynamic_img_size, self.num_reg_tokens = vit.dynamic_img_size, vit.num_reg_tokens
+        self._embed = type(vit)._pos_embed
+        self.patch_drop = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = self.patch_embed(images)  # [batch rows columns channels], dynamic size
+        rows, columns = grid.shape[1:3]
+        tokens = self.norm_pre(self._embed(self, grid))
+        return _pack(tokens, self.num_prefix_tokens, rows, columns)
+
+
+class _TokenBlock(nn.Module):
+    def __init__(self, block: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.block, self.prefix = block, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape[2] - 1, x.shape[3]
+        return _pack(self.block(_unpack(x, self.prefix)), self.prefix, rows, columns)
+
+
+class _TokenGrid(nn.Module):
+    """The final norm, prefix tokens dropped, tokens back in their grid."""
+
+    def __init__(self, norm: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.norm, self.prefix = norm, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape[2] - 1, x.shape[3]
+        tokens = self.norm(_unpack(x, self.prefix))[:, self.prefix :]
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _pack(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
+    first = tokens.new_zeros(len(tokens), columns, tokens.shape[2])
+    if prefix > columns:
+        raise InputError(f"an image {columns} patches wide is too small for this ViT: use a larger --size")
+    first[:, :prefix] = tokens[:, :prefix]
+    return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (1 + rows, columns))
+
+
+def _unpack(x: Tensor, prefix: int) -> Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    columns = x.shape[3]
+    return torch.cat([tokens[:, :prefix], tokens[:, columns:]], 1)
+
+
+class _Whole(nn.Module):
+    """A model of a family we do not know inside: one block, channels first."""
+
+    def __init__(self, model: Any, channels: int) -> None:
+        super().__init__()
+        self.model, self.channels = model, channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.model.forward_features(images)
+        if x.ndim == 4 and x.shape[1] != self.channels and x.shape[3] == self.channels:
+            x = x.permute(0, 3, 1, 2)  # Swin and its kin are channels last
+        return x
+
+
+def _blocks_of(model: Any) -> list[tuple[str, nn.Module]] | None:
+    """The chain of blocks of the families we know; None for the others."""
+    has = lambda *names: all(hasattr(model, name) for name in names)  # noqa: E731
+    if has("conv_stem", "bn1", "blocks", "conv_head"):  # EfficientNet, MobileNet
+        chain = [("stem", nn.Sequential(model.conv_stem, model.bn1))]
+        chain += [(f"block{i}", block) for i, block in enumerate(model.blocks)]
+        head = [model.conv_head] + ([model.bn2] if hasattr(model, "bn2") else [])
+        # MobileNetV3 pools before its head convolution; its map ends at the last block
+        return chain if not hasattr(model, "bn2") else [*chain, ("head", nn.Sequential(*head))]
+    if has("conv1", "bn1", "layer1", "layer4"):  # ResNet and its kin
+        stem = [model.conv1, model.bn1] + ([model.act1] if hasattr(model, "act1") else [])
+        chain = [("stem", nn.Sequential(*stem, model.maxpool))]
+        return chain + [(f"layer{i}", getattr(model, f"layer{i}")) for i in range(1, 5)]
+    if has("stem", "stages", "norm_pre"):  # ConvNeXt
+        chain = [("stem", model.stem)] + [(f"stage{i}", stage) for i, stage in enumerate(model.stages)]
+        return [*chain, ("norm", model.norm_pre)]
+    return None
+
+
+def build(settings: BackboneSettings) -> Backbone:
+    """The backbone of these settings, weights loaded, frozen as asked.
+
+    Raises:
+        InputError: an unknown name (nearest named), weights that cannot be had, an output stride it does not have.
+    """
+    import timm
+
+    name = settings.name
+    architecture = name.split(".")[0]
+    if architecture not in timm.list_models():
+        raise unknown("backbone", name, [m for m in timm.list_models() if m[:4] == architecture[:4]] or known())
+    pretrained = settings.weights == "auto" and architecture not in weight_files.EMBEDDED
+    model = _create(timm, name, pretrained, settings.output_stride)
+    if settings.weights == "auto" and architecture in weight_files.EMBEDDED:
+        weight_files.load_embedded(model, architecture)
+    elif settings.weights not in ("auto", "none"):
+        weight_files.load_file(model, Path(settings.weights))
+    config = timm.data.resolve_data_config(model.pretrained_cfg)
+    backbone = _wrap(model, config, settings.output_stride)
+    if settings.freeze:
+        backbone.freeze_until(backbone.names[-1])
+    elif settings.freeze_until is not None:
+        backbone.freeze_until(settings.freeze_until)
+    return backbone
+
+
+def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
+    attempts: list[dict[str, object]] = [{"output_stride": output_stride}, {"dynamic_img_size": True}, {}]
+    for options in attempts:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # timm's notes on mapped model names
+                return timm.create_model(name, pretrained=pretrained, **options)
+        except (TypeError, AssertionError, NotImplementedError):
+            continue  # this family does not take the option
+        except Exception as error:
+            if not pretrained:
+                raise
+            raise InputError(
+                f"the weights of '{name}' cannot be fetched from the hub ({type(error).__name__}): check the network "
+                "or HF_HUB_OFFLINE, give --weights FILE, or use the embedded default tf_efficientnet_lite0"
+            ) from error
+    raise InputError(f"timm cannot build '{name}': `tag2mask list backbones` names those that work")
+
+
+def _wrap(model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
+    multiple = 1
+    if hasattr(model, "patch_embed") and hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens"):
+        prefix = model.num_prefix_tokens
+        chain: list[tuple[str, nn.Module]] = [("embed", _Tokens(model))]
+        chain += [(f"block{i}", _TokenBlock(block, prefix)) for i, block in enumerate(model.blocks)]
+        chain.append(("norm", _TokenGrid(model.norm, prefix)))
+        multiple = int(model.patch_embed.patch_size[0])
+    else:
+        known_chain = _blocks_of(model)
+        chain = known_chain if known_chain is not None else [("features", _Whole(model, model.num_features))]
+    backbone = Backbone(chain, 0, 0, config["mean"], config["std"], multiple)
+    side = 8 * output_stride if multiple == 1 else 8 * multiple
+    with torch.inference_mode():
+        backbone.eval()
+        probe = backbone(torch.zeros(1, 3, side, side))
+    if probe.ndim != 4:
+        raise InputError("this timm model gives no feature map: choose a CNN or a ViT (`tag2mask list backbones`)")
+    backbone.channels, backbone.stride = probe.shape[1], side // probe.shape[3]
+    if multiple == 1 and backbone.stride != output_stride:
+        raise InputError(
+            f"this backbone has output stride {backbone.stride}, not {output_stride}: "
+            f"give --backbone.output-stride {backbone.stride}"
+        )
+    return backbone
+
+
+def known() -> tuple[str, ...]:
+    """Backbones worth naming first; every timm model with a feature map works."""
+    return (
+        "tf_efficientnet_lite0",
+        "resnet50",
+        "resnet101",
+        "convnext_tiny",
+        "vit_small_patch14_dinov2.lvd142m",
+        "vit_base_patch14_dinov2.lvd142m",
+        "vit_base_patch16_224.orig_in21k_ft_in1k",
+        "deit_small_patch16_224.fb_in1k",
+    )

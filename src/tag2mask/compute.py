@@ -1,0 +1,57 @@
+"""Which device and which precision: asked once, here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Literal
+
+import torch
+
+from tag2mask.errors import InputError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def device() -> torch.device:
+    """The accelerator torch sees, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def resolve(precision: Precision, where: torch.device) -> Literal["float32", "bfloat16", "float16"]:
+    """``auto`` is bfloat16 where the hardware multiplies it natively (about twice as fast), else float32."""
+    if precision == "float16" and where.type == "cpu":
+        raise InputError("float16 autocast is not for the CPU: use --precision bfloat16, float32 or auto")
+    if precision != "auto":
+        return precision
+    if where.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if where.type == "cpu" and _cpu_multiplies_bfloat16():
+        return "bfloat16"
+    return "float32"
+
+
+def autocast(precision: Precision, where: torch.device) -> contextlib.AbstractContextManager[object]:
+    """The autocast context of :func:`resolve`'s answer."""
+    name = resolve(precision, where)
+    return contextlib.nullcontext() if name == "float32" else torch.autocast(where.type, getattr(torch, name))
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    flags = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(flags())
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory of this process so far, in GB; 0 where the system does not say."""
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)

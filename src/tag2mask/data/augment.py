@@ -1,0 +1,127 @@
+"""Geometry and colour of training views. One drawn geometry carries the image, its mask and its maps alike.
+
+Random numbers are a function of (seed, epoch, index), so an interrupted run sees the views it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as tvf
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.errors import InputError
+from tag2mask.types import IGNORE
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Random scale, placement, flip and colour of a training view."""
+
+    size: int = 256
+    """Side of the square training view in pixels."""
+    scale: tuple[float, float] = (0.7, 1.7)
+    """The photo's longer side is drawn log-uniformly between these multiples of `size`."""
+    flip: bool = True
+    """Mirror half of the views left to right."""
+    jitter: float = 0.3
+    """Strength of random brightness, contrast and saturation; 0: none."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if self.size < 16:
+            raise InputError(f"a training view of {self.size} pixels is too small: use at least 16")
+        if not 0 < low <= high:
+            raise InputError(f"scale {self.scale} must be two growing positive numbers")
+
+
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one training view."""
+    return np.random.default_rng([seed, epoch, index])
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A resize, a mirror, and where the square view lies on the resized photo (offsets may be negative: padding)."""
+
+    height: int  # of the resized photo
+    width: int
+    top: int  # of the view, in the resized photo
+    left: int
+    size: int
+    flip: bool
+
+    @staticmethod
+    def draw(height: int, width: int, settings: AugmentSettings, random: np.random.Generator) -> Geometry:
+        low, high = settings.scale
+        size = settings.size
+        factor = math.exp(random.uniform(math.log(low), math.log(high))) * size / max(height, width)
+        height, width = max(1, round(height * factor)), max(1, round(width * factor))
+        # along each axis the view lies inside the photo, or the photo inside the view
+        top = int(random.integers(min(0, height - size), max(0, height - size) + 1))
+        left = int(random.integers(min(0, width - size), max(0, width - size) + 1))
+        return Geometry(height, width, top, left, size, settings.flip and random.random() < 0.5)
+
+    def _place(self, resized: Tensor, fill: float) -> Tensor:
+        """``[... height width]`` of the resized photo to ``[... size size]``."""
+        if self.flip:
+            resized = resized.flip(-1)
+        top, left = max(self.top, 0), max(self.left, 0)
+        part = resized[..., top : top + self.size, left : left + self.size]
+        out = torch.full((*resized.shape[:-2], self.size, self.size), fill, dtype=resized.dtype)
+        row, column = max(-self.top, 0), max(-self.left, 0)
+        out[..., row : row + part.shape[-2], column : column + part.shape[-1]] = part
+        return out
+
+    def image(self, image: np.ndarray) -> Tensor:
+        """``[height width 3]`` uint8 to ``[3 size size]`` uint8; padding is 0 and marked by :meth:`valid`."""
+        resized = Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BICUBIC)
+        return self._place(torch.from_numpy(np.array(resized)).permute(2, 0, 1), 0)
+
+    def mask(self, mask: np.ndarray) -> Tensor:
+        """``[height width]`` uint8 to ``[size size]`` uint8, nearest; padding is IGNORE."""
+        resized = Image.fromarray(mask).resize((self.width, self.height), Image.Resampling.NEAREST)
+        return self._place(torch.from_numpy(np.array(resized)), IGNORE)
+
+    def maps(self, maps: Tensor) -> Tensor:
+        """``[channels rows columns]`` float to ``[channels size size]``, bilinear; padding is 0."""
+        resized = F.interpolate(maps[None], (self.height, self.width), mode="bilinear", align_corners=False)[0]
+        return self._place(resized, 0.0)
+
+    def valid(self) -> Tensor:
+        """``[size size]`` bool, False on padding."""
+        return self._place(torch.ones(self.height, self.width, dtype=torch.bool), False)
+
+
+def jitter_colour(image: Tensor, strength: float, random: np.random.Generator) -> Tensor:
+    """Brightness, contrast and saturation of ``[3 height width]`` uint8, each by a factor in 1 ± strength."""
+    if strength <= 0:
+        return image
+    brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3)
+    image = tvf.adjust_brightness(image, brightness)
+    image = tvf.adjust_contrast(image, contrast)
+    return tvf.adjust_saturation(image, saturation)
+
+
+def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """``[... 3 height width]`` uint8 to float32 with the backbone's mean and std."""
+    shape = (3, 1, 1)
+    mean_, std_ = torch.tensor(mean).view(shape) * 255, torch.tensor(std).view(shape) * 255
+    return (image.float() - mean_) / std_
+
+
+def fit_size(height: int, width: int, longest: int, scale: float = 1.0, multiple: int = 1) -> tuple[int, int]:
+    """(height, width) with the longer side at ``longest * scale``, each a multiple of ``multiple``."""
+    factor = longest * scale / max(height, width)
+    return tuple(max(multiple, round(side * factor / multiple) * multiple) for side in (height, width))  # type: ignore
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """``[height width 3]`` uint8 to ``[3 *size]`` uint8, bicubic."""
+    out = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(out)).permute(2, 0, 1)

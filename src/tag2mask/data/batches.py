@@ -1,0 +1,209 @@
+"""What the training loop draws from: augmented photos, photos with masks, or stored features, in a fixed order.
+
+A source gives one item per index and knows how to collate; :func:`epoch_batches` gives the index batches of one
+epoch. Both depend on (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tag2mask.data import augment
+from tag2mask.data.augment import AugmentSettings, Geometry
+from tag2mask.data.images import read_image, read_saliency
+from tag2mask.types import Batch, Dataset, Domain, MaskedBatch, Sample, label_vector
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class Source(Protocol):
+    """Items by (epoch, index), and how to put a list of them into a batch."""
+
+    def __len__(self) -> int: ...
+
+    def item(self, epoch: int, index: int) -> Any: ...
+
+    def collate(self, items: Sequence[Any]) -> Any: ...
+
+    def groups(self) -> Sequence[object] | None:
+        """A key for each index; only indices of equal key share a batch. None: any may."""
+        ...
+
+
+def epoch_batches(source: Source, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Shuffled index batches of one epoch.
+
+    A last batch of under half the size joins none and is dropped, unless it is the only one of its group: a step on
+    two images would weigh as much as one on sixteen.
+    """
+    random = np.random.default_rng([seed, epoch, 1_000_003])
+    order = random.permutation(len(source))
+    keys = source.groups()
+    pools: dict[object, list[int]] = {}
+    for index in order:
+        pools.setdefault(None if keys is None else keys[index], []).append(int(index))
+    batches = []
+    for pool in pools.values():
+        cut = [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+        if len(cut) > 1 and len(cut[-1]) * 2 < batch_size:
+            cut.pop()
+        batches += cut
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class _Item:
+    sample: Sample
+    image: Tensor
+    valid: Tensor
+    saliency: Tensor | None = None
+
+
+class TaggedImages:
+    """Augmented photos with their tags."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: AugmentSettings,
+        normalisation: Normalisation,
+        seed: int,
+        *,
+        saliency: bool = False,
+    ) -> None:
+        self.dataset, self.settings, self.normalisation, self.seed = dataset, settings, normalisation, seed
+        self.saliency = saliency
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def groups(self) -> None:
+        return None
+
+    def item(self, epoch: int, index: int) -> _Item:
+        sample = self.dataset.samples[index]
+        random = augment.generator(self.seed, epoch, index)
+        pixels = read_image(sample.image_path)
+        geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
+        valid = geometry.valid()
+        image = _view(pixels, geometry, valid, self.settings, self.normalisation, random)
+        saliency = None
+        if self.saliency and sample.saliency_path is not None:
+            map_ = torch.from_numpy(read_saliency(sample.saliency_path, pixels.shape[:2]))
+            saliency = geometry.maps(map_[None])[0]
+        return _Item(sample, image, valid, saliency)
+
+    def collate(self, items: Sequence[_Item]) -> Batch:
+        labels = [label_vector(i.sample.labels or frozenset(), len(self.dataset.classes)) for i in items]
+        saliencies = [i.saliency for i in items if i.saliency is not None]
+        return Batch(
+            ids=tuple(i.sample.id for i in items),
+            images=torch.stack([i.image for i in items]),
+            labels=torch.stack(labels),
+            valid=torch.stack([i.valid for i in items]),
+            saliency=torch.stack(saliencies) if len(saliencies) == len(items) else None,
+            domains=_domains(items),
+        )
+
+
+class MaskedImages:
+    """Augmented photos with index masks, image and mask under one geometry."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        mask_of: Callable[[Sample], np.ndarray],
+        settings: AugmentSettings,
+        normalisation: Normalisation,
+        seed: int,
+    ) -> None:
+        self.dataset, self.mask_of, self.settings = dataset, mask_of, settings
+        self.normalisation, self.seed = normalisation, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def groups(self) -> None:
+        return None
+
+    def item(self, epoch: int, index: int) -> tuple[str, Tensor, Tensor]:
+        sample = self.dataset.samples[index]
+        random = augment.generator(self.seed, epoch, index)
+        pixels = read_image(sample.image_path)
+        geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
+        image = _view(pixels, geometry, geometry.valid(), self.settings, self.normalisation, random)
+        return sample.id, image, geometry.mask(self.mask_of(sample))
+
+    def collate(self, items: Sequence[tuple[str, Tensor, Tensor]]) -> MaskedBatch:
+        ids, images, masks = zip(*items, strict=True)
+        return MaskedBatch(tuple(ids), torch.stack(images), torch.stack(masks).long())
+
+
+class StoredFeatures:
+    """Features of a frozen trunk, the plain view or the mirrored one, with tags (and masks where asked).
+
+    ``load(sample, flip)`` gives ``[channels rows columns]``; photos of one grid share a batch, so nothing is padded.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        load: Callable[[Sample, bool], Tensor],
+        grids: Sequence[tuple[int, int]],
+        seed: int,
+        mask_of: Callable[[Sample], np.ndarray] | None = None,
+        mask_stride: int = 4,
+    ) -> None:
+        self.dataset, self.load, self.grids, self.seed = dataset, load, grids, seed
+        self.mask_of, self.mask_stride = mask_of, mask_stride
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def groups(self) -> Sequence[tuple[int, int]]:
+        return self.grids
+
+    def item(self, epoch: int, index: int) -> tuple[Sample, Tensor, Tensor | None]:
+        sample = self.dataset.samples[index]
+        flip = bool(augment.generator(self.seed, epoch, index).random() < 0.5)
+        features = self.load(sample, flip)
+        if self.mask_of is None:
+            return sample, features, None
+        rows, columns = features.shape[1:]
+        height, width = rows * self.mask_stride, columns * self.mask_stride
+        mask = Geometry(height, width, 0, 0, max(height, width), flip).mask(self.mask_of(sample))
+        # the square view pads with IGNORE at the far side; a mirrored mask moves with it, so cut the photo's part
+        return sample, features, mask[:height, :width]
+
+    def collate(self, items: Sequence[tuple[Sample, Tensor, Tensor | None]]) -> Batch | MaskedBatch:
+        samples, features, masks = zip(*items, strict=True)
+        stacked = torch.stack(features).float()
+        ids = tuple(s.id for s in samples)
+        if masks[0] is not None:
+            return MaskedBatch(ids, stacked, torch.stack(masks).long(), stored=True)
+        labels = torch.stack([label_vector(s.labels or frozenset(), len(self.dataset.classes)) for s in samples])
+        valid = torch.ones(len(samples), *stacked.shape[2:], dtype=torch.bool)
+        return Batch(ids, stacked, labels, valid, stored=True, domains=tuple(s.domain for s in samples))
+
+
+def _view(
+    pixels: np.ndarray,
+    geometry: Geometry,
+    valid: Tensor,
+    settings: AugmentSettings,
+    normalisation: Normalisation,
+    random: np.random.Generator,
+) -> Tensor:
+    """The normalised view; padding is the backbone's mean colour."""
+    image = augment.jitter_colour(geometry.image(pixels), settings.jitter, random)
+    return augment.normalise(image, *normalisation) * valid
+
+
+def _domains(items: Sequence[_Item]) -> tuple[Domain, ...]:
+    return tuple(i.sample.domain for i in items)

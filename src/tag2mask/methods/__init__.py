@@ -1,0 +1,42 @@
+"""The methods by name: one paper, one page. A new method is one file and one line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tag2mask.backbones import Backbone
+from tag2mask.errors import unknown
+from tag2mask.methods.cam import Cam, CamSettings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method's class, its settings' class, and one line for `tag2mask list methods`."""
+
+    build: Any
+    settings: type
+    line: str
+
+
+METHODS: dict[str, Entry] = {
+    "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
+}
+
+
+def entry(name: str) -> Entry:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def build(name: str, backbone: Backbone, classes: int, settings: object | None = None) -> nn.Module:
+    """The method ``name`` on this backbone.
+
+    Raises:
+        InputError: an unknown name; the nearest ones are in the message.
+    """
+    found = entry(name)
+    return found.build(backbone, classes, found.settings() if settings is None else settings)

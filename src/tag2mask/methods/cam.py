@@ -1,0 +1,68 @@
+r"""CAM: class activation maps of a multi-label classifier (Zhou et al., CVPR 2016), the baseline of the field.
+
+Idea. A classifier that averages a map of class scores over the image must have found the evidence somewhere: the
+map itself says where.
+
+.. math::
+    Z_c(p) = w_c^\top f(p), \qquad s_c = \frac{1}{|\Omega|} \sum_{p \in \Omega} Z_c(p), \qquad
+    M_c(p) = \max(0, Z_c(p))
+
+* :math:`f(p)` -- the backbone's feature vector at cell :math:`p`; :math:`\Omega` -- the cells inside the photo
+  (padding is left out of the mean).
+* :math:`w_c` -- row of class :math:`c` in a bias-free 1x1 convolution, so averaging and classifying commute
+  (Sec. 2 of the paper puts the mean first; the result is the same).
+* :math:`s_c` -- image score, trained against the tags with the multi-label soft margin loss (the lineage's choice:
+  PSA, IRN, SEAM); :math:`M_c` -- the map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.backbones import Backbone
+from tag2mask.types import Batch, Losses
+
+
+@dataclass(frozen=True)
+class CamSettings:
+    """CAM has one choice of its own."""
+
+    dropout: float = 0.0
+    """Probability with which a feature channel is dropped before the classifier (PSA uses 0.5 on ResNet-38d)."""
+
+
+class Cam(nn.Module):
+    """The method page of plain CAM.
+
+    Args:
+        backbone: any; it learns unless frozen.
+        classes: number of foreground classes.
+        settings: see :class:`CamSettings`.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, settings: CamSettings = CamSettings()) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.classifier = nn.Conv2d(backbone.channels, classes, 1, bias=False)
+
+    def score_maps(self, images: Tensor, *, stored: bool = False) -> Tensor:
+        """:math:`Z`, signed, ``[batch classes rows columns]``."""
+        return self.classifier(self.dropout(self.backbone(images, stored=stored)))
+
+    def losses(self, batch: Batch, progress: float) -> Losses:
+        scores = masked_mean(self.score_maps(batch.images, stored=batch.stored), batch.valid)
+        return Losses({"classification": F.multilabel_soft_margin_loss(scores, batch.labels)})
+
+    def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
+        return self.score_maps(images, stored=stored).relu()
+
+
+def masked_mean(maps: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the cells inside the photo: ``[batch classes rows columns]`` and ``[batch height width]`` to
+    ``[batch classes]``. A cell counts by its share of valid pixels."""
+    weight = F.adaptive_avg_pool2d(valid[:, None].float(), maps.shape[-2:])
+    return (maps.float() * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-6)

@@ -1,0 +1,107 @@
+"""What a run is: one frozen dataclass of settings; and the named runs, functions that return one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from tag2mask.backbones import BackboneSettings
+from tag2mask.data import DataSettings
+from tag2mask.data.augment import AugmentSettings
+from tag2mask.errors import unknown
+from tag2mask.features import FeatureSettings
+from tag2mask.localize import LocalizeSettings
+from tag2mask.methods import entry
+from tag2mask.methods.cam import CamSettings
+from tag2mask.pseudo import PseudoSettings
+from tag2mask.segment import InferenceSettings, SegmenterSettings
+from tag2mask.train import TrainSettings
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides a run's outcome, stage by stage. Each part stands beside the code it sets."""
+
+    method: str = "cam"
+    options: object = field(default_factory=CamSettings)
+    """The method's own settings."""
+    data: DataSettings = DataSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    augment: AugmentSettings = AugmentSettings()
+    train: TrainSettings = TrainSettings()
+    localize: LocalizeSettings = LocalizeSettings()
+    refine: str = "crf"
+    """Refiners of the maps, in order (`tag2mask list refiners`), or none."""
+    pseudo: PseudoSettings = PseudoSettings()
+    features: FeatureSettings = FeatureSettings()
+    segmenter: SegmenterSettings = SegmenterSettings()
+    segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
+    """Larger than for the classifier: borders are learnt from detail."""
+    segmenter_train: TrainSettings = TrainSettings(epochs=8.0, learning_rate=5e-4)
+    inference: InferenceSettings = InferenceSettings()
+    seed: int = 0
+    oracle_masks: bool = False
+    """Also train the same segmenter on the true masks, for measuring only: what tags cost against full supervision."""
+    workers: int = 0
+    """Threads that refine masks and decode photos; 0: one a core, at most 8."""
+
+
+def with_method(settings: RunSettings, method: str) -> RunSettings:
+    """The same run with another method at its default settings."""
+    if method == settings.method:
+        return settings
+    return replace(settings, method=method, options=entry(method).settings())
+
+
+def default() -> RunSettings:
+    """Fine-tunes the embedded EfficientNet-Lite0: an hour for a few thousand photos on two cores."""
+    return RunSettings()
+
+
+def quick() -> RunSettings:
+    """A first look in minutes: short training, one scale."""
+    run = default()
+    return replace(
+        run,
+        train=replace(run.train, epochs=3.0),
+        localize=replace(run.localize, scales=(1.0,)),
+        segmenter_train=replace(run.segmenter_train, epochs=3.0),
+        inference=replace(run.inference, scales=(1.0,)),
+    )
+
+
+def frozen() -> RunSettings:
+    """Backbone features computed once and kept; only heads train. Later runs on the same photos take minutes."""
+    run = default()
+    return replace(
+        run,
+        backbone=replace(run.backbone, freeze=True),
+        train=replace(run.train, epochs=8.0, learning_rate=1e-4),
+        localize=replace(run.localize, scales=(1.0,)),
+        segmenter=replace(run.segmenter, warm_start=False),
+        segmenter_train=replace(run.segmenter_train, epochs=8.0, learning_rate=1e-4),
+        inference=replace(run.inference, scales=(1.0,)),
+    )
+
+
+def demo() -> RunSettings:
+    """The embedded demo data in a few minutes on two cores."""
+    run = default()
+    return replace(
+        run,
+        augment=replace(run.augment, size=192),
+        train=replace(run.train, epochs=6.0),
+        localize=replace(run.localize, longest=256, scales=(1.0, 1.5)),
+        segmenter_augment=replace(run.segmenter_augment, size=192),
+        segmenter_train=replace(run.segmenter_train, epochs=8.0),
+        inference=replace(run.inference, longest=256, scales=(1.0,)),
+    )
+
+
+RECIPES: dict[str, Callable[[], RunSettings]] = {"default": default, "quick": quick, "frozen": frozen, "demo": demo}
+
+
+def recipe(name: str) -> RunSettings:
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]()

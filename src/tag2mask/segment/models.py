@@ -1,0 +1,179 @@
+"""Segmenters: DeepLab heads on any backbone, and any segmentation_models_pytorch model by name.
+
+* DeepLab-LargeFOV (Chen et al., ICLR 2015): one 3x3 convolution of large dilation, one 1x1, one classifier.
+* DeepLab-v2 (Chen et al., TPAMI 2018): atrous spatial pyramid pooling, the sum of 3x3 classifiers of four dilations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.backbones import Backbone, BackboneSettings
+from tag2mask.errors import InputError, unknown
+from tag2mask.types import IGNORE, Losses, MaskedBatch
+
+SMP = ("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet")
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """Which head on the run's backbone."""
+
+    name: str = "deeplab-largefov"
+    """deeplab-largefov, deeplab-v2, or smp:NAME for a segmentation_models_pytorch model (smp:unet, smp:fpn, ...)."""
+    channels: int = 256
+    """Width of the head (the papers use 1024 on ResNet-101)."""
+    dilation: int = 6
+    """Of LargeFOV's 3x3 convolution, in feature cells (12 at stride 8 in the paper, the same field as 6 at 16)."""
+    dropout: float = 0.1
+    warm_start: bool = True
+    """Start from the backbone that the localization method trained on the tags, not from its pretrained weights."""
+
+
+class DeepLab(nn.Module):
+    """A backbone and a head: ``segment`` gives logits ``[batch 1+classes rows columns]`` at feature stride."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
+        return self.head(self.backbone(images, stored=stored))
+
+
+class LargeFov(nn.Sequential):
+    """3x3 dilated convolution, ReLU, 1x1, ReLU, classifier."""
+
+    def __init__(self, channels: int, labels: int, settings: SegmenterSettings) -> None:
+        width, dilation = settings.channels, settings.dilation
+        super().__init__(
+            nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(settings.dropout),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(settings.dropout),
+            nn.Conv2d(width, labels, 1),
+        )
+
+
+class Aspp(nn.Module):
+    """Sum of four dilated 3x3 classifiers (DeepLab-v2), rates in feature cells of stride 8: 6, 12, 18, 24."""
+
+    def __init__(self, channels: int, labels: int, stride: int) -> None:
+        super().__init__()
+        rates = [max(1, round(rate * 8 / stride)) for rate in (6, 12, 18, 24)]
+        self.branches = nn.ModuleList(nn.Conv2d(channels, labels, 3, padding=r, dilation=r) for r in rates)
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(branch.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.stack([branch(features) for branch in self.branches]).sum(0)
+
+
+class SmpSegmenter(nn.Module):
+    """A segmentation_models_pytorch model over a timm encoder of the same name and weights as the run's backbone.
+
+    Images are padded to a multiple of 32, which those decoders ask for, and the logits cut back.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
+        assert not stored, "checked in build"
+        height, width = images.shape[2:]
+        padded = F.pad(images, (0, -width % 32, 0, -height % 32))
+        return self.model(padded)[..., :height, :width]
+
+
+def build(settings: SegmenterSettings, backbone: Backbone, classes: int, backbone_settings: BackboneSettings) -> nn.Module:
+    """The segmenter of these settings over 1 + ``classes`` labels.
+
+    Raises:
+        InputError: an unknown name; a frozen trunk under a model that needs features of every stage.
+    """
+    labels = 1 + classes
+    if settings.name == "deeplab-largefov":
+        return DeepLab(backbone, LargeFov(backbone.channels, labels, settings))
+    if settings.name == "deeplab-v2":
+        return DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride))
+    if settings.name.startswith("smp:") and settings.name[4:].lower() in SMP:
+        if backbone.frozen_until is not None:
+            raise InputError(
+                f"{settings.name} reads every stage of the backbone, so stored features do not serve it: "
+                "use deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
+            )
+        return SmpSegmenter(_smp(settings.name[4:], backbone, labels, backbone_settings))
+    raise unknown("segmenter", settings.name, known())
+
+
+def _smp(name: str, backbone: Backbone, labels: int, backbone_settings: BackboneSettings) -> Any:
+    import segmentation_models_pytorch as smp
+
+    architecture = backbone_settings.name
+    try:
+        model = smp.create_model(name, encoder_name=f"tu-{architecture}", encoder_weights=None, classes=labels)
+    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise InputError(f"smp:{name} cannot be built on {architecture}: {error}; try another backbone") from error
+    # the backbone is the same timm model cut into blocks: its tensors by position, in the encoder's order of names
+    own = model.encoder.model.state_dict()  # type: ignore[union-attr]
+    source = _timm_names(backbone)
+    fitting = {n: source[n] for n in own if n in source and source[n].shape == own[n].shape}
+    if len(fitting) < len(own) * 0.9:
+        raise InputError(f"smp:{name}: the weights of {architecture} do not fit its encoder; try another backbone")
+    model.encoder.model.load_state_dict(fitting, strict=False)  # type: ignore[union-attr]
+    return model
+
+
+def _timm_names(backbone: Backbone) -> dict[str, Tensor]:
+    """The backbone's tensors under the names timm gives them."""
+    found = {}
+    for name, tensor in backbone.state_dict().items():
+        _, block, rest = name.split(".", 2)
+        if block == "stem" and rest[0].isdigit():
+            index, rest = rest.split(".", 1)
+            first = "conv_stem" if "block0" in backbone.names else "conv1"
+            found[f"{(first, 'bn1')[int(index)]}.{rest}"] = tensor
+        elif block == "head":
+            index, rest = rest.split(".", 1)
+            found[f"{('conv_head', 'bn2')[int(index)]}.{rest}"] = tensor
+        elif block.startswith("block"):
+            found[f"blocks.{block[5:]}.{rest}"] = tensor
+        elif block.startswith("stage"):
+            found[f"stages.{block[5:]}.{rest}"] = tensor
+            found[f"stages_{block[5:]}.{rest}"] = tensor
+        else:
+            found[f"{block}.{rest}"] = tensor
+            if block == "stem":
+                index, _, tail = rest.partition(".")
+                found[f"stem_{index}.{tail}"] = tensor
+    return found
+
+
+class SegmenterTask(nn.Module):
+    """Trains a segmenter on masks: cross entropy over decided pixels (255 takes no part)."""
+
+    def __init__(self, segmenter: nn.Module) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def losses(self, batch: MaskedBatch, progress: float) -> Losses:
+        segment: Callable[..., Tensor] = self.segmenter.segment  # type: ignore[assignment]
+        logits = segment(batch.images, stored=batch.stored).float()
+        logits = F.interpolate(logits, batch.masks.shape[1:], mode="bilinear", align_corners=False)
+        loss = F.cross_entropy(logits, batch.masks, ignore_index=IGNORE, reduction="sum")
+        decided = (batch.masks != IGNORE).sum().clamp(min=1)  # a batch without a decided pixel gives 0, not NaN
+        return Losses({"segmentation": loss / decided})
+
+
+def known() -> tuple[str, ...]:
+    return ("deeplab-largefov", "deeplab-v2", *(f"smp:{name}" for name in SMP))
