@@ -88,7 +88,7 @@ def diagnose(path: Path | str, settings: data.DataSettings | None = None, worker
         ]
         sizes = {check.id: (check.height, check.width) for check in checked[split]}
         findings += _saliency(split, usable, sizes)
-        findings += _truth(split, selection.dataset.with_samples(usable), _other_values(path, settings, split))
+        findings += _truth(split, selection.dataset.with_samples(usable), _known_values(path, settings, split))
     findings += _space(checked[settings.train_split])
     order = ("error", "warning", "info")
     return sorted(findings, key=lambda finding: order.index(finding.level))
@@ -217,11 +217,12 @@ def _files(checked: dict[str, tuple[CheckedImage, ...]]) -> list[Finding]:
     same: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, checks in checked.items():
         bad = [check.error for check in checks if check.error]
-        findings += [Finding("error", f"{split}: {error}") for error in bad[:10]]
+        level: Level = "error" if 2 * len(bad) > len(checks) else "warning"  # training sets single ones aside
+        findings += [Finding(level, f"{split}: {error}") for error in bad[:10]]
         if bad:
             findings.append(
                 Finding(
-                    "error",
+                    level,
                     f"{split}: {len(bad)} of {_some(len(checks), 'photo')} cannot be read",
                     "training sets them aside and goes on without them",
                 )
@@ -317,15 +318,15 @@ def _saliency(split: str, samples: Sequence[Sample], sizes: dict[str, tuple[int,
         findings.append(
             Finding(
                 "warning",
-                f"{split}: {len(black)} of {_some(len(looked), 'saliency map')} looked at are all black: {listed(black)}",
+                f"{split}: {len(black)} of {_some(len(looked), 'saliency map')} looked at are black: {listed(black)}",
                 "they say that nothing stands out: check how they were made",
             )
         )
     return findings
 
 
-def _other_values(path: Path | str, settings: data.DataSettings, split: str) -> frozenset[int]:
-    """Truth values of classes that exist but were not selected: they are meant to be ignored."""
+def _known_values(path: Path | str, settings: data.DataSettings, split: str) -> frozenset[int]:
+    """Truth values of all classes, those that were not selected too: these are meant to be ignored."""
     listing = data.listing(path, settings, split)
     return frozenset(listing.truth_values)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.data import coco
-from tag2mask.data.images import read_index_mask, write_index_mask
+from tag2mask.data.images import write_index_mask
 from tag2mask.data.listing import absolute, log, text_lines
 from tag2mask.errors import InputError, listed, unknown
+from tag2mask.types import Dataset, Sample
 
 DATASETS = ("voc2012", "pets", "coco2014")
 
@@ -95,12 +96,14 @@ def _pets(to: Path) -> Path:
 def arrange_pets(root: Path) -> None:
     """Bring the unpacked Oxford-IIIT Pet archives into the *folder* layout: 37 breeds, trimaps as truth.
 
-    Of a trimap, 1 (animal) becomes the breed's value, 2 (background) 0, and 3 (the undecided border) 255. This is
-    the one place beside ``evaluate`` that reads masks people drew: it writes truth files, and nothing learns from it.
+    Of a trimap, 1 (animal) becomes the breed's value, 2 (background) 0, and 3 (the undecided border) 255. The trimaps
+    are truth, so they are read by ``evaluate`` like any other truth. A photo whose trimap cannot be used has no truth.
 
     Raises:
         InputError: a list is missing or its lines are not ``name class species number``.
     """
+    from tag2mask.evaluate import read_truth  # here: it stands below this package, and only this needs it
+
     breeds: dict[int, str] = {}
     tables: dict[str, list[tuple[str, int]]] = {}
     for split, source in (("train", "trainval.txt"), ("val", "test.txt")):
@@ -114,10 +117,21 @@ def arrange_pets(root: Path) -> None:
             tables.setdefault(split, []).append((words[0], int(words[1])))
             breeds[int(words[1])] = words[0].rpartition("_")[0]
     order = {value: place for place, value in enumerate(sorted(breeds), 1)}
+    trimaps = Dataset("trimaps", ("animal", "background", "border"), (), (1, 2, 3))
     for id_, breed in (row for table in tables.values() for row in table):
         target = root / "masks" / f"{id_}.png"
         if not target.is_file():  # written whole, so an interrupted arrangement goes on here
-            trimap = read_index_mask(root / "annotations" / "trimaps" / f"{id_}.png")
+            photo = Sample(
+                id_,
+                root / "images" / f"{id_}.jpg",
+                labels=None,
+                mask_path=root / "annotations" / "trimaps" / f"{id_}.png",
+            )
+            try:
+                trimap = read_truth(photo, trimaps)
+            except InputError as error:
+                log.warning("pets: %s goes without truth: %s", id_, error)
+                continue
             mask = np.zeros_like(trimap)
             mask[trimap == 1] = order[breed]
             mask[trimap == 3] = 255

@@ -185,7 +185,8 @@ def read_index_mask(path: Path) -> np.ndarray:
     with _opened(path) as image:
         if image.format in ("JPEG", "MPO"):
             raise UnreadableImage(f"mask {path} is a JPEG, whose compression changes class values: save masks as PNG")
-        packed = image.tile[0][3] if image.tile else None
+        tiles = getattr(image, "tile", None)  # how the decoder was told to unpack, from the header
+        packed = tiles[0][3] if tiles else None
         if image.mode in ("P", "L", "1"):
             values = np.array(image, dtype=np.uint8)
             # Pillow spreads grey of 2 and 4 bits over 0..255; in a mask the stored number is the class

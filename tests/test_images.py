@@ -1,0 +1,373 @@
+"""Decoding: every kind of photo becomes upright 8-bit RGB, every bad file one line that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from tag2mask.data import images
+from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.types import Sample
+
+HEIGHT, WIDTH = 24, 40
+
+
+def gradient(height=HEIGHT, width=WIDTH):
+    """Smooth, so that JPEG keeps it, and without any symmetry."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 250 // height, columns * 250 // width, (rows + columns) * 3 % 256], -1).astype(np.uint8)
+
+
+def test_plain_rgb(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    read = images.read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(read, gradient())
+    assert read.dtype == np.uint8 and read.flags.writeable
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_exif_orientation(tmp_path, orientation, suffix):
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(gradient()).save(path, exif=exif)
+    # Pillow's own routine is the reference; a TIFF is turned by Pillow while loading
+    with Image.open(path) as image:
+        image.load()
+        expected = np.array(ImageOps.exif_transpose(image))
+    assert expected.shape[:2] == ((WIDTH, HEIGHT) if orientation > 4 else (HEIGHT, WIDTH))
+    np.testing.assert_array_equal(images.read_image(path), expected)
+    assert images.image_size(path) == expected.shape[:2]
+
+
+def test_exif_by_hand(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # row 0 of the file is the right side of the picture
+    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), np.rot90(gradient(), -1))
+
+
+def test_broken_exif_is_ignored(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=b"Exif\0\0nonsense that is no TIFF header")
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), gradient())
+
+
+def test_image_size_decodes_nothing(tmp_path, monkeypatch):
+    Image.fromarray(gradient()).save(tmp_path / "a.jpg")
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    assert images.image_size(tmp_path / "a.jpg") == images.image_size(tmp_path / "a.png") == (HEIGHT, WIDTH)
+
+
+def test_grey_one_bit_and_palette(tmp_path):
+    grey = gradient()[..., 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(images.read_image(tmp_path / "grey.png"), np.stack([grey] * 3, -1))
+    Image.fromarray(grey > 100).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(images.read_image(tmp_path / "bits.png")[..., 1], np.where(grey > 100, 255, 0))
+    palette = Image.fromarray(grey % 7).convert("P")
+    palette.putpalette([10 * value + channel for value in range(7) for channel in range(3)])
+    palette.save(tmp_path / "palette.png")
+    expected = (grey % 7)[..., None] * 10 + np.arange(3)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "palette.png"), expected)
+
+
+def test_cmyk(tmp_path):
+    cmyk = Image.fromarray(gradient()).convert("CMYK")
+    cmyk.save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), gradient())
+    cmyk.save(tmp_path / "a.jpg", quality=98)
+    assert np.abs(images.read_image(tmp_path / "a.jpg").astype(int) - gradient()).max() < 24
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_on_white(tmp_path, mode):
+    clear = Image.fromarray(gradient()).convert(mode)
+    alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
+    alpha[:, : WIDTH // 2] = 255
+    alpha[0] = 51
+    clear.putalpha(Image.fromarray(alpha))
+    clear.save(tmp_path / "a.png")
+    opaque = np.array(Image.fromarray(gradient()).convert("L" if mode == "LA" else "RGB").convert("RGB")).astype(float)
+    weight = alpha[..., None] / 255
+    expected = opaque * weight + 255 * (1 - weight)
+    assert np.abs(images.read_image(tmp_path / "a.png") - expected).max() <= 1
+
+
+def test_transparent_palette_colour_is_white(tmp_path):
+    palette = Image.fromarray((gradient()[..., 0] % 3).astype(np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    palette.save(tmp_path / "a.gif", transparency=1)
+    read = images.read_image(tmp_path / "a.gif")
+    expected = np.array([[0, 0, 0], [255, 255, 255], [0, 200, 0]])[gradient()[..., 0] % 3]
+    np.testing.assert_array_equal(read, expected)
+
+
+def test_sixteen_bits(tmp_path):
+    deep = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    Image.fromarray(deep).save(tmp_path / "a.tif")
+    for suffix in ("png", "tif"):
+        read = images.read_image(tmp_path / f"a.{suffix}")
+        assert np.abs(read[..., 2] - deep / 257.0).max() <= 0.5, suffix
+        assert (read[..., 0] == read[..., 2]).all()
+
+
+def test_float_grey_spans_its_range(tmp_path):
+    values = np.linspace(-3.0, 5.0, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    read = images.read_image(tmp_path / "a.tif")
+    assert read[0, 0].tolist() == [0, 0, 0] and read[-1, -1].tolist() == [255, 255, 255]
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(tmp_path / "b.tif")
+    with pytest.raises(UnreadableImage, match=r"b\.tif.*finite"):
+        images.read_image(tmp_path / "b.tif")
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (images.read_image(tmp_path / "a.gif") == [255, 0, 0]).all()
+
+
+# ----------------------------------------------------------------------------------------------- bad files
+
+
+def claimed_png(path, width, height):
+    """A PNG of a few bytes that says it is ``width`` x ``height`` (one bit a pixel)."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text and isinstance(error.value, InputError)
+    return text
+
+
+def test_truncated_jpeg(tmp_path):
+    Image.fromarray(gradient(200, 300)).save(tmp_path / "cut.jpg")
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableImage) as error:
+        images.read_image(tmp_path / "cut.jpg")
+    assert "cut.jpg" in one_line(error) and "truncated" in one_line(error)
+
+
+def test_text_named_jpg(tmp_path):
+    (tmp_path / "note.jpg").write_text("hello, I am no photo")
+    with pytest.raises(UnreadableImage) as error:
+        images.read_image(tmp_path / "note.jpg")
+    assert "note.jpg is not an image" in one_line(error) and "hello, I am" in one_line(error)
+
+
+def test_empty_missing_and_folder(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    for name, said in [("empty.jpg", "empty"), ("gone.jpg", "not there"), (".", "folder")]:
+        with pytest.raises(UnreadableImage) as error:
+            images.read_image(tmp_path / name)
+        assert said in one_line(error) and str(tmp_path / name) in one_line(error)
+
+
+@pytest.mark.parametrize("size", [(10_000, 8_000), (10_000, 10_000), (30_000, 30_000)])
+@pytest.mark.parametrize("treatment", ["ignore", "error"])
+def test_bombs_are_refused_from_the_header(tmp_path, size, treatment):
+    claimed_png(tmp_path / "bomb.png", *size)
+    with warnings.catch_warnings():
+        warnings.simplefilter(treatment)  # Pillow warns about the second and refuses the third itself
+        for read in (images.read_image, images.image_size, images.read_index_mask):
+            with pytest.raises(UnreadableImage) as error:
+                read(tmp_path / "bomb.png")
+            assert "bomb.png" in one_line(error) and "64 million" in one_line(error)
+
+
+def test_limit_is_a_parameter(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    with pytest.raises(UnreadableImage, match="more than"):
+        images.read_image(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH - 1)
+    assert images.read_image(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_formats_that_start_programs_are_not_opened(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.eps")
+    with pytest.raises(UnreadableImage, match="not an image"):
+        images.read_image(tmp_path / "a.eps")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=60), st.integers(0, 400))
+def test_damage_is_an_error_or_an_image(tmp_path_factory, noise, start):
+    """Whatever bytes are overwritten, nothing but UnreadableImage escapes."""
+    path = tmp_path_factory.getbasetemp() / "damaged.png"
+    Image.fromarray(gradient()).save(path)
+    content = bytearray(path.read_bytes())
+    content[start : start + len(noise)] = noise
+    path.write_bytes(content)
+    try:
+        assert images.read_image(path).ndim == 3
+    except UnreadableImage as error:
+        assert "damaged.png" in str(error) and "\n" not in str(error)
+
+
+# --------------------------------------------------------------------------------------- masks and saliency
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_masks_come_back(tmp_path_factory, height, width, random):
+    mask = np.array([[random.randrange(256) for _ in range(width)] for _ in range(height)], np.uint8)
+    path = tmp_path_factory.getbasetemp() / "masks" / "mask.png"
+    images.write_index_mask(path, mask)
+    np.testing.assert_array_equal(images.read_index_mask(path), mask)
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image.convert("RGB")), images.voc_palette()[mask])
+    assert [entry.name for entry in path.parent.iterdir()] == ["mask.png"]
+
+
+def test_palette_is_that_of_voc():
+    palette = images.voc_palette()
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    assert {value: tuple(palette[value].tolist()) for value in known} == known
+    for value in range(256):  # the development kit's loop, written plainly
+        colour, rest = [0, 0, 0], value
+        for shift in range(7, -1, -1):
+            for channel in range(3):
+                colour[channel] |= (rest >> channel & 1) << shift
+            rest >>= 3
+        assert palette[value].tolist() == colour
+
+
+def test_interrupted_writing_leaves_the_old_mask(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    images.write_index_mask(path, np.full((3, 5), 7, np.uint8))
+    monkeypatch.setattr(images.os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        images.write_index_mask(path, np.zeros((3, 5), np.uint8))
+    assert (images.read_index_mask(path) == 7).all() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(images.errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images.os, "fsync", full)
+    with pytest.raises(InputError) as error:
+        images.write_index_mask(tmp_path / "a.png", np.zeros((3, 5), np.uint8))
+    assert "disk full" in one_line(error) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_packed_grey_masks_keep_their_values(tmp_path, bits):
+    mask = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % min(2**bits, 11)
+    packed = b"".join(
+        b"\0" + np.packbits(np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :].ravel()).tobytes()
+        for row in mask
+    )
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    np.testing.assert_array_equal(images.read_index_mask(tmp_path / "a.png"), mask)
+
+
+def test_sixteen_bit_masks(tmp_path):
+    mask = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 256).astype(np.uint16)
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(images.read_index_mask(tmp_path / "a.png"), mask)
+    mask[0, 0] = 300
+    Image.fromarray(mask).save(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b\.png holds values from 0 to 300"):
+        images.read_index_mask(tmp_path / "b.png")
+
+
+def test_masks_that_are_no_index_masks(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "colour.png")
+    Image.fromarray(gradient()[..., 0]).save(tmp_path / "grey.jpg")
+    with pytest.raises(InputError) as error:
+        images.read_index_mask(tmp_path / "colour.png")
+    assert "colour.png" in one_line(error) and "palette PNG" in one_line(error)
+    with pytest.raises(InputError) as error:
+        images.read_index_mask(tmp_path / "grey.jpg")
+    assert "JPEG" in one_line(error)
+
+
+def test_saliency_is_resized_bilinearly(tmp_path):
+    Image.fromarray(np.array([[0, 255], [0, 255]], np.uint8)).save(tmp_path / "a.png")
+    read = images.read_saliency(tmp_path / "a.png", (3, 8))
+    assert read.shape == (3, 8) and read.dtype == np.float32
+    # the centre of pixel k lies at (k + 0.5) / 4 - 0.5 between the two values, which go on flat outside
+    expected = ((np.arange(8) + 0.5) / 4 - 0.5).clip(0, 1)
+    np.testing.assert_allclose(read, np.broadcast_to(expected, (3, 8)), atol=1e-6)
+
+
+def test_saliency_of_the_same_size_and_depth(tmp_path):
+    grey = gradient()[..., 0]
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "rgb.png")
+    for name in ("a.png", "deep.png", "rgb.png"):
+        np.testing.assert_allclose(images.read_saliency(tmp_path / name, grey.shape), grey / 255.0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ checking
+
+
+def photos(folder, count):
+    for number in range(count):
+        Image.fromarray(np.full((5 + number, 9, 3), number, np.uint8)).save(folder / f"{number}.png")
+    return [Sample(str(number), folder / f"{number}.png", None) for number in range(count)]
+
+
+def test_check_images(tmp_path):
+    samples = photos(tmp_path, 5)
+    (tmp_path / "2.png").write_text("no photo")
+    (tmp_path / "4.png").write_bytes((tmp_path / "1.png").read_bytes())
+    checks = list(images.check_images(samples, workers=2))
+    assert [check.id for check in checks] == ["0", "1", "2", "3", "4"]
+    assert (checks[1].height, checks[1].width, checks[1].error) == (6, 9, None)
+    assert checks[1].digest == hashlib.blake2b((tmp_path / "1.png").read_bytes(), digest_size=16).hexdigest()
+    assert checks[4].digest == checks[1].digest != checks[0].digest
+    assert checks[2].error is not None and "2.png" in checks[2].error and checks[2].digest == ""
+
+
+def test_check_images_is_lazy_and_stops(tmp_path):
+    """Of an endless stream only a few photos are taken ahead, and leaving early leaves no thread at work."""
+    sample = photos(tmp_path, 1)[0]
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield sample
+
+    checking = images.check_images(endless(), workers=2)
+    for _ in range(10):
+        next(checking)
+    assert taken <= 10 + 4 * 2
+    checking.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("check-images"):
+            thread.join(timeout=5)
+            assert not thread.is_alive()
