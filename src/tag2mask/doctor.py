@@ -88,7 +88,7 @@ def diagnose(path: Path | str, settings: data.DataSettings | None = None, worker
         ]
         sizes = {check.id: (check.height, check.width) for check in checked[split]}
         findings += _saliency(split, usable, sizes)
-        findings += _truth(split, selection.dataset.with_samples(usable), _known_values(path, settings, split))
+        findings += _truth(split, selection.dataset.with_samples(usable), selection.truth_values)
     findings += _space(checked[settings.train_split])
     order = ("error", "warning", "info")
     return sorted(findings, key=lambda finding: order.index(finding.level))
@@ -323,12 +323,6 @@ def _saliency(split: str, samples: Sequence[Sample], sizes: dict[str, tuple[int,
             )
         )
     return findings
-
-
-def _known_values(path: Path | str, settings: data.DataSettings, split: str) -> frozenset[int]:
-    """Truth values of all classes, those that were not selected too: these are meant to be ignored."""
-    listing = data.listing(path, settings, split)
-    return frozenset(listing.truth_values)
 
 
 def _truth(split: str, dataset: Dataset, known: frozenset[int]) -> list[Finding]:

@@ -29,7 +29,7 @@ from tag2mask.data.listing import (
 from tag2mask.errors import InputError, listed
 from tag2mask.types import Dataset, Sample
 
-__all__ = ["DataSettings", "Layout", "Samples", "Selection", "listing", "load", "load_images", "read", "splits"]
+__all__ = ["DataSettings", "Layout", "Samples", "Selection", "load", "load_images", "read", "splits"]
 
 
 def load(path: Path | str, settings: DataSettings | None = None, split: str | None = None) -> Dataset:
@@ -70,13 +70,8 @@ def load(path: Path | str, settings: DataSettings | None = None, split: str | No
 
 def read(path: Path | str, settings: DataSettings, split: str) -> Selection:
     """As :func:`load` but without its demands: what is there, and what was left out (for the doctor)."""
-    return select(listing(path, settings, split), settings)
-
-
-def listing(path: Path | str, settings: DataSettings, split: str) -> Listing:
-    """One split over all classes of the data set, before a selection."""
     found = _find(path, settings)
-    return found.read(found.root, found.settings, split)
+    return select(found.read(found.root, found.settings, split), settings)
 
 
 def splits(path: Path | str, settings: DataSettings | None = None) -> tuple[str, ...]:

@@ -137,6 +137,8 @@ def _entries(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         return at
 
     at = sign(0, "{")
+    if text[(end := blank(at + 1)) : end + 1] == "}":
+        return
     while text[at] != "}":
         key, at = decoder.raw_decode(text, blank(at + 1))
         at = blank(sign(at, ":") + 1)

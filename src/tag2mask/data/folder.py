@@ -116,8 +116,8 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
-        match = re.fullmatch(r"(.*\S)[\s=]+(\d+)", line.strip())
-        name = match[1].rstrip() if match else line.strip()
+        match = re.fullmatch(r"(.*?[^\s=])[\s=]+(\d+)", line.strip())
+        name = match[1] if match else line.strip()
         if name.lower() in ("background", "__background__"):
             raise InputError(f"{path} line {number}: background is no class (it is value 0 of masks): remove the line")
         if name in names:

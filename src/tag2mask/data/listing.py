@@ -222,6 +222,7 @@ class Selection:
     dataset: Dataset
     dropped: int  # photos that show none of the classes
     untagged: tuple[str, ...]  # ids of photos without tags (they are in the data set, labels None)
+    truth_values: frozenset[int]  # of all classes, those that were not selected too
 
 
 def class_values(classes: Sequence[str], settings: DataSettings, own: Sequence[int] = ()) -> tuple[int, ...]:
@@ -292,7 +293,7 @@ def select(listing: Listing, settings: DataSettings) -> Selection:
     values = tuple(listing.truth_values[listing.classes.index(name)] for name in kept)
     if max(values) > 254:  # hundreds of classes, some selected: no 8-bit mask holds their numbers, so no truth does
         values = ()
-    return Selection(Dataset(listing.name, kept, samples, values), dropped, untagged)
+    return Selection(Dataset(listing.name, kept, samples, values), dropped, untagged, frozenset(listing.truth_values))
 
 
 def folder(path: Path, what: str) -> Path:

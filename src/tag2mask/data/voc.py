@@ -283,6 +283,8 @@ def read_label_file(path: Path, classes: int) -> dict[str, np.ndarray]:
 
 
 def _voc_id(key: Any) -> str:
+    if isinstance(key, bytes):  # Python 2
+        key = key.decode("ascii")
     if isinstance(key, str):
         return photo_id(key)
     if isinstance(key, _Inert):
@@ -313,6 +315,8 @@ def _numbers(dtype: Any, content: Any) -> np.ndarray:
     if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
         raise ValueError(f"numbers of type '{code}'")
     order = dtype.state[1] if dtype.state else "<"
+    if isinstance(order, bytes):  # Python 2
+        order = order.decode("ascii")
     return np.frombuffer(content, dtype=np.dtype(code).newbyteorder(order if order in "<>" else "="))
 
 
@@ -352,7 +356,7 @@ def _interpret(pickle: bytes) -> Any:
         return _Inert(_NAMES[name])
 
     def fill(into: dict, items: list[Any]) -> None:
-        if not all(isinstance(key, (str, int, _Inert)) for key in items[::2]):
+        if not all(isinstance(key, (str, bytes, int, _Inert)) for key in items[::2]):
             raise ValueError("keys that are neither texts nor numbers")  # hashing nested tuples can exhaust the stack
         into.update(zip(items[::2], items[1::2], strict=True))
 
@@ -363,7 +367,7 @@ def _interpret(pickle: bytes) -> Any:
                 pass
             case "BININT" | "BININT1" | "BININT2" | "INT" | "LONG1" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINFLOAT":
                 stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES":
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
                 stack.append(argument)
             case "BINSTRING" | "SHORT_BINSTRING":  # pickles of Python 2: texts that are bytes
                 stack.append(argument.encode("latin-1") if isinstance(argument, str) else argument)
