@@ -1,0 +1,234 @@
+"""Every problem a data set can have is found, named, and comes with advice; a healthy one has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tag2mask import doctor
+from tag2mask.data import DataSettings
+from tag2mask.data.images import write_index_mask
+from tag2mask.doctor import Finding
+
+HEIGHT, WIDTH = 66, 90
+
+
+def photo(path: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    Image.fromarray(noise).resize((width, height)).save(path)
+
+
+class Farm:
+    """A healthy data set of 2 x 24 + 8 photos, written once and then spoilt by each test."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.rows: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
+        for number in range(56):
+            name, split = f"{number:02d}.png", "train" if number < 48 else "val"
+            photo(root / "images" / name, number)
+            self.rows[split].append((name, "cow" if number % 2 else "dog"))
+        self.write()
+
+    def write(self) -> None:
+        for split, rows in self.rows.items():
+            lines = "".join(f"{name},{tags}\n" for name, tags in rows)
+            (self.root / f"{split}.csv").write_text("image,tags\n" + lines)
+
+    def retag(self, change) -> None:
+        self.rows["train"] = [(name, change(number, tags)) for number, (name, tags) in enumerate(self.rows["train"])]
+        self.write()
+
+    def mask(self, number: int, value: int, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
+        mask = np.zeros(shape, np.uint8)
+        mask[10:30, 20:70] = value
+        mask[10, 20:70] = 255
+        write_index_mask(self.root / "masks" / f"{number:02d}.png", mask)
+
+    def ill(self, **settings) -> list[Finding]:
+        """Findings that are no plain figures."""
+        found = doctor.diagnose(self.root, DataSettings(**settings), workers=1)
+        return [finding for finding in found if finding.level != "info"]
+
+    def only(self, **settings) -> Finding:
+        (finding,) = self.ill(**settings)
+        assert finding.advice and "\n" not in finding.message
+        return finding
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Farm:
+    return Farm(tmp_path)
+
+
+def test_a_healthy_data_set(farm):
+    for number in range(56):
+        farm.mask(number, 1 if number % 2 else 2)
+    findings = doctor.diagnose(farm.root, workers=1)
+    text = doctor.render(findings)
+    assert {finding.level for finding in findings} == {"info"}
+    assert "train: 48 photos; per class: cow 24, dog 24" in text
+    assert "val: 8 photos; per class: cow 4, dog 4" in text
+    assert "8 of 8 photos have truth" in text
+    assert f"photos of {WIDTH} to {WIDTH} pixels wide, {HEIGHT} to {HEIGHT} high" in text
+    assert text.endswith("no problems found")
+
+
+def test_what_cannot_be_read_at_all(tmp_path):
+    (finding,) = doctor.diagnose(tmp_path / "nowhere")
+    assert finding.level == "error" and "is not there" in finding.message
+
+
+def test_what_training_would_refuse(farm):
+    (farm.root / "classes.txt").write_text("cow\ndog\nemu\n")
+    messages = {finding.level: finding.message for finding in farm.ill()}
+    assert "has the tag emu" in messages["error"] and "no photo of emu" in messages["warning"]
+
+
+def test_no_validation_split(farm):
+    (farm.root / "val.csv").unlink()
+    findings = doctor.diagnose(farm.root, workers=1)
+    assert any("no split 'val'" in finding.message for finding in findings)
+
+
+def test_unreadable_photos_are_named(farm):
+    (farm.root / "images" / "03.png").write_text("no photo")
+    (farm.root / "images" / "50.png").write_bytes((farm.root / "images" / "51.png").read_bytes()[:100])
+    found = farm.ill()
+    assert [finding.level for finding in found] == ["warning"] * 4
+    text = doctor.render(found)
+    assert "03.png is not an image" in text and "train: 1 of 48 photos cannot be read" in text
+    assert "50.png cannot be decoded" in text and "val: 1 of 8 photos cannot be read" in text
+
+
+def test_mostly_unreadable_is_an_error(farm):
+    for number in range(48, 53):
+        (farm.root / "images" / f"{number}.png").write_text("no photo")
+    assert any(finding.level == "error" and "5 of 8" in finding.message for finding in farm.ill())
+
+
+def test_a_photo_in_both_splits(farm):
+    content = (farm.root / "images" / "05.png").read_bytes()
+    (farm.root / "images" / "49.png").write_bytes(content)
+    finding = farm.only()
+    assert finding.level == "error" and "train/05 = val/49" in finding.message
+
+
+def test_copies_within_a_split(farm):
+    (farm.root / "images" / "07.png").write_bytes((farm.root / "images" / "05.png").read_bytes())
+    finding = farm.only()
+    assert finding.level == "warning" and "05 = 07" in finding.message
+
+
+def test_tiny_and_huge_photos(farm, monkeypatch):
+    monkeypatch.setattr(doctor, "HUGE", 20_000)
+    photo(farm.root / "images" / "00.png", 100, height=20)
+    photo(farm.root / "images" / "01.png", 101, height=150, width=140)
+    tiny, huge = farm.ill()
+    assert "1 photo under 64 pixels" in tiny.message and tiny.message.endswith(": 00")
+    assert "huge" not in tiny.message and huge.message.endswith(": 01")
+
+
+def test_few_photos_and_imbalance(farm):
+    farm.retag(lambda number, _: "cow" if number else "dog")
+    few, imbalance = farm.ill()
+    assert "fewer than 20 training photos of dog (1)" in few.message
+    assert "'cow' has 47 training photos and 'dog' 1" in imbalance.message
+
+
+def test_classes_that_are_always_together(farm):
+    farm.retag(lambda number, tags: "cow;calf" if tags == "cow" else tags)
+    together, unseen = farm.ill()
+    assert "'calf' and 'cow' are always tagged together (24 photos)" in together.message
+    assert "val: no photo of calf" in unseen.message
+
+
+def test_a_class_never_seen_alone(farm):
+    farm.retag(lambda number, tags: "cow;grass" if number in range(1, 48, 2) else "dog;grass" if number < 8 else tags)
+    messages = [finding.message for finding in farm.ill()]
+    assert any("24 of 24 photos of 'cow' are tagged 'grass' too" in message for message in messages)
+    assert not any("photos of 'dog'" in message or "photos of 'grass'" in message for message in messages)
+
+
+def test_a_class_on_every_photo(farm):
+    farm.retag(lambda number, tags: f"{tags};farm")
+    assert any("every training photo is tagged farm" in finding.message for finding in farm.ill())
+
+
+def test_saliency_missing_and_black(farm):
+    (farm.root / "saliency").mkdir()
+    for number in range(48):
+        grey = np.full((11, 15), 0 if number == 9 else 200, np.uint8)
+        Image.fromarray(grey).save(farm.root / "saliency" / f"{number:02d}.png")
+    finding = farm.only()
+    assert "1 of 48 saliency maps looked at are black: 09" in finding.message
+    (farm.root / "saliency" / "20.png").unlink()
+    (farm.root / "saliency" / "21.png").write_text("no map")
+    messages = [(finding.level, finding.message) for finding in farm.ill()]
+    assert messages[0][0] == "error" and "21.png is not an image" in messages[0][1]
+    assert any("1 of 48 photos have no saliency map: 20" in message for _, message in messages)
+
+
+def test_truth_of_another_size(farm):
+    farm.mask(50, 2, shape=(HEIGHT, WIDTH - 1))
+    finding, *_ = farm.ill()
+    assert finding.level == "error" and "50.png" in finding.message
+    assert f"{WIDTH - 1}x{HEIGHT}" in finding.message and f"{WIDTH}x{HEIGHT}" in finding.message
+
+
+def test_truth_in_the_values_of_another_data_set(farm):
+    """VOC's numbers under names that are VOC's: the advice is the very option that helps."""
+    for number in range(48, 56):
+        farm.mask(number, 10 if number % 2 else 12)
+    finding = farm.only()
+    assert finding.level == "error"
+    assert "val: truth masks hold values 10, 12 that are no class (cow=1, dog=2)" in finding.message
+    assert "never show cow, dog" in finding.message
+    assert "--truth-values cow=10 dog=12" in finding.advice
+    assert farm.ill(truth_values=("cow=10", "dog=12")) == []
+
+
+def test_truth_with_two_values_exchanged(farm):
+    """Values that are all classes, but not those of the tags."""
+    for number in range(48, 56):
+        farm.mask(number, 2 if number % 2 else 1)
+    finding = farm.only()
+    assert finding.level == "error" and "never show cow, dog where the tags do" in finding.message
+
+
+def test_classes_left_out_are_not_strange(farm):
+    for number in range(48, 56):
+        farm.mask(number, 1 if number % 2 else 2)
+    for photo_number in range(4):
+        farm.rows["train"][photo_number] = (farm.rows["train"][photo_number][0], "cow;dog")
+    farm.write()
+    finding, *rest = farm.ill(classes=("cow",))
+    assert "every training photo is tagged cow" in finding.message and not rest
+
+
+def test_truth_of_background_only(farm):
+    for number in range(48, 50):
+        farm.mask(number, 0)
+    (finding,) = farm.ill()
+    assert "hold background only" in finding.message
+
+
+def test_too_little_disk(farm, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2e8})())
+    finding = farm.only()
+    assert finding.level == "error" and "0.2 GB are free" in finding.message
+
+
+def test_render():
+    text = doctor.render([Finding("error", "a", "do b"), Finding("warning", "c"), Finding("info", "d")])
+    assert text.splitlines() == ["error    a", "         -> do b", "warning  c", "info     d", "1 error, 1 warning"]
+
+
+def test_nothing_is_changed(farm):
+    before = {path: path.stat().st_mtime_ns for path in farm.root.rglob("*")}
+    doctor.diagnose(farm.root, workers=1)
+    assert {path: path.stat().st_mtime_ns for path in farm.root.rglob("*")} == before
