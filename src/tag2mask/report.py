@@ -34,9 +34,9 @@ HATCH = 6  # pixels between the stripes that mark undecided pixels
 
 # Told apart on a grey photograph, light enough for dark text; beyond them hues follow the golden angle.
 _COLORS = (
-    "#ef5350 #42a5f5 #66bb6a #ffa726 #ab47bc #26c6da #ec407a #d4e157 #8d6e63 #5c6bc0 #26a69a #ffee58 "
-    "#78909c #ff7043 #9ccc65 #7e57c2"
-).split()
+    "#ef5350", "#42a5f5", "#66bb6a", "#ffa726", "#ab47bc", "#26c6da", "#ec407a", "#d4e157",
+    "#8d6e63", "#5c6bc0", "#26a69a", "#ffee58", "#78909c", "#ff7043", "#9ccc65", "#7e57c2",
+)  # fmt: skip
 
 
 # --- what a report shows --------------------------------------------------------------------------------------
@@ -326,11 +326,14 @@ def _trust_agreement(name: str, agreement: TagAgreement) -> list[Remark]:
         remarks.append(Remark("caution", f"{name}: {agreement.empty} tagged photos have a mask without any object."))
     if agreement.undecided >= 20:
         remarks.append(Remark("note", f"{name}: {percent(agreement.undecided, 0)} % of the pixels are undecided."))
-    for at, kind in enumerate(agreement.classes):
-        tags = agreement.found[at] + agreement.missed[at]
-        if tags and 100 * agreement.found[at] / tags < DISAGREES:
-            text = f"{name}: {kind} is shown in {agreement.found[at]} of the {tags} photos tagged with it."
-            remarks.append(Remark("caution", text))
+    seldom = [
+        f"{kind} ({found} of {found + missed})"
+        for kind, found, missed in zip(agreement.classes, agreement.found, agreement.missed, strict=True)
+        if 100 * found < DISAGREES * (found + missed)
+    ]
+    if seldom:
+        text = f"{name} often miss a tagged class, photos that show it: {', '.join(seldom)}."
+        remarks.append(Remark("caution", text))
     return remarks
 
 
@@ -410,7 +413,7 @@ def _pictures(row: GalleryRow, classes: Sequence[str]) -> PictureRow:
         pictures.append(_picture("Map", _draw_maps(photo, row.maps, _rgb(colors)), f"class maps of {row.id}"))
     for caption, mask in (("Mask", row.mask), ("Prediction", row.prediction), ("Truth", row.truth)):
         if mask is not None:
-            found = [classes[label - 1] for label in np.unique(mask).tolist() if label not in (BACKGROUND, IGNORE)]
+            found = [classes[int(label) - 1] for label in np.unique(mask) if label not in (BACKGROUND, IGNORE)]
             about = f"{caption.lower()} of {row.id}: {', '.join(found) or 'background only'}"
             pictures.append(_picture(caption, _draw_mask(photo, mask, _rgb(colors)), about))
     tags = None if row.tags is None else [(classes[tag], colors[tag]) for tag in sorted(row.tags)]
@@ -500,19 +503,19 @@ def line_chart(
     title: str,
     points: Sequence[tuple[float, float]],
     mark: tuple[float, float, str] | None = None,
-    y_range: tuple[float, float] | None = None,
+    smoothed: bool = True,
 ) -> Chart:
     """Lay a series out. Values that are no finite numbers are left out; long series are thinned by their means."""
     values = np.array([point for point in points if all(map(math.isfinite, point))], np.float64).reshape(-1, 2)
     if not len(values):
         return Chart(title, "no finite value", "", "", [], [])
     last = f"{values[-1, 1]:.3g}"
-    smooth = _running_mean(values[:, 1], window=max(1, len(values) // 20)) if len(values) >= 40 else None
+    smooth = _running_mean(values[:, 1], window=max(1, len(values) // 20)) if smoothed and len(values) >= 40 else None
     if len(values) > MOST_POINTS:
         groups = np.array_split(np.arange(len(values)), MOST_POINTS)
         smooth = None if smooth is None else np.array([smooth[group].mean() for group in groups])
         values = np.array([values[group].mean(axis=0) for group in groups])
-    low, high = y_range or _range(values[:, 1])
+    low, high = _range(values[:, 1])
     first, final = float(values[0, 0]), float(values[-1, 0])
     if final <= first:
         first, final = first - 0.5, first + 0.5
@@ -558,7 +561,7 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round values within a range, at most ``most`` of them."""
     rough = (high - low) / most
     power = 10 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1)
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most)
     return [round(at * step, 10) for at in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
@@ -574,4 +577,5 @@ def _sweep_chart(sweep: OracleSweep) -> Chart:
         "Best class where its score exceeds a constant",
         list(zip(sweep.thresholds, sweep.mean_iou, strict=True)),
         mark=(threshold, mean_iou, f"{mean_iou:.1f} at {threshold:g}"),
+        smoothed=False,
     )
