@@ -227,6 +227,13 @@ def test_csv_of_another_form(farm):
     assert "line 2: unknown domain 'webb'" in said and "did you mean web" in said
 
 
+def test_columns_in_any_order_and_short_rows(farm):
+    write(farm / "tags.csv", "tags,note,image\ndog,seen twice,a.jpg\n")
+    assert ids(data.load(farm)) == ["a"]
+    write(farm / "tags.csv", "tags,note,image\ndog\n")
+    assert "line 2 names no image" in refused(farm)
+
+
 def test_unknown_class(farm):
     said = refused(farm, DataSettings(classes=("dgo",)))
     assert "unknown class 'dgo': did you mean dog" in said

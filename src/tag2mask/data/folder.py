@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from tag2mask.data.images import SUFFIXES
 from tag2mask.data.listing import (
@@ -40,7 +41,7 @@ from tag2mask.data.listing import (
     tidy,
     unique_ids,
 )
-from tag2mask.errors import InputError, unknown
+from tag2mask.errors import InputError, listed, unknown
 from tag2mask.types import DOMAINS, Domain
 
 TAG_SEPARATORS = re.compile(r"[;|]")
@@ -78,27 +79,29 @@ def rows(path: Path, split: str) -> Iterator[Row]:
                         f"{path} has no column '{needed}' (its first line has: {', '.join(columns) or 'nothing'}): "
                         "the first line must be image,tags"
                     )
+            at = {name: columns.index(name) for name in ("image", "tags", "split", "domain") if name in columns}
             reader = csv.reader(file, delimiter=delimiter)
             for cells in reader:
                 line = reader.line_num + 1  # the header was line 1
-                if not any(cell.strip() for cell in cells):
+                if not any(map(str.strip, cells)):
                     continue
-                cell = dict(zip(columns, (text.strip() for text in cells), strict=False))
                 if len(cells) > len(columns):
                     raise InputError(
                         f"{path} line {line} has {len(cells)} cells where the first line has {len(columns)}: "
                         "separate tags by ;"
                     )
-                if not cell["image"]:
+                cells += [""] * (len(columns) - len(cells))
+                image = cells[at["image"]].strip()
+                if not image:
                     raise InputError(f"{path} line {line} names no image: fill it in or remove the line")
-                tags = tuple(tag.strip() for tag in TAG_SEPARATORS.split(cell.get("tags", "")) if tag.strip())
-                for tag in tags:
-                    if "," in tag:
-                        raise InputError(f"{path} line {line}: tag '{tag}' has a comma in it: separate tags by ;")
-                domain = cell.get("domain") or "target"
-                if domain not in DOMAINS:
+                tags = tuple(tag.strip() for tag in TAG_SEPARATORS.split(cells[at["tags"]]) if tag.strip())
+                if any("," in tag for tag in tags):
+                    raise InputError(f"{path} line {line}: tag '{listed(tags)}' has a comma in it: separate tags by ;")
+                domain = cells[at["domain"]].strip() if "domain" in at else ""
+                if domain and domain not in DOMAINS:
                     raise InputError(f"{path} line {line}: {unknown('domain', domain, DOMAINS)}")
-                yield Row(line, tidy(cell["image"]), tags, cell.get("split") or split, domain)
+                own_split = cells[at["split"]].strip() if "split" in at else ""
+                yield Row(line, tidy(image), tags, own_split or split, cast(Domain, domain or "target"))
     except FileNotFoundError as error:
         raise InputError(f"the file of tags {path} is not there: check the path") from error
     except IsADirectoryError as error:
@@ -228,6 +231,8 @@ def _locate(name: str, base: Path, root: Path, present: Present) -> str | None:
 
     A CSV may name a photo from the folder of images, from the data set's folder, or by its id without suffix.
     """
+    if not os.path.isabs(name) and present(f"{base}{os.sep}{name}") and not name.startswith("../"):  # noqa: PTH117
+        return name  # nearly always, and there may be a million
     for place in dict.fromkeys((base, root)):
         path = os.path.normpath(f"{place}{os.sep}{name}") if not os.path.isabs(name) else name  # noqa: PTH117
         for suffix in ("", *SUFFIXES):

@@ -60,7 +60,8 @@ def sample_id(name: str) -> str:
     if name.startswith("/") or name[1:2] == ":" or name.startswith("../"):
         name = name.rpartition("/")[2]
     folder, slash, last = name.rpartition("/")
-    return folder + slash + (last.rpartition(".")[0] or last)
+    stem = last.rpartition(".")[0] or last
+    return folder + slash + (stem if stem.strip(".") else last.replace(".", "_"))  # never "." or ".."
 
 
 class Present:
@@ -351,7 +352,7 @@ def unique_ids(names: Iterable[str], base: Path) -> None:
 
 def tidy(name: str) -> str:
     """A file name from a list, with forward slashes and without detours."""
-    return posixpath.normpath(name.strip().replace("\\", "/"))
+    return posixpath.normpath(name.replace("\\", "/"))
 
 
 def missing_images(missing: Sequence[str], total: int, source: str, base: Path) -> InputError:

@@ -315,9 +315,8 @@ def _numbers(dtype: Any, content: Any) -> np.ndarray:
     if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
         raise ValueError(f"numbers of type '{code}'")
     order = dtype.state[1] if dtype.state else "<"
-    if isinstance(order, bytes):  # Python 2
-        order = order.decode("ascii")
-    return np.frombuffer(content, dtype=np.dtype(code).newbyteorder(order if order in "<>" else "="))
+    swapped = order in (">", b">")  # bytes: Python 2
+    return np.frombuffer(content, dtype=np.dtype(code).newbyteorder(">" if swapped else "<"))
 
 
 _NAMES = {
