@@ -53,11 +53,12 @@ class StageTime:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores with a name. The last one of a report is taken for the run's product and heads the page."""
+    """Scores with a name. The last one of a report that is no oracle is taken for the run's product."""
 
     name: str  # of what was scored: "Maps", "Pseudo masks", "Segmenter"
     scores: Scores
     photos: str = ""  # on what: "222 val photos, no tags given"
+    oracle: bool = False  # of something trained on true masks: a yardstick, stamped so and kept out of the headline
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def html(data: ReportData) -> str:
     return environment.from_string(source).render(
         data=data,
         cards=headline(data),
+        product=product(data),
         verdict=verdict(data),
         trust=trust(data),
         colors=colors,
@@ -179,6 +181,12 @@ def _flat_settings(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[st
     return ([("run", single)] if single else []) + groups
 
 
+def product(data: ReportData) -> ScoreTable | None:
+    """The scores that the run is about."""
+    own = [table for table in data.scores if not table.oracle]
+    return own[-1] if own else None
+
+
 @dataclass(frozen=True)
 class Card:
     """One number of the headline."""
@@ -191,35 +199,36 @@ class Card:
 
 def headline(data: ReportData) -> list[Card]:
     """At most three numbers, in the order of the pipeline; the last is the run's product."""
-    if data.scores:
-        return [
-            Card(percent(table.scores.mean_iou), "mIoU", table.name, table.photos) for table in list(data.scores)[-3:]
-        ]
+    own = [table for table in data.scores if not table.oracle]
+    if own:
+        return [Card(percent(table.scores.mean_iou), "mIoU", table.name, table.photos) for table in own[-3:]]
     cards = []
     if data.agreements:
         name, agreement = data.agreements[-1]
         cards = [
             Card(str(agreement.photos), "photos", name, "with a mask"),
-            Card(percent(100 - agreement.undecided, 0), "%", "decided", "of the pixels; the rest is left at 255"),
-            Card(percent(agreement.shown, 0), "%", "of the tags", "are shown in their photo's mask"),
+            Card(percent(100 - agreement.undecided, 0), "%", "Pixels decided", "the rest is left at 255"),
+            Card(percent(agreement.shown, 0), "%", "Tags shown", "in their photo's mask"),
         ]
     return cards
 
 
 def verdict(data: ReportData) -> str:
     """The run in a sentence or two."""
-    if not data.scores:
+    table = product(data)
+    if table is None and data.scores:
+        return "Only what was trained on true masks has been measured. Nothing here says how good masks from tags are."
+    if table is None:
         return (
             "No truth was given, so how good these masks are was not measured. Look at the photos below, then read "
             "what can be trusted."
         )
-    table = data.scores[-1]
     iou = {name: value for name, value in zip(data.classes, table.scores.iou[1:], strict=True) if value == value}
-    product = f"{table.name} on {table.photos}" if table.photos else table.name
+    scored = f"{table.name} on {table.photos}" if table.photos else table.name
     if not iou:
-        return f"{product}: no class occurs in the truth or in the masks."
+        return f"{scored}: no class occurs in the truth or in the masks."
     best, worst = max(iou, key=lambda name: iou[name]), min(iou, key=lambda name: iou[name])
-    text = f"{product}: masks and truth share {percent(table.scores.mean_iou, 0)} % of the area they cover together"
+    text = f"{scored}: masks and truth share {percent(table.scores.mean_iou, 0)} % of the area they cover together"
     if best == worst:
         return f"{text}, averaged over background and {best}."
     return (
@@ -245,14 +254,15 @@ def trust(data: ReportData) -> list[Remark]:
                 "caution", "True masks were used for training. These numbers are a yardstick, not a result from tags."
             )
         )
-    if data.scores:
-        remarks += _trust_measured(data)
+    table = product(data)
+    if table is not None:
+        remarks += _trust_measured(data, table)
     else:
         remarks.append(
             Remark(
                 "caution",
-                "Nothing here was compared with the truth. The signs below need none, and can look fine although "
-                "outlines are wrong: look at the photos, or give a few true masks to measure.",
+                "No masks made from tags were compared with the truth. The signs below need none, and can look fine "
+                "although outlines are wrong: look at the photos, or give a few true masks to measure.",
             )
         )
     for name, agreement in data.agreements:
@@ -266,17 +276,25 @@ def trust(data: ReportData) -> list[Remark]:
     return remarks
 
 
-def _trust_measured(data: ReportData) -> list[Remark]:
-    table = data.scores[-1]
+def _trust_measured(data: ReportData, table: ScoreTable) -> list[Remark]:
     scores, remarks = table.scores, []
     where = f" on {table.photos}" if table.photos else ""
     remarks.append(
         Remark(
             "good",
             f"{table.name} was measured{where}, on {scores.pixels / 1e6:.1f} million pixels with known truth: "
-            f"{percent(scores.pixel_accuracy, 0)} % of them are right.",
+            f"{percent(scores.pixel_accuracy, 0)} % of them are right, mIoU {percent(scores.mean_iou)}.",
         )
     )
+    for other in data.scores:
+        if other.oracle and other.scores.mean_iou > 0:
+            share = 100 * scores.mean_iou / other.scores.mean_iou
+            remarks.append(
+                Remark(
+                    "note",
+                    f"That is {percent(share, 0)} % of the {percent(other.scores.mean_iou)} mIoU of: {other.name}.",
+                )
+            )
     found, right = scores.foreground_recall, scores.foreground_precision
     if found + 10 < right:
         remarks.append(Remark("note", f"Masks are too small: {percent(found, 0)} % of the objects' pixels are found."))
@@ -327,13 +345,12 @@ def _trust_agreement(name: str, agreement: TagAgreement) -> list[Remark]:
     if agreement.undecided >= 20:
         remarks.append(Remark("note", f"{name}: {percent(agreement.undecided, 0)} % of the pixels are undecided."))
     seldom = [
-        f"{kind} ({found} of {found + missed})"
+        f"{kind} (in {found} of {found + missed} photos)"
         for kind, found, missed in zip(agreement.classes, agreement.found, agreement.missed, strict=True)
         if 100 * found < DISAGREES * (found + missed)
     ]
     if seldom:
-        text = f"{name} often miss a tagged class, photos that show it: {', '.join(seldom)}."
-        remarks.append(Remark("caution", text))
+        remarks.append(Remark("caution", f"{name}: tagged but often not shown: {', '.join(seldom)}."))
     return remarks
 
 
@@ -353,10 +370,12 @@ class ClassRow:
 def class_rows(data: ReportData) -> list[ClassRow]:
     """Background, then the classes."""
     colors = [None, *class_colors(len(data.classes))]
-    last = data.scores[-1].scores if data.scores else None
-    if last is not None:
-        assert all(table.scores.class_names == last.class_names for table in data.scores)
-        assert last.class_names == with_background(data.classes)
+    table = product(data)
+    last = None if table is None else table.scores
+    names = with_background(data.classes)
+    assert all(table.scores.class_names == names for table in data.scores), (
+        "scores over other classes than the report's"
+    )
     return [
         ClassRow(
             name,
@@ -367,7 +386,7 @@ def class_rows(data: ReportData) -> list[ClassRow]:
             None if last is None else float(last.recall[at]),
             None if last is None else float(last.boundary_iou[at]),
         )
-        for at, name in enumerate(with_background(data.classes))
+        for at, name in enumerate(names)
     ]
 
 
@@ -550,11 +569,11 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred; shorter at the ends."""
+    """Centred, and narrower towards the ends so that it neither lags nor leads there."""
     sums = np.concatenate([[0.0], values.cumsum()])
     at = np.arange(len(values))
-    start, end = np.maximum(at - window, 0), np.minimum(at + window + 1, len(values))
-    return (sums[end] - sums[start]) / (end - start)
+    half = np.minimum(window, np.minimum(at, len(values) - 1 - at))
+    return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
 
 
 def _ticks(low: float, high: float, most: int = 5) -> list[float]:
