@@ -84,6 +84,12 @@ def test_photos_of_other_splits_may_have_no_tags(farm):
     assert [(sample.id, sample.labels) for sample in val.samples] == [("d", frozenset({0})), ("e", None)]
 
 
+def test_leaving_photos_out_keeps_the_untagged_ones(farm):
+    """Of an untagged photo nobody knows that it shows none of the classes."""
+    selection = data.read(farm, DataSettings(classes=("sheep",)), "val")
+    assert ids(selection.dataset) == ["e"] and selection.dropped == 1 and selection.untagged == ("e",)
+
+
 def test_truth_and_saliency_beside(farm):
     write(farm / "masks" / "far" / "c.png")
     write(farm / "saliency" / "a.jpg")
@@ -540,6 +546,14 @@ def test_hostile_label_file_runs_nothing(tmp_path, where):
     assert evidence.exists()
 
 
+def test_label_file_cannot_call_numpy_either(tmp_path):
+    with (tmp_path / "evil.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+        file.write(b"\x80\x02cnumpy\nfromfile\nX\x01\x00\x00\x00a\x85R.")
+    with pytest.raises(InputError, match=r"it asks to run numpy\.fromfile"):
+        voc.read_tags(tmp_path / "evil.npy")
+
+
 def test_other_label_files(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((3, 20)))
@@ -683,7 +697,7 @@ def test_bad_coco(instances, text):
 
 
 def test_a_photo_costs_about_a_hundred_bytes(tmp_path, monkeypatch):
-    count = 10_000
+    count = 4_000
     names = [f"images/folder_{number // 1000}/photo_{number:07d}.jpg" for number in range(count)]
     write(
         tmp_path / "tags.csv",
