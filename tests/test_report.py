@@ -161,6 +161,25 @@ def test_an_oracle_run_says_so_loudly():
     assert "a yardstick, not a result" in text
 
 
+@pytest.mark.parametrize(
+    ("confusion", "words"),
+    [
+        ([[9, 0, 0, 0, 0], [3, 0, 0, 0, 0], [3, 0, 0, 0, 0], [0] * 5], "not one pixel of any class is right"),
+        (
+            [[5, 0, 0, 0, 0], [0, 5, 0, 0, 0], [0] * 5, [0] * 5],
+            "100 % of the area they cover together, averaged over bac",
+        ),
+        ([[5, 0, 0, 0, 0], [0] * 5, [0] * 5, [0] * 5], "no class occurs"),
+        (
+            [[5, 0, 0, 0, 0], [0, 5, 0, 0, 0], [5, 0, 0, 0, 0], [0] * 5],
+            "2 classes. Best at cat (100), weakest at dog (0).",
+        ),
+    ],
+)
+def test_the_verdict_of_odd_results(confusion, words):
+    assert words in report.verdict(dataclasses.replace(FULL, scores=[ScoreTable("Masks", scores(confusion))]))
+
+
 def test_a_yardstick_is_stamped_and_never_the_headline():
     perfect = scores([[9, 0, 0, 0, 0], [0, 9, 0, 0, 0], [0, 0, 9, 0, 0], [0, 0, 0, 9, 0]])
     yardstick = ScoreTable("Same on true masks", perfect, "20 val photos", oracle=True)
@@ -196,6 +215,7 @@ def test_trust_is_of_what_was_measured():
     [
         ([[90, 0, 0, 0, 0], [50, 50, 0, 0, 0], [0] * 5, [0] * 5], "Masks are too small: 50 % of the objects"),
         ([[50, 40, 0, 0, 0], [0, 50, 0, 0, 0], [0] * 5, [0] * 5], "Masks spill over: 44 % of what they mark"),
+        ([[90, 0, 0, 0, 0], [50, 0, 0, 0, 0], [0] * 5, [0] * 5], "Everything is called background"),
         ([[60, 0, 0, 0, 30], [0, 50, 0, 0, 0], [0] * 5, [0] * 5], "21 % of the pixels are undecided"),
     ],
 )

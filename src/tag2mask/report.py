@@ -227,9 +227,11 @@ def verdict(data: ReportData) -> str:
     scored = f"{table.name} on {table.photos}" if table.photos else table.name
     if not iou:
         return f"{scored}: no class occurs in the truth or in the masks."
+    if not any(iou.values()):
+        return f"{scored}: not one pixel of any class is right. Something went wrong; the masks are of no use."
     best, worst = max(iou, key=lambda name: iou[name]), min(iou, key=lambda name: iou[name])
     text = f"{scored}: masks and truth share {percent(table.scores.mean_iou, 0)} % of the area they cover together"
-    if best == worst:
+    if len(iou) == 1:
         return f"{text}, averaged over background and {best}."
     return (
         f"{text}, averaged over background and {len(iou)} classes. Best at {best} ({percent(iou[best], 0)}), "
@@ -302,6 +304,8 @@ def _trust_measured(data: ReportData, table: ScoreTable) -> list[Remark]:
         remarks.append(
             Remark("note", f"Masks spill over: {percent(100 - right, 0)} % of what they mark is background.")
         )
+    elif math.isnan(right) and found == 0:
+        remarks.append(Remark("caution", "Everything is called background: no mask shows an object."))
     weak = [
         f"{name} ({percent(value, 0)})"
         for name, value in zip(data.classes, scores.iou[1:], strict=True)
