@@ -8,14 +8,18 @@ any number of labels. All functions release the GIL, so images run side by side 
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tag2mask.errors import InputError
+from tag2mask.refine.permutohedral import check_range
+
+if TYPE_CHECKING:
+    from tag2mask.refine.crf import CrfSettings
 
 BLOCK = 256  # pixels per pass: their logits stay in the first-level cache, and the softmax over them is vectorised
 
@@ -33,22 +37,115 @@ def compiled(function: Any) -> Any:
 
 
 @compiled
-def _grown(table, keys, count):
-    # Twice the slots; `table` holds index + 1 of the key in `keys`, 0 where free.
-    bits = 1
-    while (1 << bits) < 2 * len(table):
-        bits += 1
-    shift = U64(64 - bits)
-    mask = (1 << bits) - 1
-    bigger = np.zeros(1 << bits, np.int32)
-    for k in range(count):
-        slot = np.int64((U64(keys[k]) * U64(0x9E3779B97F4A7C15)) >> shift)
-        while bigger[slot] != 0:
-            slot = (slot + 1) & mask
-        bigger[slot] = k + 1
-    more = np.empty(1 << (bits - 1), np.int64)
+def _slot(table, keys, key):
+    """Where ``key`` is in the table, or the free slot where it belongs. A slot holds 1 + the key's index; 0 is free."""
+    # Multiplicative hashing: the high bits of the product are the well-mixed ones.
+    mask = len(table) - 1
+    slot = np.int64((U64(key) * U64(0x9E3779B97F4A7C15)) >> U64(32)) & mask
+    while table[slot] != 0 and keys[table[slot] - 1] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@compiled
+def _grown(keys, count):
+    """Room for twice the keys, and a table at most half full for them."""
+    more = np.empty(2 * len(keys), np.int64)
     more[:count] = keys[:count]
-    return bigger, more, shift
+    table = np.zeros(2 * len(more), np.int32)
+    for k in range(count):
+        table[_slot(table, more, more[k])] = k + 1
+    return table, more
+
+
+# The steps on one row of BLOCK points each: on plain rows like these the compiler vectorises.
+
+
+@compiled
+def _lift(feature, scale, place, above, lifted):
+    for b in range(len(feature)):
+        step = feature[b] * scale
+        lifted[b] = above[b] - place * step
+        above[b] = above[b] + step
+
+
+@compiled
+def _round(lifted, inverse, d1, corner, excess, offset, rank):
+    for b in range(BLOCK):
+        whole = (lifted[b] * inverse + MAGIC) - MAGIC
+        first = whole * d1
+        corner[b] = first
+        offset[b] = lifted[b] - first
+        rank[b] = F0
+        excess[b] = excess[b] + whole
+
+
+@compiled
+def _compare(x, y, x_rank, y_rank):
+    for b in range(BLOCK):
+        below = F1 if x[b] < y[b] else F0
+        x_rank[b] = x_rank[b] + below
+        y_rank[b] = y_rank[b] + (F1 - below)
+
+
+@compiled
+def _bring_back(lifted, inverse, d1, corner, excess, offset, rank):
+    for b in range(BLOCK):
+        r = rank[b] + excess[b]
+        back = (d1 if r < F0 else F0) - (d1 if r >= d1 else F0)
+        rank[b] = r + back
+        first = corner[b] + back
+        corner[b] = first
+        offset[b] = (lifted[b] - first) * inverse
+
+
+@compiled
+def _add_digit(corner, rank, low, stride, digit, key):
+    for b in range(BLOCK):
+        key[b] += (np.int64(corner[b]) - low) * stride + np.int64(rank[b]) * digit
+
+
+@compiled
+def _order(x, y):
+    for b in range(BLOCK):
+        more, less = (x[b], y[b]) if x[b] > y[b] else (y[b], x[b])
+        x[b] = more
+        y[b] = less
+
+
+@compiled
+def _find(block, rank, strides, orders, simplex_table, simplex_keys, simplex_corners, table, keys, counts, corners):
+    # A function of its own, with room for all new keys made before: reassigning an array within the loop over points
+    # would cost two atomic reference counts per point. `block` holds the points' simplices, `corners` is filled.
+    d = len(strides)
+    d1 = d + 1
+    stride_sum = strides.sum()
+    simplex_count, count, last_key, last = counts[0], counts[1], counts[2], counts[3]
+    for b in range(len(corners)):
+        simplex = block[b]
+        if simplex != last_key:  # neighbours in the image are often in the same one
+            last_key = simplex
+            slot = _slot(simplex_table, simplex_keys, simplex)
+            if simplex_table[slot] == 0:
+                simplex_keys[simplex_count] = simplex
+                first = simplex // orders
+                for k in range(d1):  # the corner of remainder k adds k, or k - (d + 1) on the k highest ranks
+                    key = first + k * stride_sum
+                    for i in range(d):
+                        if rank[i, b] > d - k:
+                            key -= d1 * strides[i]
+                    spot = _slot(table, keys, key)
+                    if table[spot] == 0:
+                        keys[count] = key
+                        count += 1
+                        table[spot] = count
+                    simplex_corners[simplex_count, k] = table[spot] - 1
+                simplex_count += 1
+                simplex_table[slot] = simplex_count
+            last = simplex_table[slot] - 1
+        for k in range(d1):
+            corners[b, k] = simplex_corners[last, k]
+    counts[0], counts[1], counts[2], counts[3] = simplex_count, count, last_key, last
 
 
 @compiled
@@ -60,137 +157,88 @@ def _corners(features, scale, stretch_inverse, low, strides):
     corners = np.empty((points, d1), np.uint32)
     weights = np.empty((points, d1), np.float32)
 
-    lifted = np.empty(d1, np.float32)
-    corner = np.empty(d1, np.float32)
-    offset = np.empty(d1, np.float32)
-    rank = np.empty(d1, np.int64)
-    sort = np.empty(d1 + 1, np.float32)
+    lifted = np.zeros((d1, BLOCK), np.float32)
+    corner = np.empty((d1, BLOCK), np.float32)
+    offset = np.zeros((d1, BLOCK), np.float32)
+    rank = np.empty((d1, BLOCK), np.float32)
+    above = np.empty(BLOCK, np.float32)
+    excess = np.empty(BLOCK, np.float32)
+    block_key = np.empty(BLOCK, np.int64)
     digit_base = np.empty(d1, np.int64)
     digit_base[0] = 1
     for i in range(1, d1):
         digit_base[i] = digit_base[i - 1] * d1
     orders = digit_base[d]
-    stride_sum = 0
-    for i in range(d):
-        stride_sum += strides[i]
+    simplex_keys = np.empty(1 << 14, np.int64)
+    simplex_table = np.zeros(2 * len(simplex_keys), np.int32)
+    simplex_corners = np.empty((len(simplex_keys), d1), np.uint32)
+    keys = np.empty(1 << 14, np.int64)
+    table = np.zeros(2 * len(keys), np.int32)
+    counts = np.array([0, 0, -1, 0])  # of simplices and of corners; the last simplex and its index
 
-    simplex_table = np.zeros(1 << 13, np.int32)
-    simplex_keys = np.empty(1 << 12, np.int64)
-    simplex_corners = np.empty((1 << 12, d1), np.uint32)
-    simplex_shift = U64(64 - 13)
-    simplex_count = 0
-    table = np.zeros(1 << 13, np.int32)
-    keys = np.empty(1 << 12, np.int64)
-    shift = U64(64 - 13)
-    count = 0
-    last_key = np.int64(-1)
-    last = 0
-
-    for n in range(points):
-        above = F0
+    for start in range(0, points, BLOCK):
+        size = min(BLOCK, points - start)
+        above[:] = F0
+        excess[:] = F0
+        block_key[:] = 0
         for j in range(d, 0, -1):
-            step = features[j - 1, n] * scale[j - 1]
-            lifted[j] = above - np.float32(j) * step
-            above = above + step
+            _lift(features[j - 1, start : start + size], scale[j - 1], np.float32(j), above, lifted[j])
         lifted[0] = above
-        excess = F0
         for i in range(d1):
-            r = (lifted[i] * stretch_inverse + MAGIC) - MAGIC
-            corner[i] = r * fd1
-            excess += r
-            offset[i] = lifted[i] - corner[i]
-            rank[i] = 0
+            _round(lifted[i], stretch_inverse, fd1, corner[i], excess, offset[i], rank[i])
         for i in range(d):
             for j in range(i + 1, d1):
-                below = np.int64(offset[i] < offset[j])
-                rank[i] += below
-                rank[j] += 1 - below
-        e = np.int64(excess)
-        key = np.int64(0)
-        order = np.int64(0)
+                _compare(offset[i], offset[j], rank[i], rank[j])
         for i in range(d1):
-            r = rank[i] + e
-            back = np.int64(r < 0) * d1 - np.int64(r > d) * d1
-            r += back
-            rank[i] = r
-            corner[i] += np.float32(back)
-            sort[r] = (lifted[i] - corner[i]) * stretch_inverse
-            if i < d:
-                key += (np.int64(corner[i]) - low[i]) * strides[i]
-                order += r * digit_base[i]
-        weights[n, 0] = sort[d] - sort[0] + F1
-        for k in range(1, d1):
-            weights[n, k] = sort[d - k] - sort[d - k + 1]
+            _bring_back(lifted[i], stretch_inverse, fd1, corner[i], excess, offset[i], rank[i])
+        for i in range(d):
+            _add_digit(corner[i], rank[i], low[i], strides[i] * orders, digit_base[i], block_key)
+        for end in range(d, 0, -1):  # bubble sort, descending, all points of the block side by side
+            for i in range(end):
+                _order(offset[i], offset[i + 1])
+        for b in range(size):
+            n = start + b
+            weights[n, 0] = offset[d, b] - offset[0, b] + F1
+            for k in range(1, d1):
+                weights[n, k] = offset[d - k, b] - offset[d - k + 1, b]
+        while counts[0] + BLOCK > len(simplex_keys):
+            simplex_table, simplex_keys = _grown(simplex_keys, counts[0])
+            more = np.empty((len(simplex_keys), d1), np.uint32)
+            more[: counts[0]] = simplex_corners[: counts[0]]
+            simplex_corners = more
+        while counts[1] + BLOCK * d1 > len(keys):
+            table, keys = _grown(keys, counts[1])
+        _find(
+            block_key,
+            rank,
+            strides,
+            orders,
+            simplex_table,
+            simplex_keys,
+            simplex_corners,
+            table,
+            keys,
+            counts,
+            corners[start : start + size],
+        )
+    return weights, corners, table, keys, counts[1]
 
-        simplex = key * orders + order
-        if simplex != last_key:
-            last_key = simplex
-            slot = np.int64((U64(simplex) * U64(0x9E3779B97F4A7C15)) >> simplex_shift)
-            mask = len(simplex_table) - 1
-            while True:
-                found = simplex_table[slot]
-                if found == 0 or simplex_keys[found - 1] == simplex:
-                    break
-                slot = (slot + 1) & mask
-            if found == 0:
-                if simplex_count == len(simplex_keys):
-                    simplex_table, simplex_keys, simplex_shift = _grown(simplex_table, simplex_keys, simplex_count)
-                    more = np.empty((len(simplex_keys), d1), np.uint32)
-                    more[:simplex_count] = simplex_corners
-                    simplex_corners = more
-                    mask = len(simplex_table) - 1
-                    slot = np.int64((U64(simplex) * U64(0x9E3779B97F4A7C15)) >> simplex_shift)
-                    while simplex_table[slot] != 0:
-                        slot = (slot + 1) & mask
-                simplex_keys[simplex_count] = simplex
-                for k in range(d1):
-                    corner_key = key + k * stride_sum
-                    for i in range(d):
-                        if rank[i] > d - k:
-                            corner_key -= d1 * strides[i]
-                    if count == len(keys):
-                        table, keys, shift = _grown(table, keys, count)
-                    spot = np.int64((U64(corner_key) * U64(0x9E3779B97F4A7C15)) >> shift)
-                    corner_mask = len(table) - 1
-                    while True:
-                        there = table[spot]
-                        if there == 0:
-                            keys[count] = corner_key
-                            count += 1
-                            table[spot] = count
-                            there = count
-                            break
-                        if keys[there - 1] == corner_key:
-                            break
-                        spot = (spot + 1) & corner_mask
-                    simplex_corners[simplex_count, k] = there - 1
-                simplex_count += 1
-                simplex_table[slot] = simplex_count
-                found = simplex_count
-            last = found - 1
-        for k in range(d1):
-            corners[n, k] = simplex_corners[last, k]
 
-    # Neighbours: up and down are two sides of one relation, so each direction is looked up once.
-    neighbours = np.full((d1, count, 2), count, np.uint32)
-    mask = len(table) - 1
-    for j in range(d1):
-        step = -stride_sum
+@compiled
+def _neighbours(table, keys, count, strides):
+    """``[d+1 corners 2]``: the next corner up and down each direction; two sides of one relation, looked up once."""
+    d = len(strides)
+    neighbours = np.full((d + 1, count, 2), count, np.uint32)
+    for j in range(d + 1):
+        step = -strides.sum()
         if j < d:
-            step += d1 * strides[j]
+            step += (d + 1) * strides[j]
         for v in range(count):
-            wanted = keys[v] + step
-            spot = np.int64((U64(wanted) * U64(0x9E3779B97F4A7C15)) >> shift)
-            while True:
-                there = table[spot]
-                if there == 0:
-                    break
-                if keys[there - 1] == wanted:
-                    neighbours[j, v, 0] = there - 1
-                    neighbours[j, there - 1, 1] = v
-                    break
-                spot = (spot + 1) & mask
-    return corners, weights, neighbours
+            there = table[_slot(table, keys, keys[v] + step)]
+            if there != 0:
+                neighbours[j, v, 0] = there - 1
+                neighbours[j, there - 1, 1] = v
+    return neighbours
 
 
 @compiled
@@ -287,36 +335,61 @@ def _softmax(logits, rows, size, copies, total, top):
 
 @compiled
 def _slice(values, corners, weights, start, size, logits, first):
-    # Adds both labels of a plane to logits[first] and logits[first + 1].
-    for b in range(size):
-        n = start + b
-        s0, s1 = F0, F0
-        for k in range(corners.shape[1]):
-            v = corners[n, k]
-            w = weights[n, k]
-            s0 += w * values[v, 0]
-            s1 += w * values[v, 1]
-        logits[first, b] += s0
-        logits[first + 1, b] += s1
+    # Adds both labels of a plane to logits[first] and logits[first + 1]. A loop of known length is unrolled: the two
+    # lengths that occur are spelled out (5 features have 6 corners, 2 have 3).
+    if corners.shape[1] == 6:
+        for b in range(size):
+            n = start + b
+            s0, s1 = logits[first, b], logits[first + 1, b]
+            for k in range(6):
+                v = corners[n, k]
+                w = weights[n, k]
+                s0 += w * values[v, 0]
+                s1 += w * values[v, 1]
+            logits[first, b] = s0
+            logits[first + 1, b] = s1
+    elif corners.shape[1] == 3:
+        for b in range(size):
+            n = start + b
+            s0, s1 = logits[first, b], logits[first + 1, b]
+            for k in range(3):
+                v = corners[n, k]
+                w = weights[n, k]
+                s0 += w * values[v, 0]
+                s1 += w * values[v, 1]
+            logits[first, b] = s0
+            logits[first + 1, b] = s1
 
 
 @compiled
 def _splat(values, corners, weights, start, size, logits, first):
-    for b in range(size):
-        n = start + b
-        q0, q1 = logits[first, b], logits[first + 1, b]
-        for k in range(corners.shape[1]):
-            v = corners[n, k]
-            w = weights[n, k]
-            values[v, 0] += w * q0
-            values[v, 1] += w * q1
+    if corners.shape[1] == 6:
+        for b in range(size):
+            n = start + b
+            q0, q1 = logits[first, b], logits[first + 1, b]
+            for k in range(6):
+                v = corners[n, k]
+                w = weights[n, k]
+                values[v, 0] += w * q0
+                values[v, 1] += w * q1
+    elif corners.shape[1] == 3:
+        for b in range(size):
+            n = start + b
+            q0, q1 = logits[first, b], logits[first + 1, b]
+            for k in range(3):
+                v = corners[n, k]
+                w = weights[n, k]
+                values[v, 0] += w * q0
+                values[v, 1] += w * q1
 
 
 @compiled
-def _iterate(base, mass, iterations, copies, corners, weights, neighbours, corners2, weights2, neighbours2):
+def _iterate(base, mass, iterations, copies, lattice, lattice2):
     """Mean field with two filters; ``base [labels-1 N]`` holds the last label's energy minus each other one's."""
     rows, points = base.shape
     planes = (rows + 1) // 2
+    corners, weights, neighbours = lattice
+    corners2, weights2, neighbours2 = lattice2
     count, count2 = neighbours.shape[1], neighbours2.shape[1]
     values = np.zeros((planes, count + 1, 2), np.float32)
     spare = np.zeros((planes, count + 1, 2), np.float32)
@@ -370,10 +443,26 @@ def _iterate(base, mass, iterations, copies, corners, weights, neighbours, corne
     return out
 
 
-class Filter:
-    """The corners, weights, neighbours of one kernel and its ``K 1``."""
+@compiled
+def _features(image, sxy, srgb):
+    """``permutohedral.scaled_features`` of ``[height width 3]``, or of positions alone where the last axis is empty."""
+    height, width, channels = image.shape
+    out = np.empty((2 + channels, height * width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            n = y * width + x
+            out[0, n] = np.float32(x) / sxy
+            out[1, n] = np.float32(y) / sxy
+            for c in range(channels):
+                out[2 + c, n] = np.float32(image[y, x, c]) / srgb
+    return out
 
-    def __init__(self, features: NDArray[np.float32], strength: float):
+
+class Kernel:
+    """One normalised kernel: ``weight * D^-1/2 K D^-1/2`` on the lattice around the pixels of an image."""
+
+    def __init__(self, image: NDArray[np.uint8], sxy: float, srgb: float, weight: float):
+        features = _features(image, np.float32(sxy), np.float32(srgb))
         d = len(features)
         stretch = np.float32(math.sqrt(2 / 3) * (d + 1))
         scale = np.array([1 / math.sqrt(j * (j + 1)) * float(stretch) for j in range(1, d + 1)]).astype(np.float32)
@@ -381,17 +470,40 @@ class Filter:
         steps = [float(row.max()) * float(factor) for row, factor in zip(features, scale, strict=True)]
         low, size = [], []
         for j in range(d):
-            least = -j * steps[j - 1] if j else 0.0
-            most = sum(steps[j:])
-            low.append(math.floor(least) - 3 * (d + 1))
-            size.append(math.ceil(most) + 3 * (d + 1) - low[-1])
-        if math.prod(size) * (d + 1) ** d >= 2**63:
-            raise InputError(
-                f"the filter is too narrow for this image: {math.prod(size):.0e} lattice cells; use larger sxy or srgb"
-            )
-        strides = [math.prod(size[:i]) for i in range(d)]
+            low.append(math.floor(-j * steps[j - 1] if j else 0.0) - 3 * (d + 1))
+            size.append(math.ceil(sum(steps[j:])) + 3 * (d + 1) - low[-1])
+        check_range(size)
+        strides = np.array([math.prod(size[:i]) for i in range(d)], np.int64)
         inverse = np.float32(1 / (d + 1))
-        self.corners, self.weights, self.neighbours = _corners(
-            features, scale, inverse, np.array(low, np.int64), np.array(strides, np.int64)
-        )
-        self.mass = _normalise(self.corners, self.weights, self.neighbours, strength)
+        weights, corners, *found = _corners(features, scale, inverse, np.array(low, np.int64), strides)
+        neighbours = _neighbours(*found, strides)
+        self.mass: NDArray[np.float32] = _normalise(corners, weights, neighbours, weight)  # K 1 of the result
+        self.lattice = (corners, weights, neighbours)
+
+
+@functools.lru_cache(maxsize=16)
+def _gaussian(height: int, width: int, sxy: float, weight: float) -> Kernel:
+    # Depends on the size of the image only, and a data set has few sizes. 375 x 500 takes 6 MB.
+    return Kernel(np.empty((height, width, 0), np.uint8), sxy, 1.0, weight)
+
+
+_NONE = (np.empty((0, 0), np.uint32), np.empty((0, 0), np.float32), np.empty((0, 0, 2), np.uint32))
+
+
+def mean_field(
+    image: NDArray[np.uint8], energies: NDArray[np.float32], settings: CrfSettings, copies: int = 1
+) -> NDArray[np.float32]:
+    """:func:`tag2mask.refine.crf.mean_field` on numpy arrays, with its arguments and result."""
+    if len(energies) == 1:
+        return np.full_like(energies, 1 / copies)
+    height, width = image.shape[:2]
+    kernels = []
+    if settings.bilateral_compat:
+        image = np.ascontiguousarray(image)
+        kernels.append(Kernel(image, settings.bilateral_sxy, settings.bilateral_srgb, settings.bilateral_compat))
+    if settings.gaussian_compat:
+        kernels.append(_gaussian(height, width, settings.gaussian_sxy, settings.gaussian_compat))
+    lattices = [kernel.lattice for kernel in kernels] + [_NONE, _NONE]
+    mass = sum((kernel.mass for kernel in kernels), np.zeros(height * width, np.float32))
+    iterations = settings.iterations if kernels else 0
+    return _iterate(energies[-1] - energies[:-1], mass, iterations, np.float32(copies), lattices[0], lattices[1])

@@ -47,11 +47,13 @@ def scaled_features(height: int, width: int, sxy: float, image: Tensor | None = 
     blurs and with it the last digits of the result; it is that of Kraehenbuehl's code.
     """
     device = None if image is None else image.device
-    x = torch.arange(width, dtype=torch.float32, device=device) / sxy
-    y = torch.arange(height, dtype=torch.float32, device=device) / sxy
+    # Divisors are tensors: a GPU would multiply by the inverse of a plain number, which rounds differently.
+    position, colour = torch.tensor([sxy, srgb], dtype=torch.float32, device=device)
+    x = torch.arange(width, dtype=torch.float32, device=device) / position
+    y = torch.arange(height, dtype=torch.float32, device=device) / position
     rows = [x.expand(height, width), y[:, None].expand(height, width)]
     if image is not None:
-        rows += list((image.float() / srgb).unbind(-1))
+        rows += list((image.float() / colour).unbind(-1))
     return torch.stack(rows).flatten(1)
 
 
@@ -112,6 +114,16 @@ def _sorted_descending(rows: Tensor) -> Tensor:
     return torch.stack(rows_)
 
 
+def check_range(sizes: list[int]) -> None:
+    """Raise :class:`InputError` if a corner's coordinates and order, with these ranges, do not fit in one int64."""
+    d = len(sizes)
+    if math.prod(sizes) * (d + 1) ** d >= 2**63:
+        raise InputError(
+            f"dense CRF: kernel too narrow for this image ({float(math.prod(sizes)):.0e} lattice cells): "
+            "use larger sxy or srgb"
+        )
+
+
 def build(features: Tensor) -> Lattice:
     """The lattice around ``features`` (``[d N]`` float32, in units of the filter's standard deviation).
 
@@ -126,10 +138,7 @@ def build(features: Tensor) -> Lattice:
     # the simplex lie within d steps of the first, and their neighbours within d more.
     low = corner[:d].amin(1).long() - 2 * d
     sizes = [int(n) for n in (corner[:d].amax(1).long() - low + 2 * d + 1).tolist()]
-    if math.prod(sizes) * (d + 1) ** d >= 2**63:
-        raise InputError(
-            f"the filter is too narrow for this image: {math.prod(sizes):.0e} lattice cells; use larger sxy or srgb"
-        )
+    check_range(sizes)
     strides = [math.prod(sizes[:i]) for i in range(d)]
     key = torch.zeros(points, dtype=torch.int64, device=device)
     order = torch.zeros_like(rank[0])  # the ranks as digits: exact in float32, (d + 1)^d < 2^24
