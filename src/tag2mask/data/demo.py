@@ -169,9 +169,9 @@ GROUNDS: tuple[Ground, ...] = (
     Ground("wood", "coffee.png", (0, 110, 74, 330), "val", "floor"),
     Ground("concrete", "motorcycle_left.png", (0, 330, 112, 500), "train", "floor"),
     Ground("concrete", "motorcycle_right.png", (642, 380, 741, 500), "val", "floor"),
-    Ground("garage", "motorcycle_left.png", (0, 0, 330, 104), "train", "wall"),
-    Ground("garage", "motorcycle_right.png", (520, 0, 741, 180), "val", "wall"),
-    Ground("studio", "astronaut.png", (304, 0, 352, 240), "train", "sky"),
+    Ground("garage", "motorcycle_left.png", (0, 0, 176, 104), "train", "wall"),
+    Ground("garage", "motorcycle_right.png", (536, 0, 741, 180), "val", "wall"),
+    Ground("studio", "astronaut.png", (312, 0, 352, 225), "train", "sky"),
     Ground("studio", "grace_hopper.jpg", (385, 0, 512, 320), "val", "sky"),
     Ground("evening", "rocket.jpg", (92, 0, 168, 300), "train", "sky"),
     Ground("evening", "rocket.jpg", (345, 0, 436, 330), "val", "sky"),
@@ -181,7 +181,7 @@ GROUNDS: tuple[Ground, ...] = (
     Ground("moon", "moon.png", (262, 0, 512, 512), "val", "floor", MOON_TINTS),
 )  # fmt: skip
 
-AREAS = {1: (0.22, 0.36), 2: (0.15, 0.25), 3: (0.10, 0.17)}  # share of the scene for each of so many tagged things
+AREAS = {1: (0.28, 0.42), 2: (0.18, 0.28), 3: (0.11, 0.18)}  # share of the scene for each of so many tagged things
 LEAST_SHARE = 0.03  # of the scene, for each tag: below, a person would not tag it
 LEAST_SEEN = 0.7  # of each large thing inside the scene that must not be hidden
 LEAST_BACKGROUND = 0.25  # of the scene
@@ -657,7 +657,7 @@ def put(
     choices = [place() for _ in range(16)]
     x, y = min(choices, key=lambda at: canvas.hidden(ready, *at))
     blur = 0.03 * (rows + columns) / 2 + 1.5
-    shadow = (light * 0.06 * columns, 0.05 * rows, blur * 1.5, random.uniform(0.35, 0.55))
+    shadow = (light * 0.04 * columns, 0.03 * rows, blur, random.uniform(0.3, 0.45))
     if cutout.cut_off or kind == "sky":
         shadow = (light * 0.05 * columns, 0.0, blur * 2.5, 0.25)
     canvas.paste(ready, x, y, value, shadow)
@@ -673,7 +673,7 @@ def put_coins(
     flat = random.uniform(0.72, 0.88) if kind in ("room", "ledge") else 1.0  # lying on a floor seen at a slant
     count = int(random.integers(3, 8)) + (3 if area > AREAS[2][1] else 0)
     across = (1.35 * area * height * width / (count * 0.785 * flat)) ** 0.5
-    across = float(np.clip(across, 44, 96))  # a coin of the photograph has 40 to 64 pixels
+    across = float(np.clip(across, 48, 100))  # a coin of the photograph has 40 to 64 pixels
     spread = across * count**0.5 * 0.42
     top = horizon + across * flat * 0.3 if kind in ("room", "ledge") else across / 2
 
