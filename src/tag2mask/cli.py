@@ -3,8 +3,6 @@
 Exit codes: 0 done; 2 something the user can mend, said in one line; anything else is a bug of ours.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -312,11 +310,11 @@ def report(arguments: list[str]) -> int:
         RUN: tyro.conf.Positional[Path]
 
     parsed = tyro.cli(Report, args=arguments, prog="tag2mask report")
-    from tag2mask import report_run
+    from tag2mask import pipeline
     from tag2mask.run import Run
 
     with Run(parsed.RUN, resume=True) as opened:
-        print(report_run.write(opened))
+        print(pipeline.write_report(pipeline.reopen(opened)))
     return 0
 
 

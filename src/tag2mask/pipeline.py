@@ -30,7 +30,7 @@ from tag2mask.localize import localize
 from tag2mask.progress import console, track
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
-from tag2mask.run import Clock, Run, Stage, digest, read_json, read_maps, write_json, write_maps
+from tag2mask.run import Clock, Run, Stage, atomic, digest, read_json, read_maps, write_json, write_maps
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import IGNORE, Dataset, LocalizationMaps, MaskedBatch, Sample
 
@@ -80,8 +80,6 @@ def train(path: Path | str, out: Path | str, settings: RunSettings | None = None
 
 
 def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool) -> Path:
-    from tag2mask import report_run
-
     check_settings(settings)
     train_set = data.load(path, settings.data)
     val = validation_set(path, settings)
@@ -99,9 +97,32 @@ def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool)
             predict_validation(work)
         make_scores(work)
         record_sitting(work, clock)
-        report_run.write(run)
-        say(f"report: {run.folder / 'report.html'}")
+        say(f"report: {write_report(work)}")
     return out
+
+
+def write_report(work: Work) -> Path:
+    """``report.html`` of a run whose stages are done."""
+    from tag2mask import report, summary
+
+    path = work.run.folder / "report.html"
+    report.render(summary.report_data(work), path)
+    return path
+
+
+def reopen(run: Run) -> Work:
+    """A finished run, its data read again, nothing redone."""
+    described = run.description()
+    settings = settings_from(described["settings"])
+    path = Path(described["data"])
+    train_set, val = data.load(path, settings.data), validation_set(path, settings)
+    names = ("images", "method", "maps", "masks", "oracle-masks", "segmenter", "segmenter-oracle", "predictions",
+             "predictions-oracle")  # fmt: skip
+    there = [name for name in names if (run.folder / name / "manifest.json").exists()]
+    stages = {name: run.open_stage(name) for name in (*there, "scores")}
+    seen, quarantined = read_images_stage(stages["images"])
+    val = None if val is None else _readable(val, seen)
+    return Work(run, settings, _readable(train_set, seen), val, seen, quarantined, stages)
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -134,23 +155,16 @@ def prepare(run: Run, settings: RunSettings, train_set: Dataset, val: Dataset | 
     everything = {s.id: s for s in (*train_set.samples, *(val.samples if val else ()))}
     marks = [(s.id, str(s.image_path), _stamp(s.image_path)) for s in everything.values()]
     stage = run.stage("images", {"photos": digest(marks)})
-    records = stage.folder / "images.jsonl"
     if not stage.done:
         clock = Clock()
         lines = []
         for found in track(check_images(everything.values()), "checking photos", len(everything)):
             lines.append(json.dumps(asdict(found)))
         write_json(stage.folder / "quarantine.json", [r for r in map(json.loads, lines) if r["error"]])
-        from tag2mask.run import atomic
-
-        with atomic(records) as file:
+        with atomic(stage.folder / "images.jsonl") as file:
             file.writelines(line + "\n" for line in lines)
         stage.finish(count=len(lines), seconds=clock.seconds)
-    seen, quarantined = {}, read_json(stage.folder / "quarantine.json")
-    for line in records.read_text(encoding="utf-8").splitlines():
-        r = json.loads(line)
-        if not r["error"]:
-            seen[r["id"]] = Seen(r["height"], r["width"], r["digest"])
+    seen, quarantined = read_images_stage(stage)
     for bad in quarantined[:20]:
         say(f"set aside: {bad['error']}")
     if len(quarantined) > 20:
@@ -177,6 +191,16 @@ def prepare(run: Run, settings: RunSettings, train_set: Dataset, val: Dataset | 
         }
     )
     return Work(run, settings, train_set, val, seen, quarantined, {"images": stage})
+
+
+def read_images_stage(stage: Stage) -> tuple[dict[str, Seen], list[dict[str, str]]]:
+    """What the check of the photos found: size and digest of the readable ones, and those set aside."""
+    seen = {}
+    for line in (stage.folder / "images.jsonl").read_text(encoding="utf-8").splitlines():
+        r = json.loads(line)
+        if not r["error"]:
+            seen[r["id"]] = Seen(r["height"], r["width"], r["digest"])
+    return seen, read_json(stage.folder / "quarantine.json")
 
 
 def _readable(dataset: Dataset, seen: dict[str, Seen]) -> Dataset:

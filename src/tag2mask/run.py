@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,9 +216,9 @@ def write_maps(path: Path, maps: LocalizationMaps) -> None:
 
 def read_maps(path: Path, id: str) -> LocalizationMaps:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             classes = tuple(int(c) for c in file["classes"])
             height, width = (int(v) for v in file["size"])
             return LocalizationMaps(id, classes, file["scores"], (height, width))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read the maps of '{id}' at {path} ({error}): delete that file and run again") from error

@@ -167,8 +167,6 @@ GROUNDS: tuple[Ground, ...] = (
     Ground("gravel", "gravel.png", (300, 0, 512, 512), "val", "floor", GRAVEL_TINTS),
     Ground("wood", "coffee.png", (488, 20, 600, 400), "train", "floor"),
     Ground("wood", "coffee.png", (0, 110, 74, 330), "val", "floor"),
-    Ground("concrete", "motorcycle_left.png", (0, 330, 112, 500), "train", "floor"),
-    Ground("concrete", "motorcycle_right.png", (642, 380, 741, 500), "val", "floor"),
     Ground("garage", "motorcycle_left.png", (0, 0, 176, 104), "train", "wall"),
     Ground("garage", "motorcycle_right.png", (536, 0, 741, 180), "val", "wall"),
     Ground("studio", "astronaut.png", (312, 0, 352, 225), "train", "sky"),
@@ -182,6 +180,7 @@ GROUNDS: tuple[Ground, ...] = (
 )  # fmt: skip
 
 AREAS = {1: (0.28, 0.42), 2: (0.18, 0.28), 3: (0.11, 0.18)}  # share of the scene for each of so many tagged things
+LARGER = {"person": 1.15, "motorcycle": 1.25}  # portraits and vehicles fill more of a photo
 LEAST_SHARE = 0.03  # of the scene, for each tag: below, a person would not tag it
 LEAST_SEEN = 0.7  # of each large thing inside the scene that must not be hidden
 LEAST_BACKGROUND = 0.25  # of the scene
@@ -557,7 +556,7 @@ def attempted(split: Split, index: int, settings: DemoSettings, random: np.rando
         canvas.cover(ledge, horizon)
         used.append("cutout:cat")
 
-    for cutout in one_or_two_distractors(split, random):
+    for cutout in distractors(split, random):
         area = random.uniform(0.03, 0.07)
         put(canvas, cutout, area, 0, kind, horizon, light, random)
         used.append(f"cutout:{cutout.name}")
@@ -568,8 +567,7 @@ def attempted(split: Split, index: int, settings: DemoSettings, random: np.rando
         if name == "coin":
             used += put_coins(canvas, split, area, value, kind, horizon, light, random)
         else:
-            boost = 1.15 if things[name].cut_off else 1.0  # portraits fill more of a photo
-            put(canvas, things[name], area * boost, value, kind, horizon, light, random)
+            put(canvas, things[name], area * LARGER.get(name, 1.0), value, kind, horizon, light, random)
             used.append(f"cutout:{things[name].name}")
 
     mask = canvas.mask
@@ -595,10 +593,10 @@ def one_of(choices: Sequence, random: np.random.Generator):
     return choices[int(random.integers(len(choices)))]
 
 
-def one_or_two_distractors(split: Split, random: np.random.Generator) -> list[Cutout]:
-    """Things that are no class; in half of the scenes none."""
+def distractors(split: Split, random: np.random.Generator) -> list[Cutout]:
+    """Things that are no class; in most scenes none."""
     here = [c for c in CUTOUTS if c.label is None and split in c.splits]
-    count = int(random.choice((0, 1, 2), p=(0.5, 0.35, 0.15)))
+    count = int(random.choice((0, 1, 2), p=(0.55, 0.33, 0.12)))
     return [here[i] for i in random.permutation(len(here))[:count]]
 
 
@@ -671,10 +669,10 @@ def put_coins(
     stock = [c for c in CUTOUTS if c.label == "coin" and split in c.splits]
     height, width = canvas.owner.shape
     flat = random.uniform(0.72, 0.88) if kind in ("room", "ledge") else 1.0  # lying on a floor seen at a slant
-    count = int(random.integers(3, 8)) + (3 if area > AREAS[2][1] else 0)
-    across = (1.35 * area * height * width / (count * 0.785 * flat)) ** 0.5
+    count = int(random.integers(4, 9)) + (3 if area > AREAS[2][1] else 0)
+    across = (1.5 * area * height * width / (count * 0.785 * flat)) ** 0.5
     across = float(np.clip(across, 48, 100))  # a coin of the photograph has 40 to 64 pixels
-    spread = across * count**0.5 * 0.42
+    spread = across * count**0.5 * 0.36
     top = horizon + across * flat * 0.3 if kind in ("room", "ledge") else across / 2
 
     def centre() -> tuple[float, float]:
@@ -693,7 +691,7 @@ def put_coins(
     for _ in range(60):
         angle, away = random.uniform(0, 2 * np.pi), spread * random.uniform(0, 1.25) ** 0.7
         spot = (middle[0] + away * np.cos(angle), middle[1] + away * flat * np.sin(angle))
-        if all(np.hypot(spot[0] - x, (spot[1] - y) / flat) > 0.62 * across for x, y in spots):
+        if all(np.hypot(spot[0] - x, (spot[1] - y) / flat) > 0.55 * across for x, y in spots):
             spots.append(spot)
         if len(spots) == count:
             break

@@ -51,7 +51,8 @@ def _slot(table, keys, key):
 def _grown(keys, count):
     """Room for twice the keys, and a table at most half full for them."""
     more = np.empty(2 * len(keys), np.int64)
-    more[:count] = keys[:count]
+    for k in range(count):
+        more[k] = keys[k]
     table = np.zeros(2 * len(more), np.int32)
     for k in range(count):
         table[_slot(table, more, more[k])] = k + 1
@@ -178,12 +179,14 @@ def _corners(features, scale, stretch_inverse, low, strides):
 
     for start in range(0, points, BLOCK):
         size = min(BLOCK, points - start)
-        above[:] = F0
-        excess[:] = F0
-        block_key[:] = 0
+        for b in range(BLOCK):  # (loops rather than array assignments: those take seconds to compile)
+            above[b] = F0
+            excess[b] = F0
+            block_key[b] = 0
         for j in range(d, 0, -1):
             _lift(features[j - 1, start : start + size], scale[j - 1], np.float32(j), above, lifted[j])
-        lifted[0] = above
+        for b in range(BLOCK):
+            lifted[0, b] = above[b]
         for i in range(d1):
             _round(lifted[i], stretch_inverse, fd1, corner[i], excess, offset[i], rank[i])
         for i in range(d):
@@ -204,7 +207,9 @@ def _corners(features, scale, stretch_inverse, low, strides):
         while counts[0] + BLOCK > len(simplex_keys):
             simplex_table, simplex_keys = _grown(simplex_keys, counts[0])
             more = np.empty((len(simplex_keys), d1), np.uint32)
-            more[: counts[0]] = simplex_corners[: counts[0]]
+            for k in range(counts[0]):
+                for i in range(d1):
+                    more[k, i] = simplex_corners[k, i]
             simplex_corners = more
         while counts[1] + BLOCK * d1 > len(keys):
             table, keys = _grown(keys, counts[1])
@@ -384,6 +389,13 @@ def _splat(values, corners, weights, start, size, logits, first):
 
 
 @compiled
+def _clear(plane):
+    for v in range(len(plane)):
+        plane[v, 0] = F0
+        plane[v, 1] = F0
+
+
+@compiled
 def _iterate(base, mass, iterations, copies, lattice, lattice2):
     """Mean field with two filters; ``base [labels-1 N]`` holds the last label's energy minus each other one's."""
     rows, points = base.shape
@@ -408,7 +420,9 @@ def _iterate(base, mass, iterations, copies, lattice, lattice2):
                     for b in range(size):
                         logits[c, b] = base[c, start + b]
             else:
-                logits[:] = F0
+                for c in range(2 * planes):
+                    for b in range(size):
+                        logits[c, b] = F0
                 for p in range(planes):
                     _slice(values[p], corners, weights, start, size, logits, 2 * p)
                     _slice(values2[p], corners2, weights2, start, size, logits, 2 * p)
@@ -438,8 +452,9 @@ def _iterate(base, mass, iterations, copies, lattice, lattice2):
                 values, spare = spare, values
             if len(neighbours2) % 2 == 0:
                 values2, spare2 = spare2, values2
-            spare[:] = F0
-            spare2[:] = F0
+            for p in range(planes):
+                _clear(spare[p])
+                _clear(spare2[p])
     return out
 
 

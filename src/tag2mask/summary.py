@@ -1,0 +1,166 @@
+"""A run's folder to the plain data its report shows. Reads, computes nothing new; opens truth through evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tag2mask import evaluate
+from tag2mask.data.images import read_image, read_index_mask
+from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
+from tag2mask.run import Stage, read_json, read_maps
+from tag2mask.train import read_log
+from tag2mask.types import Dataset, Sample
+
+if TYPE_CHECKING:
+    from tag2mask.pipeline import Work
+
+ROWS = 6  # photos in each group of the gallery
+
+SCORE_NAMES = {  # key in scores.json -> name, on what; the run's product last
+    "maps": ("Maps", "training photos, tags known, before refinement"),
+    "masks": ("Pseudo masks", "training photos, tags known"),
+    "predictions-oracle": ("Same segmenter on true masks (ORACLE, for comparison)", "validation photos, no tags given"),
+    "predictions": ("Segmenter", "validation photos, no tags given"),
+}
+
+
+def report_data(work: Work) -> ReportData:
+    """Everything the report of this run shows."""
+    described = work.run.description()
+    scores = read_json(work.stages["scores"].folder / "scores.json")
+    tables = [
+        ScoreTable(name, evaluate.Scores.from_json(scores[key]), photos)
+        for key, (name, photos) in SCORE_NAMES.items()
+        if key in scores
+    ]
+    splits = {"train": work.train} | ({"val": work.val} if work.val is not None else {})
+    sweep = evaluate.OracleSweep.from_json(scores["sweep"]) if "sweep" in scores else None
+    sittings = described.get("sittings", [])
+    last = sittings[-1] if sittings else {}
+    return ReportData(
+        title=f"{work.train.name}: {work.settings.method}",
+        classes=work.train.classes,
+        created=str(described.get("created", "")).replace("T", " ").replace("+00:00", " UTC"),
+        command=described.get("command", ""),
+        supervision=supervision(work),
+        scores=tables,
+        agreements=[("Pseudo masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
+        photos={name: len(split) for name, split in splits.items()},
+        class_counts={name: _counts(split) for name, split in splits.items()},
+        galleries=galleries(work),
+        stages=_times(work),
+        curves=_curves(work),
+        sweep=sweep,
+        settings=described["settings"],
+        warnings=warnings(work),
+        environment={k: str(last[k]) for k in ("torch", "python", "device", "threads") if k in last}
+        | {"tag2mask": described.get("tag2mask", "")},
+        peak_memory=round(max((s["peak_memory_gb"] for s in sittings), default=0) * 1e9) or None,
+    )
+
+
+def supervision(work: Work) -> list[str]:
+    """What the run was told, and by whom its thresholds were set."""
+    lines = [f"image-level tags of {len(work.train)} photos"]
+    if work.settings.pseudo.background == "saliency":
+        lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
+    manifest = work.stages["masks"].read_manifest()
+    lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
+    if "segmenter-oracle" in work.stages:
+        lines.append("for comparison only, a second segmenter was trained on true masks; the run's result did not see them")
+    return lines
+
+
+def warnings(work: Work) -> list[str]:
+    """Photos set aside, tags that no mask shows."""
+    lines = []
+    if work.quarantined:
+        count = len(work.quarantined)
+        lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
+        lines += [q["error"] for q in work.quarantined[:20]]
+    gone = [r for r in read_log(work.stages["masks"].folder / "records.jsonl") if r["vanished"]]
+    if gone:
+        names = ", ".join(str(r["id"]) for r in gone[:5])
+        lines.append(f"{len(gone)} masks lack a class their photo is tagged with (first: {names})")
+    return lines
+
+
+def galleries(work: Work) -> dict[str, list[GalleryRow]]:
+    """Best, worst, most uncertain and first photos, as far as they are known."""
+    groups: dict[str, list[GalleryRow]] = {}
+    each = read_json(work.stages["scores"].folder / "images.json")
+    if work.val is not None and "predictions" in each:
+        _ranked(groups, "new photos (val, no tags given)", work, work.val, each["predictions"])
+    elif work.val is not None and "predictions" in work.stages:
+        groups["New photos (no tags given)"] = [_row(work, work.val, s) for s in work.val.samples[:ROWS]]
+    if "masks" in each:
+        _ranked(groups, "training photos", work, work.train, each["masks"])
+    records = {str(r["id"]): r for r in read_log(work.stages["masks"].folder / "records.jsonl")}
+    uncertain = sorted(
+        (s for s in work.train.samples if s.id in records), key=lambda s: -float(records[s.id]["uncertainty"])
+    )
+    groups["Most uncertain training photos"] = [
+        _row(work, work.train, s, note=f"mean uncertainty {records[s.id]['uncertainty']:.2f}") for s in uncertain[:ROWS]
+    ]
+    groups["First training photos"] = [_row(work, work.train, s) for s in list(work.train.samples[:ROWS])]
+    return groups
+
+
+def _ranked(
+    groups: dict[str, list[GalleryRow]], title: str, work: Work, dataset: Dataset, scores: Sequence[Any]
+) -> None:
+    """The best and the worst photos by their own mean IoU."""
+    by_id = {s.id: s for s in dataset.samples}
+    known = sorted(((score, id) for id, score in scores if score is not None), key=lambda pair: pair[0])
+    # at the very top stand photos of pure background; the middle of the best quarter is more telling than they are
+    groups[f"Worst {title}"] = [_row(work, dataset, by_id[id], score) for score, id in known[:ROWS]]
+    groups[f"Best {title}"] = [_row(work, dataset, by_id[id], score) for score, id in known[::-1][:ROWS]]
+
+
+def _row(work: Work, dataset: Dataset, sample: Sample, score: float | None = None, note: str = "") -> GalleryRow:
+    maps_path = work.stages["maps"].path(sample.id, ".npz")
+    return GalleryRow(
+        id=sample.id,
+        image=read_image(sample.image_path),
+        tags=sample.labels,
+        maps=read_maps(maps_path, sample.id) if maps_path.exists() else None,
+        mask=_mask(work.stages["masks"], sample),
+        prediction=_mask(work.stages.get("predictions"), sample),
+        truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
+        score=score,
+        note=note,
+    )
+
+
+def _mask(stage: Stage | None, sample: Sample) -> np.ndarray | None:
+    if stage is None or not stage.path(sample.id, ".png").exists():
+        return None
+    return read_index_mask(stage.path(sample.id, ".png"))
+
+
+def _counts(dataset: Dataset) -> list[int]:
+    counts = np.zeros(len(dataset.classes), int)
+    for sample in dataset.samples:
+        counts[sorted(sample.labels or ())] += 1
+    return counts.tolist()
+
+
+def _times(work: Work) -> list[StageTime]:
+    times = []
+    for name, stage in work.stages.items():
+        manifest = stage.read_manifest()
+        times.append(StageTime(name, float(manifest["seconds"]), int(manifest["count"])))
+    return times
+
+
+def _curves(work: Work) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name in ("method", "segmenter", "segmenter-oracle"):
+        if name in work.stages:
+            lines = read_log(work.stages[name].folder / "log.jsonl")
+            terms = [k for k in (lines[0] if lines else {}) if k not in ("step", "lr", "images_per_s")]
+            curves[name] = {term: [(line["step"], line[term]) for line in lines if term in line] for term in terms}
+    return curves

@@ -1,0 +1,69 @@
+"""One geometry carries image, mask and maps; padding is marked; views depend on (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tag2mask.data.augment import AugmentSettings, Geometry, generator, jitter_colour, normalise
+from tag2mask.errors import InputError
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(5, 60), st.integers(5, 60), st.integers(0, 10_000))
+def test_image_mask_and_maps_stay_together(height: int, width: int, seed: int) -> None:
+    """Halves of different colour: wherever the mask says right half, the image and the map say so too."""
+    geometry = Geometry.draw(height, width, AugmentSettings(size=32, scale=(0.5, 2.0)), generator(0, 0, seed))
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, width // 2 :] = 7
+    image = np.repeat(np.where(mask == 7, 250, 10).astype(np.uint8)[..., None], 3, 2)
+    view, labels, valid = geometry.image(image), geometry.mask(mask), geometry.valid()
+    maps = geometry.maps(torch.from_numpy((mask == 7).astype(np.float32))[None])[0]
+    assert view.shape == (3, 32, 32) and labels.shape == valid.shape == maps.shape == (32, 32)
+    assert torch.equal(labels != 255, valid)
+    assert (maps[~valid] == 0).all() and (view[:, ~valid] == 0).all()
+    agree = ((view[0] > 128) == (labels == 7))[valid].float().mean()
+    assert agree > 0.8  # interpolation blurs the border between the halves
+    assert ((maps > 0.5) == (labels == 7))[valid].float().mean() > 0.8
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 90), st.integers(3, 90), st.integers(0, 10_000))
+def test_as_much_of_the_photo_is_shown_as_fits(height: int, width: int, seed: int) -> None:
+    geometry = Geometry.draw(height, width, AugmentSettings(size=32), generator(1, 2, seed))
+    assert int(geometry.valid().sum()) == min(32, geometry.height) * min(32, geometry.width)
+
+
+def test_identity_and_mirror_by_hand() -> None:
+    mask = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    assert Geometry(2, 3, 0, 0, 3, False).mask(mask).tolist() == [[1, 2, 3], [4, 5, 6], [255] * 3]
+    assert Geometry(2, 3, -1, 0, 3, True).mask(mask).tolist() == [[255] * 3, [3, 2, 1], [6, 5, 4]]
+    assert Geometry(2, 3, 0, 1, 2, False).mask(mask).tolist() == [[2, 3], [5, 6]]
+
+
+def test_views_repeat_by_seed_epoch_and_index() -> None:
+    draws = [Geometry.draw(30, 50, AugmentSettings(), generator(*key)) for key in ((0, 1, 2), (0, 1, 2), (0, 2, 2))]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_jitter_keeps_type_and_zero_strength_changes_nothing() -> None:
+    image = torch.randint(0, 255, (3, 5, 7), dtype=torch.uint8)
+    assert jitter_colour(image, 0.0, generator(0, 0, 0)) is image
+    jittered = jitter_colour(image, 0.4, generator(0, 0, 0))
+    assert jittered.dtype == torch.uint8 and jittered.shape == image.shape and not torch.equal(jittered, image)
+
+
+def test_normalise_is_the_formula() -> None:
+    image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)
+    out = normalise(image, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1))
+    torch.testing.assert_close(out.flatten(), torch.tensor([-1.0, -1.0, 7.0]))
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(InputError, match="too small"):
+        AugmentSettings(size=4)
+    with pytest.raises(InputError, match="growing"):
+        AugmentSettings(scale=(2.0, 1.0))

@@ -1,0 +1,137 @@
+"""Blocks reproduce the timm model they are cut from; weights come from where they should or say why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from tag2mask.backbones import BackboneSettings, build
+from tag2mask.backbones.weights import read_state_dict
+from tag2mask.errors import InputError
+
+CASES = [
+    ("resnet10t", 8),
+    ("convnext_atto", 32),
+    ("mobilenetv3_small_100", 32),
+    ("vit_tiny_patch16_224", 16),
+    ("swin_tiny_patch4_window7_224", 32),
+]
+
+
+@pytest.mark.parametrize(("name", "stride"), CASES)
+def test_blocks_reproduce_timm(name: str, stride: int) -> None:
+    torch.manual_seed(0)
+    backbone = build(BackboneSettings(name, weights="none", output_stride=stride)).eval()
+    options = {"dynamic_img_size": True} if name.startswith("vit") else {}
+    options |= {"output_stride": stride} if name.startswith("resnet") else {}
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, **options).eval()
+    size = (224, 224) if name.startswith("swin") else (64, 96)
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = model.forward_features(images)
+        if expected.ndim == 3:  # tokens
+            expected = expected[:, 1:].transpose(1, 2).unflatten(2, (size[0] // 16, size[1] // 16))
+        elif name.startswith("swin"):
+            expected = expected.permute(0, 3, 1, 2)
+        elif name.startswith("mobilenetv3"):
+            expected = model.blocks(model.bn1(model.conv_stem(images)))
+        found = backbone(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert found.shape[1:] == (backbone.channels, size[0] // backbone.stride, size[1] // backbone.stride)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_every_block_is_a_place_to_stop_and_go_on(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build(BackboneSettings(name, weights="none", output_stride=16)).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        whole = backbone(images)
+        for block in backbone.names:
+            half = backbone.until(images, block)
+            assert half.ndim == 4
+            torch.testing.assert_close(backbone.forward_from(half, block), whole)
+
+
+def test_embedded_weights_know_imagenet(tmp_path: Path) -> None:
+    """The embedded weights are in the right places: the classifier on top recognises a photograph of a cat."""
+    import numpy as np
+    import skimage.data
+    from PIL import Image
+
+    from tag2mask.backbones import weights
+
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    weights.load_embedded(model, "tf_efficientnet_lite0")
+    photo = Image.fromarray(skimage.data.chelsea()).resize((224, 224), Image.Resampling.BICUBIC)
+    x = torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        best = int(model(x).argmax())
+        head = model.forward_features(x)
+        torch.testing.assert_close(build(BackboneSettings(output_stride=32)).eval()(x), head)
+    assert 281 <= best <= 285  # the five cats of ImageNet
+
+
+def test_freezing_stops_gradients_below_and_not_above() -> None:
+    backbone = build(BackboneSettings("resnet10t", weights="none", output_stride=8, freeze_until="layer2"))
+    backbone(torch.randn(1, 3, 32, 48)).sum().backward()
+    got = {n.split(".")[1] for n, p in backbone.named_parameters() if p.grad is not None}
+    assert got == {"layer3", "layer4"}
+    assert not any(m.training for m in backbone.train().modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_weights_from_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", pretrained=False)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    good = tmp_path / "good.safetensors"
+    save_file({k: v for k, v in state.items() if not k.startswith("fc.")}, good)
+    backbone = build(BackboneSettings("resnet10t", weights=str(good), output_stride=8))
+    torch.testing.assert_close(backbone.blocks["layer1"].state_dict()["0.conv1.weight"], state["layer1.0.conv1.weight"])
+
+    nested = tmp_path / "nested.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, nested)
+    assert set(read_state_dict(nested)) == set(state)
+
+    short = dict(list(state.items())[5:])
+    save_file(short, tmp_path / "short.safetensors")
+    with pytest.raises(InputError, match="lacks .* tensors"):
+        build(BackboneSettings("resnet10t", weights=str(tmp_path / "short.safetensors"), output_stride=8))
+    with pytest.raises(InputError, match="no weights file"):
+        build(BackboneSettings("resnet10t", weights=str(tmp_path / "absent.pth"), output_stride=8))
+    (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:100])
+    with pytest.raises(InputError, match="is it complete"):
+        read_state_dict(tmp_path / "cut.safetensors")
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": Hostile()}, tmp_path / "hostile.pth")
+    with pytest.raises(InputError, match="not opened, since that would run its code"):
+        read_state_dict(tmp_path / "hostile.pth")
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_names_strides_and_blocks_that_do_not_exist() -> None:
+    with pytest.raises(InputError, match="unknown backbone 'resnet51'.*resnet"):
+        build(BackboneSettings("resnet51", weights="none"))
+    with pytest.raises(InputError, match="has output stride 32, not 16: give --backbone.output-stride 32"):
+        build(BackboneSettings("mobilenetv3_small_100", weights="none", output_stride=16))
+    with pytest.raises(InputError, match="unknown block of this backbone 'layer9': did you mean layer"):
+        build(BackboneSettings("resnet10t", weights="none", output_stride=8, freeze_until="layer9"))
+
+
+def test_an_unreachable_hub_names_what_can_be_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"cannot be fetched from the hub.*--weights FILE.*tf_efficientnet_lite0"):
+        build(BackboneSettings("resnet10t.c3_in1k", output_stride=8))

@@ -1,0 +1,120 @@
+"""Backgrounds, Otsu's threshold, decisions: against slow oracles and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tag2mask.errors import InputError
+from tag2mask.pseudo import PseudoSettings, decide, label_scores, otsu_threshold, vanished
+from tag2mask.types import LocalizationMaps
+
+
+def maps(scores: list | np.ndarray, classes: tuple[int, ...] = (0, 3), size: tuple[int, int] | None = None):
+    scores = np.asarray(scores, np.float16)
+    return LocalizationMaps("x", classes, scores, size or scores.shape[1:])
+
+
+def brute_otsu(values: np.ndarray, bins: int = 256) -> float:
+    """The definition: try every cut between bins, take the one of the largest variance between the groups."""
+    index = np.minimum((values * bins).astype(int), bins - 1)
+    centre = (index + 0.5) / bins
+    variances = []
+    for cut in range(bins - 1):
+        low, high = centre[index <= cut], centre[index > cut]
+        share = len(low) / len(centre)
+        variances.append(share * (1 - share) * (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0.0)
+    best = np.flatnonzero(np.isclose(variances, max(variances), rtol=1e-9))
+    return (best.mean() + 1) / bins
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_otsu_equals_its_definition(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values = np.concatenate([random.beta(2, 8, 70), random.beta(8, 3, 29)]).reshape(1, 9, 11).astype(np.float16)
+    found = otsu_threshold([maps(values, (0,))])
+    assert found == pytest.approx(brute_otsu(values.astype(np.float32).ravel()), abs=1.5 / 256)
+
+
+def test_otsu_weighs_images_alike_and_survives_degenerate_maps() -> None:
+    split = maps([[[0.1, 0.9]]], (0,))
+    assert 0.1 < otsu_threshold([split]) < 0.9
+    large = maps(np.tile([[[0.1, 0.9]]], (1, 50, 50)), (0,))
+    assert otsu_threshold([split, large]) == pytest.approx(otsu_threshold([split]))
+    assert otsu_threshold([]) == 0.5
+    assert otsu_threshold([maps(np.full((1, 3, 4), 0.3), (0,))]) == 0.5
+    assert otsu_threshold([maps(np.zeros((0, 3, 4)), ())]) == 0.5
+
+
+@pytest.mark.parametrize("background", ["constant", "power"])
+def test_a_class_wins_exactly_above_the_threshold(background: str) -> None:
+    chosen = PseudoSettings(background=background)
+    scores = np.linspace(0.02, 0.98, 49).reshape(1, 7, 7).astype(np.float16)
+    for threshold in (0.2, 0.37, 0.5, 0.8):
+        found = maps(scores, (4,))
+        mask = decide(found, label_scores(found, threshold, chosen), chosen).mask
+        np.testing.assert_array_equal(mask, np.where(scores[0].astype(np.float32) > threshold, 5, 0))
+
+
+def test_power_background_is_the_formula() -> None:
+    """threshold 1/2 is alpha 1; the golden ratio's threshold (3 - sqrt 5) / 2 is alpha 2."""
+    found = maps([[[0.1, 0.6], [0.3, 0.9]]], (0,))
+    m = torch.from_numpy(found.scores.astype(np.float32))
+    for threshold, alpha in ((0.5, 1.0), ((3 - 5**0.5) / 2, 2.0)):
+        background = (1 - m) ** alpha
+        expected = torch.cat([background, m]) / (background + m)
+        torch.testing.assert_close(label_scores(found, threshold, PseudoSettings()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_saliency_background() -> None:
+    found = maps([[[0.6, 0.6]], [[0.2, 0.7]]])
+    saliency = np.array([[1.0, 0.0]], np.float32)
+    chosen = PseudoSettings(background="saliency")
+    mask = decide(found, label_scores(found, 0.5, chosen, saliency), chosen).mask
+    assert mask.tolist() == [[1, 0]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4), st.floats(0.05, 0.95))
+def test_scores_are_probabilities_and_masks_show_present_classes_only(seed: int, present: int, threshold: float) -> None:
+    random = np.random.default_rng(seed)
+    classes = tuple(sorted(random.choice(9, present, replace=False).tolist()))
+    found = maps(random.random((present, 3, 4)), classes, (11, 14))
+    for background in ("power", "constant"):
+        chosen = PseudoSettings(background=background, margin=0.1)
+        scores = label_scores(found, threshold, chosen)
+        assert scores.shape == (1 + present, 11, 14)
+        torch.testing.assert_close(scores.sum(0), torch.ones(11, 14))
+        mask = decide(found, scores, chosen)
+        assert set(np.unique(mask.mask)) <= {0, 255, *(c + 1 for c in classes)}
+
+
+def test_margin_leaves_close_calls_undecided() -> None:
+    found = maps([[[0.6, 0.6, 0.9]], [[0.58, 0.1, 0.1]]])
+    chosen = PseudoSettings(background="constant", margin=0.1)
+    scores = label_scores(found, 0.3, chosen)
+    assert decide(found, scores, chosen).mask.tolist() == [[255, 1, 1]]
+    assert decide(found, scores, PseudoSettings("constant")).mask.tolist() == [[1, 1, 1]]
+
+
+def test_vanished_names_tagged_classes_without_a_pixel() -> None:
+    found = maps([[[0.9, 0.1]], [[0.2, 0.1]]])
+    mask = decide(found, label_scores(found, 0.5, PseudoSettings()), PseudoSettings())
+    assert vanished(found, mask) == (3,)
+
+
+def test_a_photo_of_none_of_the_classes_is_background() -> None:
+    found = maps(np.zeros((0, 2, 3)), (), (4, 6))
+    mask = decide(found, label_scores(found, 0.4, PseudoSettings()), PseudoSettings(margin=0.2))
+    assert mask.mask.shape == (4, 6) and not mask.mask.any()
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(InputError, match="between 0 and 1"):
+        PseudoSettings(threshold=1.0)
+    with pytest.raises(InputError, match="margin"):
+        PseudoSettings(margin=1.5)

@@ -1,0 +1,135 @@
+"""Segmenters and their inference: heads, ignore, windows, views."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tag2mask.backbones import BackboneSettings, build
+from tag2mask.errors import InputError
+from tag2mask.segment import InferenceSettings, SegmenterSettings, SegmenterTask, segment_image
+from tag2mask.segment import build as build_segmenter
+from tag2mask.segment.inference import window_corners
+from tag2mask.types import MaskedBatch
+
+SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
+
+
+def segmenter(name: str, backbone: BackboneSettings = SMALL) -> nn.Module:
+    torch.manual_seed(0)
+    return build_segmenter(SegmenterSettings(name, channels=8), build(backbone), 3, backbone)
+
+
+@pytest.mark.parametrize("name", ["deeplab-largefov", "deeplab-v2", "smp:unet", "smp:fpn"])
+def test_logits_have_background_and_every_class(name: str) -> None:
+    # the smp encoders keep their own strides
+    backbone = BackboneSettings("resnet18", weights="none", output_stride=32) if name.startswith("smp") else SMALL
+    model = segmenter(name, backbone).eval()
+    with torch.no_grad():
+        logits = model.segment(torch.randn(2, 3, 40, 56))
+    assert logits.shape[:2] == (2, 4) and logits.shape[2] < logits.shape[3]
+    assert torch.isfinite(logits).all()
+
+
+def test_smp_takes_the_backbone_weights() -> None:
+    settings = BackboneSettings("resnet18", weights="none", output_stride=32)
+    torch.manual_seed(3)
+    backbone = build(settings)
+    model = build_segmenter(SegmenterSettings("smp:unet"), backbone, 3, settings)
+    own = model.model.encoder.model.state_dict()
+    assert torch.equal(own["conv1.weight"], backbone.blocks["stem"].state_dict()["0.weight"])
+    assert torch.equal(own["layer3.0.conv1.weight"], backbone.blocks["layer3"].state_dict()["0.conv1.weight"])
+
+
+def test_smp_takes_the_embedded_weights() -> None:
+    settings = BackboneSettings(output_stride=32)
+    backbone = build(settings)
+    model = build_segmenter(SegmenterSettings("smp:fpn"), backbone, 3, settings)
+    own = model.model.encoder.model.state_dict()
+    assert torch.equal(own["conv_stem.weight"], backbone.blocks["stem"].state_dict()["0.weight"])
+    last = "blocks.6.0.conv_pw.weight"
+    assert torch.equal(own[last], backbone.blocks["block6"].state_dict()["0.conv_pw.weight"])
+
+
+def test_ignored_pixels_take_no_part_and_none_at_all_gives_zero() -> None:
+    task = SegmenterTask(segmenter("deeplab-largefov")).eval()
+    images = torch.randn(2, 3, 32, 48)
+    masks = torch.randint(0, 4, (2, 32, 48))
+    half = masks.clone()
+    half[:, 16:] = 255
+    with torch.no_grad():
+        logits = nn.functional.interpolate(task.segmenter.segment(images), (32, 48), mode="bilinear")
+        logp = logits.log_softmax(1).gather(1, masks[:, None])[:, 0]
+        found = task.losses(MaskedBatch(("a", "b"), images, half), 0.0).total()
+        torch.testing.assert_close(found, -logp[:, :16].mean(), rtol=1e-4, atol=1e-5)
+        nothing = task.losses(MaskedBatch(("a", "b"), images, torch.full_like(masks, 255)), 0.0).total()
+    assert nothing == 0
+
+
+class Colour(nn.Module):
+    """Logits that depend on the pixel alone, so every view and window must agree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]))
+        self.sizes: list[tuple[int, ...]] = []
+
+    def segment(self, images: torch.Tensor, *, stored: bool = False) -> torch.Tensor:
+        self.sizes.append(tuple(images.shape))
+        return torch.einsum("lc,bchw->blhw", self.weight, images)
+
+
+def plain(**changes) -> InferenceSettings:
+    return InferenceSettings(**{"longest": 0, "scales": (1.0,), "flip": False, "precision": "float32", **changes})
+
+
+def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
+    image = np.zeros((50, 130, 3), np.uint8)
+    image[:, 65:] = (255, 0, 0)
+    image[:, :65] = (0, 0, 255)
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    whole = segment_image(Colour(), image, plain(), mean, std)
+    for settings in (plain(window=40), plain(flip=True), plain(window=64, flip=True)):
+        torch.testing.assert_close(segment_image(Colour(), image, settings, mean, std), whole)
+    scaled = segment_image(Colour(), image, plain(scales=(0.5, 1.0, 2.0)), mean, std)
+    assert scaled.shape == whole.shape == (3, 50, 130)
+    assert (scaled.argmax(0) == whole.argmax(0))[:, :60].all()
+    torch.testing.assert_close(scaled.sum(0), torch.ones(50, 130))
+
+
+def test_large_photos_are_never_looked_at_whole() -> None:
+    model = Colour()
+    segment_image(model, np.zeros((100, 300, 3), np.uint8), plain(window=64), (0.0,) * 3, (1.0,) * 3)
+    assert max(max(size[2:]) for size in model.sizes) <= 64
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 10), (64, 65), (200, 64), (131, 300)])
+def test_windows_cover_everything(height: int, width: int) -> None:
+    covered = np.zeros((height, width), bool)
+    for top, left in window_corners(height, width, 64):
+        assert 0 <= top <= max(0, height - 64) and 0 <= left <= max(0, width - 64)
+        covered[top : top + 64, left : left + 64] = True
+    assert covered.all()
+
+
+def test_names() -> None:
+    with pytest.raises(InputError, match="unknown segmenter 'smp:unets': did you mean smp:unet"):
+        segmenter("smp:unets")
+    frozen = BackboneSettings("resnet10t", weights="none", output_stride=8, freeze=True)
+    with pytest.raises(InputError, match="reads every stage"):
+        segmenter("smp:unet", frozen)
+
+
+def test_aspp_is_the_sum_of_four_dilated_convolutions() -> None:
+    from tag2mask.segment.models import Aspp
+
+    torch.manual_seed(0)
+    head = Aspp(5, 4, stride=8)
+    x = torch.randn(1, 5, 9, 11)
+    expected = sum(
+        nn.functional.conv2d(x, b.weight, b.bias, padding=r, dilation=r)
+        for b, r in zip(head.branches, (6, 12, 18, 24), strict=True)
+    )
+    torch.testing.assert_close(head(x), expected)

@@ -1,0 +1,189 @@
+"""The training loop: schedule, resume to the bit, several losses in turn, what it says when things go wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tag2mask.data.batches import epoch_batches
+from tag2mask.errors import InputError
+from tag2mask.train import TrainSettings, fit, load_model, parameter_groups, read_log, schedule
+from tag2mask.types import Batch, Losses
+
+FAST = TrainSettings(epochs=3, batch_size=4, precision="float32", learning_rate=1e-2, checkpoint_minutes=0.0)
+
+
+class Points:
+    """A source of 2-D points with a tag by side; items depend on (epoch, index) as photos' views do."""
+
+    def __init__(self, count: int = 18, stop_at: int | None = None) -> None:
+        self.count, self.stop_at, self.seen = count, stop_at, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def groups(self) -> None:
+        return None
+
+    def item(self, epoch: int, index: int) -> tuple[int, torch.Tensor]:
+        self.seen += 1
+        if self.stop_at is not None and self.seen > self.stop_at:
+            raise KeyboardInterrupt
+        random = np.random.default_rng([epoch, index])
+        return index, torch.tensor(random.normal(size=(3, 4, 6)), dtype=torch.float32)
+
+    def collate(self, items: list[tuple[int, torch.Tensor]]) -> Batch:
+        images = torch.stack([image for _, image in items])
+        labels = (images.mean((2, 3))[:, :2] > 0).float()
+        ids = tuple(str(i) for i, _ in items)
+        return Batch(ids, images, labels, torch.ones(len(ids), 4, 6, dtype=torch.bool))
+
+
+class Task(nn.Module):
+    def __init__(self, in_turn: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Conv2d(3, 8, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)  # random numbers must be the same after a resume
+        self.head = nn.Conv2d(8, 2, 1)
+        self.in_turn, self.calls = in_turn, 0
+
+    def losses(self, batch: Batch, progress: float):
+        def one() -> Losses:
+            self.calls += 1
+            scores = self.head(self.dropout(self.backbone(batch.images).relu())).mean((2, 3))
+            return Losses({"a": nn.functional.multilabel_soft_margin_loss(scores, batch.labels)})
+
+        return (one() for _ in range(2)) if self.in_turn else one()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("settings", [FAST, replace(FAST, optimizer="sgd"), replace(FAST, accumulate=2)])
+def test_an_interrupted_training_continues_to_the_bit(tmp_path: Path, settings: TrainSettings) -> None:
+    fit(Task(), Points(), settings, tmp_path / "whole", seed=3, title="t")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Task(), Points(stop_at=30), settings, tmp_path / "cut", seed=3, title="t")
+    assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
+    resumed = Points()
+    fit(Task(), resumed, settings, tmp_path / "cut", seed=3, title="t")
+    assert resumed.seen < 3 * 18 - 18  # it did not start over
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "cut")[name]), name
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
+    steps = [line["step"] for line in read_log(tmp_path / "cut" / "log.jsonl")]
+    assert steps == sorted(set(steps)) and steps[-1] == 3 * len(epoch_batches(Points(), 4, 3, 0)) - 1
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(Task(), Points(stop_at=30), FAST, tmp_path, seed=3, title="t")
+    source = Points()
+    fit(Task(), source, replace(FAST, learning_rate=5e-3), tmp_path, seed=3, title="t")
+    assert source.seen >= 3 * 16  # from the start
+
+
+def test_seeds_differ_and_equal_seeds_agree(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit(Task(), Points(), FAST, tmp_path / name, seed=seed, title="t")
+    a, b, c = (weights(tmp_path / n)["head.weight"] for n in "abc")
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_losses_in_turn_get_a_step_each(tmp_path: Path) -> None:
+    task = Task(in_turn=True)
+    fit(task, Points(), FAST, tmp_path, seed=0, title="t")
+    assert task.calls == 2 * 3 * len(epoch_batches(Points(), 4, 0, 0))
+
+
+def test_accumulation_is_one_step_of_the_mean(tmp_path: Path) -> None:
+    """Two batches of one accumulated step = one step on the mean of their gradients, computed by hand."""
+
+    class Fixed(Points):
+        def item(self, epoch: int, index: int) -> tuple[int, torch.Tensor]:
+            return super().item(0, index)
+
+    class Plain(Task):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = nn.Identity()  # type: ignore[assignment]
+
+    settings = replace(
+        FAST, epochs=1, optimizer="sgd", momentum=0.0, weight_decay=0.0, accumulate=2, clip=0.0, warmup=0.0, power=0.0,
+        head_factor=1.0,
+    )  # fmt: skip
+    source = Fixed(8)
+    fit(Plain(), source, settings, tmp_path, seed=0, title="t")
+    by_hand = Plain()
+    batches = [source.collate([source.item(0, i) for i in b]) for b in epoch_batches(source, 4, 0, 0)]
+    assert len(batches) == 2
+    total = sum(by_hand.losses(b, 0.0).total() for b in batches) / 2
+    total.backward()
+    for parameter in by_hand.parameters():
+        parameter.data -= settings.learning_rate * parameter.grad
+    for name, tensor in weights(tmp_path).items():
+        torch.testing.assert_close(tensor, by_hand.state_dict()[name])
+
+
+def test_poly_schedule_golden() -> None:
+    """Values of the SMAF recipe: 0.01 (1 - t / 20000)^0.9."""
+    settings = replace(FAST, warmup=0.0)
+    for step, rate in ((1, 0.0099995500), (9999, 0.0053593496), (19999, 1.346087e-6)):
+        assert 0.01 * schedule(step, 20000, settings) == pytest.approx(rate, rel=1e-6)
+
+
+def test_warmup_grows_linearly() -> None:
+    settings = replace(FAST, warmup=0.1, power=0.0)
+    assert [schedule(k, 100, settings) for k in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+
+
+def test_parameter_groups_by_name_and_dimension() -> None:
+    groups = parameter_groups(Task(), FAST)
+    found = {(g["lr"], g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}
+    assert found == {(1e-2, 1e-2): 8 * 27, (1e-2, 0.0): 8, (1e-1, 1e-2): 16, (1e-1, 0.0): 2}
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
+    class Bad(Task):
+        def losses(self, batch: Batch, progress: float) -> Losses:
+            return Losses({"a": super().losses(batch, progress).total() * float("inf")})
+
+    with pytest.raises(InputError, match=r"not finite \(a inf\).*learning-rate"):
+        fit(Bad(), Points(), FAST, tmp_path, seed=0, title="t")
+
+
+def test_nothing_to_train(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing is left to train"):
+        fit(Task().requires_grad_(False), Points(), FAST, tmp_path, seed=0, title="t")
+
+
+def test_damaged_or_foreign_model_files(tmp_path: Path) -> None:
+    fit(Task(), Points(), replace(FAST, epochs=1), tmp_path, seed=0, title="t")
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match="does not fit this model"):
+        load_model(nn.Linear(2, 2), path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match="cannot read the model"):
+        load_model(Task(), path)
+
+
+def test_epoch_batches_cover_every_photo_and_keep_groups_apart() -> None:
+    class Grouped(Points):
+        def groups(self):
+            return [(3, 4) if i % 3 else (4, 3) for i in range(self.count)]
+
+    source = Grouped(20)
+    batches = epoch_batches(source, 4, seed=0, epoch=1)
+    assert all(len({source.groups()[i] for i in b}) == 1 for b in batches)
+    seen = [i for b in batches for i in b]
+    assert len(seen) == len(set(seen)) >= 18  # a rest of under half a batch is dropped
+    assert batches == epoch_batches(source, 4, 0, 1) != epoch_batches(source, 4, 0, 2)
+    assert sorted(i for b in epoch_batches(Points(3), 16, 0, 0) for i in b) == [0, 1, 2]  # never nothing
