@@ -7,7 +7,8 @@ Needs ``pip install tag2mask[bench,fast]``. Every round times all sides on the s
 busy machine slows all of them; the ratio is taken within a round and its median over rounds is printed. pydensecrf2
 computes one image on one core, so it is run twice: as people run it, in a loop, and in one process per core.
 
-Times are of wall clock. The compiled functions are warmed up first; what a first image of a new size costs more (the
+Times are of wall clock; the ratio of processor time, which other programs on the machine hardly change, is printed too.
+The compiled functions are warmed up first; what a first image of a new size costs more (the
 spatial kernel's lattice, kept per size) is part of neither side's steady state, and is printed apart.
 """
 
@@ -68,10 +69,11 @@ def reference(task: tuple[np.ndarray, np.ndarray, str]) -> np.ndarray:
     return np.array(model.inference(settings.iterations)).reshape(scores.shape)
 
 
-def timed(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of wall clock, and of processor time over all threads of this process."""
+    start, used = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
 
 
 def main() -> None:
@@ -107,14 +109,15 @@ def main() -> None:
                 processes = timed(lambda tasks=tasks: pool.map(_discard, tasks, chunksize=1))
                 mine = timed(lambda scores=scores, preset=preset: dense_crf(batch, scores, preset))
                 rounds.append((loop, processes, mine))
-            speed = [len(images) / statistics.median(times) for times in zip(*rounds, strict=True)]
-            against_loop = statistics.median(r[0] / r[2] for r in rounds)
-            against_processes = statistics.median(r[1] / r[2] for r in rounds)
+            speed = [len(images) / statistics.median(t[0] for t in times) for times in zip(*rounds, strict=True)]
+            against_loop = statistics.median(loop[0] / mine[0] for loop, _, mine in rounds)
+            against_processes = statistics.median(processes[0] / mine[0] for _, processes, mine in rounds)
+            work = statistics.median(loop[1] / mine[1] for loop, _, mine in rounds)
             agree = (ours.argmax(1) == theirs.argmax(1)).mean()
             print(
                 f"{preset:9} {labels:2} labels, {present} present: images/s pydensecrf2 {speed[0]:.2f} "
                 f"(one process per core {speed[1]:.2f}), tag2mask {speed[2]:.2f}; ratio {against_loop:.2f} "
-                f"(against processes {against_processes:.2f}); labels agree {100 * agree:.4f} %, "
+                f"(against processes {against_processes:.2f}, processor time {work:.2f}); labels agree {100 * agree:.4f} %, "
                 f"largest difference {np.abs(ours - theirs).max():.1e}",
                 flush=True,
             )
@@ -126,7 +129,7 @@ def main() -> None:
         settings = PRESETS["psa"]
         module._gaussian.cache_clear()
         spatial = timed(lambda: module._gaussian(height, width, settings.gaussian_sxy, settings.gaussian_compat))
-        print(f"first image of a size: {1000 * spatial:.0f} ms more for the spatial kernel")
+        print(f"first image of a size: {1000 * spatial[1]:.0f} ms more for the spatial kernel")
 
 
 def _discard(task: tuple[np.ndarray, np.ndarray, str]) -> None:
