@@ -377,7 +377,8 @@ def new_hue(rgb: np.ndarray, turn: float) -> np.ndarray:
     from_red = np.minimum(hue, 256 - hue)
     red = ((13 - from_red) / 4).clip(0, 1) * ((saturation - 90) / 50).clip(0, 1)
     hsv[..., 0] = (hue + round(turn * 256)) % 256
-    turned = np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"), np.float32)
+    bands = [Image.fromarray(hsv[..., band].astype(np.uint8)) for band in range(3)]
+    turned = np.asarray(Image.merge("HSV", bands).convert("RGB"), np.float32)
     return rgb * (1 - red[..., None]) + turned * red[..., None]
 
 
