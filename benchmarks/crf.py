@@ -8,8 +8,8 @@ busy machine slows all of them; the ratio is taken within a round and its median
 computes one image on one core, so it is run twice: as people run it, in a loop, and in one process per core.
 
 Times are of wall clock; the ratio of processor time, which other programs on the machine hardly change, is printed too.
-The compiled functions are warmed up first; what a first image of a new size costs more (the
-spatial kernel's lattice, kept per size) is part of neither side's steady state, and is printed apart.
+The compiled functions are warmed up first. What the first image of a new size costs more (the spatial kernel's lattice,
+kept per size) is printed apart.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def main() -> None:
             print(
                 f"{preset:9} {labels:2} labels, {present} present: images/s pydensecrf2 {speed[0]:.2f} "
                 f"(one process per core {speed[1]:.2f}), tag2mask {speed[2]:.2f}; ratio {against_loop:.2f} "
-                f"(against processes {against_processes:.2f}, processor time {work:.2f}); labels agree {100 * agree:.4f} %, "
+                f"(against processes {against_processes:.2f}, processor time {work:.2f}); "
+                f"labels agree {100 * agree:.4f} %, "
                 f"largest difference {np.abs(ours - theirs).max():.1e}",
                 flush=True,
             )

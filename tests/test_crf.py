@@ -284,8 +284,8 @@ def test_labels_without_a_pixel_share_one_computation_exactly(path: str) -> None
     labels = np.random.default_rng(2).integers(0, 2, (9, 14), dtype=np.uint8) * 3  # 0 and 3 of six
     labels[0] = 255
     ours = dense_crf_from_labels(image, labels, 6, gt_prob=0.6, preset="psa")
-    energies = torch.from_numpy(label_energies(labels, 6, 0.6).reshape(6, -1))
-    each = crf.mean_field(torch.from_numpy(image), energies, PRESETS["psa"]).reshape(6, 9, 14)
+    scores = torch.from_numpy(np.exp(-label_energies(labels, 6, 0.6)))
+    each = crf.mean_field(torch.from_numpy(image), scores, PRESETS["psa"], 0.0)
     np.testing.assert_allclose(ours, each.numpy(), atol=2e-5)
     np.testing.assert_array_equal(ours[1], ours[5])
 
@@ -323,10 +323,11 @@ def test_labels_can_be_permuted(size: tuple[int, int], order: list[int], seed: i
 def test_paths_agree(size: tuple[int, int], labels: int, seed: int, preset: str) -> None:
     crf_numba = pytest.importorskip("tag2mask.refine.crf_numba", reason="needs the extra 'fast'")
     image = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    energies = -np.log(probabilities(labels, *size, seed).reshape(labels, -1))
+    scores = probabilities(labels, *size, seed)
     for copies in (1, 3):
-        compiled = crf_numba.mean_field(image, energies, PRESETS[preset], copies)
-        portable = crf.mean_field(torch.from_numpy(image), torch.from_numpy(energies), PRESETS[preset], copies)
+        compiled = crf_numba.mean_field(image, scores, PRESETS[preset], 1e-5, copies)
+        tensors = torch.from_numpy(image), torch.from_numpy(scores)
+        portable = crf.mean_field(*tensors, PRESETS[preset], 1e-5, copies)
         np.testing.assert_allclose(compiled, portable.numpy(), atol=1e-4)
 
 

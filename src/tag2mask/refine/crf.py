@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -118,28 +119,27 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
             f"dense CRF: image {_shape(_images(image))} and scores {_shape(scores)} disagree; "
             "resize the scores to [labels height width] of the image"
         )
-    images = images.to(values.device)
-    values = values.float()
-    low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
-    if math.isnan(low) or math.isinf(high) or math.isinf(low):
+    if values.numel() == 0:
+        raise InputError(f"dense CRF: scores have shape {_shape(scores)}; there is nothing to refine")
+    least, most = torch.aminmax(values.flatten(2), dim=2)  # [batch labels]; NaN comes through
+    low, high = float(least.amin()), float(most.amax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError("dense CRF: scores hold NaN or infinity; check the maps they were made from")
     if low < 0:
         raise InputError(f"dense CRF: scores go down to {low:.3g}; give probabilities in [0, 1], not logits")
     if high > 1.01:  # half-precision sums may pass one a little
         raise InputError(f"dense CRF: scores reach {high:.3g}; give probabilities in [0, 1]: apply a softmax first")
-    if values.numel() == 0:
-        raise InputError(f"dense CRF: scores have shape {_shape(scores)}; there is nothing to refine")
-    present = values.flatten(2).amax(2) > 0  # [batch labels]
+    present = most > 0
     if not bool(present.any(1).all()):
         raise InputError("dense CRF: the scores of an image are zero for every label; give it at least background")
-    out = torch.zeros_like(values)
-    problems = []
-    for b in range(len(values)):
-        labels = present[b].nonzero()[:, 0]
-        energies = values[b, labels].clamp(settings.floor, 1.0).log_().neg_().flatten(1)
-        problems.append((images[b], energies, 1))
-    for b, q in enumerate(_solve(problems, settings)):
-        out[b, present[b]] = q.view(-1, *values.shape[2:])
+    out = torch.zeros(values.shape, device=values.device)
+    labels = [row.nonzero()[:, 0] for row in present]
+
+    def solve(b: int, solver: Solver) -> None:
+        chosen = values[b] if len(labels[b]) == len(values[b]) else values[b, labels[b]]
+        out[b, labels[b]] = solver(images[b], chosen.float(), settings, settings.floor, 1)
+
+    _each(len(values), solve, values.device)
     return _as(scores, out if batched else out[0])
 
 
@@ -200,25 +200,21 @@ def dense_crf_from_labels(
             f"dense CRF: the label map holds {int(wrong[0])}, but n_labels is {n_labels}: it may hold "
             f"0 to {n_labels - 1}, and 255 for pixels nothing is known about"
         )
-    images = images.to(values.device)
-    hit = -math.log(gt_prob)
-    miss = -math.log((1 - gt_prob) / max(n_labels - 1, 1))
+    hit, miss = gt_prob, (1 - gt_prob) / max(n_labels - 1, 1)
     out = torch.empty(len(values), n_labels, *values.shape[1:], device=values.device)
-    problems, occurring = [], []
-    for b, map_ in enumerate(values):
-        found = torch.unique(map_[sure[b]])
+
+    def solve(b: int, solver: Solver) -> None:
+        found = values[b][sure[b]].unique()
         absent = n_labels - len(found)
-        known = map_.flatten()[None] == found[:, None]  # [found N]
-        energies = torch.where(known, hit, miss).float()
+        scores = torch.where(values[b] == found[:, None, None], hit, miss).float()
         if absent:  # one label stands for all those without a pixel: their energies are equal everywhere
-            energies = torch.cat([energies, energies.new_full((1, map_.numel()), miss)])
-        energies = torch.where(sure[b].flatten(), energies, math.log(n_labels))
-        problems.append((images[b], energies, max(absent, 1)))
-        occurring.append(found)
-    for b, q in enumerate(_solve(problems, settings)):
-        q = q.view(-1, *values.shape[1:])
+            scores = torch.cat([scores, scores.new_full((1, *values.shape[1:]), miss)])
+        scores = torch.where(sure[b], scores, 1 / n_labels)
+        q = solver(images[b], scores, settings, 0.0, max(absent, 1))
         out[b] = q[-1]
-        out[b, occurring[b]] = q[: len(occurring[b])]
+        out[b, found] = q[: len(found)]
+
+    _each(len(values), solve, values.device)
     return _as(labels, out if batched else out[0])
 
 
@@ -235,20 +231,29 @@ class DenseCrf:
         return dense_crf(images.permute(0, 2, 3, 1), scores, settings=self.settings)
 
 
-def _solve(problems: list[tuple[Tensor, Tensor, int]], settings: CrfSettings) -> list[Tensor]:
-    fast = _fast() if problems[0][1].device.type == "cpu" else None
+# (image, scores, settings, floor, copies) -> result, as `mean_field` below
+Solver = Callable[[Tensor, Tensor, CrfSettings, float, int], Tensor]
+
+
+def _each(count: int, solve: Callable[[int, Solver], None], device: torch.device) -> None:
+    """Call ``solve(i, solver)`` for each image, with the quickest solver for the device."""
+    fast = _fast() if device.type == "cpu" else None
     if fast is None:
-        return [mean_field(image, energies, settings, copies) for image, energies, copies in problems]
+        for i in range(count):
+            solve(i, mean_field)
+        return
 
-    def solve(problem: tuple[Tensor, Tensor, int]) -> Tensor:
-        image, energies, copies = problem
-        return torch.from_numpy(fast.mean_field(image.numpy(), energies.numpy(), settings, copies))
+    def compiled(image: Tensor, scores: Tensor, settings: CrfSettings, floor: float, copies: int) -> Tensor:
+        image = image.to(scores.device)
+        return torch.from_numpy(fast.mean_field(image.numpy(), scores.numpy(), settings, floor, copies))
 
-    threads = min(len(problems), torch.get_num_threads())
+    threads = min(count, torch.get_num_threads())
     if threads == 1:
-        return [solve(problem) for problem in problems]
+        for i in range(count):
+            solve(i, compiled)
+        return
     with ThreadPoolExecutor(threads) as pool:  # the compiled functions release the GIL
-        return list(pool.map(solve, problems))
+        list(pool.map(lambda i: solve(i, compiled), range(count)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -261,19 +266,23 @@ def _fast() -> ModuleType | None:
     return crf_numba
 
 
-def mean_field(image: Tensor, energies: Tensor, settings: CrfSettings, copies: int = 1) -> Tensor:
-    """Mean field in plain torch, on the device of its arguments.
+def mean_field(image: Tensor, scores: Tensor, settings: CrfSettings, floor: float, copies: int = 1) -> Tensor:
+    """Mean field in plain torch, on the device of ``scores``.
 
     Args:
         image: ``[height width 3]`` uint8.
-        energies: ``[labels height*width]`` float32, the unary energies.
+        scores: ``[labels height width]`` float32; the unary energies are ``-log`` of them, clipped to [floor, 1].
+        settings: the kernels and the number of iterations; its own ``floor`` is not looked at.
+        floor: see ``scores``.
         copies: the last label stands for this many labels with the same energies.
 
     Returns:
-        ``[labels height*width]`` float32; the last label's probability is that of each copy.
+        ``[labels height width]`` float32; the last label's probability is that of each copy.
     """
-    if len(energies) == 1:
-        return torch.full_like(energies, 1 / copies)
+    if len(scores) == 1:
+        return torch.full_like(scores, 1 / copies)
+    image = image.to(scores.device)
+    energies = scores.clamp(floor, 1.0).log_().neg_().flatten(1)
     height, width = image.shape[:2]
     filters = []
     if settings.gaussian_compat:
@@ -291,7 +300,7 @@ def mean_field(image: Tensor, energies: Tensor, settings: CrfSettings, copies: i
         values = q[:-1].T.contiguous()
         message = torch.stack([f(values) for f in filters]).sum(0).T
         q = _softmax(base + message + message.sum(0) / copies, copies)
-    return q
+    return q.view(scores.shape)
 
 
 def _softmax(relative: Tensor, copies: int) -> Tensor:

@@ -506,11 +506,12 @@ _NONE = (np.empty((0, 0), np.uint32), np.empty((0, 0), np.float32), np.empty((0,
 
 
 def mean_field(
-    image: NDArray[np.uint8], energies: NDArray[np.float32], settings: CrfSettings, copies: int = 1
+    image: NDArray[np.uint8], scores: NDArray[np.float32], settings: CrfSettings, floor: float, copies: int = 1
 ) -> NDArray[np.float32]:
     """:func:`tag2mask.refine.crf.mean_field` on numpy arrays, with its arguments and result."""
-    if len(energies) == 1:
-        return np.full_like(energies, 1 / copies)
+    if len(scores) == 1:
+        return np.full_like(scores, 1 / copies)
+    energies = -np.log(np.clip(scores, np.float32(floor), np.float32(1))).reshape(len(scores), -1)
     height, width = image.shape[:2]
     kernels = []
     if settings.bilateral_compat:
@@ -521,4 +522,5 @@ def mean_field(
     lattices = [kernel.lattice for kernel in kernels] + [_NONE, _NONE]
     mass = sum((kernel.mass for kernel in kernels), np.zeros(height * width, np.float32))
     iterations = settings.iterations if kernels else 0
-    return _iterate(energies[-1] - energies[:-1], mass, iterations, np.float32(copies), lattices[0], lattices[1])
+    q = _iterate(energies[-1] - energies[:-1], mass, iterations, np.float32(copies), lattices[0], lattices[1])
+    return q.reshape(scores.shape)
