@@ -21,7 +21,7 @@ from tag2mask.refine.permutohedral import check_range
 if TYPE_CHECKING:
     from tag2mask.refine.crf import CrfSettings
 
-BLOCK = 256  # pixels per pass: their logits stay in the first-level cache, and the softmax over them is vectorised
+BLOCK = 2048  # pixels per pass: few enough to stay in cache, many enough that calls cost nothing
 
 U64 = np.uint64
 F0, F1, HALF = np.float32(0), np.float32(1), np.float32(0.5)
@@ -341,10 +341,11 @@ def _softmax(logits, rows, size, copies, total, top):
 @compiled
 def _slice(values, corners, weights, start, size, logits, first):
     # Adds both labels of a plane to logits[first] and logits[first + 1]. A loop of known length is unrolled: the two
-    # lengths that occur are spelled out (5 features have 6 corners, 2 have 3).
+    # lengths that occur are spelled out (5 features have 6 corners, 2 have 3). Unsigned indices need no check for
+    # Python's counting from the end.
     if corners.shape[1] == 6:
         for b in range(size):
-            n = start + b
+            n = np.uint32(start + b)
             s0, s1 = logits[first, b], logits[first + 1, b]
             for k in range(6):
                 v = corners[n, k]
@@ -355,7 +356,7 @@ def _slice(values, corners, weights, start, size, logits, first):
             logits[first + 1, b] = s1
     elif corners.shape[1] == 3:
         for b in range(size):
-            n = start + b
+            n = np.uint32(start + b)
             s0, s1 = logits[first, b], logits[first + 1, b]
             for k in range(3):
                 v = corners[n, k]
@@ -370,7 +371,7 @@ def _slice(values, corners, weights, start, size, logits, first):
 def _splat(values, corners, weights, start, size, logits, first):
     if corners.shape[1] == 6:
         for b in range(size):
-            n = start + b
+            n = np.uint32(start + b)
             q0, q1 = logits[first, b], logits[first + 1, b]
             for k in range(6):
                 v = corners[n, k]
@@ -379,7 +380,7 @@ def _splat(values, corners, weights, start, size, logits, first):
                 values[v, 1] += w * q1
     elif corners.shape[1] == 3:
         for b in range(size):
-            n = start + b
+            n = np.uint32(start + b)
             q0, q1 = logits[first, b], logits[first + 1, b]
             for k in range(3):
                 v = corners[n, k]
