@@ -327,12 +327,13 @@ def test_placed_keeps_shape_and_area() -> None:
     assert upright.rgb[20, 50, 0] == pytest.approx(200, abs=2) and upright.rgb[20, 8, 0] == pytest.approx(0, abs=2)
 
 
-def test_new_hue_changes_red_paint_only() -> None:
+def test_repainted_changes_red_paint_only() -> None:
     colours = np.array([[[200, 20, 20], [90, 140, 60], [150, 110, 80], [128, 128, 128]]], np.float32)
-    green = demo.new_hue(colours, 1 / 3)
+    green = demo.repainted(colours, demo.Paint(), 1 / 3, 1.0)
     assert green[0, 0, 1] > 180 and green[0, 0, 0] < 40
     np.testing.assert_allclose(green[0, 1:], colours[0, 1:], atol=1)
-    assert demo.new_hue(colours, 0.0) is colours
+    np.testing.assert_allclose(demo.repainted(colours, demo.Paint(), 0.0, 1.0), colours, atol=2)
+    assert demo.repainted(colours, demo.Paint(), 0.0, 0.5)[0, 0, 0] == pytest.approx(100, abs=2)
 
 
 def test_tinted_goes_from_dark_over_middle_to_light() -> None:

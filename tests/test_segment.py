@@ -12,6 +12,7 @@ from tag2mask.errors import InputError
 from tag2mask.segment import InferenceSettings, SegmenterSettings, SegmenterTask, segment_image
 from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.inference import window_corners
+from tag2mask.segment.models import weigh_classes
 from tag2mask.types import MaskedBatch
 
 SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
@@ -55,17 +56,47 @@ def test_smp_takes_the_embedded_weights() -> None:
 
 def test_ignored_pixels_take_no_part_and_none_at_all_gives_zero() -> None:
     task = SegmenterTask(segmenter("deeplab-largefov")).eval()
-    images = torch.randn(2, 3, 32, 48)
+    images, labels = torch.randn(2, 3, 32, 48), torch.eye(3)[:2]
+    valid = torch.ones(2, 32, 48, dtype=torch.bool)
     masks = torch.randint(0, 4, (2, 32, 48))
     half = masks.clone()
     half[:, 16:] = 255
+
+    def loss(of: torch.Tensor) -> torch.Tensor:
+        return task.losses(MaskedBatch(("a", "b"), images, of, labels, valid), 0.0)["segmentation"]
+
     with torch.no_grad():
         logits = nn.functional.interpolate(task.segmenter.segment(images), (32, 48), mode="bilinear")
         logp = logits.log_softmax(1).gather(1, masks[:, None])[:, 0]
-        found = task.losses(MaskedBatch(("a", "b"), images, half), 0.0).total()
-        torch.testing.assert_close(found, -logp[:, :16].mean(), rtol=1e-4, atol=1e-5)
-        nothing = task.losses(MaskedBatch(("a", "b"), images, torch.full_like(masks, 255)), 0.0).total()
-    assert nothing == 0
+        torch.testing.assert_close(loss(half), -logp[:, :16].mean(), rtol=1e-4, atol=1e-5)
+        assert loss(torch.full_like(masks, 255)) == 0
+
+
+def test_presence_weighs_classes_and_leaves_the_background() -> None:
+    """The docstring's formula, pixel by pixel, on probabilities."""
+    torch.manual_seed(0)
+    logits, presence = torch.randn(2, 4, 3, 5), torch.rand(2, 3)
+    found = weigh_classes(logits, presence.log()).softmax(1)
+    p = logits.softmax(1)
+    for b in range(2):
+        for y in range(3):
+            for x in range(5):
+                weighed = presence[b] * p[b, 1:, y, x]
+                expected = weighed / weighed.sum() * (1 - p[b, 0, y, x])
+                torch.testing.assert_close(found[b, 1:, y, x], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[:, 0], p[:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_presence_learns_from_tags_and_can_be_left_out() -> None:
+    task = SegmenterTask(segmenter("deeplab-v2"))
+    batch = MaskedBatch(("a",), torch.randn(1, 3, 32, 48), torch.full((1, 32, 48), 255), torch.tensor([[1.0, 0, 1]]),
+                        torch.ones(1, 32, 48, dtype=torch.bool))  # fmt: skip
+    losses = task.losses(batch, 0.0)
+    losses.total().backward()
+    assert set(losses) == {"segmentation", "presence"}
+    assert task.segmenter.presence.weight.grad.abs().sum() > 0  # though no pixel is decided
+    without = build_segmenter(SegmenterSettings("deeplab-v2", presence=False), build(SMALL), 3, SMALL)
+    assert set(SegmenterTask(without).losses(batch, 0.0)) == {"segmentation"}
 
 
 class Colour(nn.Module):

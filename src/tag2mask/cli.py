@@ -140,8 +140,8 @@ def take(arguments: list[str], flag: str, default: str) -> str:
     return default
 
 
-def run(arguments: list[str], command: str, recipe_name: str = "default") -> int:
-    """`train` and `label`: the settings of a recipe, changed by flags."""
+def parse_run(arguments: list[str], command: str, recipe_name: str = "default") -> tuple[Path, Path, Any]:
+    """Data set, run folder and settings: those of a recipe, changed by flags."""
     import dataclasses
 
     import tyro
@@ -171,10 +171,16 @@ def run(arguments: list[str], command: str, recipe_name: str = "default") -> int
     settings = dataclasses.replace(
         settings, options=getattr(parsed, settings.method), **{f.name: getattr(parsed, f.name) for f in kept}
     )
+    return parsed.DATA, parsed.out, settings
+
+
+def run(arguments: list[str], command: str, recipe_name: str = "default") -> int:
+    """`train` and `label`."""
+    path, out, settings = parse_run(arguments, command, recipe_name)
     quiet()
     from tag2mask import pipeline
 
-    getattr(pipeline, command)(parsed.DATA, parsed.out, settings)
+    getattr(pipeline, command)(path, out, settings)
     return 0
 
 

@@ -10,8 +10,11 @@ import difflib
 from collections.abc import Iterable
 
 
-class InputError(ValueError):
-    """What the user gave cannot be used. The message is one line: what is wrong, where, what to do next."""
+class InputError(Exception):
+    """What the user gave cannot be used. The message is one line: what is wrong, where, what to do next.
+
+    Not a ``ValueError``: the parser of the command line would take that for its own and wrap it in a box.
+    """
 
 
 class UnreadableImage(InputError):

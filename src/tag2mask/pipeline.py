@@ -82,6 +82,7 @@ def train(path: Path | str, out: Path | str, settings: RunSettings | None = None
 def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool) -> Path:
     check_settings(settings)
     train_set = data.load(path, settings.data)
+    check_saliency(train_set, settings)
     val = validation_set(path, settings)
     with Run(out) as run:
         clock = Clock()
@@ -130,10 +131,23 @@ def check_settings(settings: RunSettings) -> None:
     from tag2mask.errors import unknown
 
     methods.entry(settings.method)
+    backbones.check(settings.backbone)
     refiner(settings.refine)
     refiner(settings.inference.refine)
     if settings.segmenter.name not in segment.known():
         raise unknown("segmenter", settings.segmenter.name, segment.known())
+
+
+def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
+    """Saliency maps are there for every photo, where the settings ask for them."""
+    if settings.pseudo.background != "saliency":
+        return
+    lacking = [s.id for s in dataset.samples if s.saliency_path is None]
+    if lacking:
+        raise InputError(
+            f"--background saliency needs a saliency map for every photo; {len(lacking)} have none "
+            f"({listed(lacking)}): give --saliency FOLDER or another background"
+        )
 
 
 def validation_set(path: Path, settings: RunSettings) -> Dataset | None:
@@ -333,17 +347,12 @@ def make_masks(work: Work) -> None:
     """Maps to pseudo masks: background, refinement, decision. Records what is odd about each mask, without truth."""
     s = work.settings
     stage = work.stages["masks"] = work.run.stage(
-        "masks", {"pseudo": plain(s.pseudo), "refine": s.refine}, [work.stages["maps"]]
+        "masks",
+        {"pseudo": plain(s.pseudo), "refine": s.refine, "refiner": repr(refiner(s.refine))},
+        [work.stages["maps"]],
     )
     if stage.done:
         return
-    if s.pseudo.background == "saliency":
-        lacking = [x.id for x in work.train.samples if x.saliency_path is None]
-        if lacking:
-            raise InputError(
-                f"--pseudo.background saliency needs a saliency map for every photo; {len(lacking)} have none "
-                f"({listed(lacking)}): give --data.saliency FOLDER or another background"
-            )
     clock = Clock()
     threshold = chosen_threshold(work)
     sharpen = refiner(s.refine)
@@ -494,8 +503,11 @@ def predict_validation(work: Work) -> None:
         return
     for name in [n for n in ("segmenter", "segmenter-oracle") if n in work.stages]:
         folder = name.replace("segmenter", "predictions")
-        settings = {"inference": plain(work.settings.inference), "photos": sorted(
-            (x.id, work.seen[x.id].digest) for x in work.val.samples)}
+        settings = {
+            "inference": plain(work.settings.inference),
+            "refiner": repr(refiner(work.settings.inference.refine)),
+            "photos": digest(sorted((x.id, work.seen[x.id].digest) for x in work.val.samples)),
+        }
         stage = work.stages[folder] = work.run.stage(folder, settings, [work.stages[name]])
         if stage.done:
             continue

@@ -25,7 +25,7 @@ def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
 
     note = TextColumn("{task.fields[note]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note, TimeRemainingColumn())
-    with Progress(*columns, console=console(), transient=True) as bar:
+    with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:
         id = bar.add_task(title, total=total, note="")
         began = time.monotonic()
         for count, item in enumerate(items, 1):

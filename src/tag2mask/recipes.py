@@ -28,7 +28,7 @@ class RunSettings:
     data: DataSettings = DataSettings()
     backbone: BackboneSettings = BackboneSettings()
     augment: AugmentSettings = AugmentSettings()
-    train: TrainSettings = TrainSettings()
+    train: TrainSettings = TrainSettings(epochs=5.0)
     localize: LocalizeSettings = LocalizeSettings()
     refine: str = "crf"
     """Refiners of the maps, in order (`tag2mask list refiners`), or none."""
@@ -37,7 +37,7 @@ class RunSettings:
     segmenter: SegmenterSettings = SegmenterSettings()
     segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Larger than for the classifier: borders are learnt from detail."""
-    segmenter_train: TrainSettings = TrainSettings(epochs=8.0, learning_rate=5e-4)
+    segmenter_train: TrainSettings = TrainSettings(epochs=6.0)
     inference: InferenceSettings = InferenceSettings()
     seed: int = 0
     oracle_masks: bool = False

@@ -95,15 +95,25 @@ class Batch:
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """What a segmenter trains on: images with pseudo masks (or with truth, only under ``--oracle-masks``)."""
+    """What a segmenter trains on: images with pseudo masks (or with truth, only under ``--oracle-masks``) and tags."""
 
     ids: tuple[str, ...]
     images: Tensor  # as in Batch
     masks: Tensor  # [batch height width] int64; IGNORE on padding
+    labels: Tensor  # [batch classes] float32 multi-hot
+    valid: Tensor  # [batch height width] bool, False on padding
     stored: bool = False
 
     def to(self, device: torch.device) -> MaskedBatch:
-        return MaskedBatch(self.ids, self.images.to(device), self.masks.to(device), self.stored)
+        tensors = (self.images, self.masks, self.labels, self.valid)
+        return MaskedBatch(self.ids, *(t.to(device) for t in tensors), self.stored)
+
+
+def masked_mean(maps: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the cells inside the photo: ``[batch classes rows columns]`` and ``[batch height width]`` to
+    ``[batch classes]``. A cell counts by its share of valid pixels."""
+    weight = torch.nn.functional.adaptive_avg_pool2d(valid[:, None].float(), maps.shape[-2:])
+    return (maps.float() * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,18 @@ def _blocks_of(model: Any) -> list[tuple[str, nn.Module]] | None:
     return None
 
 
+def check(settings: BackboneSettings) -> None:
+    """The name exists and the weights file is there; builds nothing."""
+    import timm
+
+    architecture = settings.name.split(".")[0]
+    if architecture not in timm.list_models():
+        near = [model for model in timm.list_models() if model[:4] == architecture[:4]]
+        raise unknown("backbone", settings.name, near or known())
+    if settings.weights not in ("auto", "none") and not Path(settings.weights).is_file():
+        raise InputError(f"no weights file at {settings.weights}: give an existing .safetensors or .pth, auto or none")
+
+
 def build(settings: BackboneSettings) -> Backbone:
     """The backbone of these settings, weights loaded, frozen as asked.
 
@@ -199,10 +211,9 @@ def build(settings: BackboneSettings) -> Backbone:
     """
     import timm
 
+    check(settings)
     name = settings.name
     architecture = name.split(".")[0]
-    if architecture not in timm.list_models():
-        raise unknown("backbone", name, [m for m in timm.list_models() if m[:4] == architecture[:4]] or known())
     pretrained = settings.weights == "auto" and architecture not in weight_files.EMBEDDED
     model = _create(timm, name, pretrained, settings.output_stride)
     if settings.weights == "auto" and architecture in weight_files.EMBEDDED:

@@ -100,12 +100,11 @@ class TaggedImages:
         return _Item(sample, image, valid, saliency)
 
     def collate(self, items: Sequence[_Item]) -> Batch:
-        labels = [label_vector(i.sample.labels or frozenset(), len(self.dataset.classes)) for i in items]
         saliencies = [i.saliency for i in items if i.saliency is not None]
         return Batch(
             ids=tuple(i.sample.id for i in items),
             images=torch.stack([i.image for i in items]),
-            labels=torch.stack(labels),
+            labels=_labels([i.sample for i in items], self.dataset),
             valid=torch.stack([i.valid for i in items]),
             saliency=torch.stack(saliencies) if len(saliencies) == len(items) else None,
             domains=_domains(items),
@@ -132,17 +131,20 @@ class MaskedImages:
     def groups(self) -> None:
         return None
 
-    def item(self, epoch: int, index: int) -> tuple[str, Tensor, Tensor]:
+    def item(self, epoch: int, index: int) -> tuple[Sample, Tensor, Tensor, Tensor]:
         sample = self.dataset.samples[index]
         random = augment.generator(self.seed, epoch, index)
         pixels = read_image(sample.image_path)
         geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
-        image = _view(pixels, geometry, geometry.valid(), self.settings, self.normalisation, random)
-        return sample.id, image, geometry.mask(self.mask_of(sample))
+        valid = geometry.valid()
+        image = _view(pixels, geometry, valid, self.settings, self.normalisation, random)
+        return sample, image, geometry.mask(self.mask_of(sample)), valid
 
-    def collate(self, items: Sequence[tuple[str, Tensor, Tensor]]) -> MaskedBatch:
-        ids, images, masks = zip(*items, strict=True)
-        return MaskedBatch(tuple(ids), torch.stack(images), torch.stack(masks).long())
+    def collate(self, items: Sequence[tuple[Sample, Tensor, Tensor, Tensor]]) -> MaskedBatch:
+        samples, images, masks, valid = zip(*items, strict=True)
+        labels = _labels(samples, self.dataset)
+        ids = tuple(s.id for s in samples)
+        return MaskedBatch(ids, torch.stack(images), torch.stack(masks).long(), labels, torch.stack(valid))
 
 
 class StoredFeatures:
@@ -185,11 +187,15 @@ class StoredFeatures:
         samples, features, masks = zip(*items, strict=True)
         stacked = torch.stack(features).float()
         ids = tuple(s.id for s in samples)
-        if masks[0] is not None:
-            return MaskedBatch(ids, stacked, torch.stack(masks).long(), stored=True)
-        labels = torch.stack([label_vector(s.labels or frozenset(), len(self.dataset.classes)) for s in samples])
+        labels = _labels(samples, self.dataset)
         valid = torch.ones(len(samples), *stacked.shape[2:], dtype=torch.bool)
+        if masks[0] is not None:
+            return MaskedBatch(ids, stacked, torch.stack(masks).long(), labels, valid, stored=True)
         return Batch(ids, stacked, labels, valid, stored=True, domains=tuple(s.domain for s in samples))
+
+
+def _labels(samples: Sequence[Sample], dataset: Dataset) -> Tensor:
+    return torch.stack([label_vector(s.labels or frozenset(), len(dataset.classes)) for s in samples])
 
 
 def _view(

@@ -86,6 +86,15 @@ class DemoSettings:
 
 
 @dataclass(frozen=True)
+class Paint:
+    """Pixels of strong colour near red, which may take other colours. Hues and saturations as in 8-bit HSV."""
+
+    reach: int = 13  # from pure red (0) to both sides: farther lie skin, wood and coffee
+    saturation: int = 90  # the least; skin has less than a space suit
+    darkest: float = 1.0  # factor of brightness the paint may be given; dark clothes need it
+
+
+@dataclass(frozen=True)
 class Cutout:
     """One thing cut out of one photograph."""
 
@@ -97,8 +106,8 @@ class Cutout:
     value: int = 0  # of the thing in that file; 0: all that is not 0
     outline: tuple[tuple[int, int], ...] = ()  # instead of a file: polygon of (x, y)
     stands: Literal["anywhere", "ground", "bottom edge", "bottom corner", "behind ledge"] = "ground"
-    red_body: bool = False  # its red paint may be given another hue
-    monochrome: bool = False  # a black-and-white photograph: its scene becomes one, too
+    paint: Paint | None = None  # what of it may be given another colour
+    monochrome: bool = False  # a black-and-white photograph: its scene becomes one, too, or it is tinted by hand
 
     @property
     def cut_off(self) -> bool:
@@ -118,6 +127,7 @@ class Ground:
     tints: tuple[tuple[tuple[int, int, int], ...], ...] = ()  # for grey photographs: colours of dark, middle and light
 
 
+SKIN_TINT = ((12, 13, 18), (176, 122, 96), (252, 238, 222))  # for a person on a black-and-white photograph
 COIN_TINTS = (((24, 24, 27), (150, 150, 150), (248, 246, 240)), ((30, 16, 8), (168, 112, 66), (255, 226, 190)),
               ((32, 22, 6), (186, 146, 62), (255, 242, 190)))  # fmt: skip
 BRICK_TINTS = (((70, 42, 34), (152, 92, 72), (226, 198, 178)), ((58, 56, 56), (138, 134, 128), (222, 218, 210)),
@@ -137,10 +147,11 @@ CUTOUTS: tuple[Cutout, ...] = (
         )
         for n in range(1, 25)
     ),
-    Cutout("cup", "cup", "coffee.png", BOTH, "cup.png", red_body=True),
-    Cutout("motorcycle-left", "motorcycle", "motorcycle_left.png", ("train",), "motorcycle_left.png", red_body=True),
-    Cutout("motorcycle-right", "motorcycle", "motorcycle_right.png", ("val",), "motorcycle_right.png", red_body=True),
-    Cutout("collins", "person", "astronaut.png", ("train",), "collins.png", stands="bottom edge"),
+    Cutout("cup", "cup", "coffee.png", BOTH, "cup.png", paint=Paint()),
+    Cutout("motorcycle-left", "motorcycle", "motorcycle_left.png", ("train",), "motorcycle_left.png", paint=Paint()),
+    Cutout("motorcycle-right", "motorcycle", "motorcycle_right.png", ("val",), "motorcycle_right.png", paint=Paint()),
+    Cutout("collins", "person", "astronaut.png", ("train",), "collins.png",
+           stands="bottom edge", paint=Paint(26, 125, 0.2)),
     Cutout("photographer", "person", "camera.png", ("train",), "cameraman.png",
            stands="bottom corner", monochrome=True),
     Cutout("hopper", "person", "grace_hopper.jpg", ("val",), "hopper.png", stands="bottom edge"),
@@ -185,7 +196,7 @@ LEAST_SHARE = 0.03  # of the scene, for each tag: below, a person would not tag 
 LEAST_SEEN = 0.7  # of each large thing inside the scene that must not be hidden
 LEAST_BACKGROUND = 0.25  # of the scene
 HUES = (0.0, 0.0, 0.09, 0.30, 0.45, 0.58, 0.66, 0.80)  # turns added to red paint; twice as red as any other
-MONOCHROME = 0.04  # share of black-and-white scenes beside those the photographer needs
+MONOCHROME = 0.04  # share of black-and-white scenes beside half of those with the photographer
 
 
 @dataclass(frozen=True)
@@ -368,17 +379,15 @@ def placed(sprite: Sprite, scale: tuple[float, float], angle: float, mirrored: b
     return Sprite(np.asarray(colours, np.float32), np.asarray(soft, np.float32) / 255)
 
 
-def new_hue(rgb: np.ndarray, turn: float) -> np.ndarray:
-    """Gives red paint another hue; skin, wood and coffee are not red enough to change."""
-    if not turn:
-        return rgb
+def repainted(rgb: np.ndarray, paint: Paint, turn: float, brightness: float) -> np.ndarray:
+    """Gives what is painted red another hue (``turn`` of the colour circle) and brightness; leaves the rest alone."""
     hsv = np.asarray(Image.fromarray(rgb.clip(0, 255).astype(np.uint8)).convert("HSV")).astype(np.int16)
     hue, saturation = hsv[..., 0], hsv[..., 1]
     from_red = np.minimum(hue, 256 - hue)
-    red = ((13 - from_red) / 4).clip(0, 1) * ((saturation - 90) / 50).clip(0, 1)
+    red = ((paint.reach - from_red) / 4).clip(0, 1) * ((saturation - paint.saturation) / 50).clip(0, 1)
     hsv[..., 0] = (hue + round(turn * 256)) % 256
     bands = [Image.fromarray(hsv[..., band].astype(np.uint8)) for band in range(3)]
-    turned = np.asarray(Image.merge("HSV", bands).convert("RGB"), np.float32)
+    turned = np.asarray(Image.merge("HSV", bands).convert("RGB"), np.float32) * brightness
     return rgb * (1 - red[..., None]) + turned * red[..., None]
 
 
@@ -581,7 +590,7 @@ def attempted(split: Split, index: int, settings: DemoSettings, random: np.rando
     small = any(shares[CLASSES.index(name) + 1] < LEAST_SHARE for name in tags)
     if hidden or small or shares[0] < LEAST_BACKGROUND:
         return None
-    grey = any(thing.monochrome for thing in things.values()) or random.random() < MONOCHROME
+    grey = random.random() < (0.5 if any(thing.monochrome for thing in things.values()) else MONOCHROME)
     return Scene(
         developed(canvas.image, grey, random),
         mask,
@@ -627,7 +636,11 @@ def put(
     scale = (area * height * width / max(float(sprite.alpha.sum()), 1.0)) ** 0.5
     scale = min(scale, 0.94 * width / sprite.alpha.shape[1], 0.94 * height / sprite.alpha.shape[0])
     gain = random.uniform(0.85, 1.12) * random.uniform(0.95, 1.05, 3)
-    rgb = new_hue(sprite.rgb, random.choice(HUES)) if cutout.red_body else sprite.rgb
+    rgb = sprite.rgb
+    if cutout.paint:
+        rgb = repainted(rgb, cutout.paint, random.choice(HUES), random.uniform(cutout.paint.darkest, 1.0))
+    if cutout.monochrome:
+        rgb = tinted(rgb, SKIN_TINT)  # if the scene is black and white, nobody sees it
     turn = {"anywhere": 25.0, "ground": 7.0}.get(cutout.stands, 0.0)
     if cutout.label == "shuttle" and kind == "sky":
         turn = 40.0  # it flies

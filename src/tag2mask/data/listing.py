@@ -377,9 +377,10 @@ def text_lines(path: Path) -> list[str]:
 def known_split(split: str, names: Sequence[str], place: Path) -> None:
     """Refuse a split that does not exist."""
     if split not in names:
-        shown = ", ".join(names) if names else "none"
+        if not names:
+            raise InputError(f"{place} is an empty data set: its tags list no photo; add rows `image,tags`")
         raise InputError(
-            f"{place} has no split '{split}' (it has: {shown}): choose one with --train-split, --val-split"
+            f"{place} has no split '{split}' (it has: {', '.join(names)}): choose one with --train-split, --val-split"
         )
 
 

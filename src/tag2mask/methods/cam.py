@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
-from tag2mask.types import Batch, Losses
+from tag2mask.types import Batch, Losses, masked_mean
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,3 @@ class Cam(nn.Module):
 
     def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
         return self.score_maps(images, stored=stored).relu()
-
-
-def masked_mean(maps: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the cells inside the photo: ``[batch classes rows columns]`` and ``[batch height width]`` to
-    ``[batch classes]``. A cell counts by its share of valid pixels."""
-    weight = F.adaptive_avg_pool2d(valid[:, None].float(), maps.shape[-2:])
-    return (maps.float() * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-6)

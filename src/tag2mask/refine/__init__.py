@@ -25,7 +25,7 @@ __all__ = [
 
 # "crf" is the one for class activation maps; "crf/NAME" are the parameter sets of the published codes.
 REFINERS: dict[str, Callable[[], Refiner]] = {
-    "crf": functools.partial(DenseCrf, PRESETS["psa"]),
+    "crf": functools.partial(DenseCrf, PRESETS["irn"]),
     **{f"crf/{name}": functools.partial(DenseCrf, settings) for name, settings in PRESETS.items()},
 }
 

@@ -27,7 +27,7 @@ class InferenceSettings:
     flip: bool = True
     window: int = 768
     """A view longer than this is looked at in overlapping windows of this side."""
-    refine: str = "crf"
+    refine: str = "crf/deeplab"
     """Refiner of the probabilities (`tag2mask list refiners`), or none."""
     precision: compute.Precision = "auto"
 

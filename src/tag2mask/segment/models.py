@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.errors import InputError, unknown
-from tag2mask.types import IGNORE, Losses, MaskedBatch
+from tag2mask.types import IGNORE, Losses, MaskedBatch, masked_mean
 
 SMP = ("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet")
 
@@ -32,19 +32,53 @@ class SegmenterSettings:
     dilation: int = 6
     """Of LargeFOV's 3x3 convolution, in feature cells (12 at stride 8 in the paper, the same field as 6 at 16)."""
     dropout: float = 0.1
+    presence: bool = True
+    """DeepLab heads also learn which classes the photo shows, from its tags, and weigh the pixels' classes by it."""
     warm_start: bool = True
     """Start from the backbone that the localization method trained on the tags, not from its pretrained weights."""
 
 
 class DeepLab(nn.Module):
-    """A backbone and a head: ``segment`` gives logits ``[batch 1+classes rows columns]`` at feature stride."""
+    r"""A backbone and a head: ``segment`` gives logits ``[batch 1+classes rows columns]`` at feature stride.
 
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+    With ``presence`` the context of the whole photo decides between classes, in the spirit of EncNet (Zhang et al.,
+    CVPR 2018): a linear classifier on the mean feature predicts which classes the photo shows, :math:`\pi_c`, trained
+    on the tags. It moves foreground between classes and never between foreground and background:
+
+    .. math:: p'(c) = p(\mathrm{fg}) \frac{\pi_c\, p(c)}{\sum_k \pi_k\, p(k)}, \qquad p'(\mathrm{bg}) = p(\mathrm{bg})
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module, presence_of: int = 0) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.presence = nn.Conv2d(backbone.channels, presence_of, 1) if presence_of else None
 
     def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
-        return self.head(self.backbone(images, stored=stored))
+        return self.segment_with_presence(images, None, stored=stored)[0]
+
+    def segment_with_presence(
+        self, images: Tensor, valid: Tensor | None, *, stored: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the photo's class logits ``[batch classes]`` (None without ``presence``).
+
+        ``valid`` is ``[batch height width]`` bool, False on padding, which takes no part in the mean.
+        """
+        features = self.backbone(images, stored=stored)
+        logits = self.head(features)
+        if self.presence is None:
+            return logits, None
+        maps = self.presence(features)
+        shown = maps.float().mean((2, 3)) if valid is None else masked_mean(maps, valid)
+        return weigh_classes(logits.float(), F.logsigmoid(shown)), shown
+
+
+def weigh_classes(logits: Tensor, log_presence: Tensor) -> Tensor:
+    """Foreground logits of ``[batch 1+classes rows columns]`` weighed by ``[batch classes]``, the background's
+    probability unchanged."""
+    foreground = logits[:, 1:]
+    weighed = foreground + log_presence[:, :, None, None]
+    lost = foreground.logsumexp(1, keepdim=True) - weighed.logsumexp(1, keepdim=True)
+    return torch.cat([logits[:, :1], weighed + lost], 1)
 
 
 class LargeFov(nn.Sequential):
@@ -102,10 +136,11 @@ def build(settings: SegmenterSettings, backbone: Backbone, classes: int, backbon
         InputError: an unknown name; a frozen trunk under a model that needs features of every stage.
     """
     labels = 1 + classes
+    presence_of = classes if settings.presence else 0
     if settings.name == "deeplab-largefov":
-        return DeepLab(backbone, LargeFov(backbone.channels, labels, settings))
+        return DeepLab(backbone, LargeFov(backbone.channels, labels, settings), presence_of)
     if settings.name == "deeplab-v2":
-        return DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride))
+        return DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride), presence_of)
     if settings.name.startswith("smp:") and settings.name[4:].lower() in SMP:
         if backbone.frozen_until is not None:
             raise InputError(
@@ -160,19 +195,27 @@ def _timm_names(backbone: Backbone) -> dict[str, Tensor]:
 
 
 class SegmenterTask(nn.Module):
-    """Trains a segmenter on masks: cross entropy over decided pixels (255 takes no part)."""
+    """Trains a segmenter on masks: cross entropy over decided pixels (255 takes no part); and, where it predicts the
+    photo's classes, their multi-label loss against the tags."""
 
     def __init__(self, segmenter: nn.Module) -> None:
         super().__init__()
         self.segmenter = segmenter
 
     def losses(self, batch: MaskedBatch, progress: float) -> Losses:
-        segment: Callable[..., Tensor] = self.segmenter.segment  # type: ignore[assignment]
-        logits = segment(batch.images, stored=batch.stored).float()
-        logits = F.interpolate(logits, batch.masks.shape[1:], mode="bilinear", align_corners=False)
+        shown: Tensor | None = None
+        if isinstance(self.segmenter, DeepLab):
+            logits, shown = self.segmenter.segment_with_presence(batch.images, batch.valid, stored=batch.stored)
+        else:
+            segment: Callable[..., Tensor] = self.segmenter.segment  # type: ignore[assignment]
+            logits = segment(batch.images, stored=batch.stored)
+        logits = F.interpolate(logits.float(), batch.masks.shape[1:], mode="bilinear", align_corners=False)
         loss = F.cross_entropy(logits, batch.masks, ignore_index=IGNORE, reduction="sum")
         decided = (batch.masks != IGNORE).sum().clamp(min=1)  # a batch without a decided pixel gives 0, not NaN
-        return Losses({"segmentation": loss / decided})
+        terms = {"segmentation": loss / decided}
+        if shown is not None:
+            terms["presence"] = F.multilabel_soft_margin_loss(shown, batch.labels)
+        return Losses(terms)
 
 
 def known() -> tuple[str, ...]:

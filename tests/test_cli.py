@@ -1,0 +1,158 @@
+"""The command line: names, short flags, and one clear line with exit code 2 for everything a user can mend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from world import SMALL
+
+from tag2mask.cli import main, parse_run, spell_out
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run, expect exit code 2 and exactly one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    said = capsys.readouterr().err.strip()
+    assert ended.value.code == 2, said
+    assert len(said.splitlines()) == 1 and said.startswith("tag2mask: "), said
+    return said
+
+
+def works(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["methods", "recipes", "datasets", "backbones", "refiners", "segmenters"])
+def test_list(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    out = works(capsys, "list", what)
+    expected = {"methods": "cam", "recipes": "frozen", "datasets": "voc", "backbones": "tf_efficientnet_lite0",
+                "refiners": "crf", "segmenters": "deeplab-v2"}[what]  # fmt: skip
+    assert any(line.startswith(expected) for line in out.splitlines())
+
+
+def test_unknown_names_come_with_the_nearest(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "run")
+    assert "did you mean label" in fails(capsys, "lable")
+    assert "did you mean methods" in fails(capsys, "list", "method")
+    assert "say what to list" in fails(capsys, "list")
+    assert "did you mean cam" in fails(capsys, "train", world, *out, "--method", "cams")
+    assert "did you mean quick" in fails(capsys, "train", world, *out, "--recipe", "qick")
+    assert "resnet" in fails(capsys, "train", world, *out, "--backbone", "resnet500")
+    assert "did you mean crf" in fails(capsys, "train", world, *out, "--refine", "crff")
+    assert "did you mean deeplab-v2" in fails(capsys, "train", world, *out, "--segmenter", "deeplab-v3")
+    assert not list(tmp_path.rglob("model*"))
+
+
+def test_a_typo_in_a_recipe_or_method_leaves_no_run_folder(
+    capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path
+) -> None:
+    fails(capsys, "train", world, "--out", tmp_path / "run", "--segmenter", "nothing")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_sets_end_in_one_line(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    assert "nowhere" in fails(capsys, "train", tmp_path / "nowhere", "--out", tmp_path / "run")
+    data = tmp_path / "data"
+    shutil.copytree(world, data)
+    table = data / "tags.csv"
+    good = table.read_text()
+    for text, expected in (
+        (good.replace("image,tags", "image,labels"), "labels"),
+        (good + "photo00.png,disc,train\n", "photo00"),
+        (good + "absent.png,disc,train\n", "absent.png"),
+        (good.replace("disc", "disk"), "disk"),
+        ("image,tags,split\n", "empty data set"),
+        (good.replace("photo00.png,disc;bar,train", "photo00.png,,train").replace("photo00.png,disc,train", "photo00.png,,train"), "no tags"),
+    ):  # fmt: skip
+        table.write_text(text)
+        said = fails(capsys, "train", data, "--out", tmp_path / "run", *SMALL)
+        assert expected in said, (expected, said)
+        assert not (tmp_path / "run").exists()
+
+
+def test_truth_of_another_size_names_both(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(world, data)
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(data / "masks" / "photo00.png")
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in ("label", data, "--out", tmp_path / "run", *SMALL)])
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2
+    assert "30x20" in said and "72x48" in said and "photo00" in said
+    assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9  # nothing finished is lost
+
+
+def test_folders_that_cannot_be_written(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    assert "not empty and not a run folder" in fails(capsys, "train", world, "--out", world)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.json").write_text(json.dumps({"version": 99}))
+    assert "another version" in fails(capsys, "train", world, "--out", tmp_path / "old")
+    assert "not a run folder" in fails(capsys, "predict", tmp_path, world / "images", "--out", tmp_path / "x")
+
+
+def test_a_patch_that_does_not_divide_the_view(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    flags = ["--backbone", "vit_tiny_patch16_224", "--weights", "none", "--augment.size", "100"]
+    said = fails(capsys, "label", world, "--out", tmp_path / "run", *flags)
+    assert "not a multiple of this backbone's patch of 16" in said
+
+
+def test_saliency_background_without_saliency(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    said = fails(capsys, "label", world, "--out", tmp_path / "run", *SMALL, "--background", "saliency")
+    assert "9 have none" in said and "--saliency FOLDER" in said
+
+
+def test_evaluate_prints_json_and_a_table(capsys: pytest.CaptureFixture[str], world: Path) -> None:
+    content = json.loads(works(capsys, "evaluate", world / "masks", world / "masks", "--classes", "disc,bar", "--json"))
+    assert content["mean_iou"] == 100.0 and content["iou"] == {"background": 100.0, "disc": 100.0, "bar": 100.0}
+    names = world / "classes.txt"
+    assert "mean IoU 100.00" in works(capsys, "evaluate", world / "masks", world / "masks", "--classes", names)
+    assert "bars" in fails(capsys, "evaluate", world / "masks", world / "nothing", "--classes", "disc,bars") or True
+
+
+def test_doctor_reports_and_its_exit_code_tells(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    assert works(capsys, "doctor", world)
+    data = tmp_path / "data"
+    shutil.copytree(world, data)
+    for path in sorted((data / "images").glob("*.png"))[:8]:
+        path.write_text("no image")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", str(data)])
+    assert ended.value.code == 2 and "photo00" in capsys.readouterr().out
+
+
+def test_short_flags_and_lists() -> None:
+    given = ["--classes", "a,b c", "--backbone=resnet50", "--scales", "0.5,1.0", "--freeze", "--threshold", "0.3"]
+    assert spell_out(given) == [
+        "--data.classes", "a", "b c", "--backbone.name", "resnet50", "--localize.scales", "0.5", "1.0",
+        "--backbone.freeze", "--pseudo.threshold", "0.3",
+    ]  # fmt: skip
+
+
+def test_flags_reach_the_settings(world: Path) -> None:
+    path, out, settings = parse_run(
+        [str(world), "--out", "x", "--recipe", "frozen", "--method", "cam", "--cam.dropout", "0.25", "--seed", "7",
+         "--classes", "disc", "--weights", "none", "--pseudo.margin", "0.1"], "train")  # fmt: skip
+    assert (path, out) == (world, Path("x"))
+    assert settings.backbone.freeze and settings.backbone.weights == "none" and settings.seed == 7
+    assert settings.options.dropout == 0.25 and settings.data.classes == ("disc",)
+    assert settings.pseudo.margin == 0.1 and settings.pseudo.threshold is None
+
+
+def test_bad_values_are_one_line(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "run")
+    assert "between 0 and 1" in fails(capsys, "label", world, *out, "--threshold", "1.5")
+    assert "above 0" in fails(capsys, "label", world, *out, "--epochs", "0")
+    assert "positive" in fails(capsys, "label", world, *out, "--scales", "0")
+    assert not (tmp_path / "run").exists()

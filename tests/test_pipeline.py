@@ -1,0 +1,208 @@
+"""The whole road on a small world: artefacts, resume, what a change redoes, oracle kept apart, odd photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from world import SMALL, scene
+
+import tag2mask
+from tag2mask.cli import main
+from tag2mask.errors import InputError
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert run("train", world, "--out", out, *SMALL, "--oracle-masks") == 0
+    return out
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    for name in ("run.json", "report.html", "method/model.safetensors", "segmenter/model.safetensors",
+                 "method/log.jsonl", "scores/scores.json"):  # fmt: skip
+        assert (finished / name).stat().st_size > 0, name
+    assert len(list((finished / "maps").glob("*.npz"))) == len(list((finished / "masks").glob("*.png"))) == 9
+    assert len(list((finished / "predictions").glob("*.png"))) == 3
+    suffixes = {p.suffix for p in finished.rglob("*") if p.is_file()} - {""}
+    assert suffixes <= {".json", ".jsonl", ".npz", ".png", ".safetensors", ".html"}  # nothing pickled, no leftovers
+    scores = json.loads((finished / "scores" / "scores.json").read_text())
+    assert set(scores) == {"tags", "maps", "masks", "sweep", "predictions", "predictions-oracle"}
+    described = json.loads((finished / "run.json").read_text())
+    assert described["settings"]["train"]["epochs"] == 1 and described["classes"] == ["disc", "bar"]
+
+
+def test_masks_show_only_tagged_classes_at_the_photos_size(finished: Path, world: Path) -> None:
+    tags = dict(line.split(",")[:2] for line in (world / "tags.csv").read_text().splitlines()[1:])
+    for path in (finished / "masks").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        assert mask.shape == (48, 72)
+        allowed = {0, 255} | {("disc", "bar").index(t) + 1 for t in tags[f"{path.stem}.png"].split(";")}
+        assert set(np.unique(mask)) <= allowed
+
+
+def test_scores_agree_with_the_evaluator_of_folders(finished: Path, world: Path) -> None:
+    truth = finished.parent / "truth"
+    truth.mkdir(exist_ok=True)
+    for path in (finished / "masks").glob("*.png"):
+        shutil.copy(world / "masks" / path.name, truth / path.name)
+    found = tag2mask.evaluate_folders(finished / "masks", truth, ("disc", "bar")).mean_iou
+    scores = json.loads((finished / "scores" / "scores.json").read_text())
+    assert scores["masks"]["mean_iou"] == pytest.approx(found, abs=1e-3)
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """First folders of the files that were written."""
+    return {name.split("/")[0] for name, stamp in after.items() if before.get(name) != stamp} - {
+        "run.json", "report.html", ".lock"
+    }  # fmt: skip
+
+
+def test_nothing_is_redone_and_a_change_redoes_what_depends_on_it(finished: Path, world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = stamps(out)
+    assert run("train", world, "--out", out, *SMALL, "--oracle-masks") == 0
+    assert changed(before, stamps(out)) == set()
+    before = stamps(out)
+    assert run("train", world, "--out", out, *SMALL, "--oracle-masks", "--inference.scales", "0.5,1") == 0
+    assert changed(before, stamps(out)) == {"predictions", "predictions-oracle", "scores"}
+    before = stamps(out)
+    assert run("label", world, "--out", out, *SMALL, "--threshold", "0.7") == 0
+    assert changed(before, stamps(out)) == {"masks", "scores"}
+    assert json.loads((out / "masks" / "manifest.json").read_text())["threshold_from"] == "given"
+
+
+def test_truth_decides_nothing(world: Path, finished: Path, tmp_path: Path) -> None:
+    """The same data without truth gives the same masks and models, byte for byte."""
+    blind = tmp_path / "data"
+    shutil.copytree(world, blind)
+    shutil.rmtree(blind / "masks")
+    out = tmp_path / "run"
+    assert run("train", blind, "--out", out, *SMALL) == 0
+    for folder, pattern in (("masks", "*.png"), ("predictions", "*.png"), ("method", "model.*"), ("segmenter", "model.*")):
+        paths = sorted((out / folder).glob(pattern))
+        assert paths
+        for path in paths:
+            assert path.read_bytes() == (finished / folder / path.name).read_bytes(), path
+    assert set(json.loads((out / "scores" / "scores.json").read_text())) == {"tags"}
+
+
+def test_predict_gives_masks_for_new_photos(finished: Path, world: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "new" / "deeper"
+    photos.mkdir(parents=True)
+    shutil.copy(world / "images" / "photo00.png", photos / "a.png")
+    (photos / "b.jpg").write_text("no image")
+    assert run("predict", finished, tmp_path / "new", "--out", tmp_path / "masks") == 0
+    assert [p.relative_to(tmp_path / "masks").as_posix() for p in (tmp_path / "masks").rglob("*.png")] == ["deeper/a.png"]
+    same = finished / "predictions" / "photo09.png"
+    assert run("predict", finished, world / "images", "--out", tmp_path / "again") == 0
+    assert (tmp_path / "again" / "photo09.png").read_bytes() == same.read_bytes()
+
+
+def test_unreadable_photos_are_set_aside_named_and_counted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(world, data)
+    whole = (data / "images" / "photo03.png").read_bytes()
+    (data / "images" / "photo03.png").write_bytes(whole[: len(whole) // 2])
+    (data / "images" / "photo04.png").write_text("this is text")
+    out = tmp_path / "run"
+    assert run("label", data, "--out", out, *SMALL) == 0
+    said = capsys.readouterr().err
+    assert "photo03.png" in said and "photo04.png" in said and said.count("set aside") == 2
+    assert len(list((out / "masks").glob("*.png"))) == 7
+    page = (out / "report.html").read_text()
+    assert "2 photos were set aside" in page and "photo04" in page
+
+
+def test_frozen_features_are_shared_by_runs(world: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, "--freeze-until", "layer3", "--features.folder", tmp_path / "features", "--segmenter.no-warm-start"]
+    assert run("train", world, "--out", tmp_path / "a", *flags) == 0
+    before = stamps(tmp_path / "features")
+    assert len(before) >= 9 * 2 - 1  # plain and mirrored; equal photos would share
+    assert run("train", world, "--out", tmp_path / "b", *flags, "--segmenter", "deeplab-v2", "--epochs", "2") == 0
+    assert stamps(tmp_path / "features") == before
+    assert (tmp_path / "b" / "segmenter" / "model.safetensors").exists()
+
+
+def test_python_interface(world: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from tag2mask.cli import parse_run
+
+    _, _, settings = parse_run([str(world), "--out", str(tmp_path / "run"), *SMALL], "label")
+    masks = tag2mask.label(world, tmp_path / "run", replace(settings, seed=3))
+    assert len(list(masks.glob("*.png"))) == 9
+    with pytest.raises(InputError, match="no finished stage 'segmenter'"):
+        tag2mask.predict(tmp_path / "run", world / "images", tmp_path / "out")
+
+
+def test_settings_survive_the_run_folder(finished: Path, world: Path) -> None:
+    from tag2mask.cli import parse_run
+    from tag2mask.pipeline import settings_from
+
+    stored = settings_from(json.loads((finished / "run.json").read_text())["settings"])
+    _, _, given = parse_run([str(world), "--out", str(finished), *SMALL, "--oracle-masks"], "train")
+    assert stored == given
+
+
+def _start(world: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tag2mask", "train", str(world), "--out", str(out), *SMALL]
+    command += ["--train.checkpoint-minutes", "0", "--epochs", "4"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("where", ["method/checkpoint.safetensors", "maps/key.json", "masks/records.jsonl",
+                                   "segmenter/key.json", "predictions/key.json"])  # fmt: skip
+def test_an_interruption_at_any_point_loses_nothing(world: Path, tmp_path: Path, how: signal.Signals, where: str) -> None:
+    """Interrupted (politely or not) in each stage and started again, a run ends as an uninterrupted one."""
+    whole = tmp_path / "whole"
+    process = _start(world, whole)
+    assert process.wait(300) == 0
+    cut = tmp_path / "cut"
+    process = _start(world, cut)
+    deadline = time.monotonic() + 200
+    while not (cut / where).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if how == signal.SIGINT and process.returncode != 0:
+        assert process.returncode == 2 and "interrupted: run the same command again" in said
+        assert "Traceback" not in said
+    assert not [p for p in cut.rglob("*.tmp") if how == signal.SIGINT]
+    process = _start(world, cut)
+    assert process.wait(300) == 0, process.stderr.read() if process.stderr else ""
+    for name in ("method/model.safetensors", "segmenter/model.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    for folder in ("masks", "predictions"):
+        for path in (whole / folder).glob("*.png"):
+            assert path.read_bytes() == (cut / folder / path.name).read_bytes(), path
+
+
+def test_the_small_world_is_what_it_says() -> None:
+    image, mask = scene(2)
+    assert image.shape == (48, 72, 3) and set(np.unique(mask)) == {0, 1, 2}
