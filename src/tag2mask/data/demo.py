@@ -62,7 +62,6 @@ coins.png              Brooklyn Museum, Greek coins from Pompeii. No known copyr
 grass.png              linolafett, "Grass 01". CC0 1.0.                              background
 gravel.png             CC0Textures "Gravel04". CC0 1.0.                              background
 hubble_deep_field.jpg  NASA, ESA, Hubble. Public domain.                             background
-moon.png               Surface of the moon, as shipped with scikit-image.            background
 motorcycle_left.png,   Middlebury 2014 stereo benchmark, N. Nesic, P. Westling, X. Wang, Y. Kitajima, G. Krathwohl,
 motorcycle_right.png   D. Scharstein; the authors permit use and publication and ask to be cited (Scharstein et al.,
                        GCPR 2014).                                                   motorcycle, boxes, garage
@@ -134,7 +133,6 @@ BRICK_TINTS = (((70, 42, 34), (152, 92, 72), (226, 198, 178)), ((58, 56, 56), (1
                ((84, 68, 46), (182, 154, 112), (240, 226, 196)))  # fmt: skip
 GRASS_TINTS = (((14, 28, 8), (84, 122, 44), (206, 220, 140)), ((30, 30, 10), (132, 128, 62), (232, 222, 160)))
 GRAVEL_TINTS = (((34, 32, 34), (124, 120, 120), (228, 226, 226)), ((42, 32, 24), (146, 124, 102), (238, 224, 204)))
-MOON_TINTS = (((40, 40, 44), (128, 128, 130), (230, 230, 226)), ((58, 36, 24), (168, 112, 78), (244, 206, 168)))
 
 COINS_OF_VAL = frozenset({4, 7, 10, 15, 17, 24})  # one or two of each row of the photograph, large and small ones
 
@@ -186,8 +184,6 @@ GROUNDS: tuple[Ground, ...] = (
     Ground("evening", "rocket.jpg", (345, 0, 436, 330), "val", "sky"),
     Ground("stars", "hubble_deep_field.jpg", (0, 0, 1000, 430), "train", "sky"),
     Ground("stars", "hubble_deep_field.jpg", (0, 440, 1000, 872), "val", "sky"),
-    Ground("moon", "moon.png", (0, 0, 250, 512), "train", "floor", MOON_TINTS),
-    Ground("moon", "moon.png", (262, 0, 512, 512), "val", "floor", MOON_TINTS),
 )  # fmt: skip
 
 AREAS = {1: (0.28, 0.42), 2: (0.18, 0.28), 3: (0.11, 0.18)}  # share of the scene for each of so many tagged things
