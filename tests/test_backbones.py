@@ -100,7 +100,7 @@ def test_weights_from_files(tmp_path: Path) -> None:
 
     short = dict(list(state.items())[5:])
     save_file(short, tmp_path / "short.safetensors")
-    with pytest.raises(InputError, match="lacks .* tensors"):
+    with pytest.raises(InputError, match=r"lacks .* tensors"):
         build(BackboneSettings("resnet10t", weights=str(tmp_path / "short.safetensors"), output_stride=8))
     with pytest.raises(InputError, match="no weights file"):
         build(BackboneSettings("resnet10t", weights=str(tmp_path / "absent.pth"), output_stride=8))
@@ -122,9 +122,9 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.
 
 
 def test_names_strides_and_blocks_that_do_not_exist() -> None:
-    with pytest.raises(InputError, match="unknown backbone 'resnet51'.*resnet"):
+    with pytest.raises(InputError, match=r"unknown backbone 'resnet51'.*resnet"):
         build(BackboneSettings("resnet51", weights="none"))
-    with pytest.raises(InputError, match="has output stride 32, not 16: give --backbone.output-stride 32"):
+    with pytest.raises(InputError, match=r"has output stride 32, not 16: give --backbone\.output-stride 32"):
         build(BackboneSettings("mobilenetv3_small_100", weights="none", output_stride=16))
     with pytest.raises(InputError, match="unknown block of this backbone 'layer9': did you mean layer"):
         build(BackboneSettings("resnet10t", weights="none", output_stride=8, freeze_until="layer9"))

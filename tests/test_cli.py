@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from world import SMALL
 
 from tag2mask.cli import main, parse_run, spell_out
+from world import SMALL
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -73,7 +74,7 @@ def test_bad_data_sets_end_in_one_line(capsys: pytest.CaptureFixture[str], world
         (good + "absent.png,disc,train\n", "absent.png"),
         (good.replace("disc", "disk"), "disk"),
         ("image,tags,split\n", "empty data set"),
-        (good.replace("photo00.png,disc;bar,train", "photo00.png,,train").replace("photo00.png,disc,train", "photo00.png,,train"), "no tags"),
+        (re.sub(r"photo00.png,[^,]*,", "photo00.png,,", good), "no tags"),
     ):  # fmt: skip
         table.write_text(text)
         said = fails(capsys, "train", data, "--out", tmp_path / "run", *SMALL)
@@ -120,7 +121,9 @@ def test_evaluate_prints_json_and_a_table(capsys: pytest.CaptureFixture[str], wo
     assert "bars" in fails(capsys, "evaluate", world / "masks", world / "nothing", "--classes", "disc,bars") or True
 
 
-def test_doctor_reports_and_its_exit_code_tells(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
+def test_doctor_reports_and_its_exit_code_tells(
+    capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path
+) -> None:
     assert works(capsys, "doctor", world)
     data = tmp_path / "data"
     shutil.copytree(world, data)

@@ -80,7 +80,9 @@ def test_only_evaluate_opens_truth() -> None:
         if uses:
             readers[path.relative_to(SOURCE).as_posix()] = calls
     openers = {
-        name for name, calls in readers.items() if any(c.startswith(("read_", "images.read", "Image.open")) for c in calls)
+        name
+        for name, calls in readers.items()
+        if any(c.startswith(("read_", "images.read", "Image.open")) for c in calls)
     }
     assert openers <= {"evaluate.py"}, readers
     assert "evaluate.py" in openers  # otherwise this test looks for the wrong thing

@@ -98,7 +98,7 @@ def test_stored_features_are_bounded(method: nn.Module, photos: list[Sample], tm
     method.backbone.freeze_until("layer3")
     seen = {s.id: Seen(40, 64, s.id * 32) for s in photos}
     store = FeatureStore(method.backbone, seen, FeatureSettings(tmp_path, limit_gb=1e-6), "float32")
-    with pytest.raises(InputError, match="limit is 1e-06 GB: raise --features.limit-gb"):
+    with pytest.raises(InputError, match=r"limit is 1e-06 GB: raise --features\.limit-gb"):
         store.fill(photos, lambda s: [View(40, 64, False)], lambda text: None)
     assert not list(tmp_path.rglob("*.npy"))
 

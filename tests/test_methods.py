@@ -13,8 +13,8 @@ from tag2mask.errors import InputError
 from tag2mask.methods import METHODS, check
 from tag2mask.methods import build as build_method
 from tag2mask.methods.cam import Cam
-from tag2mask.types import masked_mean
 from tag2mask.methods.check import check_method
+from tag2mask.types import masked_mean
 
 
 def small_backbone() -> Backbone:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from world import SMALL, scene
 
 import tag2mask
 from tag2mask.cli import main
 from tag2mask.errors import InputError
+from world import SMALL, scene
 
 
 def run(*arguments: object) -> int:
@@ -100,7 +100,12 @@ def test_truth_decides_nothing(world: Path, finished: Path, tmp_path: Path) -> N
     shutil.rmtree(blind / "masks")
     out = tmp_path / "run"
     assert run("train", blind, "--out", out, *SMALL) == 0
-    for folder, pattern in (("masks", "*.png"), ("predictions", "*.png"), ("method", "model.*"), ("segmenter", "model.*")):
+    for folder, pattern in (
+        ("masks", "*.png"),
+        ("predictions", "*.png"),
+        ("method", "model.*"),
+        ("segmenter", "model.*"),
+    ):
         paths = sorted((out / folder).glob(pattern))
         assert paths
         for path in paths:
@@ -114,7 +119,9 @@ def test_predict_gives_masks_for_new_photos(finished: Path, world: Path, tmp_pat
     shutil.copy(world / "images" / "photo00.png", photos / "a.png")
     (photos / "b.jpg").write_text("no image")
     assert run("predict", finished, tmp_path / "new", "--out", tmp_path / "masks") == 0
-    assert [p.relative_to(tmp_path / "masks").as_posix() for p in (tmp_path / "masks").rglob("*.png")] == ["deeper/a.png"]
+    assert [p.relative_to(tmp_path / "masks").as_posix() for p in (tmp_path / "masks").rglob("*.png")] == [
+        "deeper/a.png"
+    ]
     same = finished / "predictions" / "photo09.png"
     assert run("predict", finished, world / "images", "--out", tmp_path / "again") == 0
     assert (tmp_path / "again" / "photo09.png").read_bytes() == same.read_bytes()
@@ -138,7 +145,14 @@ def test_unreadable_photos_are_set_aside_named_and_counted(
 
 
 def test_frozen_features_are_shared_by_runs(world: Path, tmp_path: Path) -> None:
-    flags = [*SMALL, "--freeze-until", "layer3", "--features.folder", tmp_path / "features", "--segmenter.no-warm-start"]
+    flags = [
+        *SMALL,
+        "--freeze-until",
+        "layer3",
+        "--features.folder",
+        tmp_path / "features",
+        "--segmenter.no-warm-start",
+    ]
     assert run("train", world, "--out", tmp_path / "a", *flags) == 0
     before = stamps(tmp_path / "features")
     assert len(before) >= 9 * 2 - 1  # plain and mirrored; equal photos would share
@@ -178,7 +192,9 @@ def _start(world: Path, out: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("where", ["method/checkpoint.safetensors", "maps/key.json", "masks/records.jsonl",
                                    "segmenter/key.json", "predictions/key.json"])  # fmt: skip
-def test_an_interruption_at_any_point_loses_nothing(world: Path, tmp_path: Path, how: signal.Signals, where: str) -> None:
+def test_an_interruption_at_any_point_loses_nothing(
+    world: Path, tmp_path: Path, how: signal.Signals, where: str
+) -> None:
     """Interrupted (politely or not) in each stage and started again, a run ends as an uninterrupted one."""
     whole = tmp_path / "whole"
     process = _start(world, whole)

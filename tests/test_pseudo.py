@@ -80,7 +80,9 @@ def test_saliency_background() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.floats(0.05, 0.95))
-def test_scores_are_probabilities_and_masks_show_present_classes_only(seed: int, present: int, threshold: float) -> None:
+def test_scores_are_probabilities_and_masks_show_present_classes_only(
+    seed: int, present: int, threshold: float
+) -> None:
     random = np.random.default_rng(seed)
     classes = tuple(sorted(random.choice(9, present, replace=False).tolist()))
     found = maps(random.random((present, 3, 4)), classes, (11, 14))

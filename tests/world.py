@@ -23,8 +23,8 @@ def scene(index: int, height: int = HEIGHT, width: int = WIDTH) -> tuple[np.ndar
     if index % 3 != 0:
         x = random.integers(width // 2 + 8, width - 14)
         mask[6:-6, x : x + 9] = 2
-    image[mask == 1] = (220, 40, 40) + random.integers(-30, 30, (int((mask == 1).sum()), 3))
-    image[mask == 2] = (40, 40, 220) + random.integers(-30, 30, (int((mask == 2).sum()), 3))
+    image[mask == 1] = np.array((220, 40, 40)) + random.integers(-30, 30, (int((mask == 1).sum()), 3))
+    image[mask == 2] = np.array((40, 40, 220)) + random.integers(-30, 30, (int((mask == 2).sum()), 3))
     return image, mask
 
 
@@ -51,7 +51,7 @@ def make(root: Path, train: int = 9, val: int = 3, truth: bool = True) -> Path:
     return root
 
 
-SMALL = (  # flags of a run that takes seconds: a small random network and one epoch
+SMALL = (  # noqa: SIM905 (a command line reads best as one)  # flags of a run that takes seconds: a small random network and one epoch
     "--backbone resnet10t --weights none --augment.size 64 --epochs 1 --train.batch-size 4 --localize.longest 72 "
     "--scales 1 --segmenter-augment.size 64 --segmenter-train.epochs 1 --segmenter-train.batch-size 4 "
     "--segmenter.channels 8 --inference.longest 72 --inference.scales 1 --train.precision float32 "

@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        code = fail(f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out")
+        code = fail(
+            f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out"
+        )
     sys.exit(code)
 
 
@@ -296,7 +298,9 @@ def evaluate(arguments: list[str]) -> int:
     if parsed.json:
         print(json.dumps(content, indent=1))
         return 0
-    print(f"mean IoU {scores.mean_iou:.2f}   pixel accuracy {scores.pixel_accuracy:.2f}   coverage {scores.coverage:.2f}")
+    print(
+        f"mean IoU {scores.mean_iou:.2f}   pixel accuracy {scores.pixel_accuracy:.2f}   coverage {scores.coverage:.2f}"
+    )
     width = max(map(len, scores.class_names))
     print(f"{'class':<{width}}    IoU  precision  recall")
     for row in zip(scores.class_names, scores.iou, scores.precision, scores.recall, strict=True):
@@ -363,7 +367,7 @@ def _recipes() -> dict[str, str]:
 
 def _datasets() -> dict[str, str]:
     return {
-        "demo": "composed from photographs scikit-image ships; embedded (tag2mask demo)",
+        "demo": "composed from photographs that scikit-image and Matplotlib ship; embedded (tag2mask demo)",
         "folder": "layout: images/ and tags.csv with image,tags (optional split, domain), masks/, saliency/",
         "class-folders": "layout: one folder of photos per class",
         "voc": "layout: PASCAL VOC (tags from XML, text lists, or cls_labels.npy)",

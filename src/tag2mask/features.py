@@ -96,7 +96,8 @@ class FeatureStore:
         precision: compute.Precision = "auto",
     ) -> None:
         assert backbone.frozen_until is not None
-        self.backbone, self.seen, self.settings, self.precision = backbone, seen, settings, precision
+        self.backbone, self.seen, self.settings = backbone, seen, settings
+        self.precision: compute.Precision = precision
         self.block = backbone.frozen_until
         where = next(backbone.parameters()).device
         key = trunk_digest(backbone, self.block) + f"-{self.block}-{compute.resolve(precision, where)}"
@@ -156,8 +157,9 @@ class FeatureStore:
         """Bytes to be written, from the cells per pixel of one small forward."""
         side = 8 * max(self.backbone.stride, self.backbone.multiple)
         with torch.inference_mode():
-            probe = self.backbone.until(torch.zeros(1, 3, side, side, device=next(self.backbone.parameters()).device),
-                                        self.block)
+            probe = self.backbone.until(
+                torch.zeros(1, 3, side, side, device=next(self.backbone.parameters()).device), self.block
+            )
         per_pixel = probe.numel() / side**2
         return 2 * per_pixel * sum(view.height * view.width for _, view in missing)
 

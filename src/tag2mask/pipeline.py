@@ -32,9 +32,10 @@ from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.run import Clock, Run, Stage, atomic, digest, read_json, read_maps, write_json, write_maps
 from tag2mask.train import fit, load_model, save_model
-from tag2mask.types import IGNORE, Dataset, LocalizationMaps, MaskedBatch, Sample
+from tag2mask.types import IGNORE, Dataset, LocalizationMaps, Sample
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass
@@ -525,7 +526,9 @@ def predict_validation(work: Work) -> None:
         _done(stage, f"predictions for {len(work.val)} validation photos")
 
 
-def load_segmenter(run: Run, settings: RunSettings, classes: int, name: str = "segmenter") -> tuple[nn.Module, Backbone]:
+def load_segmenter(
+    run: Run, settings: RunSettings, classes: int, name: str = "segmenter"
+) -> tuple[nn.Module, Backbone]:
     """A run's trained segmenter, in eval mode."""
     stage = run.open_stage(name)
     backbone = backbones.build(replace(settings.backbone, weights="none"))

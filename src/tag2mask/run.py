@@ -221,4 +221,6 @@ def read_maps(path: Path, id: str) -> LocalizationMaps:
             height, width = (int(v) for v in file["size"])
             return LocalizationMaps(id, classes, file["scores"], (height, width))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read the maps of '{id}' at {path} ({error}): delete that file and run again") from error
+        raise InputError(
+            f"cannot read the maps of '{id}' at {path} ({error}): delete that file and run again"
+        ) from error

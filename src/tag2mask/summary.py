@@ -70,7 +70,9 @@ def supervision(work: Work) -> list[str]:
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if "segmenter-oracle" in work.stages:
-        lines.append("for comparison only, a second segmenter was trained on true masks; the run's result did not see them")
+        lines.append(
+            "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
+        )
     return lines
 
 

@@ -353,7 +353,9 @@ def _progress(title: str, steps: int, start: int, shown: bool) -> Any:
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console(), disable=not (shown and console().is_terminal), transient=True) as bar:
+        with Progress(
+            *columns, console=console(), disable=not (shown and console().is_terminal), transient=True
+        ) as bar:
             id = bar.add_task(title, total=steps, completed=start, note="")
             began, seen = time.monotonic(), 0
 

@@ -105,14 +105,14 @@ class MaskedBatch:
     stored: bool = False
 
     def to(self, device: torch.device) -> MaskedBatch:
-        tensors = (self.images, self.masks, self.labels, self.valid)
-        return MaskedBatch(self.ids, *(t.to(device) for t in tensors), self.stored)
+        images, masks = self.images.to(device), self.masks.to(device)
+        return MaskedBatch(self.ids, images, masks, self.labels.to(device), self.valid.to(device), self.stored)
 
 
 def masked_mean(maps: Tensor, valid: Tensor) -> Tensor:
     """Mean over the cells inside the photo: ``[batch classes rows columns]`` and ``[batch height width]`` to
     ``[batch classes]``. A cell counts by its share of valid pixels."""
-    weight = torch.nn.functional.adaptive_avg_pool2d(valid[:, None].float(), maps.shape[-2:])
+    weight = torch.nn.functional.adaptive_avg_pool2d(valid[:, None].float(), (maps.shape[-2], maps.shape[-1]))
     return (maps.float() * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-6)
 
 

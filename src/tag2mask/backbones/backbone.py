@@ -49,7 +49,13 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, blocks: Sequence[tuple[str, nn.Module]], channels: int, stride: int, mean: Any, std: Any, multiple: int = 1
+        self,
+        blocks: Sequence[tuple[str, nn.Module]],
+        channels: int,
+        stride: int,
+        mean: Any,
+        std: Any,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleDict({name: block for name, block in blocks})
@@ -176,14 +182,14 @@ def _blocks_of(model: Any) -> list[tuple[str, nn.Module]] | None:
     """The chain of blocks of the families we know; None for the others."""
     has = lambda *names: all(hasattr(model, name) for name in names)  # noqa: E731
     if has("conv_stem", "bn1", "blocks", "conv_head"):  # EfficientNet, MobileNet
-        chain = [("stem", nn.Sequential(model.conv_stem, model.bn1))]
+        chain: list[tuple[str, nn.Module]] = [("stem", nn.Sequential(model.conv_stem, model.bn1))]
         chain += [(f"block{i}", block) for i, block in enumerate(model.blocks)]
         head = [model.conv_head] + ([model.bn2] if hasattr(model, "bn2") else [])
         # MobileNetV3 pools before its head convolution; its map ends at the last block
         return chain if not hasattr(model, "bn2") else [*chain, ("head", nn.Sequential(*head))]
     if has("conv1", "bn1", "layer1", "layer4"):  # ResNet and its kin
         stem = [model.conv1, model.bn1] + ([model.act1] if hasattr(model, "act1") else [])
-        chain = [("stem", nn.Sequential(*stem, model.maxpool))]
+        chain: list[tuple[str, nn.Module]] = [("stem", nn.Sequential(*stem, model.maxpool))]
         return chain + [(f"layer{i}", getattr(model, f"layer{i}")) for i in range(1, 5)]
     if has("stem", "stages", "norm_pre"):  # ConvNeXt
         chain = [("stem", model.stem)] + [(f"stage{i}", stage) for i, stage in enumerate(model.stages)]
@@ -210,6 +216,7 @@ def build(settings: BackboneSettings) -> Backbone:
         InputError: an unknown name (nearest named), weights that cannot be had, an output stride it does not have.
     """
     import timm
+    from timm.data.config import resolve_data_config
 
     check(settings)
     name = settings.name
@@ -220,7 +227,7 @@ def build(settings: BackboneSettings) -> Backbone:
         weight_files.load_embedded(model, architecture)
     elif settings.weights not in ("auto", "none"):
         weight_files.load_file(model, Path(settings.weights))
-    config = timm.data.resolve_data_config(model.pretrained_cfg)
+    config = resolve_data_config(model.pretrained_cfg)
     backbone = _wrap(model, config, settings.output_stride)
     if settings.freeze:
         backbone.freeze_until(backbone.names[-1])

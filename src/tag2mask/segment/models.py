@@ -129,7 +129,9 @@ class SmpSegmenter(nn.Module):
         return self.model(padded)[..., :height, :width]
 
 
-def build(settings: SegmenterSettings, backbone: Backbone, classes: int, backbone_settings: BackboneSettings) -> nn.Module:
+def build(
+    settings: SegmenterSettings, backbone: Backbone, classes: int, backbone_settings: BackboneSettings
+) -> nn.Module:
     """The segmenter of these settings over 1 + ``classes`` labels.
 
     Raises:
