@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tag2mask.data.augment import AugmentSettings, Geometry, generator, jitter_colour, normalise
+from tag2mask.data.augment import AugmentSettings, Colour, Geometry, generator, normalise
 from tag2mask.errors import InputError
 
 
@@ -49,11 +49,16 @@ def test_views_repeat_by_seed_epoch_and_index() -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_jitter_keeps_type_and_zero_strength_changes_nothing() -> None:
-    image = torch.randint(0, 255, (3, 5, 7), dtype=torch.uint8)
-    assert jitter_colour(image, 0.0, generator(0, 0, 0)) is image
-    jittered = jitter_colour(image, 0.4, generator(0, 0, 0))
-    assert jittered.dtype == torch.uint8 and jittered.shape == image.shape and not torch.equal(jittered, image)
+def test_colour_by_hand() -> None:
+    assert Colour.draw(0.0, generator(0, 0, 0)) is None
+    drawn = Colour.draw(0.3, generator(0, 0, 0))
+    assert drawn is not None and all(0.7 <= f <= 1.3 for f in (drawn.brightness, drawn.contrast, drawn.saturation))
+    image = np.array([[[100, 50, 200], [10, 20, 30]]], np.uint8)
+    plain = Geometry(1, 2, 0, 0, 2, False)
+    assert torch.equal(plain.image(image, Colour(1.0, 1.0, 1.0)), plain.image(image))
+    assert plain.image(image, Colour(0.5, 1.0, 1.0))[:, 0, 0].tolist() == [50, 25, 100]
+    grey = plain.image(image, Colour(1.0, 1.0, 0.0))[:, 0, 0]
+    assert len(set(grey.tolist())) == 1
 
 
 def test_normalise_is_the_formula() -> None:

@@ -197,6 +197,9 @@ def _types() -> dict[str, Any]:
 def quiet() -> None:
     """Library notes go to the log, not between the progress bars."""
     import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", message="Image size")  # Pillow's; ours says the same, with what to do
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("accelerate", "timm", "PIL", "filelock", "matplotlib", "fsspec", "urllib3", "numba"):

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 ROWS = 6  # photos in each group of the gallery
 
-SCORE_NAMES = {  # key in scores.json -> name, on what; the run's product last
-    "maps": ("Maps", "training photos, tags known, before refinement"),
-    "masks": ("Pseudo masks", "training photos, tags known"),
-    "predictions-oracle": ("Same segmenter on true masks (ORACLE, for comparison)", "validation photos, no tags given"),
-    "predictions": ("Segmenter", "validation photos, no tags given"),
+SCORED = {  # key in scores.json -> name, split, on what; the run's product last
+    "maps": ("Maps", "train", "training photos, tags known, before refinement"),
+    "masks": ("Pseudo masks", "train", "training photos, tags known"),
+    "predictions-oracle": ("Same segmenter, trained on true masks", "val", "validation photos, no tags given"),
+    "predictions": ("Segmenter", "val", "validation photos, no tags given"),
 }
 
 
@@ -31,12 +31,12 @@ def report_data(work: Work) -> ReportData:
     """Everything the report of this run shows."""
     described = work.run.description()
     scores = read_json(work.stages["scores"].folder / "scores.json")
+    splits = {"train": work.train} | ({"val": work.val} if work.val is not None else {})
     tables = [
-        ScoreTable(name, evaluate.Scores.from_json(scores[key]), photos)
-        for key, (name, photos) in SCORE_NAMES.items()
+        ScoreTable(name, evaluate.Scores.from_json(scores[key]), f"{len(splits[split])} {photos}", "oracle" in key)
+        for key, (name, split, photos) in SCORED.items()
         if key in scores
     ]
-    splits = {"train": work.train} | ({"val": work.val} if work.val is not None else {})
     sweep = evaluate.OracleSweep.from_json(scores["sweep"]) if "sweep" in scores else None
     sittings = described.get("sittings", [])
     last = sittings[-1] if sittings else {}
@@ -69,6 +69,8 @@ def supervision(work: Work) -> list[str]:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
+    if "crf" in work.settings.refine:
+        lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
     if "segmenter-oracle" in work.stages:
         lines.append(
             "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
@@ -117,7 +119,6 @@ def _ranked(
     """The best and the worst photos by their own mean IoU."""
     by_id = {s.id: s for s in dataset.samples}
     known = sorted(((score, id) for id, score in scores if score is not None), key=lambda pair: pair[0])
-    # at the very top stand photos of pure background; the middle of the best quarter is more telling than they are
     groups[f"Worst {title}"] = [_row(work, dataset, by_id[id], score) for score, id in known[:ROWS]]
     groups[f"Best {title}"] = [_row(work, dataset, by_id[id], score) for score, id in known[::-1][:ROWS]]
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tvf
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -78,10 +77,15 @@ class Geometry:
         out[..., row : row + part.shape[-2], column : column + part.shape[-1]] = part
         return out
 
-    def image(self, image: np.ndarray) -> Tensor:
+    def image(self, image: np.ndarray, colour: Colour | None = None) -> Tensor:
         """``[height width 3]`` uint8 to ``[3 size size]`` uint8; padding is 0 and marked by :meth:`valid`."""
         resized = Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BICUBIC)
-        return self._place(torch.from_numpy(np.array(resized)).permute(2, 0, 1), 0)
+        if colour is not None:
+            resized = colour.apply(resized)
+        if self.flip:
+            resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = resized.crop((self.left, self.top, self.left + self.size, self.top + self.size))  # pads with 0
+        return torch.from_numpy(np.array(view)).permute(2, 0, 1)
 
     def mask(self, mask: np.ndarray) -> Tensor:
         """``[height width]`` uint8 to ``[size size]`` uint8, nearest; padding is IGNORE."""
@@ -95,24 +99,37 @@ class Geometry:
 
     def valid(self) -> Tensor:
         """``[size size]`` bool, False on padding."""
-        return self._place(torch.ones(self.height, self.width, dtype=torch.bool), False)
+        out = torch.zeros(self.size, self.size, dtype=torch.bool)
+        row, column = max(-self.top, 0), max(-self.left, 0)
+        out[row : self.height - self.top, column : self.width - self.left] = True
+        return out
 
 
-def jitter_colour(image: Tensor, strength: float, random: np.random.Generator) -> Tensor:
-    """Brightness, contrast and saturation of ``[3 height width]`` uint8, each by a factor in 1 ± strength."""
-    if strength <= 0:
-        return image
-    brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3)
-    image = tvf.adjust_brightness(image, brightness)
-    image = tvf.adjust_contrast(image, contrast)
-    return tvf.adjust_saturation(image, saturation)
+@dataclass(frozen=True)
+class Colour:
+    """Factors of brightness, contrast and saturation."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+
+    @staticmethod
+    def draw(strength: float, random: np.random.Generator) -> Colour | None:
+        """Each factor in 1 ± strength; None without strength."""
+        return Colour(*random.uniform(1 - strength, 1 + strength, 3)) if strength > 0 else None
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """By Pillow: on 8-bit pixels ten times faster than tensors."""
+        image = ImageEnhance.Brightness(image).enhance(self.brightness)
+        image = ImageEnhance.Contrast(image).enhance(self.contrast)
+        return ImageEnhance.Color(image).enhance(self.saturation)
 
 
 def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """``[... 3 height width]`` uint8 to float32 with the backbone's mean and std."""
     shape = (3, 1, 1)
     mean_, std_ = torch.tensor(mean).view(shape) * 255, torch.tensor(std).view(shape) * 255
-    return (image.float() - mean_) / std_
+    return image.float().sub_(mean_).div_(std_)
 
 
 def fit_size(height: int, width: int, longest: int, scale: float = 1.0, multiple: int = 1) -> tuple[int, int]:

@@ -207,8 +207,8 @@ def _view(
     random: np.random.Generator,
 ) -> Tensor:
     """The normalised view; padding is the backbone's mean colour."""
-    image = augment.jitter_colour(geometry.image(pixels), settings.jitter, random)
-    return augment.normalise(image, *normalisation) * valid
+    image = geometry.image(pixels, augment.Colour.draw(settings.jitter, random))
+    return augment.normalise(image, *normalisation).mul_(valid)
 
 
 def _domains(items: Sequence[_Item]) -> tuple[Domain, ...]:
