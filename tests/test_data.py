@@ -42,7 +42,7 @@ def refused(root: Path, settings: DataSettings | None = None, split: str | None 
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Path:
+def barn(tmp_path: Path) -> Path:
     """Five photos of three classes in the layout *folder*."""
     for name in ("a.jpg", "b.JPG", "far/c.png", "d.jpg", "e.jpg"):
         photo(tmp_path / "images" / name)
@@ -67,38 +67,38 @@ def nothing_is_opened(monkeypatch):
 # -------------------------------------------------------------------------------------------------- folder
 
 
-def test_folder(farm):
-    dataset = data.load(farm)
+def test_folder(barn):
+    dataset = data.load(barn)
     assert dataset.classes == ("cow", "dog", "sheep") and dataset.truth_values == (1, 2, 3)
-    assert dataset.name == farm.name
+    assert dataset.name == barn.name
     assert list(dataset.samples) == [
-        Sample("a", farm / "images" / "a.jpg", frozenset({1})),
-        Sample("b", farm / "images" / "b.JPG", frozenset({0, 1}), "web"),
-        Sample("far/c", farm / "images" / "far" / "c.png", frozenset({0, 2}), "single-label"),
+        Sample("a", barn / "images" / "a.jpg", frozenset({1})),
+        Sample("b", barn / "images" / "b.JPG", frozenset({0, 1}), "web"),
+        Sample("far/c", barn / "images" / "far" / "c.png", frozenset({0, 2}), "single-label"),
     ]
-    assert data.splits(farm) == ("train", "val")
+    assert data.splits(barn) == ("train", "val")
 
 
-def test_photos_of_other_splits_may_have_no_tags(farm):
-    val = data.load(farm, split="val")
+def test_photos_of_other_splits_may_have_no_tags(barn):
+    val = data.load(barn, split="val")
     assert [(sample.id, sample.labels) for sample in val.samples] == [("d", frozenset({0})), ("e", None)]
 
 
-def test_leaving_photos_out_keeps_the_untagged_ones(farm):
+def test_leaving_photos_out_keeps_the_untagged_ones(barn):
     """Of an untagged photo nobody knows that it shows none of the classes."""
-    selection = data.read(farm, DataSettings(classes=("sheep",)), "val")
+    selection = data.read(barn, DataSettings(classes=("sheep",)), "val")
     assert ids(selection.dataset) == ["e"] and selection.dropped == 1 and selection.untagged == ("e",)
 
 
-def test_truth_and_saliency_beside(farm):
-    write(farm / "masks" / "far" / "c.png")
-    write(farm / "saliency" / "a.jpg")
-    write(farm / "other" / "a.png")
-    first, _, third = data.load(farm).samples
-    assert first.mask_path is None and third.mask_path == farm / "masks" / "far" / "c.png"
-    assert first.saliency_path == farm / "saliency" / "a.jpg" and third.saliency_path is None
-    first, _, third = data.load(farm, DataSettings(truth=farm / "other")).samples
-    assert first.mask_path == farm / "other" / "a.png" and third.mask_path is None
+def test_truth_and_saliency_beside(barn):
+    write(barn / "masks" / "far" / "c.png")
+    write(barn / "saliency" / "a.jpg")
+    write(barn / "other" / "a.png")
+    first, _, third = data.load(barn).samples
+    assert first.mask_path is None and third.mask_path == barn / "masks" / "far" / "c.png"
+    assert first.saliency_path == barn / "saliency" / "a.jpg" and third.saliency_path is None
+    first, _, third = data.load(barn, DataSettings(truth=barn / "other")).samples
+    assert first.mask_path == barn / "other" / "a.png" and third.mask_path is None
 
 
 def test_one_csv_a_split_and_photos_in_the_folder_itself(tmp_path):
@@ -112,14 +112,14 @@ def test_one_csv_a_split_and_photos_in_the_folder_itself(tmp_path):
     assert train.samples[0].labels == frozenset({0, 1}) and val.samples[0].labels == frozenset({2})
 
 
-def test_a_csv_may_be_given_itself_or_by_setting(farm, tmp_path_factory):
-    assert len(data.load(farm / "tags.csv")) == 3
+def test_a_csv_may_be_given_itself_or_by_setting(barn, tmp_path_factory):
+    assert len(data.load(barn / "tags.csv")) == 3
     elsewhere = write(tmp_path_factory.mktemp("elsewhere") / "some.csv", "image,tags\nd.jpg,cow\n")
-    dataset = data.load(farm, DataSettings(tags=elsewhere))
+    dataset = data.load(barn, DataSettings(tags=elsewhere))
     assert dataset.classes == ("cow",) and [sample.id for sample in dataset.samples] == ["d"]
-    only_photos = data.load(farm / "images", DataSettings(tags=elsewhere))
-    assert only_photos.samples[0].image_path == farm / "images" / "d.jpg"
-    dataset = data.load(elsewhere.parent, DataSettings(images=farm / "images", tags=elsewhere))
+    only_photos = data.load(barn / "images", DataSettings(tags=elsewhere))
+    assert only_photos.samples[0].image_path == barn / "images" / "d.jpg"
+    dataset = data.load(elsewhere.parent, DataSettings(images=barn / "images", tags=elsewhere))
     assert dataset.samples[0].id == "d"
 
 
@@ -131,10 +131,10 @@ def test_absolute_names(tmp_path, tmp_path_factory):
     assert (sample.id, sample.image_path) == ("x", elsewhere / "x.jpg")  # an id never leads out of a run's folder
 
 
-def test_names_that_lead_outside_have_plain_ids(farm):
-    photo(farm / "more" / "x.jpg")
-    write(farm / "tags.csv", "image,tags\n../more/x.jpg,a\nmore/../a.jpg,b\n")
-    assert [sample.id for sample in data.load(farm).samples] == ["x", "a"]
+def test_names_that_lead_outside_have_plain_ids(barn):
+    photo(barn / "more" / "x.jpg")
+    write(barn / "tags.csv", "image,tags\n../more/x.jpg,a\nmore/../a.jpg,b\n")
+    assert [sample.id for sample in data.load(barn).samples] == ["x", "a"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -144,26 +144,26 @@ def test_ids_stay_inside(name):
     assert not id_.startswith(("/", "../")) and id_ != ".." and "/../" not in id_
 
 
-def test_classes_file_orders_and_gives_values(farm):
-    write(farm / "classes.txt", "sheep 17\npotted plant\t3\ncow = 10\ndog 12\n\n")
+def test_classes_file_orders_and_gives_values(barn):
+    write(barn / "classes.txt", "sheep 17\npotted plant\t3\ncow = 10\ndog 12\n\n")
     with pytest.raises(InputError, match="has the tag potted plant"):
-        data.load(farm)
-    dataset = data.load(farm, DataSettings(classes=("cow,dog", "sheep")))
+        data.load(barn)
+    dataset = data.load(barn, DataSettings(classes=("cow,dog", "sheep")))
     assert dataset.classes == ("sheep", "cow", "dog") and dataset.truth_values == (17, 10, 12)
-    write(farm / "classes.txt", "sheep\ncow\ndog\n")
-    dataset = data.load(farm, DataSettings(truth_values=("dog=12", "cow=8,sheep=250")))
+    write(barn / "classes.txt", "sheep\ncow\ndog\n")
+    dataset = data.load(barn, DataSettings(truth_values=("dog=12", "cow=8,sheep=250")))
     assert dataset.truth_values == (250, 8, 12)
 
 
-def test_a_subset_keeps_the_order_and_the_truth_values_of_all(farm):
-    dataset = data.load(farm, DataSettings(classes=("sheep", "cow")))
+def test_a_subset_keeps_the_order_and_the_truth_values_of_all(barn):
+    dataset = data.load(barn, DataSettings(classes=("sheep", "cow")))
     assert dataset.classes == ("cow", "sheep") and dataset.truth_values == (1, 3)
     assert [(sample.id, sample.labels) for sample in dataset.samples] == [
         ("b", frozenset({0})),
         ("far/c", frozenset({0, 1})),
     ]
-    assert data.read(farm, DataSettings(classes=("sheep", "cow")), "train").dropped == 1
-    kept = data.load(farm, DataSettings(classes=("sheep", "cow"), keep_untagged=True))
+    assert data.read(barn, DataSettings(classes=("sheep", "cow")), "train").dropped == 1
+    kept = data.load(barn, DataSettings(classes=("sheep", "cow"), keep_untagged=True))
     assert kept.samples[0].id == "a" and kept.samples[0].labels == frozenset()
 
 
@@ -209,98 +209,98 @@ def refused_with(root: Path, **settings) -> str:
     return refused(root, DataSettings(**settings))
 
 
-def test_csv_without_the_column(farm):
-    write(farm / "tags.csv", "file,labels\na.jpg,dog\n")
-    said = refused(farm)
+def test_csv_without_the_column(barn):
+    write(barn / "tags.csv", "file,labels\na.jpg,dog\n")
+    said = refused(barn)
     assert "no column 'image'" in said and "file, labels" in said
-    write(farm / "tags.csv", "image,labels\na.jpg,dog\n")
-    assert "no column 'tags'" in refused(farm)
-    write(farm / "tags.csv", "")
-    assert "nothing" in refused(farm)
+    write(barn / "tags.csv", "image,labels\na.jpg,dog\n")
+    assert "no column 'tags'" in refused(barn)
+    write(barn / "tags.csv", "")
+    assert "nothing" in refused(barn)
 
 
-def test_csv_of_another_form(farm):
-    write(farm / "tags.csv", "image,tags\na.jpg,dog,cow\n")
-    assert "line 2 has 3 cells" in refused(farm)
-    write(farm / "tags.csv", 'image,tags\na.jpg,"dog,cow"\n')
-    assert "line 2: tag 'dog,cow' has a comma" in refused(farm)
-    write(farm / "tags.csv", "image,tags\n\n ,dog\n")
-    assert "line 3 names no image" in refused(farm)
-    (farm / "tags.csv").write_bytes(b"image,tags\na.jpg,\xe4\n")
-    assert "not UTF-8" in refused(farm)
-    write(farm / "tags.csv", "image,tags,domain\na.jpg,dog,webb\n")
-    said = refused(farm)
+def test_csv_of_another_form(barn):
+    write(barn / "tags.csv", "image,tags\na.jpg,dog,cow\n")
+    assert "line 2 has 3 cells" in refused(barn)
+    write(barn / "tags.csv", 'image,tags\na.jpg,"dog,cow"\n')
+    assert "line 2: tag 'dog,cow' has a comma" in refused(barn)
+    write(barn / "tags.csv", "image,tags\n\n ,dog\n")
+    assert "line 3 names no image" in refused(barn)
+    (barn / "tags.csv").write_bytes(b"image,tags\na.jpg,\xe4\n")
+    assert "not UTF-8" in refused(barn)
+    write(barn / "tags.csv", "image,tags,domain\na.jpg,dog,webb\n")
+    said = refused(barn)
     assert "line 2: unknown domain 'webb'" in said and "did you mean web" in said
 
 
-def test_columns_in_any_order_and_short_rows(farm):
-    write(farm / "tags.csv", "tags,note,image\ndog,seen twice,a.jpg\n")
-    assert ids(data.load(farm)) == ["a"]
-    write(farm / "tags.csv", "tags,note,image\ndog\n")
-    assert "line 2 names no image" in refused(farm)
+def test_columns_in_any_order_and_short_rows(barn):
+    write(barn / "tags.csv", "tags,note,image\ndog,seen twice,a.jpg\n")
+    assert ids(data.load(barn)) == ["a"]
+    write(barn / "tags.csv", "tags,note,image\ndog\n")
+    assert "line 2 names no image" in refused(barn)
 
 
-def test_unknown_class(farm):
-    said = refused(farm, DataSettings(classes=("dgo",)))
+def test_unknown_class(barn):
+    said = refused(barn, DataSettings(classes=("dgo",)))
     assert "unknown class 'dgo': did you mean dog" in said
-    write(farm / "classes.txt", "cow\ndog\nsleep\n")
-    said = refused(farm)
+    write(barn / "classes.txt", "cow\ndog\nsleep\n")
+    said = refused(barn)
     assert "tags.csv line 4: unknown class 'sheep'" in said and "did you mean sleep" in said
 
 
-def test_image_listed_twice(farm):
-    write(farm / "tags.csv", "image,tags\na.jpg,dog\nd.jpg,dog\nimages/a.jpg,cow\n")
-    said = refused(farm)
+def test_image_listed_twice(barn):
+    write(barn / "tags.csv", "image,tags\na.jpg,dog\nd.jpg,dog\nimages/a.jpg,cow\n")
+    said = refused(barn)
     assert "images/a.jpg on lines 2 and 4" in said
 
 
-def test_image_that_is_not_there(farm):
-    write(farm / "tags.csv", "image,tags\na.jpg,dog\nz.jpg,dog\ny.jpg,dog\na,dog\n")
-    (farm / "images" / "a.jpg").unlink()
-    write(farm / "tags.csv", "image,tags\nd.jpg,dog\nz.jpg,dog\ny,dog\n")
-    said = refused(farm)
-    assert "2 of 3 images" in said and "z.jpg, y" in said and str(farm / "tags.csv") in said
+def test_image_that_is_not_there(barn):
+    write(barn / "tags.csv", "image,tags\na.jpg,dog\nz.jpg,dog\ny.jpg,dog\na,dog\n")
+    (barn / "images" / "a.jpg").unlink()
+    write(barn / "tags.csv", "image,tags\nd.jpg,dog\nz.jpg,dog\ny,dog\n")
+    said = refused(barn)
+    assert "2 of 3 images" in said and "z.jpg, y" in said and str(barn / "tags.csv") in said
 
 
-def test_empty_data_sets(tmp_path, farm):
+def test_empty_data_sets(tmp_path, barn):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "holds no images" in refused(empty)
     photo(empty / "1.jpg")
     assert "no tags" in refused(empty)
-    write(farm / "tags.csv", "image,tags\n")
-    assert "no split 'train'" in refused(farm)
-    write(farm / "tags.csv", "image,tags\na.jpg,\n")
-    assert "no tags at all" in refused(farm)
+    write(barn / "tags.csv", "image,tags\n")
+    assert "empty data set" in refused(barn)
+    write(barn / "tags.csv", "image,tags\na.jpg,\n")
+    assert "no tags at all" in refused(barn)
 
 
-def test_unknown_split(farm):
-    said = refused(farm, split="test")
+def test_unknown_split(barn):
+    said = refused(barn, split="test")
     assert "no split 'test' (it has: train, val)" in said
 
 
-def test_tags_csv_and_train_csv(farm):
-    write(farm / "train.csv", "image,tags\na.jpg,dog\n")
-    assert "both tags.csv and train.csv" in refused(farm)
-    assert len(data.load(farm, DataSettings(tags=farm / "train.csv"))) == 1
+def test_tags_csv_and_train_csv(barn):
+    write(barn / "train.csv", "image,tags\na.jpg,dog\n")
+    assert "both tags.csv and train.csv" in refused(barn)
+    assert len(data.load(barn, DataSettings(tags=barn / "train.csv"))) == 1
 
 
-def test_class_without_a_photo(farm):
-    write(farm / "classes.txt", "cow\ndog\nsheep\nunicorn\n")
-    said = refused(farm)
+def test_class_without_a_photo(barn):
+    write(barn / "classes.txt", "cow\ndog\nsheep\nunicorn\n")
+    said = refused(barn)
     assert "has the tag unicorn" in said and "--classes" in said
-    assert len(data.load(farm, split="val")) == 2  # only training asks for all
+    assert len(data.load(barn, split="val")) == 2  # only training asks for all
 
 
-def test_images_without_tags(farm):
-    write(farm / "tags.csv", "image,tags\na.jpg,dog\nb.JPG,\nd.jpg, ; \n")
-    said = refused(farm)
+def test_images_without_tags(barn):
+    write(barn / "tags.csv", "image,tags\na.jpg,dog\nb.JPG,\nd.jpg, ; \n")
+    said = refused(barn)
     assert "2 of 3 photos" in said and "(b, d)" in said and "--keep-untagged" in said
-    kept = data.load(farm, DataSettings(keep_untagged=True))
+    kept = data.load(barn, DataSettings(keep_untagged=True))
     assert [sample.labels for sample in kept.samples] == [frozenset({0}), frozenset(), frozenset()]
 
 
-def test_bad_classes_file(farm):
+def test_bad_classes_file(barn):
     for text, expected in [
         ("cow\ncow\n", "line 2: class 'cow' is already on line 1"),
         ("background\ncow\n", "line 1: background is no class"),
@@ -308,11 +308,11 @@ def test_bad_classes_file(farm):
         ("cow 300\n", "line 1: value 300"),
         ("\n", "names no class"),
     ]:
-        write(farm / "classes.txt", text)
-        assert expected in refused(farm)
+        write(barn / "classes.txt", text)
+        assert expected in refused(barn)
 
 
-def test_bad_truth_values(farm):
+def test_bad_truth_values(barn):
     for value, expected in [
         ("dog", "not name=value"),
         ("dog=x", "not name=value"),
@@ -320,12 +320,12 @@ def test_bad_truth_values(farm):
         ("dog=0", "outside 1..254"),
         ("dog=1", "'cow' and 'dog' both have value 1"),
     ]:
-        assert expected in refused(farm, DataSettings(truth_values=(value,)))
+        assert expected in refused(barn, DataSettings(truth_values=(value,)))
 
 
-def test_background_is_no_tag(farm):
-    write(farm / "tags.csv", "image,tags\na.jpg,background\n")
-    assert "'background' is used as a tag" in refused(farm)
+def test_background_is_no_tag(barn):
+    write(barn / "tags.csv", "image,tags\na.jpg,background\n")
+    assert "'background' is used as a tag" in refused(barn)
 
 
 # ------------------------------------------------------------------------------------------- class folders
@@ -716,8 +716,8 @@ def test_a_photo_costs_about_a_hundred_bytes(tmp_path, monkeypatch):
     assert dataset.samples[1234].image_path == tmp_path / "images" / "folder_1" / "photo_0001234.jpg"
 
 
-def test_samples_are_a_sequence(farm):
-    samples = data.load(farm).samples
+def test_samples_are_a_sequence(barn):
+    samples = data.load(barn).samples
     assert isinstance(samples, data.Samples)
     plain = list(samples)
     assert samples[-1] == plain[-1] and list(samples[::-1]) == plain[::-1] and list(samples[1:]) == plain[1:]
@@ -731,20 +731,20 @@ def test_samples_are_a_sequence(farm):
 # ------------------------------------------------------------------------------------------------ prediction
 
 
-def test_load_images(farm):
-    found = data.load_images(farm / "images")
+def test_load_images(barn):
+    found = data.load_images(barn / "images")
     assert [sample.id for sample in found] == ["a", "b", "d", "e", "far/c"]
     assert all(sample.labels is None and sample.image_path.is_file() for sample in found)
-    assert [sample.id for sample in data.load_images(str(farm / "images" / "a.jpg"))] == ["a"]
-    assert [sample.id for sample in data.load_images([farm / "images" / "d.jpg", farm / "images" / "far"])] == [
+    assert [sample.id for sample in data.load_images(str(barn / "images" / "a.jpg"))] == ["a"]
+    assert [sample.id for sample in data.load_images([barn / "images" / "d.jpg", barn / "images" / "far"])] == [
         "d",
         "c",
     ]
     for wrong, said in [
-        (farm / "nothing", "is not there"),
-        (write(farm / "text" / "notes.txt").parent, "holds no images"),
+        (barn / "nothing", "is not there"),
+        (write(barn / "text" / "notes.txt").parent, "holds no images"),
         ([], "no images"),
-        ([farm / "images" / "a.jpg"] * 2, "one name"),
+        ([barn / "images" / "a.jpg"] * 2, "one name"),
     ]:
         with pytest.raises(InputError, match=re.escape(said)):
             data.load_images(wrong)

@@ -22,7 +22,7 @@ def photo(path: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> No
     Image.fromarray(noise).resize((width, height)).save(path)
 
 
-class Farm:
+class Barn:
     """A healthy data set of 2 x 24 + 8 photos, written once and then spoilt by each test."""
 
     def __init__(self, root: Path) -> None:
@@ -61,14 +61,14 @@ class Farm:
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Farm:
-    return Farm(tmp_path)
+def barn(tmp_path: Path) -> Barn:
+    return Barn(tmp_path)
 
 
-def test_a_healthy_data_set(farm):
+def test_a_healthy_data_set(barn):
     for number in range(56):
-        farm.mask(number, 1 if number % 2 else 2)
-    findings = doctor.diagnose(farm.root, workers=1)
+        barn.mask(number, 1 if number % 2 else 2)
+    findings = doctor.diagnose(barn.root, workers=1)
     text = doctor.render(findings)
     assert {finding.level for finding in findings} == {"info"}
     assert "train: 48 photos; per class: cow 24, dog 24" in text
@@ -83,143 +83,143 @@ def test_what_cannot_be_read_at_all(tmp_path):
     assert finding.level == "error" and "is not there" in finding.message
 
 
-def test_what_training_would_refuse(farm):
-    (farm.root / "classes.txt").write_text("cow\ndog\nemu\n")
-    messages = {finding.level: finding.message for finding in farm.ill()}
+def test_what_training_would_refuse(barn):
+    (barn.root / "classes.txt").write_text("cow\ndog\nemu\n")
+    messages = {finding.level: finding.message for finding in barn.ill()}
     assert "has the tag emu" in messages["error"] and "no photo of emu" in messages["warning"]
 
 
-def test_no_validation_split(farm):
-    (farm.root / "val.csv").unlink()
-    findings = doctor.diagnose(farm.root, workers=1)
+def test_no_validation_split(barn):
+    (barn.root / "val.csv").unlink()
+    findings = doctor.diagnose(barn.root, workers=1)
     assert any("no split 'val'" in finding.message for finding in findings)
 
 
-def test_unreadable_photos_are_named(farm):
-    (farm.root / "images" / "03.png").write_text("no photo")
-    (farm.root / "images" / "50.png").write_bytes((farm.root / "images" / "51.png").read_bytes()[:100])
-    found = farm.ill()
+def test_unreadable_photos_are_named(barn):
+    (barn.root / "images" / "03.png").write_text("no photo")
+    (barn.root / "images" / "50.png").write_bytes((barn.root / "images" / "51.png").read_bytes()[:100])
+    found = barn.ill()
     assert [finding.level for finding in found] == ["warning"] * 4
     text = doctor.render(found)
     assert "03.png is not an image" in text and "train: 1 of 48 photos cannot be read" in text
     assert "50.png cannot be decoded" in text and "val: 1 of 8 photos cannot be read" in text
 
 
-def test_mostly_unreadable_is_an_error(farm):
+def test_mostly_unreadable_is_an_error(barn):
     for number in range(48, 53):
-        (farm.root / "images" / f"{number}.png").write_text("no photo")
-    assert any(finding.level == "error" and "5 of 8" in finding.message for finding in farm.ill())
+        (barn.root / "images" / f"{number}.png").write_text("no photo")
+    assert any(finding.level == "error" and "5 of 8" in finding.message for finding in barn.ill())
 
 
-def test_a_photo_in_both_splits(farm):
-    content = (farm.root / "images" / "05.png").read_bytes()
-    (farm.root / "images" / "49.png").write_bytes(content)
-    finding = farm.only()
+def test_a_photo_in_both_splits(barn):
+    content = (barn.root / "images" / "05.png").read_bytes()
+    (barn.root / "images" / "49.png").write_bytes(content)
+    finding = barn.only()
     assert finding.level == "error" and "train/05 = val/49" in finding.message
 
 
-def test_copies_within_a_split(farm):
-    (farm.root / "images" / "07.png").write_bytes((farm.root / "images" / "05.png").read_bytes())
-    finding = farm.only()
+def test_copies_within_a_split(barn):
+    (barn.root / "images" / "07.png").write_bytes((barn.root / "images" / "05.png").read_bytes())
+    finding = barn.only()
     assert finding.level == "warning" and "05 = 07" in finding.message
 
 
-def test_tiny_and_huge_photos(farm, monkeypatch):
+def test_tiny_and_huge_photos(barn, monkeypatch):
     monkeypatch.setattr(doctor, "HUGE", 20_000)
-    photo(farm.root / "images" / "00.png", 100, height=20)
-    photo(farm.root / "images" / "01.png", 101, height=150, width=140)
-    tiny, huge = farm.ill()
+    photo(barn.root / "images" / "00.png", 100, height=20)
+    photo(barn.root / "images" / "01.png", 101, height=150, width=140)
+    tiny, huge = barn.ill()
     assert "1 photo under 64 pixels" in tiny.message and tiny.message.endswith(": 00")
     assert "huge" not in tiny.message and huge.message.endswith(": 01")
 
 
-def test_few_photos_and_imbalance(farm):
-    farm.retag(lambda number, _: "cow" if number else "dog")
-    few, imbalance = farm.ill()
+def test_few_photos_and_imbalance(barn):
+    barn.retag(lambda number, _: "cow" if number else "dog")
+    few, imbalance = barn.ill()
     assert "fewer than 20 training photos of dog (1)" in few.message
     assert "'cow' has 47 training photos and 'dog' 1" in imbalance.message
 
 
-def test_classes_that_are_always_together(farm):
-    farm.retag(lambda number, tags: "cow;calf" if tags == "cow" else tags)
-    together, unseen = farm.ill()
+def test_classes_that_are_always_together(barn):
+    barn.retag(lambda number, tags: "cow;calf" if tags == "cow" else tags)
+    together, unseen = barn.ill()
     assert "'calf' and 'cow' are always tagged together (24 photos)" in together.message
     assert "val: no photo of calf" in unseen.message
 
 
-def test_a_class_never_seen_alone(farm):
-    farm.retag(lambda number, tags: "cow;grass" if number in range(1, 48, 2) else "dog;grass" if number < 8 else tags)
-    messages = [finding.message for finding in farm.ill()]
+def test_a_class_never_seen_alone(barn):
+    barn.retag(lambda number, tags: "cow;grass" if number in range(1, 48, 2) else "dog;grass" if number < 8 else tags)
+    messages = [finding.message for finding in barn.ill()]
     assert any("24 of 24 photos of 'cow' are tagged 'grass' too" in message for message in messages)
     assert not any("photos of 'dog'" in message or "photos of 'grass'" in message for message in messages)
 
 
-def test_a_class_on_every_photo(farm):
-    farm.retag(lambda number, tags: f"{tags};farm")
-    assert any("every training photo is tagged farm" in finding.message for finding in farm.ill())
+def test_a_class_on_every_photo(barn):
+    barn.retag(lambda number, tags: f"{tags};barn")
+    assert any("every training photo is tagged barn" in finding.message for finding in barn.ill())
 
 
-def test_saliency_missing_and_black(farm):
-    (farm.root / "saliency").mkdir()
+def test_saliency_missing_and_black(barn):
+    (barn.root / "saliency").mkdir()
     for number in range(48):
         grey = np.full((11, 15), 0 if number == 9 else 200, np.uint8)
-        Image.fromarray(grey).save(farm.root / "saliency" / f"{number:02d}.png")
-    finding = farm.only()
+        Image.fromarray(grey).save(barn.root / "saliency" / f"{number:02d}.png")
+    finding = barn.only()
     assert "1 of 48 saliency maps looked at are black: 09" in finding.message
-    (farm.root / "saliency" / "20.png").unlink()
-    (farm.root / "saliency" / "21.png").write_text("no map")
-    messages = [(finding.level, finding.message) for finding in farm.ill()]
+    (barn.root / "saliency" / "20.png").unlink()
+    (barn.root / "saliency" / "21.png").write_text("no map")
+    messages = [(finding.level, finding.message) for finding in barn.ill()]
     assert messages[0][0] == "error" and "21.png is not an image" in messages[0][1]
     assert any("1 of 48 photos have no saliency map: 20" in message for _, message in messages)
 
 
-def test_truth_of_another_size(farm):
-    farm.mask(50, 2, shape=(HEIGHT, WIDTH - 1))
-    finding, *_ = farm.ill()
+def test_truth_of_another_size(barn):
+    barn.mask(50, 2, shape=(HEIGHT, WIDTH - 1))
+    finding, *_ = barn.ill()
     assert finding.level == "error" and "50.png" in finding.message
     assert f"{WIDTH - 1}x{HEIGHT}" in finding.message and f"{WIDTH}x{HEIGHT}" in finding.message
 
 
-def test_truth_in_the_values_of_another_data_set(farm):
+def test_truth_in_the_values_of_another_data_set(barn):
     """VOC's numbers under names that are VOC's: the advice is the very option that helps."""
     for number in range(48, 56):
-        farm.mask(number, 10 if number % 2 else 12)
-    finding = farm.only()
+        barn.mask(number, 10 if number % 2 else 12)
+    finding = barn.only()
     assert finding.level == "error"
     assert "val: truth masks hold values 10, 12 that are no class (cow=1, dog=2)" in finding.message
     assert "never show cow, dog" in finding.message
     assert "--truth-values cow=10 dog=12" in finding.advice
-    assert farm.ill(truth_values=("cow=10", "dog=12")) == []
+    assert barn.ill(truth_values=("cow=10", "dog=12")) == []
 
 
-def test_truth_with_two_values_exchanged(farm):
+def test_truth_with_two_values_exchanged(barn):
     """Values that are all classes, but not those of the tags."""
     for number in range(48, 56):
-        farm.mask(number, 2 if number % 2 else 1)
-    finding = farm.only()
+        barn.mask(number, 2 if number % 2 else 1)
+    finding = barn.only()
     assert finding.level == "error" and "never show cow, dog where the tags do" in finding.message
 
 
-def test_classes_left_out_are_not_strange(farm):
+def test_classes_left_out_are_not_strange(barn):
     for number in range(48, 56):
-        farm.mask(number, 1 if number % 2 else 2)
+        barn.mask(number, 1 if number % 2 else 2)
     for photo_number in range(4):
-        farm.rows["train"][photo_number] = (farm.rows["train"][photo_number][0], "cow;dog")
-    farm.write()
-    finding, *rest = farm.ill(classes=("cow",))
+        barn.rows["train"][photo_number] = (barn.rows["train"][photo_number][0], "cow;dog")
+    barn.write()
+    finding, *rest = barn.ill(classes=("cow",))
     assert "every training photo is tagged cow" in finding.message and not rest
 
 
-def test_truth_of_background_only(farm):
+def test_truth_of_background_only(barn):
     for number in range(48, 50):
-        farm.mask(number, 0)
-    (finding,) = farm.ill()
+        barn.mask(number, 0)
+    (finding,) = barn.ill()
     assert "hold background only" in finding.message
 
 
-def test_too_little_disk(farm, monkeypatch):
+def test_too_little_disk(barn, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2e8})())
-    finding = farm.only()
+    finding = barn.only()
     assert finding.level == "error" and "0.2 GB are free" in finding.message
 
 
@@ -228,7 +228,7 @@ def test_render():
     assert text.splitlines() == ["error    a", "         -> do b", "warning  c", "info     d", "1 error, 1 warning"]
 
 
-def test_nothing_is_changed(farm):
-    before = {path: path.stat().st_mtime_ns for path in farm.root.rglob("*")}
-    doctor.diagnose(farm.root, workers=1)
-    assert {path: path.stat().st_mtime_ns for path in farm.root.rglob("*")} == before
+def test_nothing_is_changed(barn):
+    before = {path: path.stat().st_mtime_ns for path in barn.root.rglob("*")}
+    doctor.diagnose(barn.root, workers=1)
+    assert {path: path.stat().st_mtime_ns for path in barn.root.rglob("*")} == before

@@ -4,10 +4,10 @@
 
     image,tags,split,domain          split and domain are optional
     cat_01.jpg,cat,train,
-    farm/7.jpg,cow;person,val,       tags are separated by ; or |
+    beach/7.jpg,cow;person,val,       tags are separated by ; or |
 
 or one CSV for each split (``train.csv``, ``val.csv``). Beside them, all optional: ``classes.txt`` (a class a line, in
-order; ``name value`` when truth masks use other values than 1, 2, ...), ``masks/`` (truth, ``farm/7.png``),
+order; ``name value`` when truth masks use other values than 1, 2, ...), ``masks/`` (truth, ``beach/7.png``),
 ``saliency/``.
 
 **class-folders**: ``cat/01.jpg``, ``dog/7.jpg``: the folder's name is the tag; or the same under ``train/``, ``val/``.
