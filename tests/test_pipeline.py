@@ -188,35 +188,68 @@ def _start(world: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert _start(world, out).wait(300) == 0
+    return out
+
+
+WHERE = (
+    "images/key.json",
+    "method/checkpoint.safetensors",
+    "maps/key.json",
+    "masks/records.jsonl",
+    "segmenter/checkpoint.safetensors",
+    "predictions/key.json",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("where", ["method/checkpoint.safetensors", "maps/key.json", "masks/records.jsonl",
-                                   "segmenter/key.json", "predictions/key.json"])  # fmt: skip
+@pytest.mark.parametrize("where", WHERE)
 def test_an_interruption_at_any_point_loses_nothing(
-    world: Path, tmp_path: Path, how: signal.Signals, where: str
+    world: Path, uninterrupted: Path, tmp_path: Path, how: signal.Signals, where: str
 ) -> None:
     """Interrupted (politely or not) in each stage and started again, a run ends as an uninterrupted one."""
-    whole = tmp_path / "whole"
-    process = _start(world, whole)
-    assert process.wait(300) == 0
     cut = tmp_path / "cut"
     process = _start(world, cut)
     deadline = time.monotonic() + 200
     while not (cut / where).exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+        time.sleep(0.002)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     if how == signal.SIGINT and process.returncode != 0:
-        assert process.returncode == 2 and "interrupted: run the same command again" in said
+        assert process.returncode == 2 and "interrupted: run the same command again" in said, said
         assert "Traceback" not in said
-    assert not [p for p in cut.rglob("*.tmp") if how == signal.SIGINT]
+        assert not list(cut.rglob("*.tmp"))
     process = _start(world, cut)
-    assert process.wait(300) == 0, process.stderr.read() if process.stderr else ""
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     for name in ("method/model.safetensors", "segmenter/model.safetensors"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+        assert (cut / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     for folder in ("masks", "predictions"):
-        for path in (whole / folder).glob("*.png"):
+        for path in (uninterrupted / folder).glob("*.png"):
             assert path.read_bytes() == (cut / folder / path.name).read_bytes(), path
+
+
+def test_several_processes_are_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process"):
+        tag2mask.label(world, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_is_visibly_good(tmp_path: Path) -> None:
+    """`tag2mask demo` as a user runs it: tags in, over 60 mIoU out, on photos it has not seen."""
+    command = [sys.executable, "-m", "tag2mask", "demo", "--out", str(tmp_path / "demo"), "--no-open"]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=590, env=environment)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "demo" / "scores" / "scores.json").read_text())
+    assert scores["masks"]["mean_iou"] > 60 and scores["predictions"]["mean_iou"] > 60
+    assert "<html" in (tmp_path / "demo" / "report.html").read_text()[:2000].lower()
 
 
 def test_the_small_world_is_what_it_says() -> None:

@@ -51,10 +51,12 @@ def test_an_unfinished_stage_keeps_its_artefacts_and_adds_up_its_seconds(tmp_pat
     with Run(tmp_path / "run") as run:
         stage = run.stage("maps", {})
         (stage.folder / "a.npz").write_text("x")
+        (stage.folder / ".b.npz.123.tmp").write_text("half")  # the process was killed while it wrote b.npz
         stage.pause(2.0)
     with Run(tmp_path / "run") as run:
         stage = run.stage("maps", {})
         assert not stage.done and (stage.folder / "a.npz").exists()
+        assert not list(stage.folder.rglob("*.tmp"))
         stage.finish(count=1, seconds=3.0)
         assert stage.read_manifest()["seconds"] == 5.0
         assert run.stage("maps", {}).done

@@ -131,6 +131,12 @@ def check_settings(settings: RunSettings) -> None:
     """Every name in the settings exists, before any work is done."""
     from tag2mask.errors import unknown
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "a run folder is worked on by one process and this was started as several (torchrun, accelerate launch): "
+            "start `tag2mask` itself"
+        )
+
     methods.entry(settings.method)
     backbones.check(settings.backbone)
     refiner(settings.refine)

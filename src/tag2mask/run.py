@@ -182,6 +182,9 @@ class Run:
             if folder.exists():
                 shutil.rmtree(folder)
             write_json(marker, {"key": key, **content})
+        elif not (folder / "manifest.json").exists():
+            for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink()
         return Stage(folder, key)
 
     def open_stage(self, name: str) -> Stage:
