@@ -616,3 +616,22 @@ def test_presets_are_the_published_ones() -> None:
     } == table
     assert all(s.iterations == 10 for s in PRESETS.values())
     assert len(set(itertools.chain(PRESETS.values()))) == len(table)
+
+
+def test_large_photos_are_refined_small() -> None:
+    """A bound above the size changes nothing; below it, labels stay nearly the same and sizes come back."""
+    from tag2mask.refine import refiner
+
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:60, :90]
+    disc = (rows - 30) ** 2 + (columns - 40) ** 2 < 400
+    pixels = np.where(disc[..., None], (200, 60, 60), (60, 90, 160)) + random.integers(-9, 9, (60, 90, 3))
+    images = torch.from_numpy(pixels.astype(np.uint8)).permute(2, 0, 1)[None]
+    soft = torch.from_numpy(np.where(disc, 0.7, 0.3) + random.normal(0, 0.05, (60, 90))).float().clamp(0, 1)
+    scores = torch.stack([1 - soft, soft])[None]
+    plain = refiner("crf").refine(images, scores)
+    assert torch.equal(refiner("crf", 90).refine(images, scores), plain)
+    small = refiner("crf", 45).refine(images, scores)
+    assert small.shape == plain.shape
+    assert (small.argmax(1) == plain.argmax(1)).float().mean() > 0.98
+    assert not torch.equal(small, plain)

@@ -191,7 +191,9 @@ def _start(world: Path, out: Path) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def uninterrupted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert _start(world, out).wait(300) == 0
+    process = _start(world, out)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     return out
 
 

@@ -355,14 +355,14 @@ def make_masks(work: Work) -> None:
     s = work.settings
     stage = work.stages["masks"] = work.run.stage(
         "masks",
-        {"pseudo": plain(s.pseudo), "refine": s.refine, "refiner": repr(refiner(s.refine))},
+        {"pseudo": plain(s.pseudo), "refine": s.refine, "refiner": repr(refiner(s.refine, s.refine_longest))},
         [work.stages["maps"]],
     )
     if stage.done:
         return
     clock = Clock()
     threshold = chosen_threshold(work)
-    sharpen = refiner(s.refine)
+    sharpen = refiner(s.refine, s.refine_longest)
     records = stage.folder / "records.jsonl"
     known = {r["id"] for r in read_records(records)}
     todo = [x for x in work.train.samples if x.id not in known or not stage.path(x.id, ".png").exists()]
@@ -512,7 +512,7 @@ def predict_validation(work: Work) -> None:
         folder = name.replace("segmenter", "predictions")
         settings = {
             "inference": plain(work.settings.inference),
-            "refiner": repr(refiner(work.settings.inference.refine)),
+            "refiner": repr(refiner(work.settings.inference.refine, work.settings.refine_longest)),
             "photos": digest(sorted((x.id, work.seen[x.id].digest) for x in work.val.samples)),
         }
         stage = work.stages[folder] = work.run.stage(folder, settings, [work.stages[name]])
@@ -522,7 +522,7 @@ def predict_validation(work: Work) -> None:
         try:
             segmenter, backbone = load_segmenter(work.run, work.settings, len(work.train.classes), name)
             todo = [x for x in work.val.samples if not stage.path(x.id, ".png").exists()]
-            predicted = predictions(segmenter, backbone, todo, work.settings.inference)
+            predicted = predictions(segmenter, backbone, todo, work.settings)
             for sample, mask in track(predicted, "predicting", len(todo)):
                 stage.path(sample.id, ".png").parent.mkdir(parents=True, exist_ok=True)
                 write_index_mask(stage.path(sample.id, ".png"), mask)
@@ -544,15 +544,16 @@ def load_segmenter(
 
 
 def predictions(
-    segmenter: nn.Module, backbone: Backbone, samples: Sequence[Sample], settings: segment.InferenceSettings
+    segmenter: nn.Module, backbone: Backbone, samples: Sequence[Sample], settings: RunSettings
 ) -> Iterator[tuple[Sample, np.ndarray]]:
     """(sample, index mask ``[height width]``) of each photo, in order. No tags are used."""
-    sharpen = None if settings.refine == "none" else refiner(settings.refine)
+    inference = settings.inference
+    sharpen = None if inference.refine == "none" else refiner(inference.refine, settings.refine_longest)
 
     def one(item: tuple[Sample, np.ndarray]) -> tuple[Sample, np.ndarray]:
         sample, pixels = item
         scores = segment.segment_image(
-            segmenter, pixels, settings, backbone.mean, backbone.std, backbone.multiple, sharpen
+            segmenter, pixels, inference, backbone.mean, backbone.std, backbone.multiple, sharpen
         )
         return sample, pseudo.index_mask(scores)
 
@@ -641,13 +642,14 @@ def predict(
     run = Run(Path(run_folder), resume=True)
     described = run.description()
     settings = settings_from(described["settings"])
-    inference = settings.inference if refine is None else replace(settings.inference, refine=refine)
+    if refine is not None:
+        settings = replace(settings, inference=replace(settings.inference, refine=refine))
     samples = data.load_images(images)
     segmenter, backbone = load_segmenter(run, settings, len(described["classes"]))
     written, bad = [], []
     for sample in track(samples, "predicting", len(samples)):
         try:
-            pairs = list(predictions(segmenter, backbone, [sample], inference))
+            pairs = list(predictions(segmenter, backbone, [sample], settings))
         except UnreadableImage as error:
             say(f"set aside: {error}")
             bad.append(sample.id)

@@ -32,6 +32,8 @@ class RunSettings:
     localize: LocalizeSettings = LocalizeSettings()
     refine: str = "crf"
     """Refiners of the maps, in order (`tag2mask list refiners`), or none."""
+    refine_longest: int = 1024
+    """Larger photos are refined at this many pixels a side: a CRF on 12 megapixels takes minutes. 0: as they are."""
     pseudo: PseudoSettings = PseudoSettings()
     features: FeatureSettings = FeatureSettings()
     segmenter: SegmenterSettings = SegmenterSettings()
