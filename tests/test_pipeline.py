@@ -175,7 +175,7 @@ def test_python_interface(world: Path, tmp_path: Path) -> None:
 
 def test_settings_survive_the_run_folder(finished: Path, world: Path) -> None:
     from tag2mask.cli import parse_run
-    from tag2mask.pipeline import settings_from
+    from tag2mask.recipes import settings_from
 
     stored = settings_from(json.loads((finished / "run.json").read_text())["settings"])
     _, _, given = parse_run([str(world), "--out", str(finished), *SMALL, "--oracle-masks"], "train")

@@ -13,7 +13,8 @@ from torch import nn
 
 from tag2mask.data.batches import epoch_batches
 from tag2mask.errors import InputError
-from tag2mask.train import TrainSettings, fit, load_model, parameter_groups, read_log, schedule
+from tag2mask.run import read_jsonl
+from tag2mask.train import TrainSettings, fit, load_model, parameter_groups, schedule
 from tag2mask.types import Batch, Losses
 
 FAST = TrainSettings(epochs=3, batch_size=4, precision="float32", learning_rate=1e-2, checkpoint_minutes=0.0)
@@ -79,7 +80,7 @@ def test_an_interrupted_training_continues_to_the_bit(tmp_path: Path, settings: 
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(tensor, weights(tmp_path / "cut")[name]), name
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
-    steps = [line["step"] for line in read_log(tmp_path / "cut" / "log.jsonl")]
+    steps = [line["step"] for line in read_jsonl(tmp_path / "cut" / "log.jsonl")]
     assert steps == sorted(set(steps)) and steps[-1] == 3 * len(epoch_batches(Points(), 4, 3, 0)) - 1
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from tag2mask.backbones import BackboneSettings
 from tag2mask.data import DataSettings
@@ -46,6 +49,11 @@ class RunSettings:
     """Also train the same segmenter on the true masks, for measuring only: what tags cost against full supervision."""
     workers: int = 0
     """Threads that refine masks and decode photos; 0: one a core, at most 8."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a part of the backbone is not trained and its output kept on disk."""
+        return self.backbone.freeze or self.backbone.freeze_until is not None
 
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
@@ -107,3 +115,30 @@ def recipe(name: str) -> RunSettings:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]()
+
+
+def plain(settings: Any) -> Any:
+    """A settings dataclass as JSON data."""
+    return json.loads(json.dumps(asdict(settings), default=str))
+
+
+def settings_from(content: dict[str, Any]) -> RunSettings:
+    """The settings a run stored."""
+    return _fill(RunSettings(), {k: v for k, v in content.items() if k != "options"}, content)
+
+
+def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
+    changed: dict[str, Any] = {}
+    for f in fields(default):
+        if f.name == "options" and isinstance(default, RunSettings):
+            changed["options"] = _fill(entry(whole["method"]).settings(), whole["options"], {})
+        elif f.name in content:
+            now, value = getattr(default, f.name), content[f.name]
+            if is_dataclass(now):
+                value = _fill(now, value, {})
+            elif isinstance(value, list):
+                value = tuple(value)
+            elif value is not None and "Path" in str(f.type):
+                value = Path(value)
+            changed[f.name] = value
+    return replace(default, **changed)

@@ -65,6 +65,19 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON (line {error.lineno}): delete it and run again") from error
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, none when there is no file; a line cut by an interruption is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
 def digest(content: object) -> str:
     """Sixteen hex digits that change when anything in ``content`` (plain JSON data) does."""
     text = json.dumps(content, sort_keys=True, default=str)

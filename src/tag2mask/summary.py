@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tag2mask import evaluate
 from tag2mask.data.images import read_image, read_index_mask
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
-from tag2mask.run import Stage, read_json, read_maps
-from tag2mask.train import read_log
+from tag2mask.run import Stage, read_json, read_jsonl, read_maps
+from tag2mask.stages import Work
 from tag2mask.types import Dataset, Sample
-
-if TYPE_CHECKING:
-    from tag2mask.pipeline import Work
 
 ROWS = 6  # photos in each group of the gallery
 
@@ -85,7 +82,7 @@ def warnings(work: Work) -> list[str]:
         count = len(work.quarantined)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [q["error"] for q in work.quarantined[:20]]
-    gone = [r for r in read_log(work.stages["masks"].folder / "records.jsonl") if r["vanished"]]
+    gone = [r for r in read_jsonl(work.stages["masks"].folder / "records.jsonl") if r["vanished"]]
     if gone:
         names = ", ".join(str(r["id"]) for r in gone[:5])
         lines.append(f"{len(gone)} masks lack a class their photo is tagged with (first: {names})")
@@ -102,7 +99,7 @@ def galleries(work: Work) -> dict[str, list[GalleryRow]]:
         groups["New photos (no tags given)"] = [_row(work, work.val, s) for s in work.val.samples[:ROWS]]
     if "masks" in each:
         _ranked(groups, "training photos", work, work.train, each["masks"])
-    records = {str(r["id"]): r for r in read_log(work.stages["masks"].folder / "records.jsonl")}
+    records = {str(r["id"]): r for r in read_jsonl(work.stages["masks"].folder / "records.jsonl")}
     uncertain = sorted(
         (s for s in work.train.samples if s.id in records), key=lambda s: -float(records[s.id]["uncertainty"])
     )
@@ -163,7 +160,7 @@ def _curves(work: Work) -> dict[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for name in ("method", "segmenter", "segmenter-oracle"):
         if name in work.stages:
-            lines = read_log(work.stages[name].folder / "log.jsonl")
+            lines = read_jsonl(work.stages[name].folder / "log.jsonl")
             terms = [k for k in (lines[0] if lines else {}) if k not in ("step", "lr", "images_per_s")]
             curves[name] = {term: [(line["step"], line[term]) for line in lines if term in line] for term in terms}
     return curves

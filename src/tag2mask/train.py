@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tag2mask import compute
 from tag2mask.data.batches import Source, epoch_batches
 from tag2mask.errors import InputError
-from tag2mask.run import atomic, digest
+from tag2mask.run import atomic, digest, read_jsonl
 from tag2mask.types import Losses
 
 
@@ -303,7 +303,7 @@ class _Log:
         self.count, self.photos, self.since = 0, 0, time.monotonic()
         if not writes:
             return
-        kept = [line for line in read_log(path) if line["step"] < start] if start else []
+        kept = [line for line in read_jsonl(path) if line["step"] < start] if start else []
         with atomic(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
 
@@ -321,19 +321,6 @@ class _Log:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **line, "lr": rate, "images_per_s": round(speed, 2)}) + "\n")
         self.sums, self.count, self.photos, self.since = {}, 0, 0, time.monotonic()
-
-
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a training log; a last line cut by an interruption is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def _progress(title: str, steps: int, start: int, shown: bool) -> Any:

@@ -137,20 +137,14 @@ def build(
     Raises:
         InputError: an unknown name; a frozen trunk under a model that needs features of every stage.
     """
+    check(settings, frozen=backbone.frozen_until is not None)
     labels = 1 + classes
     presence_of = classes if settings.presence else 0
     if settings.name == "deeplab-largefov":
         return DeepLab(backbone, LargeFov(backbone.channels, labels, settings), presence_of)
     if settings.name == "deeplab-v2":
         return DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride), presence_of)
-    if settings.name.startswith("smp:") and settings.name[4:].lower() in SMP:
-        if backbone.frozen_until is not None:
-            raise InputError(
-                f"{settings.name} reads every stage of the backbone, so stored features do not serve it: "
-                "use deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
-            )
-        return SmpSegmenter(_smp(settings.name[4:], backbone, labels, backbone_settings))
-    raise unknown("segmenter", settings.name, known())
+    return SmpSegmenter(_smp(settings.name[4:], backbone, labels, backbone_settings))
 
 
 def _smp(name: str, backbone: Backbone, labels: int, backbone_settings: BackboneSettings) -> Any:
@@ -194,6 +188,17 @@ def _timm_names(backbone: Backbone) -> dict[str, Tensor]:
                 index, _, tail = rest.partition(".")
                 found[f"stem_{index}.{tail}"] = tensor
     return found
+
+
+def check(settings: SegmenterSettings, *, frozen: bool) -> None:
+    """The name exists and goes with the backbone; builds nothing."""
+    if settings.name not in known():
+        raise unknown("segmenter", settings.name, known())
+    if frozen and settings.name.startswith("smp:"):
+        raise InputError(
+            f"{settings.name} reads every stage of the backbone, so stored features do not serve it: "
+            "use deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
+        )
 
 
 class SegmenterTask(nn.Module):
