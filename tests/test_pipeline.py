@@ -243,6 +243,27 @@ def test_several_processes_are_refused(world: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_goes_on_with_room(world: Path, tmp_path: Path) -> None:
+    """A real file system of two megabytes, which the model does not fit."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs Linux and the right to mount a small file system")
+    try:
+        command = [sys.executable, "-m", "tag2mask", "label", str(world), "--out", str(small / "run"), *SMALL]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 2 and "disk full while writing" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and not list(small.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert len(list((small / "run" / "masks").glob("*.png"))) == 9
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.slow
 def test_the_demo_is_visibly_good(tmp_path: Path) -> None:
     """`tag2mask demo` as a user runs it: tags in, over 60 mIoU out, on photos it has not seen."""
     command = [sys.executable, "-m", "tag2mask", "demo", "--out", str(tmp_path / "demo"), "--no-open"]
