@@ -184,7 +184,7 @@ def test_settings_survive_the_run_folder(finished: Path, world: Path) -> None:
 
 def _start(world: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tag2mask", "train", str(world), "--out", str(out), *SMALL]
-    command += ["--train.checkpoint-minutes", "0", "--epochs", "4"]
+    command += ["--train.checkpoint-minutes", "0", "--segmenter-train.checkpoint-minutes", "0", "--epochs", "4"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
 
