@@ -25,9 +25,11 @@ def test_image_mask_and_maps_stay_together(height: int, width: int, seed: int) -
     assert view.shape == (3, 32, 32) and labels.shape == valid.shape == maps.shape == (32, 32)
     assert torch.equal(labels != 255, valid)
     assert (maps[~valid] == 0).all() and (view[:, ~valid] == 0).all()
-    agree = ((view[0] > 128) == (labels == 7))[valid].float().mean()
-    assert agree > 0.8  # interpolation blurs the border between the halves
-    assert ((maps > 0.5) == (labels == 7))[valid].float().mean() > 0.8
+    # interpolation blurs the border between the halves; wherever it has decided, all three agree on every pixel
+    sure = valid & ((maps < 0.02) | (maps > 0.98)) & ((view[0] < 15) | (view[0] > 245))
+    assert ((maps > 0.5) == (labels == 7))[sure].all()
+    assert ((view[0] > 128) == (labels == 7))[sure].all()
+    assert sure.any() or width < 8
 
 
 @settings(max_examples=40, deadline=None)
