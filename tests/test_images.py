@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import struct
 import threading
 import warnings
@@ -258,7 +260,7 @@ def test_palette_is_that_of_voc():
 def test_interrupted_writing_leaves_the_old_mask(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     images.write_index_mask(path, np.full((3, 5), 7, np.uint8))
-    monkeypatch.setattr(images.os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         images.write_index_mask(path, np.zeros((3, 5), np.uint8))
     assert (images.read_index_mask(path) == 7).all() and len(list(tmp_path.iterdir())) == 1
@@ -266,9 +268,9 @@ def test_interrupted_writing_leaves_the_old_mask(tmp_path, monkeypatch):
 
 def test_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(_):
-        raise OSError(images.errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError) as error:
         images.write_index_mask(tmp_path / "a.png", np.zeros((3, 5), np.uint8))
     assert "disk full" in one_line(error) and not list(tmp_path.iterdir())

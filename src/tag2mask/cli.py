@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         import errno
 
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EACCES, errno.EROFS):
             raise
         code = fail(
             f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out"

@@ -81,7 +81,7 @@ def quick() -> RunSettings:
 
 
 def frozen() -> RunSettings:
-    """Backbone features computed once and kept; only heads train. Later runs on the same photos take minutes."""
+    """Backbone features computed once and kept; only heads train. Fast, but its heads are undertrained so far."""
     run = default()
     return replace(
         run,

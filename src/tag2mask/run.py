@@ -43,7 +43,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise InputError(
                 f"disk full while writing {path}: free some space and run the same command again; finished work is kept"
             ) from error

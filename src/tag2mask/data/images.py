@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import errno
 import hashlib
 import io
 import itertools
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.run import atomic
 from tag2mask.types import Sample
 
 MAX_PIXELS = 64_000_000
@@ -244,23 +244,8 @@ def write_index_mask(path: Path, mask: np.ndarray) -> None:
     image.putpalette(_palette_bytes())
     coded = io.BytesIO()
     image.save(coded, format="PNG")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(coded.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise InputError(
-                f"disk full while writing {path}: free some space and run the same command again; finished work is kept"
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(Path(path), "wb") as file:
+        file.write(coded.getbuffer())
 
 
 @dataclass(frozen=True, slots=True)
