@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from tag2mask.errors import InputError, unknown
 from tag2mask.refine.crf import PRESETS, CrfSettings, DenseCrf, dense_crf, dense_crf_from_labels
+from tag2mask.refine.par import Par, ParSettings, par, pixel_adaptive
 from tag2mask.types import Refiner
 
 __all__ = [
@@ -21,15 +22,22 @@ __all__ = [
     "Chain",
     "CrfSettings",
     "DenseCrf",
+    "Par",
+    "ParSettings",
     "dense_crf",
     "dense_crf_from_labels",
+    "par",
+    "pixel_adaptive",
     "refiner",
 ]
 
 # "crf" is the one for class activation maps; "crf/NAME" are the parameter sets of the published codes.
+# "par" works at half the resolution of the photo, as in the training codes; "par/full" at all of it.
 REFINERS: dict[str, Callable[[], Refiner]] = {
     "crf": functools.partial(DenseCrf, PRESETS["irn"]),
     **{f"crf/{name}": functools.partial(DenseCrf, settings) for name, settings in PRESETS.items()},
+    "par": functools.partial(Par, ParSettings(downscale=2)),
+    "par/full": Par,
 }
 
 
