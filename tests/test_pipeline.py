@@ -39,18 +39,19 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
                  "method/log.jsonl", "scores/scores.json"):  # fmt: skip
         assert (finished / name).stat().st_size > 0, name
     assert len(list((finished / "maps").glob("*.npz"))) == len(list((finished / "masks").glob("*.png"))) == 9
+    assert len(list((finished / "masks-1").glob("*.png"))) == 9
     assert len(list((finished / "predictions").glob("*.png"))) == 3
     suffixes = {p.suffix for p in finished.rglob("*") if p.is_file()} - {""}
     assert suffixes <= {".json", ".jsonl", ".npz", ".png", ".safetensors", ".html"}  # nothing pickled, no leftovers
     scores = json.loads((finished / "scores" / "scores.json").read_text())
-    assert set(scores) == {"tags", "maps", "masks", "sweep", "predictions", "predictions-oracle"}
+    assert set(scores) == {"tags", "maps", "masks", "masks-1", "sweep", "predictions", "predictions-oracle"}
     described = json.loads((finished / "run.json").read_text())
     assert described["settings"]["train"]["epochs"] == 1 and described["classes"] == ["disc", "bar"]
 
 
 def test_masks_show_only_tagged_classes_at_the_photos_size(finished: Path, world: Path) -> None:
     tags = dict(line.split(",")[:2] for line in (world / "tags.csv").read_text().splitlines()[1:])
-    for path in (finished / "masks").glob("*.png"):
+    for path in (*(finished / "masks").glob("*.png"), *(finished / "masks-1").glob("*.png")):
         mask = np.asarray(Image.open(path))
         assert mask.shape == (48, 72)
         allowed = {0, 255} | {("disc", "bar").index(t) + 1 for t in tags[f"{path.stem}.png"].split(";")}
@@ -102,6 +103,7 @@ def test_truth_decides_nothing(world: Path, finished: Path, tmp_path: Path) -> N
     assert run("train", blind, "--out", out, *SMALL) == 0
     for folder, pattern in (
         ("masks", "*.png"),
+        ("masks-1", "*.png"),
         ("predictions", "*.png"),
         ("method", "model.*"),
         ("segmenter", "model.*"),

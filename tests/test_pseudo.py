@@ -1,4 +1,4 @@
-"""Backgrounds, Otsu's threshold, decisions: against slow oracles and by hand."""
+"""Backgrounds, thresholds without truth, decisions: against slow oracles and by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tag2mask.errors import InputError
-from tag2mask.pseudo import PseudoSettings, decide, label_scores, otsu_threshold, vanished
+from tag2mask.pseudo import (
+    PseudoSettings,
+    decide,
+    label_scores,
+    li_threshold,
+    otsu_threshold,
+    score_histogram,
+    threshold_of,
+    vanished,
+)
 from tag2mask.types import LocalizationMaps
 
 
@@ -31,23 +40,52 @@ def brute_otsu(values: np.ndarray, bins: int = 256) -> float:
     return (best.mean() + 1) / bins
 
 
+def two_groups(seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return np.concatenate([random.beta(2, 8, 70), random.beta(8, 3, 29)]).reshape(1, 9, 11).astype(np.float16)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_otsu_equals_its_definition(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    values = np.concatenate([random.beta(2, 8, 70), random.beta(8, 3, 29)]).reshape(1, 9, 11).astype(np.float16)
-    found = otsu_threshold([maps(values, (0,))])
+    values = two_groups(seed)
+    found = otsu_threshold(score_histogram([maps(values, (0,))]))
     assert found == pytest.approx(brute_otsu(values.astype(np.float32).ravel()), abs=1.5 / 256)
 
 
-def test_otsu_weighs_images_alike_and_survives_degenerate_maps() -> None:
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_li_equals_its_definition(seed: int) -> None:
+    """Every cut tried; the cross entropy of Li and Lee written out over the pixels."""
+    values = two_groups(seed)
+    pixels = (np.minimum((values.astype(np.float32).ravel() * 256).astype(int), 255) + 0.5) / 256
+
+    def cross_entropy(cut: float) -> float:
+        low, high = pixels[pixels < cut], pixels[pixels >= cut]
+        return sum(float((group * np.log(group / group.mean())).sum()) for group in (low, high) if len(group))
+
+    cuts = np.arange(1, 256) / 256
+    costs = np.array([cross_entropy(cut) if (pixels < cut).any() and (pixels >= cut).any() else 9e9 for cut in cuts])
+    best = cuts[np.isclose(costs, costs.min(), rtol=1e-9)]
+    assert li_threshold(score_histogram([maps(values, (0,))])) == pytest.approx(best.mean(), abs=1.5 / 256)
+
+
+def test_the_threshold_between_lies_between_and_is_the_default() -> None:
+    found = [maps(two_groups(3), (0,))]
+    otsu, li = threshold_of(found, "otsu"), threshold_of(found, "li")
+    assert li < threshold_of(found) < otsu
+    assert threshold_of(found) == pytest.approx((otsu * li) ** 0.5) == threshold_of(found, PseudoSettings().rule)
+
+
+@pytest.mark.parametrize("rule", ["otsu", "li", "between"])
+def test_rules_weigh_images_alike_and_survive_degenerate_maps(rule: str) -> None:
     split = maps([[[0.1, 0.9]]], (0,))
-    assert 0.1 < otsu_threshold([split]) < 0.9
+    assert 0.1 < threshold_of([split], rule) < 0.9
     large = maps(np.tile([[[0.1, 0.9]]], (1, 50, 50)), (0,))
-    assert otsu_threshold([split, large]) == pytest.approx(otsu_threshold([split]))
-    assert otsu_threshold([]) == 0.5
-    assert otsu_threshold([maps(np.full((1, 3, 4), 0.3), (0,))]) == 0.5
-    assert otsu_threshold([maps(np.zeros((0, 3, 4)), ())]) == 0.5
+    assert threshold_of([split, large], rule) == pytest.approx(threshold_of([split], rule))
+    assert threshold_of([], rule) == 0.5
+    assert threshold_of([maps(np.full((1, 3, 4), 0.3), (0,))], rule) == 0.5
+    assert threshold_of([maps(np.zeros((0, 3, 4)), ())], rule) == 0.5
 
 
 @pytest.mark.parametrize("background", ["constant", "power"])
@@ -56,7 +94,7 @@ def test_a_class_wins_exactly_above_the_threshold(background: str) -> None:
     scores = np.linspace(0.02, 0.98, 49).reshape(1, 7, 7).astype(np.float16)
     for threshold in (0.2, 0.37, 0.5, 0.8):
         found = maps(scores, (4,))
-        mask = decide(found, label_scores(found, threshold, chosen), chosen).mask
+        mask = decide(found.id, found.classes, label_scores(found, threshold, chosen), chosen).mask
         np.testing.assert_array_equal(mask, np.where(scores[0].astype(np.float32) > threshold, 5, 0))
 
 
@@ -74,7 +112,7 @@ def test_saliency_background() -> None:
     found = maps([[[0.6, 0.6]], [[0.2, 0.7]]])
     saliency = np.array([[1.0, 0.0]], np.float32)
     chosen = PseudoSettings(background="saliency")
-    mask = decide(found, label_scores(found, 0.5, chosen, saliency), chosen).mask
+    mask = decide(found.id, found.classes, label_scores(found, 0.5, chosen, saliency), chosen).mask
     assert mask.tolist() == [[1, 0]]
 
 
@@ -91,7 +129,7 @@ def test_scores_are_probabilities_and_masks_show_present_classes_only(
         scores = label_scores(found, threshold, chosen)
         assert scores.shape == (1 + present, 11, 14)
         torch.testing.assert_close(scores.sum(0), torch.ones(11, 14))
-        mask = decide(found, scores, chosen)
+        mask = decide(found.id, found.classes, scores, chosen)
         assert set(np.unique(mask.mask)) <= {0, 255, *(c + 1 for c in classes)}
 
 
@@ -99,19 +137,19 @@ def test_margin_leaves_close_calls_undecided() -> None:
     found = maps([[[0.6, 0.6, 0.9]], [[0.58, 0.1, 0.1]]])
     chosen = PseudoSettings(background="constant", margin=0.1)
     scores = label_scores(found, 0.3, chosen)
-    assert decide(found, scores, chosen).mask.tolist() == [[255, 1, 1]]
-    assert decide(found, scores, PseudoSettings("constant")).mask.tolist() == [[1, 1, 1]]
+    assert decide(found.id, found.classes, scores, chosen).mask.tolist() == [[255, 1, 1]]
+    assert decide(found.id, found.classes, scores, PseudoSettings("constant")).mask.tolist() == [[1, 1, 1]]
 
 
 def test_vanished_names_tagged_classes_without_a_pixel() -> None:
     found = maps([[[0.9, 0.1]], [[0.2, 0.1]]])
-    mask = decide(found, label_scores(found, 0.5, PseudoSettings()), PseudoSettings())
-    assert vanished(found, mask) == (3,)
+    mask = decide(found.id, found.classes, label_scores(found, 0.5, PseudoSettings()), PseudoSettings())
+    assert vanished(found.classes, mask) == (3,)
 
 
 def test_a_photo_of_none_of_the_classes_is_background() -> None:
     found = maps(np.zeros((0, 2, 3)), (), (4, 6))
-    mask = decide(found, label_scores(found, 0.4, PseudoSettings()), PseudoSettings(margin=0.2))
+    mask = decide(found.id, found.classes, label_scores(found, 0.4, PseudoSettings()), PseudoSettings(margin=0.2))
     assert mask.mask.shape == (4, 6) and not mask.mask.any()
 
 

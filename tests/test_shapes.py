@@ -123,7 +123,7 @@ def test_pseudo_labels() -> None:
 
     @shapes
     def mask(of: Float32[Tensor, "labels height width"]) -> UInt8[np.ndarray, "height width"]:
-        return pseudo.decide(maps, of, pseudo.PseudoSettings()).mask
+        return pseudo.decide(maps.id, maps.classes, of, pseudo.PseudoSettings()).mask
 
     mask(scores())
 

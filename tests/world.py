@@ -55,5 +55,6 @@ SMALL = (  # noqa: SIM905 (a command line reads best as one)  # flags of a run t
     "--backbone resnet10t --weights none --augment.size 64 --epochs 1 --train.batch-size 4 --localize.longest 72 "
     "--scales 1 --segmenter-augment.size 64 --segmenter-train.epochs 1 --segmenter-train.batch-size 4 "
     "--segmenter.channels 8 --inference.longest 72 --inference.scales 1 --train.precision float32 "
-    "--segmenter-train.precision float32 --localize.precision float32 --inference.precision float32"
+    "--segmenter-train.precision float32 --relabel-train.epochs 1 --relabel-train.batch-size 4 "
+    "--relabel-train.precision float32 --localize.precision float32 --inference.precision float32"
 ).split()

@@ -1,5 +1,5 @@
 """The whole road, stage by stage: photos with tags -> method -> maps -> masks -> segmenter -> predictions -> scores ->
-report. What each stage does is in ``stages.py``.
+report. What each stage does is in ``stages/``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tag2mask import backbones, data, methods, segment, stages
+from tag2mask import affinity, backbones, data, methods, segment, stages
 from tag2mask.data.images import write_index_mask
 from tag2mask.errors import InputError, UnreadableImage, listed
 from tag2mask.progress import track
@@ -44,12 +44,14 @@ def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool)
         work = stages.prepare(run, settings, train_set, val, path)
         stages.train_method(work)
         stages.make_maps(work)
+        stages.train_affinity(work)
+        stages.walk_maps(work)
         stages.make_masks(work)
         if train_segmenter:
-            stages.train_segment(work, oracle=False)
+            stages.train_segmenter(work, oracle=False)
             if settings.oracle_masks:
                 stages.make_oracle_masks(work)
-                stages.train_segment(work, oracle=True)
+                stages.train_segmenter(work, oracle=True)
             stages.predict_validation(work)
         stages.make_scores(work)
         stages.record_sitting(work, clock)
@@ -72,8 +74,9 @@ def reopen(run: Run) -> Work:
     settings = settings_from(described["settings"])
     path = Path(described["data"])
     train_set, val = data.load(path, settings.data), validation_set(path, settings)
-    names = ("images", "method", "maps", "masks", "oracle-masks", "segmenter", "segmenter-oracle", "predictions",
-             "predictions-oracle")  # fmt: skip
+    masks, trained = stages.mask_names(settings), stages.segmenter_names(settings)
+    measured = ("oracle-masks", *stages.segmenter_names(settings, oracle=True), "predictions", "predictions-oracle")
+    names = ("images", "method", "maps", "affinity", "walked", *masks, *trained, *measured)
     there = [name for name in names if (run.folder / name / "manifest.json").exists()]
     found = {name: run.open_stage(name) for name in (*there, "scores")}
     seen, quarantined = stages.read_images_stage(found["images"])
@@ -90,8 +93,12 @@ def check_settings(settings: RunSettings) -> None:
         )
     methods.entry(settings.method)
     backbones.check(settings.backbone)
-    refiner(settings.refine)
+    walk, pixelwise = affinity.split(settings.refine)
+    refiner(pixelwise)
+    if walk in (*affinity.LEARNT, "walk/features") and settings.frozen:
+        raise InputError(f"--refine {settings.refine}: {walk} looks into the backbone's blocks: leave out --freeze")
     refiner(settings.inference.refine)
+    refiner(settings.relabel.refine)
     segment.check(settings.segmenter, frozen=settings.frozen)
 
 

@@ -8,14 +8,16 @@ score at pixel :math:`p`:
   through the score :math:`t` at which foreground and background are equal: :math:`\alpha = \ln t / \ln(1 - t)`;
 * ``saliency``: :math:`b(p) = 1 - s(p)` from a class-agnostic saliency map.
 
-The threshold :math:`t` sees no mask: by default it is Otsu's threshold of the largest scores of a sample of the
-training photos (Otsu, IEEE Trans. SMC 1979), i.e. the value that splits the model's own evidence best into two groups.
+The threshold :math:`t` sees no mask. It splits the largest scores of a sample of the training photos into two groups,
+by default at the geometric mean of two classical answers: Otsu's (IEEE Trans. SMC 1979) takes the spread in both groups
+for equal, so the long tail of foreground scores pulls it up; Li's minimum cross entropy (Li and Lee, Pattern
+Recognition 1993) takes it to grow with the mean, and falls low where the maps rest on a haze. Maps lie between.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
-from tag2mask.types import IGNORE, LocalizationMaps, PseudoMask, Refiner
+from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps, PseudoMask, Refiner
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class PseudoSettings:
 
     background: Literal["power", "constant", "saliency"] = "power"
     threshold: float | None = None
-    """Score in (0, 1) at which a class beats the background. None: Otsu's, from the maps alone."""
+    """Score in (0, 1) at which a class beats the background. None: found on the maps by `rule`."""
+    rule: Literal["between", "otsu", "li"] = "between"
+    """How it is found, from the maps alone: Otsu's threshold, Li's, or their geometric mean."""
     margin: float = 0.0
     """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
 
@@ -45,31 +49,63 @@ class PseudoSettings:
             raise InputError(f"margin {self.margin} must lie in [0, 1)")
 
 
-def otsu_threshold(maps: Iterable[LocalizationMaps], bins: int = 256) -> float:
-    """Otsu's threshold of the largest class score of every cell; each image weighs the same.
+def threshold_of(maps: Iterable[LocalizationMaps], rule: str = "between") -> float:
+    """The threshold of these maps in (0, 1) by a rule of :class:`PseudoSettings`, without truth.
 
-    Gives the score that maximises the variance between the two groups, a bin's upper edge, in (0, 1). Without any
-    map, or when all scores are equal, 0.5.
+    Without any map, or when all scores are equal, 0.5.
     """
+    histogram = score_histogram(maps)
+    if rule == "otsu":
+        return otsu_threshold(histogram)
+    if rule == "li":
+        return li_threshold(histogram)
+    return math.sqrt(otsu_threshold(histogram) * li_threshold(histogram))
+
+
+def score_histogram(maps: Iterable[LocalizationMaps], bins: int = 256) -> np.ndarray:
+    """``[bins]`` of the largest class score of every cell, over [0, 1], adding up to one; each image weighs the same.
+    All zero without any map."""
     histogram = np.zeros(bins)
     for found in maps:
         if found.scores.size:
             largest = found.scores.astype(np.float32).max(0)
             counts, _ = np.histogram(largest, bins=bins, range=(0.0, 1.0))
             histogram += counts / largest.size
-    if histogram.sum() == 0:
-        return 0.5
-    weight = histogram / histogram.sum()
-    centres = (np.arange(bins) + 0.5) / bins
+    return histogram / max(histogram.sum(), 1e-12)
+
+
+def otsu_threshold(histogram: np.ndarray) -> float:
+    """Otsu's: the upper edge of the bin after which the variance between the two groups is largest."""
+    weight, centres = _below(histogram)
     below, mean_below = np.cumsum(weight), np.cumsum(weight * centres)
-    above = 1 - below
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mean_below[-1] * below - mean_below) ** 2 / (below * above)
-    between[~np.isfinite(between)] = 0.0
-    if between.max() == 0:
+        between = (mean_below[-1] * below - mean_below) ** 2 / (below * (1 - below))
+    return _best(between, below)
+
+
+def li_threshold(histogram: np.ndarray) -> float:
+    """Li's: where the cross entropy of the scores and their two groups' means is least, i.e. where
+    ``m1 log(mean1) + m2 log(mean2)`` is largest, ``m`` being a group's sum of scores."""
+    weight, centres = _below(histogram)
+    below, mass = np.cumsum(weight), np.cumsum(weight * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gained = mass * np.log(mass / below) + (mass[-1] - mass) * np.log((mass[-1] - mass) / (1 - below))
+    return _best(gained, below)
+
+
+def _below(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The histogram adding up to one, and the centres of its bins."""
+    bins = len(histogram)
+    return histogram / max(histogram.sum(), 1e-12), (np.arange(bins) + 0.5) / bins
+
+
+def _best(criterion: np.ndarray, below: np.ndarray) -> float:
+    """Upper edge of the best bin (the middle one of equals); 0.5 where no bin has scores on both sides."""
+    criterion = np.where((below > 1e-9) & (below < 1 - 1e-9), criterion, -np.inf)  # a group of rounding error is none
+    if not np.isfinite(criterion).any():
         return 0.5
-    best = np.flatnonzero(between == between.max())
-    return float(np.clip((best.mean() + 1) / bins, 0.02, 0.98))
+    best = np.flatnonzero(criterion == criterion.max())
+    return float(np.clip((best.mean() + 1) / len(criterion), 0.02, 0.98))
 
 
 def label_scores(
@@ -102,14 +138,18 @@ def refine(image: np.ndarray, scores: Tensor, refiner: Refiner) -> Tensor:
     return refiner.refine(torch.from_numpy(image).permute(2, 0, 1)[None], scores[None])[0]
 
 
-def decide(maps: LocalizationMaps, scores: Tensor, settings: PseudoSettings) -> PseudoMask:
+def mask_values(classes: Sequence[int]) -> np.ndarray:
+    """Mask values uint8 of background and these foreground classes, in this order."""
+    return np.array([BACKGROUND, *(c + 1 for c in classes)], np.uint8)  # the only +1 in the code
+
+
+def decide(id: str, classes: Sequence[int], scores: Tensor, settings: PseudoSettings) -> PseudoMask:
     """Probabilities ``[1+present height width]`` to an index mask: argmax, 255 where the two best are too close."""
-    values = np.array([0, *(c + 1 for c in maps.classes)], np.uint8)  # the only +1 in the code
-    mask = values[scores.argmax(0).numpy()]
+    mask = mask_values(classes)[scores.argmax(0).numpy()]
     if settings.margin > 0 and len(scores) > 1:
         best = scores.topk(2, dim=0).values
         mask[(best[0] - best[1] < settings.margin).numpy()] = IGNORE
-    return PseudoMask(maps.id, mask)
+    return PseudoMask(id, mask)
 
 
 def index_mask(logits: Tensor) -> np.ndarray:
@@ -117,7 +157,7 @@ def index_mask(logits: Tensor) -> np.ndarray:
     return logits.argmax(0).to(torch.uint8).cpu().numpy()
 
 
-def vanished(maps: LocalizationMaps, mask: PseudoMask) -> tuple[int, ...]:
+def vanished(classes: Sequence[int], mask: PseudoMask) -> tuple[int, ...]:
     """Tagged classes that no pixel of the mask shows: a label-free sign that something went wrong there."""
     shown = set(np.unique(mask.mask).tolist())
-    return tuple(c for c in maps.classes if c + 1 not in shown)
+    return tuple(c for c, value in zip(classes, mask_values(classes)[1:].tolist(), strict=True) if value not in shown)

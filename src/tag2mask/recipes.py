@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tag2mask.affinity import AffinitySettings
 from tag2mask.backbones import BackboneSettings
 from tag2mask.data import DataSettings
 from tag2mask.data.augment import AugmentSettings
@@ -17,7 +18,7 @@ from tag2mask.localize import LocalizeSettings
 from tag2mask.methods import entry
 from tag2mask.methods.cam import CamSettings
 from tag2mask.pseudo import PseudoSettings
-from tag2mask.segment import InferenceSettings, SegmenterSettings
+from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
 from tag2mask.train import TrainSettings
 
 
@@ -34,7 +35,10 @@ class RunSettings:
     train: TrainSettings = TrainSettings(epochs=5.0)
     localize: LocalizeSettings = LocalizeSettings()
     refine: str = "crf"
-    """Refiners of the maps, in order (`tag2mask list refiners`), or none."""
+    """Refiners of the maps, in order (`tag2mask list refiners`), or none. A random walk comes first: `irn,crf`."""
+    affinity: AffinitySettings = AffinitySettings()
+    """Of the random walks."""
+    affinity_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
     refine_longest: int = 1024
     """Larger photos are refined at this many pixels a side: a CRF on 12 megapixels takes minutes. 0: as they are."""
     pseudo: PseudoSettings = PseudoSettings()
@@ -42,7 +46,10 @@ class RunSettings:
     segmenter: SegmenterSettings = SegmenterSettings()
     segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Larger than for the classifier: borders are learnt from detail."""
-    segmenter_train: TrainSettings = TrainSettings(epochs=6.0)
+    segmenter_train: TrainSettings = TrainSettings(epochs=4.0)
+    relabel: RelabelSettings = RelabelSettings()
+    relabel_train: TrainSettings = TrainSettings(epochs=4.0, learning_rate=2.5e-4)
+    """Of each round on relabelled masks; it goes on from the weights of the round before."""
     inference: InferenceSettings = InferenceSettings()
     seed: int = 0
     oracle_masks: bool = False
@@ -76,6 +83,7 @@ def quick() -> RunSettings:
         train=replace(run.train, epochs=3.0),
         localize=replace(run.localize, scales=(1.0,)),
         segmenter_train=replace(run.segmenter_train, epochs=3.0),
+        relabel=replace(run.relabel, rounds=0),
         inference=replace(run.inference, scales=(1.0,)),
     )
 
@@ -90,6 +98,7 @@ def frozen() -> RunSettings:
         localize=replace(run.localize, scales=(1.0,)),
         segmenter=replace(run.segmenter, warm_start=False),
         segmenter_train=replace(run.segmenter_train, epochs=8.0, learning_rate=1e-4),
+        relabel=replace(run.relabel, rounds=0),  # it looks at the photos again, which costs more than all the rest
         inference=replace(run.inference, scales=(1.0,)),
     )
 
@@ -104,6 +113,7 @@ def demo() -> RunSettings:
         localize=replace(run.localize, longest=256, scales=(1.0, 1.5)),
         segmenter_augment=replace(run.segmenter_augment, size=192),
         segmenter_train=replace(run.segmenter_train, epochs=8.0),
+        relabel=replace(run.relabel, rounds=0),
         inference=replace(run.inference, longest=256, scales=(1.0,)),
     )
 

@@ -18,7 +18,9 @@ ROWS = 6  # photos in each group of the gallery
 
 SCORED = {  # key in scores.json -> name, split, on what; the run's product last
     "maps": ("Maps", "train", "training photos, tags known, before refinement"),
+    "walked": ("Maps after the random walk", "train", "training photos, tags known"),
     "masks": ("Pseudo masks", "train", "training photos, tags known"),
+    "masks-1": ("Relabelled masks", "train", "training photos, tags known"),
     "predictions-oracle": ("Same segmenter, trained on true masks", "val", "validation photos, no tags given"),
     "predictions": ("Segmenter", "val", "validation photos, no tags given"),
 }
@@ -44,7 +46,7 @@ def report_data(work: Work) -> ReportData:
         command=described.get("command", ""),
         supervision=supervision(work),
         scores=tables,
-        agreements=[("Pseudo masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
+        agreements=[("Masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
         photos={name: len(split) for name, split in splits.items()},
         class_counts={name: _counts(split) for name, split in splits.items()},
         galleries=galleries(work),
@@ -66,8 +68,12 @@ def supervision(work: Work) -> list[str]:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
+    if manifest["threshold_from"] != "given":
+        lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
     if "crf" in work.settings.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
+    if work.best_masks.folder.name != "masks":
+        lines.append("masks relabelled by the segmenter itself, which sees the tags and no truth")
     if "segmenter-oracle" in work.stages:
         lines.append(
             "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
@@ -82,7 +88,7 @@ def warnings(work: Work) -> list[str]:
         count = len(work.quarantined)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [q["error"] for q in work.quarantined[:20]]
-    gone = [r for r in read_jsonl(work.stages["masks"].folder / "records.jsonl") if r["vanished"]]
+    gone = [r for r in read_jsonl(work.best_masks.folder / "records.jsonl") if r["vanished"]]
     if gone:
         names = ", ".join(str(r["id"]) for r in gone[:5])
         lines.append(f"{len(gone)} masks lack a class their photo is tagged with (first: {names})")
@@ -97,9 +103,9 @@ def galleries(work: Work) -> dict[str, list[GalleryRow]]:
         _ranked(groups, "new photos (val, no tags given)", work, work.val, each["predictions"])
     elif work.val is not None and "predictions" in work.stages:
         groups["New photos (no tags given)"] = [_row(work, work.val, s) for s in work.val.samples[:ROWS]]
-    if "masks" in each:
-        _ranked(groups, "training photos", work, work.train, each["masks"])
-    records = {str(r["id"]): r for r in read_jsonl(work.stages["masks"].folder / "records.jsonl")}
+    if work.best_masks.folder.name in each:
+        _ranked(groups, "training photos", work, work.train, each[work.best_masks.folder.name])
+    records = {str(r["id"]): r for r in read_jsonl(work.best_masks.folder / "records.jsonl")}
     uncertain = sorted(
         (s for s in work.train.samples if s.id in records), key=lambda s: -float(records[s.id]["uncertainty"])
     )
@@ -127,7 +133,7 @@ def _row(work: Work, dataset: Dataset, sample: Sample, score: float | None = Non
         image=read_image(sample.image_path),
         tags=sample.labels,
         maps=read_maps(maps_path, sample.id) if maps_path.exists() else None,
-        mask=_mask(work.stages["masks"], sample),
+        mask=_mask(work.best_masks, sample),
         prediction=_mask(work.stages.get("predictions"), sample),
         truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
         score=score,
@@ -158,9 +164,9 @@ def _times(work: Work) -> list[StageTime]:
 
 def _curves(work: Work) -> dict[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for name in ("method", "segmenter", "segmenter-oracle"):
-        if name in work.stages:
-            lines = read_jsonl(work.stages[name].folder / "log.jsonl")
+    for name, stage in work.stages.items():
+        if (stage.folder / "log.jsonl").exists():
+            lines = read_jsonl(stage.folder / "log.jsonl")
             terms = [k for k in (lines[0] if lines else {}) if k not in ("step", "lr", "images_per_s")]
             curves[name] = {term: [(line["step"], line[term]) for line in lines if term in line] for term in terms}
     return curves

@@ -120,9 +120,11 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
         InputError: a loss that is not finite (with what to change); a full disk.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
     where = compute.device()
+    AcceleratorState._reset_state()  # a run's trainings may differ in precision; accelerate keeps the first one's
     mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[compute.resolve(settings.precision, where)]
     accelerator = Accelerator(
         mixed_precision=mixed, log_with=settings.tracker, project_dir=folder if settings.tracker else None

@@ -9,7 +9,7 @@ plain grid.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,16 @@ class Backbone(nn.Module):
         for name in self.names[self.position(block) + 1 :]:
             x = self.blocks[name](x)
         return x
+
+    def outputs(self, images: Tensor, blocks: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """(name, grid ``[batch channels rows columns]``) of the named blocks on the way up; a ViT's without its
+        prefix tokens."""
+        last = max(self.position(block) for block in blocks)
+        x = images
+        for name in self.names[: last + 1]:
+            x = self.blocks[name](x)
+            if name in blocks:
+                yield name, x[:, :, 1:] if isinstance(self.blocks[name], (_Tokens, _TokenBlock)) else x
 
     def forward(self, images: Tensor, *, stored: bool = False) -> Tensor:
         """Features ``[batch channels rows columns]`` of normalised images, or of the stored trunk's output."""

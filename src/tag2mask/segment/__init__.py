@@ -1,6 +1,17 @@
-"""Segmenters by name, their training loss, and their inference."""
+"""Segmenters by name, their training loss, their inference, and the masks they make of their own training photos."""
 
 from tag2mask.segment.inference import InferenceSettings, segment_image
 from tag2mask.segment.models import SegmenterSettings, SegmenterTask, build, check, known
+from tag2mask.segment.relabel import RelabelSettings, gate_by_tags
 
-__all__ = ["InferenceSettings", "SegmenterSettings", "SegmenterTask", "build", "check", "known", "segment_image"]
+__all__ = [
+    "InferenceSettings",
+    "RelabelSettings",
+    "SegmenterSettings",
+    "SegmenterTask",
+    "build",
+    "check",
+    "gate_by_tags",
+    "known",
+    "segment_image",
+]

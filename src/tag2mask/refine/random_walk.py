@@ -1,0 +1,222 @@
+r"""Random walks: scores spread over a photo along affinities between near cells (AffinityNet, Ahn and Kwak, CVPR 2018;
+IRN, Ahn, Cho and Kwak, CVPR 2019).
+
+Idea. Cells of a grid are joined when they are nearer than a radius; :math:`a_{ij} \in [0, 1]` says how likely the two
+belong together (symmetric, :math:`a_{ii} = 1`). A walker steps to a neighbour with probability
+
+.. math::
+    T_{ij} = \frac{a_{ij}^\beta}{\sum_k a_{kj}^\beta}, \qquad  v \leftarrow v\, T  \quad (t \text{ times}),
+
+so every step replaces a cell's score by the weighted mean of its neighbours' (both papers, Sec. 3.3; rows of ``v`` are
+the score maps). The published codes build the dense ``N x N`` matrix and square it eight times: N^3 work and N^2
+memory. Here ``v`` is multiplied t times instead, each product a stencil: one multiply-add a neighbour, on maps padded
+to the right so that a neighbour is a shift in memory. The result is the same, memory is linear in N, and all maps
+of a photo move at once.
+
+Where affinities come from: a learnt class-boundary map (IRN, Sec. 4), learnt features (AffinityNet, Sec. 3.2), or with
+no training at all the photo's colours or a backbone's features.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.errors import InputError
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+Offset = tuple[int, int]
+
+
+@functools.cache
+def offsets(radius: int) -> tuple[Offset, ...]:
+    """(rows, columns) to the neighbours nearer than ``radius``, one of each opposite pair: those after it in memory."""
+    reach = range(-radius + 1, radius)
+    near = ((y, x) for y in range(radius) for x in reach if y * y + x * x < radius * radius)
+    return tuple((y, x) for y, x in near if (y, x) > (0, 0))
+
+
+@functools.cache
+def line(offset: Offset) -> tuple[Offset, ...]:
+    """The cells on the straight line from (0, 0) to ``offset``, both ends with it."""
+    steps = max(abs(offset[0]), abs(offset[1]))
+    # halves are rounded away from zero, so the line of a mirrored offset is the mirrored line
+    nearest = lambda numerator: (abs(numerator) * 2 + steps) // (2 * steps) * (1 if numerator >= 0 else -1)  # noqa: E731
+    return tuple((nearest(offset[0] * i), nearest(offset[1] * i)) for i in range(steps + 1))
+
+
+def boundary_affinity(boundary: Tensor, radius: int) -> Tensor:
+    """IRN, Eq. 3: one minus the largest boundary on the line between two cells.
+
+    Args:
+        boundary: ``[batch rows columns]`` in [0, 1], how likely a class boundary runs through a cell.
+        radius: in cells.
+
+    Returns:
+        ``[batch offsets rows columns]``: of the cell and its neighbour at each of :func:`offsets`; 0 where the
+        neighbour lies outside the grid.
+    """
+    rows, columns = boundary.shape[1:]
+    edge = radius - 1
+    padded = F.pad(boundary, (edge, edge, 0, edge), value=1.0)
+
+    def moved(cell: Offset) -> Tensor:
+        y, x = cell[0], cell[1] + edge
+        return padded[:, y : y + rows, x : x + columns]
+
+    def along(offset: Offset) -> Tensor:
+        return functools.reduce(torch.maximum, [moved(cell) for cell in line(offset)])
+
+    if radius < 2:
+        return boundary.new_zeros(len(boundary), 0, rows, columns)
+    return 1 - torch.stack([along(offset) for offset in offsets(radius)], 1)
+
+
+def feature_affinity(features: Tensor, radius: int) -> Tensor:
+    """AffinityNet, Eq. 1: ``exp(-mean over channels |f_i - f_j|)``.
+
+    (The paper writes the sum; its code the mean over channels, which its weights are trained for.)
+
+    Args:
+        features: ``[batch channels rows columns]``.
+
+    Returns:
+        ``[batch offsets rows columns]`` as :func:`boundary_affinity`.
+    """
+    return _pairwise(features, radius, lambda a, b: torch.exp(-(a - b).abs().mean(1)))
+
+
+def cosine_affinity(features: Tensor, radius: int) -> Tensor:
+    """Cosine of two cells' features, negative ones 0; needs no training. Shapes as :func:`feature_affinity`."""
+    unit = F.normalize(features.float(), dim=1)
+    return _pairwise(unit, radius, lambda a, b: (a * b).sum(1).clamp(0, 1))
+
+
+def colour_affinity(images: Tensor, radius: int, sigma: float = 0.1) -> Tensor:
+    """Gaussian of the colour difference; needs no training.
+
+    Args:
+        images: ``[batch 3 rows columns]`` RGB in [0, 1], already at the grid's size.
+        sigma: colour difference (root mean square over channels, of 1) at which the affinity has fallen to 0.61.
+    """
+    return _pairwise(images.float(), radius, lambda a, b: torch.exp(-((a - b) ** 2).mean(1) / (2 * sigma**2)))
+
+
+def _pairwise(features: Tensor, radius: int, of: functools.partial[Tensor] | object) -> Tensor:
+    batch, _, rows, columns = features.shape
+    out = []
+    for y, x in offsets(radius):
+        near = (slice(None), slice(None), slice(0, max(rows - y, 0)), slice(max(-x, 0), columns - max(x, 0)))
+        far = (slice(None), slice(None), slice(y, rows), slice(max(x, 0), columns - max(-x, 0)))
+        if rows <= y or columns <= abs(x):
+            out.append(features.new_zeros(batch, rows, columns))
+            continue
+        both = of(features[near], features[far])  # type: ignore[operator]
+        out.append(F.pad(both, (max(-x, 0), max(x, 0), 0, y)))
+    return torch.stack(out, 1) if out else features.new_zeros(batch, 0, rows, columns)
+
+
+def walk(affinity: Tensor, scores: Tensor, *, radius: int, beta: float = 10.0, steps: int = 256) -> Tensor:
+    """``steps`` steps of the random walk, all maps at once.
+
+    Args:
+        affinity: ``[batch offsets rows columns]`` in [0, 1], of each cell and its neighbour at each of
+            :func:`offsets`; what points outside the grid must be 0 (the functions above see to it).
+        scores: ``[batch labels rows columns]``.
+        radius: the one the affinities were made with.
+        beta: exponent of the affinities: larger holds the walker back at weaker boundaries (IRN 10, AffinityNet 8).
+
+    Returns:
+        ``[batch labels rows columns]`` float32. Each step is a weighted mean, so the range is kept, equal scores stay,
+        and scores that add up to one still do.
+    """
+    batch, _, rows, columns = scores.shape
+    near = offsets(radius)
+    if affinity.shape != (batch, len(near), rows, columns):
+        raise InputError(
+            f"random walk: affinities {list(affinity.shape)} do not fit scores {list(scores.shape)} at radius "
+            f"{radius}: give [{batch} {len(near)} {rows} {columns}]"
+        )
+    if not near or steps == 0:
+        return scores.float().clone()
+    stride = columns + radius - 1  # a row and room to its right: nothing reaches around the edge
+    weights = F.pad(affinity.float().clamp(0, 1) ** beta, (0, radius - 1)).flatten(2)
+    v = F.pad(scores.float(), (0, radius - 1)).flatten(2)
+    shifts = [y * stride + x for y, x in near]
+    total = torch.ones(batch, 1, rows * stride, device=v.device)
+    for i, shift in enumerate(shifts):
+        if 0 < shift < rows * stride:
+            w = weights[:, i : i + 1, : rows * stride - shift]
+            total[..., :-shift] += w
+            total[..., shift:] += w
+    share = total.reciprocal_()
+    for _ in range(steps):
+        next_v = v.clone()
+        for i, shift in enumerate(shifts):
+            if 0 < shift < rows * stride:
+                w = weights[:, i : i + 1, : rows * stride - shift]
+                next_v[..., :-shift].addcmul_(w, v[..., shift:])
+                next_v[..., shift:].addcmul_(w, v[..., :-shift])
+        v = next_v.mul_(share)
+    return v.unflatten(2, (rows, stride))[..., :columns].contiguous()
+
+
+def random_walk(
+    image: Array, scores: Array, *, radius: int = 5, sigma: float = 0.1, beta: float = 1.0, steps: int = 64,
+    stride: int = 4,
+) -> Array:  # fmt: skip
+    """The walk that needs no training: along the photo's colours.
+
+    Args:
+        image: ``[height width 3]`` uint8 RGB; numpy or torch.
+        scores: ``[labels height width]`` of any float type: probabilities, or maps of classes.
+        radius: in cells of ``stride`` pixels.
+        sigma: see :func:`colour_affinity`.
+        stride: pixels of a cell; the walk's result is brought back bilinearly.
+
+    Returns:
+        ``[labels height width]`` float32, numpy or torch as ``scores`` came.
+
+    Raises:
+        InputError: sizes that disagree, an image that is not uint8, scores that are not finite or negative.
+    """
+    pixels, values = torch.as_tensor(image), torch.as_tensor(scores)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InputError(f"random walk: image is {list(pixels.shape)} {pixels.dtype}; give [height width 3] uint8")
+    if values.ndim != 3 or values.shape[1:] != pixels.shape[:2] or not values.is_floating_point():
+        raise InputError(
+            f"random walk: image {list(pixels.shape)} and scores {list(values.shape)} {values.dtype} disagree; "
+            "give float scores [labels height width] of the image's size"
+        )
+    if not bool(torch.isfinite(values).all()) or (values.numel() and float(values.amin()) < 0):
+        raise InputError("random walk: scores hold NaN, infinity or negative values; check the maps they came from")
+    refined = colour_walk(
+        pixels.permute(2, 0, 1)[None], values.float()[None], radius=radius, sigma=sigma, beta=beta, steps=steps,
+        stride=stride,
+    )[0]  # fmt: skip
+    return refined.numpy() if isinstance(scores, np.ndarray) else refined.to(values.device)  # type: ignore[return-value]
+
+
+def colour_walk(
+    images: Tensor, scores: Tensor, *, radius: int, sigma: float, beta: float, steps: int, stride: int
+) -> Tensor:
+    """:func:`random_walk` on ``[batch 3 height width]`` uint8 and ``[batch labels height width]``."""
+    height, width = images.shape[2:]
+    grid = grid_of((height, width), stride)
+    small = F.interpolate(images.float() / 255, grid, mode="area")
+    moved = walk(
+        colour_affinity(small, radius, sigma), F.interpolate(scores.float(), grid, mode="area"),
+        radius=radius, beta=beta, steps=steps,
+    )  # fmt: skip
+    return F.interpolate(moved, (height, width), mode="bilinear", align_corners=False)
+
+
+def grid_of(size: Sequence[int], stride: int) -> tuple[int, int]:
+    """(rows, columns) of cells of ``stride`` pixels that cover (height, width)."""
+    return max(1, -(-size[0] // stride)), max(1, -(-size[1] // stride))

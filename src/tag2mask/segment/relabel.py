@@ -1,0 +1,48 @@
+"""A segmenter's own masks of the training photos, tags known, as better pseudo masks to train it on again.
+
+Pseudo masks err differently from photo to photo; what a network learns from all of them is the part they share, so its
+predictions on those very photos are better than what it was taught (self-training; Zou et al., ECCV 2018, relabel by
+class confidence; here the image tags are known and say more). Absent classes are switched off, the rest is refined
+along the photo's edges. No truth is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tag2mask import pseudo
+from tag2mask.errors import InputError
+
+
+@dataclass(frozen=True)
+class RelabelSettings:
+    """How often and how the segmenter relabels its training photos."""
+
+    rounds: int = 1
+    """Times it relabels and is trained on from where it stands; 0: it is trained on the maps' masks alone."""
+    scales: tuple[float, ...] = (1.0,)
+    """Of the views it looks at, of `inference.longest` pixels; each also mirrored."""
+    refine: str = "crf/deeplab"
+    """Refiner of the gated probabilities (`tag2mask list refiners`), or none."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise InputError(f"relabel.rounds is {self.rounds}: it must be at least 0")
+        if not self.scales or min(self.scales) <= 0:
+            raise InputError(f"relabel.scales {self.scales} must be positive numbers, at least one")
+
+
+def gate_by_tags(probabilities: Tensor, labels: Iterable[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """``[1+classes height width]``, background first, and the tagged classes to ``[1+present height width]`` which add
+    up to one, and the present classes ascending."""
+    present = tuple(sorted(labels))
+    kept = probabilities[pseudo.mask_values(present).tolist()]
+    total = kept.sum(0, keepdim=True)
+    # where all is said to be an absent class nothing is known but that: background
+    background = torch.zeros_like(kept)
+    background[0] = 1
+    return torch.where(total > 1e-6, kept / total.clamp(min=1e-6), background), present

@@ -1,0 +1,296 @@
+"""Tags to masks: train the method, make maps, refine them, decide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tag2mask import affinity, compute, methods, pseudo
+from tag2mask.backbones import Backbone
+from tag2mask.data.augment import AugmentSettings
+from tag2mask.data.batches import MaskedImages, StoredFeatures, TaggedImages
+from tag2mask.data.images import read_image, read_saliency, write_index_mask
+from tag2mask.errors import InputError
+from tag2mask.features import FeatureStore, views
+from tag2mask.localize import localize
+from tag2mask.progress import track
+from tag2mask.recipes import plain
+from tag2mask.refine import refiner
+from tag2mask.run import Clock, Stage, read_jsonl, read_maps, write_maps
+from tag2mask.stages.work import Work, done, in_parallel, mask_of, pause, say, size_of
+from tag2mask.train import fit, load_model
+from tag2mask.types import IGNORE, LocalizationMaps, Sample
+
+
+def train_method(work: Work) -> None:
+    """Train the localization method on the tags."""
+    s = work.settings
+    settings = {
+        "content": work.content,
+        "method": s.method,
+        "options": plain(s.options),
+        "backbone": plain(s.backbone),
+        "augment": plain(s.augment),
+        "train": plain(s.train),
+        "view": [s.localize.longest] if s.frozen else None,
+        "seed": s.seed,
+    }
+    stage = work.stages["method"] = work.run.stage("method", settings)
+    if stage.done:
+        return
+    clock = Clock()
+    try:
+        torch.manual_seed(s.seed)
+        method, backbone = new_method(work)
+        source = _tagged_source(work, backbone)
+        fit(method, source, s.train, stage.folder, seed=s.seed, title=f"training {s.method}")
+    finally:
+        pause(stage, clock)
+    stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
+    done(stage, f"{s.method} trained on {len(work.train)} photos")
+
+
+def new_method(work: Work) -> tuple[nn.Module, Backbone]:
+    backbone = work.backbone()
+    method = methods.build(work.settings.method, backbone, len(work.train.classes), work.settings.options)
+    return method.to(compute.device()), backbone
+
+
+def _tagged_source(work: Work, backbone: Backbone) -> TaggedImages | StoredFeatures:
+    s = work.settings
+    store = work.store(backbone)
+    if store is None:
+        if s.augment.size % backbone.multiple:
+            raise InputError(
+                f"--augment.size {s.augment.size} is not a multiple of this backbone's patch of {backbone.multiple} "
+                f"pixels: use {round(s.augment.size / backbone.multiple) * backbone.multiple}"
+            )
+        return TaggedImages(work.train, s.augment, (backbone.mean, backbone.std), s.seed)
+    return stored_source(work, store, backbone)
+
+
+def stored_source(
+    work: Work, store: FeatureStore, backbone: Backbone, mask_of: Callable[[Sample], np.ndarray] | None = None
+) -> StoredFeatures:
+    """Plain and mirrored view at scale 1, computed now if they are not there."""
+    longest = work.settings.localize.longest
+
+    def both(sample: Sample) -> list[Any]:
+        seen = work.seen[sample.id]
+        return views(seen.height, seen.width, longest, (1.0,), True, backbone.multiple)
+
+    store.fill(work.train.samples, both, say)
+    grids = [(v.height, v.width) for v in (both(s)[0] for s in work.train.samples)]
+    stride = max(1, backbone.stride // 4)
+    return StoredFeatures(
+        work.train, lambda s, flip: store.load(s, both(s)[int(flip)]), grids, work.settings.seed, mask_of, stride
+    )
+
+
+def fitting(augment: AugmentSettings, backbone: Backbone) -> AugmentSettings:
+    """The same views at a size the backbone can take."""
+    size = augment.size // backbone.multiple * backbone.multiple
+    return replace(augment, size=max(size, backbone.multiple))
+
+
+def load_method(work: Work) -> tuple[nn.Module, Backbone]:
+    """The trained method, in eval mode."""
+    method, backbone = new_method(work)
+    load_model(method, work.stages["method"].folder / "model.safetensors")
+    return method.eval(), backbone
+
+
+def make_maps(work: Work) -> None:
+    """Localization maps of every training photo."""
+    s = work.settings
+    stage = work.stages["maps"] = work.run.stage("maps", {"localize": plain(s.localize)}, [work.stages["method"]])
+    if stage.done:
+        return
+    clock = Clock()
+    todo = [sample for sample in work.train.samples if not stage.path(sample.id, ".npz").exists()]
+    try:
+        method, backbone = load_method(work)
+        store = work.store(backbone)
+        if store is not None:
+            store.fill(todo, lambda x: s.localize.views(*size_of(work, x), backbone.multiple), say)
+        found = localize(method, backbone, todo, s.localize, len(work.train.classes), store)
+        for maps in track(found, "localizing", len(todo)):
+            write_maps(stage.path(maps.id, ".npz"), maps)
+    finally:
+        pause(stage, clock)
+    stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
+    done(stage, f"maps of {len(work.train)} photos")
+
+
+def maps_of(work: Work, sample: Sample) -> LocalizationMaps:
+    return read_maps(work.stages["maps"].path(sample.id, ".npz"), sample.id)
+
+
+def chosen_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> float:
+    """The user's threshold, or the rule's on an evenly spread sample of the maps. No truth is looked at."""
+    if work.settings.pseudo.threshold is not None:
+        return work.settings.pseudo.threshold
+    samples = [s for s in work.train.samples if s.labels]
+    samples = samples[:: max(1, len(samples) // most)]
+    return pseudo.threshold_of((maps(s) for s in samples), work.settings.pseudo.rule)
+
+
+def make_masks(work: Work) -> None:
+    """Maps to pseudo masks: background, refinement, decision."""
+    s = work.settings
+    walked, pixelwise = affinity.split(s.refine)
+    source = work.stages["walked" if walked else "maps"]
+    stage = work.stages["masks"] = work.run.stage(
+        "masks",
+        {"pseudo": plain(s.pseudo), "refine": pixelwise, "refiner": repr(refiner(pixelwise, s.refine_longest))},
+        [source],
+    )
+    if stage.done:
+        return
+    maps_in = lambda sample: read_maps(source.path(sample.id, ".npz"), sample.id)  # noqa: E731
+    threshold = chosen_threshold(work, maps_in)
+    sharpen = refiner(pixelwise, s.refine_longest)
+
+    def scored(sample: Sample) -> tuple[tuple[int, ...], Tensor]:
+        maps = maps_in(sample)
+        saliency = None
+        if s.pseudo.background == "saliency" and sample.saliency_path is not None:
+            saliency = read_saliency(sample.saliency_path, maps.size)
+        scores = pseudo.label_scores(maps, threshold, s.pseudo, saliency)
+        return maps.classes, pseudo.refine(read_image(sample.image_path), scores, sharpen)
+
+    given = s.pseudo.threshold is not None
+    write_masks(
+        work,
+        stage,
+        scored,
+        threshold=round(threshold, 4),
+        threshold_from="given" if given else f"rule '{s.pseudo.rule}' on the maps, no truth",
+    )
+    done(stage, f"masks of {len(work.train)} photos, threshold {threshold:.3f}")
+
+
+def write_masks(
+    work: Work, stage: Stage, scored: Callable[[Sample], tuple[tuple[int, ...], Tensor]], **facts: Any
+) -> None:
+    """Decide and write the mask of every training photo that has none yet, and finish the stage.
+
+    What is odd about each, without truth, goes to ``records.jsonl``.
+
+    Args:
+        scored: a sample's present classes, and probabilities ``[1+present height width]``.
+        facts: for the stage's manifest.
+    """
+    clock = Clock()
+    records = stage.folder / "records.jsonl"
+    known = {r["id"] for r in read_jsonl(records)}
+    todo = [x for x in work.train.samples if x.id not in known or not stage.path(x.id, ".png").exists()]
+
+    def one(sample: Sample) -> dict[str, Any]:
+        classes, scores = scored(sample)
+        found = pseudo.decide(sample.id, classes, scores, work.settings.pseudo)
+        path = stage.path(sample.id, ".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_index_mask(path, found.mask)
+        return {
+            "id": sample.id,
+            "uncertainty": round(float(1 - scores.amax(0).mean()), 5),
+            "foreground": round(float(((found.mask > 0) & (found.mask < IGNORE)).mean()), 5),
+            "vanished": list(pseudo.vanished(classes, found)),
+        }
+
+    try:
+        with records.open("a", encoding="utf-8") as file:
+            for record in track(in_parallel(one, todo, work.settings.workers), stage.folder.name, len(todo)):
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+    finally:
+        pause(stage, clock)
+    stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb(), **facts)
+
+
+def train_affinity(work: Work) -> None:
+    """Where the walk goes along learnt affinities: confident regions of the maps, and the network they teach."""
+    s = work.settings
+    kind, _ = affinity.split(s.refine)
+    if kind not in affinity.LEARNT:
+        return
+    settings = {"kind": kind, "affinity": plain(s.affinity), "augment": plain(s.segmenter_augment)}
+    settings |= {"train": plain(s.affinity_train), "backbone": plain(s.backbone), "seed": s.seed}
+    stage = work.stages["affinity"] = work.run.stage("affinity", settings, [work.stages["maps"]])
+    if stage.done:
+        return
+    clock = Clock()
+
+    def confident(sample: Sample) -> None:
+        path = stage.path(sample.id, ".png")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            labels = affinity.confident_labels(maps_of(work, sample), read_image(sample.image_path), s.affinity)
+            write_index_mask(path, labels)
+
+    try:
+        for _ in track(in_parallel(confident, work.train.samples, s.workers), "confident regions", len(work.train)):
+            pass
+        torch.manual_seed(s.seed)
+        net, backbone = new_affinity_net(work, kind)
+        augment = fitting(s.segmenter_augment, backbone)
+        source = MaskedImages(work.train, lambda x: mask_of(stage, x), augment, (backbone.mean, backbone.std), s.seed)
+        fit(net, source, s.affinity_train, stage.folder, seed=s.seed, title=f"training {kind}")
+    finally:
+        pause(stage, clock)
+    stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
+    done(stage, f"{kind} trained on the confident regions of {len(work.train)} photos")
+
+
+def new_affinity_net(work: Work, kind: str) -> tuple[affinity.AffinityNet, Backbone]:
+    backbone = work.backbone()
+    return affinity.AffinityNet(backbone, kind, work.settings.affinity).to(compute.device()), backbone
+
+
+def walk_maps(work: Work) -> None:
+    """The maps after a random walk, where one is asked for."""
+    s = work.settings
+    kind, _ = affinity.split(s.refine)
+    if kind is None:
+        return
+    reads = [work.stages[name] for name in ("maps", "affinity", "method") if name in work.stages]
+    settings = {"kind": kind, "affinity": plain(s.affinity), "longest": s.localize.longest}
+    stage = work.stages["walked"] = work.run.stage("walked", settings, reads)
+    if stage.done:
+        return
+    clock = Clock()
+    todo = [sample for sample in work.train.samples if not stage.path(sample.id, ".npz").exists()]
+    try:
+        affinities = _affinities(work, kind)
+
+        def one(sample: Sample) -> None:
+            moved = affinity.walked(maps_of(work, sample), affinities(sample), s.affinity)
+            write_maps(stage.path(sample.id, ".npz"), moved)
+
+        for _ in track(in_parallel(one, todo, s.workers), "walking", len(todo)):
+            pass
+    finally:
+        pause(stage, clock)
+    stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
+    done(stage, f"random walk over the maps of {len(work.train)} photos")
+
+
+def _affinities(work: Work, kind: str) -> Callable[[Sample], Tensor]:
+    """What gives a photo's affinities ``[1 offsets rows columns]``."""
+    s = work.settings
+    if kind == "walk/colour":
+        return lambda x: affinity.of_colour(read_image(x.image_path), s.localize.longest, s.affinity)
+    if kind == "walk/features":
+        _, backbone = load_method(work)
+        return lambda x: affinity.of_features(backbone, read_image(x.image_path), s.localize, s.affinity)
+    net, backbone = new_affinity_net(work, kind)
+    load_model(net, work.stages["affinity"].folder / "model.safetensors")
+    net.eval()
+    return lambda x: affinity.of_network(net, read_image(x.image_path), s.localize, s.affinity)

@@ -1,0 +1,84 @@
+"""Everything of a run that has truth, measured. Nothing before this stage depends on what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tag2mask import evaluate, pseudo
+from tag2mask.run import Clock, digest, read_maps, write_json
+from tag2mask.stages.label import chosen_threshold, maps_of
+from tag2mask.stages.work import Work, mask_names, mask_of, say, stamp
+from tag2mask.types import Dataset, Sample
+
+
+def make_scores(work: Work) -> None:
+    """Measure everything that has truth. Nothing before this function's call depends on what it finds."""
+    reads = [stage for name, stage in work.stages.items() if name != "images"]
+    truth = digest(
+        [
+            (s.id, str(s.mask_path), stamp(s.mask_path))
+            for dataset in (work.train, work.val)
+            if dataset is not None
+            for s in dataset.samples
+            if s.mask_path is not None
+        ]
+    )
+    stage = work.stages["scores"] = work.run.stage("scores", {"truth": truth}, reads)
+    if stage.done:
+        return
+    clock = Clock()
+    found: dict[str, Any] = {}
+    each: dict[str, list[Any]] = {}
+    named = {"masks": "pseudo masks (train)"}
+    named |= {name: f"relabelled masks, round {name[6:]} (train)" for name in mask_names(work.settings)[1:]}
+    best = work.best_masks
+    found["tags"] = evaluate.compare_with_tags(work.train, lambda s: mask_of(best, s)).to_json()
+    if evaluate.has_truth(work.train):
+        if work.settings.pseudo.background != "saliency":
+            for name in [n for n in ("maps", "walked") if n in work.stages]:
+                found[name] = _score(work.train, _unrefined(work, name), f"{name} (train, tags known)", each)
+        for name in [n for n in named if n in work.stages]:
+            masks = work.stages[name]
+            found[name] = _score(work.train, lambda s, m=masks: mask_of(m, s), named[name], each, name)
+        found["sweep"] = evaluate.sweep_thresholds(work.train, lambda s: maps_of(work, s)).to_json()
+    if work.val is not None and evaluate.has_truth(work.val):
+        for name in ("predictions", "predictions-oracle"):
+            if name in work.stages:
+                predicted = work.stages[name]
+                title = "segmenter (val, no tags)" + (", ORACLE masks" if name.endswith("oracle") else "")
+                found[name] = _score(work.val, lambda s, p=predicted: mask_of(p, s), title, each, name)
+    write_json(stage.folder / "scores.json", found)
+    write_json(stage.folder / "images.json", each)
+    stage.finish(count=len(found), seconds=clock.seconds)
+
+
+def _unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
+    """Masks straight from the maps of a stage, at the threshold chosen on these very maps."""
+    settings = replace(work.settings.pseudo, margin=0.0)
+    read = lambda sample: read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)  # noqa: E731
+    threshold = chosen_threshold(work, read)
+
+    def mask(sample: Sample) -> np.ndarray:
+        maps = read(sample)
+        return pseudo.decide(maps.id, maps.classes, pseudo.label_scores(maps, threshold, settings), settings).mask
+
+    return mask
+
+
+def _score(
+    dataset: Dataset,
+    mask: Callable[[Sample], np.ndarray],
+    title: str,
+    each: dict[str, list[Any]],
+    keep: str | None = None,
+) -> dict[str, Any]:
+    images: list[evaluate.ImageScore] = []
+    scores = evaluate.evaluate_masks(dataset, mask, images.append)
+    if keep is not None:
+        each[keep] = [[i.id, None if np.isnan(i.mean_iou) else round(i.mean_iou, 2)] for i in images]
+    say(f"{title}: {scores.mean_iou:.1f} mIoU")
+    return scores.to_json()
