@@ -283,7 +283,7 @@ def _blocks(height: int, row: int, device: torch.device) -> Iterator[slice]:
     """Rows to work on at a time, with ``row`` values in each: few on a CPU, for its cache; many on a GPU, where each
     call costs."""
     size = max(1, (BLOCK if device.type == "cpu" else 32 * BLOCK) // row)
-    return (slice(start, min(start + size, height)) for start in range(0, height, size))
+    return (slice(start, start + size) for start in range(0, height, size))
 
 
 def _in_proportion(size: tuple[int, int], other: tuple[int, int]) -> bool:
