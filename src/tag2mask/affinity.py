@@ -17,6 +17,7 @@ Both read features of several depths of any backbone (ResNet-50's stages in IRN)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,8 @@ class AffinitySettings:
     """Pixels per cell of the walk's grid (IRN; PSA used 8)."""
     radius: int = 10
     """Cells; pairs nearer than this are learnt from (IRN; PSA 5)."""
+    pairs: int = 48
+    """Neighbours of each cell drawn anew every step, of the 150 within radius 10; 0: all (both papers, 3x the time)."""
     walk_radius: int = 5
     """Cells; the walker's longest step (both papers)."""
     beta: float = 10.0
@@ -179,35 +182,40 @@ class AffinityNet(nn.Module):
         return random_walk.feature_affinity(grid, radius)
 
     def losses(self, batch: MaskedBatch, progress: float) -> Losses:
-        affinity = self.affinity(batch.images, self.settings.radius)
+        near = random_walk.offsets(self.settings.radius)
+        drawn = range(len(near))
+        if 0 < self.settings.pairs < len(near):
+            drawn = sorted(torch.randperm(len(near))[: self.settings.pairs].tolist())
+        affinity = self.affinity(batch.images, self.settings.radius)[:, list(drawn)]
         labels = F.interpolate(batch.masks[:, None].float(), affinity.shape[2:], mode="nearest")[:, 0].long()
-        return pair_losses(affinity, labels, self.settings.radius)
+        return pair_losses(affinity, labels, [near[i] for i in drawn])
 
 
-def pair_losses(affinity: Tensor, labels: Tensor, radius: int) -> Losses:
+def pair_losses(affinity: Tensor, labels: Tensor, offsets: Sequence[random_walk.Offset]) -> Losses:
     """The loss of the module's docstring.
 
     Args:
-        affinity: ``[batch offsets rows columns]``.
+        affinity: ``[batch offsets rows columns]`` of each cell and its neighbour at each of ``offsets``.
         labels: ``[batch rows columns]`` int64; IGNORE takes no part.
     """
     rows, columns = labels.shape[1:]
-    edge = radius - 1
-    padded = F.pad(labels, (edge, edge, 0, edge), value=IGNORE)
+    edge = max(max(abs(y), abs(x)) for y, x in offsets)
+    padded = F.pad(labels, (edge, edge, edge, edge), value=IGNORE)
     other = torch.stack(
-        [padded[:, y : y + rows, x + edge : x + edge + columns] for y, x in random_walk.offsets(radius)], 1
+        [padded[:, y + edge : y + edge + rows, x + edge : x + edge + columns] for y, x in offsets], 1
     )
     own = labels[:, None]
     known = (own != IGNORE) & (other != IGNORE)
     same = known & (own == other)
-    attract = -torch.log(affinity + 1e-5)
-    repel = -torch.log(1 - affinity + 1e-5)
-    mean = lambda loss, where: (loss * where).sum() / where.sum().clamp(min=1)  # noqa: E731
+    apart = known & ~same
+    # one logarithm a pair: of the affinity where it should be high, of one minus it where it should be low
+    cost = -torch.log(torch.where(same, affinity, 1 - affinity) + 1e-5)
+    mean = lambda where: torch.where(where, cost, 0).sum() / where.sum().clamp(min=1)  # noqa: E731
     return Losses(
         {
-            "background": mean(attract, same & (own == BACKGROUND)) / 4,
-            "foreground": mean(attract, same & (own != BACKGROUND)) / 4,
-            "boundary": mean(repel, known & (own != other)) / 2,
+            "background": mean(same & (own == BACKGROUND)) / 4,
+            "foreground": mean(same & (own != BACKGROUND)) / 4,
+            "boundary": mean(apart) / 2,
         }
     )
 

@@ -42,17 +42,18 @@ def offsets(radius: int) -> tuple[Offset, ...]:
     return tuple((y, x) for y, x in near if (y, x) > (0, 0))
 
 
-@functools.cache
-def line(offset: Offset) -> tuple[Offset, ...]:
-    """The cells on the straight line from (0, 0) to ``offset``, both ends with it."""
+def before(offset: Offset) -> Offset:
+    """The cell before the last on the way from (0, 0) to ``offset``, nearest to the straight line."""
     steps = max(abs(offset[0]), abs(offset[1]))
-    # halves are rounded away from zero, so the line of a mirrored offset is the mirrored line
-    nearest = lambda numerator: (abs(numerator) * 2 + steps) // (2 * steps) * (1 if numerator >= 0 else -1)  # noqa: E731
-    return tuple((nearest(offset[0] * i), nearest(offset[1] * i)) for i in range(steps + 1))
+    # halves are rounded away from zero, so the way to a mirrored offset is the mirrored way
+    nearest = lambda n: (abs(n) * (steps - 1) * 2 + steps) // (2 * steps) * (1 if n >= 0 else -1)  # noqa: E731
+    return nearest(offset[0]), nearest(offset[1])
 
 
 def boundary_affinity(boundary: Tensor, radius: int) -> Tensor:
-    """IRN, Eq. 3: one minus the largest boundary on the line between two cells.
+    """IRN, Eq. 3: one minus the largest boundary on the line between two cells, both of them with it.
+
+    A line is the line to the cell :func:`before` its end, and its end: one comparison an offset.
 
     Args:
         boundary: ``[batch rows columns]`` in [0, 1], how likely a class boundary runs through a cell.
@@ -65,17 +66,13 @@ def boundary_affinity(boundary: Tensor, radius: int) -> Tensor:
     rows, columns = boundary.shape[1:]
     edge = radius - 1
     padded = F.pad(boundary, (edge, edge, 0, edge), value=1.0)
-
-    def moved(cell: Offset) -> Tensor:
-        y, x = cell[0], cell[1] + edge
-        return padded[:, y : y + rows, x : x + columns]
-
-    def along(offset: Offset) -> Tensor:
-        return functools.reduce(torch.maximum, [moved(cell) for cell in line(offset)])
-
+    largest: dict[Offset, Tensor] = {(0, 0): boundary}
+    for y, x in sorted(offsets(radius), key=lambda o: max(abs(o[0]), abs(o[1]))):
+        end = padded[:, y : y + rows, x + edge : x + edge + columns]
+        largest[y, x] = torch.maximum(largest[before((y, x))], end)
     if radius < 2:
         return boundary.new_zeros(len(boundary), 0, rows, columns)
-    return 1 - torch.stack([along(offset) for offset in offsets(radius)], 1)
+    return 1 - torch.stack([largest[offset] for offset in offsets(radius)], 1)
 
 
 def feature_affinity(features: Tensor, radius: int) -> Tensor:
@@ -155,15 +152,16 @@ def walk(affinity: Tensor, scores: Tensor, *, radius: int, beta: float = 10.0, s
             w = weights[:, i : i + 1, : rows * stride - shift]
             total[..., :-shift] += w
             total[..., shift:] += w
-    share = total.reciprocal_()
     for _ in range(steps):
-        next_v = v.clone()
+        # in differences, v_i + sum_j w_ij (v_j - v_i) / total_i: rounding does not add up over hundreds of steps
+        gained = torch.zeros_like(v)
         for i, shift in enumerate(shifts):
             if 0 < shift < rows * stride:
                 w = weights[:, i : i + 1, : rows * stride - shift]
-                next_v[..., :-shift].addcmul_(w, v[..., shift:])
-                next_v[..., shift:].addcmul_(w, v[..., :-shift])
-        v = next_v.mul_(share)
+                difference = v[..., shift:] - v[..., :-shift]
+                gained[..., :-shift].addcmul_(w, difference)
+                gained[..., shift:].addcmul_(w, difference, value=-1)
+        v = v + gained / total
     return v.unflatten(2, (rows, stride))[..., :columns].contiguous()
 
 
