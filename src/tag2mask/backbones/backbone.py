@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tag2mask.backbones import depthwise
 from tag2mask.backbones import weights as weight_files
 from tag2mask.errors import InputError, unknown
 
@@ -301,6 +302,7 @@ def _wrap(model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
         known_chain = _blocks_of(model)
         chain = known_chain if known_chain is not None else [("features", _Whole(model, model.num_features))]
     backbone = Backbone(chain, 0, 0, config["mean"], config["std"], multiple)
+    depthwise.use(backbone)
     side = 8 * output_stride if multiple == 1 else 8 * multiple
     with torch.inference_mode():
         backbone.eval()
