@@ -170,3 +170,34 @@ def test_only_depthwise_convolutions_are_replaced() -> None:
     for wrong in (dict(stride=2, padding=1), dict(padding=0), dict(padding=1, bias=True), dict(padding="same")):
         options = {"bias": False} | wrong
         assert not depthwise.DepthwiseConv2d.serves(torch.nn.Conv2d(6, 6, 3, groups=6, **options))
+
+
+def test_what_reaches_beyond_its_own_cell() -> None:
+    lite0 = build(BackboneSettings("tf_efficientnet_lite0", weights="none"))
+    assert [name for name in lite0.names if lite0.pointwise(name)] == ["head"]
+    vit = build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
+    assert [name for name in vit.names if vit.pointwise(name)] == ["norm"]
+    convnext = build(BackboneSettings("convnext_atto", weights="none", output_stride=32))
+    assert [name for name in convnext.names if convnext.pointwise(name)] == ["norm"]
+    resnet = build(BackboneSettings("resnet10t", weights="none"))
+    assert not any(map(resnet.pointwise, resnet.names))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("resnet10t", 8), ("tf_efficientnet_lite0", 16), ("convnext_atto", 32)])
+def test_strides_of_blocks(name: str, stride: int) -> None:
+    backbone = build(BackboneSettings(name, weights="none", output_stride=stride)).eval()
+    images = torch.zeros(1, 3, 64, 128)
+    with torch.no_grad():
+        for block in backbone.names:
+            rows, columns = backbone.grid(backbone.until(images, block), block)
+            assert (rows, columns) == (64 // backbone.strides[block], 128 // backbone.strides[block])
+    assert backbone.strides[backbone.names[-1]] == backbone.stride == stride
+
+
+def test_a_part_of_a_vits_tokens_keeps_the_prefix() -> None:
+    vit = build(BackboneSettings("vit_tiny_patch16_224", weights="none")).eval()
+    packed = torch.arange(2.0 * 7 * 6).reshape(1, 2, 7, 6)  # 6 rows of tokens under the row of prefix tokens
+    assert vit.grid(packed, "block3") == (6, 6) and vit.prefix("block3") == 1 and vit.prefix("norm") is None
+    part = vit.crop(packed, "block3", slice(4, 6), slice(2, 5))
+    assert torch.equal(part[:, :, 1:], packed[:, :, 5:7, 2:5]) and torch.equal(part[:, :, 0, 0], packed[:, :, 0, 0])
+    assert torch.equal(vit.crop(packed, "norm", slice(1, 2), slice(0, 6)), packed[:, :, 1:2])

@@ -114,7 +114,7 @@ def test_one_patch_is_the_uncut_map(make: Callable[[], Backbone], detach: bool) 
     size = (64, 96) if b.multiple > 1 else (67, 93)
     with torch.no_grad():
         cuts = [Cut(name, 1) for name in b.names[:-1]]
-        merged, uncut = patchwise(b, torch.randn(2, 3, *size), cuts, detach=detach)
+        merged, uncut = patchwise(b, torch.randn(2, 3, *size), cuts, detach=detach, together=detach)
         assert uncut.abs().sum() > 0
         for each in merged:
             torch.testing.assert_close(each, uncut, rtol=1e-4, atol=1e-5)
@@ -187,13 +187,15 @@ def looped(b: Backbone, images: Tensor, cut: Cut) -> Tensor:
 
 
 @pytest.mark.parametrize("make", [resnet, lite0])
-@pytest.mark.parametrize("size", [(64, 128), (71, 105), (96, 97)])
-def test_the_walk_equals_a_loop_over_patches(make: Callable[[], Backbone], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "together"), [((64, 128), True), ((71, 105), False), ((96, 97), True)])
+def test_the_walk_equals_a_loop_over_patches(
+    make: Callable[[], Backbone], size: tuple[int, int], together: bool
+) -> None:
     b, images = make(), torch.randn(2, 3, *size)
     names = default_cuts(b)
     cuts = [Cut(names[0], 3), Cut(names[0], 2), Cut(names[1], 2), Cut(names[2], 4)]
     with torch.no_grad():
-        merged, uncut = patchwise(b, images, cuts)
+        merged, uncut = patchwise(b, images, cuts, together=together)
         torch.testing.assert_close(uncut, b(images), rtol=1e-4, atol=1e-4)
         for cut, each in zip(cuts, merged, strict=True):
             torch.testing.assert_close(each, looped(b, images, cut), rtol=1e-4, atol=1e-4)
@@ -256,18 +258,18 @@ def calls_of(b: Backbone, work: Callable[[], object]) -> dict[str, int]:
 
 
 def test_shared_work_is_done_once() -> None:
-    b, images = resnet(), torch.randn(2, 3, 64, 96)
-    cuts = [Cut("layer1", 2), Cut("layer2", 2), Cut("layer3", 2)]
-    calls = calls_of(b, lambda: patchwise(b, images, cuts))
-    assert calls == {"stem": 1, "layer1": 1, "layer2": 2, "layer3": 2, "layer4": 2}  # uncut, and all patches at once
-    calls = calls_of(b, lambda: patchwise(b, images, cuts[2:]))
-    assert calls == {"stem": 1, "layer1": 1, "layer2": 1, "layer3": 1, "layer4": 2}
-    calls = calls_of(b, lambda: patchwise(b, images, [Cut("layer3", 1)]))
-    assert set(calls.values()) == {1}  # the patch has the uncut map's size: one call for both
-    calls = calls_of(b, lambda: patchwise(b, images, [Cut("layer1", 2), Cut("layer3", 4)]))
-    assert calls["layer4"] == 3  # patches of two sizes
-    sizes = calls_of(b, lambda: patchwise(b, torch.randn(2, 3, 72, 96), cuts[:1]))
-    assert sizes["layer4"] == 3  # nine rows: 4 and 5
+    def calls(b: Backbone, cuts: list[Cut], together: bool, size: tuple[int, int] = (64, 96)) -> tuple[int, ...]:
+        return tuple(calls_of(b, lambda: patchwise(b, torch.randn(2, 3, *size), cuts, together=together)).values())
+
+    b, cuts = resnet(), [Cut("layer1", 2), Cut("layer2", 2), Cut("layer3", 2)]
+    assert calls(b, cuts, True) == (1, 1, 2, 2, 2)  # stem, layer1, ...: the uncut map, and all patches at once
+    assert calls(b, cuts, False) == (1, 1, 2, 3, 4)  # each cut's patches at once
+    assert calls(b, cuts[2:], True) == calls(b, cuts[2:], False) == (1, 1, 1, 1, 2)
+    assert calls(b, [Cut("layer3", 1)], True) == (1, 1, 1, 1, 1)  # the patch has the uncut map's size
+    assert calls(b, [Cut("layer1", 2), Cut("layer3", 4)], True) == (1, 1, 2, 2, 3)  # patches of two sizes
+    assert calls(b, cuts[:1], True, (72, 96)) == (1, 1, 3, 3, 3)  # nine rows: 4 and 5
+    head = calls(lite0(), [Cut("block3", 2), Cut("block4", 2)], True)[-3:]
+    assert head == (2, 2, 1)  # merged before the 1x1 head, which sees all maps at once
 
 
 # --- gradients --------------------------------------------------------------------------------------------------

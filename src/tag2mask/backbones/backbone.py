@@ -104,6 +104,10 @@ class Backbone(nn.Module):
             return module.num_prefix_tokens
         return module.prefix if isinstance(module, _TokenBlock) else None
 
+    def pointwise(self, block: str) -> bool:
+        """Whether each cell of ``block``'s output depends on the same cell of its input alone, as far as we know it."""
+        return _pointwise(self.blocks[block])
+
     def grid(self, x: Tensor, block: str) -> tuple[int, int]:
         """Rows and columns of cells in ``x``, the output of ``block``; a row of prefix tokens is not one of them."""
         return x.shape[2] - (self.prefix(block) is not None), x.shape[3]
@@ -141,6 +145,17 @@ class Backbone(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+
+def _pointwise(module: nn.Module) -> bool:
+    if isinstance(module, nn.Sequential):
+        return all(map(_pointwise, module))
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding in ((0, 0), 0)
+    if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm, _TokenGrid)):
+        return True
+    bare = not list(module.children()) and not list(module.parameters())  # activation, dropout, identity; not pooling
+    return bare and not hasattr(module, "kernel_size") and not hasattr(module, "output_size")
 
 
 class _Tokens(nn.Module):

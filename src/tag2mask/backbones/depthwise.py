@@ -4,7 +4,8 @@ torch leaves them to oneDNN, which goes through slow reference code for the kern
 of 16x16 cells with 5x5 taps, dilation 2, in bfloat16, forward takes 3 ms and backward 160 ms. The same gradients come
 from operations that are fast there: that of the input is a convolution of the output's gradient with the mirrored
 kernel, and that of the weights is computed in float32, and of a dilated kernel on the phases of the map, on which it is
-a plain one. EfficientNet-Lite0's training step takes two thirds of the time. Outputs are torch's own, to the bit.
+a plain one. A CAM step on EfficientNet-Lite0 takes 0.6 of the time in bfloat16, 0.9 in float32. Outputs are torch's
+own, to the bit.
 """
 
 from __future__ import annotations
