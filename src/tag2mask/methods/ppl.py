@@ -236,7 +236,9 @@ def edges(length: int, parts: int, step: int = 1) -> tuple[int, ...]:
 
     With the stride that the blocks above still have as ``step``, every patch but the last holds whole cells of the
     final map. What is left of ``length`` beyond a multiple of ``step`` belongs to the last patch, as it belongs to the
-    last cell of the uncut map; so the merged map has the uncut one's size, and nothing is padded or cropped.
+    last cell of the uncut map; so the merged map has the uncut one's size, and nothing is padded or cropped. (Networks
+    that pad by size, as TensorFlow's do, see an odd map half a cell beside an even one: where the size is odd, merged
+    and uncut maps are that far apart.)
 
     Returns:
         ``parts + 1`` growing positions, from 0 to ``length``.
