@@ -68,8 +68,9 @@ class PplSettings:
     mode: Literal["implicit", "explicit"] = "implicit"
     """implicit: one cut a stage, stage after stage. explicit: all cuts in one forward."""
     cuts: tuple[str, ...] = ()
-    """Blocks of the backbone to cut after, from low to high. None given: :func:`default_cuts` (a ResNet's layer1,
-    layer2, layer3; EfficientNet-Lite0's block2, block3, block4). The same block may come again with another grid."""
+    """Blocks of the backbone to cut after, from low to high. None given: the last three before the last
+    resolution (a ResNet's layer1, layer2, layer3; EfficientNet-Lite0's block2, block3, block4). The same block may come
+    again with another grid."""
     grids: tuple[int, ...] = (2,)
     """Patches along each side, one number for each cut or one for all; (4, 3, 2) makes early stages finer."""
     schedule: Literal["per_iteration", "sequential"] = "per_iteration"
