@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tag2mask.backbones import BackboneSettings, build
+from tag2mask.backbones import BackboneSettings, build, depthwise
 from tag2mask.backbones.weights import read_state_dict
 from tag2mask.errors import InputError
 
@@ -135,3 +135,69 @@ def test_an_unreachable_hub_names_what_can_be_done(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"cannot be fetched from the hub.*--weights FILE.*tf_efficientnet_lite0"):
         build(BackboneSettings("resnet10t.c3_in1k", output_stride=8))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "dilation", "rows"), [(3, 1, 8), (5, 1, 9), (5, 2, 8), (3, 2, 7), (3, 4, 8)])
+def test_depthwise_gradients_are_torchs(kernel: int, dilation: int, rows: int, precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(6, 6, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=6, bias=False)
+    assert depthwise.DepthwiseConv2d.serves(plain)
+    ours = depthwise.DepthwiseConv2d.of(plain)
+    results = []
+    for conv in (plain, ours):
+        conv.weight.grad = None
+        x = torch.randn(3, 6, rows, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            y = conv(x)
+        assert y.dtype == precision
+        (y.float() * torch.linspace(-1, 1, 12)).sum().backward()
+        results.append((y, x.grad, conv.weight.grad.clone()))
+    assert torch.equal(results[0][0], results[1][0])
+    tolerance = 1e-5 if precision == torch.float32 else 2e-2
+    for found, expected in zip(results[1][1:], results[0][1:], strict=True):
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+
+
+def test_only_depthwise_convolutions_are_replaced() -> None:
+    backbone = build(BackboneSettings("tf_efficientnet_lite0", weights="none"))
+    kinds = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1]
+    ours = [m for m in kinds if isinstance(m, depthwise.DepthwiseConv2d)]
+    assert len(kinds) == 16 and len(ours) == 13 and all(m.stride == (1, 1) for m in ours)  # three have stride 2
+    assert not any(
+        isinstance(m, depthwise.DepthwiseConv2d) for m in build(BackboneSettings("resnet10t", weights="none")).modules()
+    )
+    for wrong in (dict(stride=2, padding=1), dict(padding=0), dict(padding=1, bias=True), dict(padding="same")):
+        options = {"bias": False} | wrong
+        assert not depthwise.DepthwiseConv2d.serves(torch.nn.Conv2d(6, 6, 3, groups=6, **options))
+
+
+def test_what_reaches_beyond_its_own_cell() -> None:
+    lite0 = build(BackboneSettings("tf_efficientnet_lite0", weights="none"))
+    assert [name for name in lite0.names if lite0.pointwise(name)] == ["head"]
+    vit = build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
+    assert [name for name in vit.names if vit.pointwise(name)] == ["norm"]
+    convnext = build(BackboneSettings("convnext_atto", weights="none", output_stride=32))
+    assert [name for name in convnext.names if convnext.pointwise(name)] == ["norm"]
+    resnet = build(BackboneSettings("resnet10t", weights="none"))
+    assert not any(map(resnet.pointwise, resnet.names))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("resnet10t", 8), ("tf_efficientnet_lite0", 16), ("convnext_atto", 32)])
+def test_strides_of_blocks(name: str, stride: int) -> None:
+    backbone = build(BackboneSettings(name, weights="none", output_stride=stride)).eval()
+    images = torch.zeros(1, 3, 64, 128)
+    with torch.no_grad():
+        for block in backbone.names:
+            rows, columns = backbone.grid(backbone.until(images, block), block)
+            assert (rows, columns) == (64 // backbone.strides[block], 128 // backbone.strides[block])
+    assert backbone.strides[backbone.names[-1]] == backbone.stride == stride
+
+
+def test_a_part_of_a_vits_tokens_keeps_the_prefix() -> None:
+    vit = build(BackboneSettings("vit_tiny_patch16_224", weights="none")).eval()
+    packed = torch.arange(2.0 * 7 * 6).reshape(1, 2, 7, 6)  # 6 rows of tokens under the row of prefix tokens
+    assert vit.grid(packed, "block3") == (6, 6) and vit.prefix("block3") == 1 and vit.prefix("norm") is None
+    part = vit.crop(packed, "block3", slice(4, 6), slice(2, 5))
+    assert torch.equal(part[:, :, 1:], packed[:, :, 5:7, 2:5]) and torch.equal(part[:, :, 0, 0], packed[:, :, 0, 0])
+    assert torch.equal(vit.crop(packed, "norm", slice(1, 2), slice(0, 6)), packed[:, :, 1:2])

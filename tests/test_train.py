@@ -188,3 +188,9 @@ def test_epoch_batches_cover_every_photo_and_keep_groups_apart() -> None:
     assert len(seen) == len(set(seen)) >= 18  # a rest of under half a batch is dropped
     assert batches == epoch_batches(source, 4, 0, 1) != epoch_batches(source, 4, 0, 2)
     assert sorted(i for b in epoch_batches(Points(3), 16, 0, 0) for i in b) == [0, 1, 2]  # never nothing
+
+
+def test_two_trainings_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    for precision in ("bfloat16", "float32"):
+        fit(Task(), Points(), replace(FAST, epochs=1, precision=precision), tmp_path / precision, seed=0, title="t")
+        assert (tmp_path / precision / "model.safetensors").exists()

@@ -126,6 +126,7 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
     where = compute.device()
     AcceleratorState._reset_state()  # a run's trainings may differ in precision; accelerate keeps the first one's
     mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[compute.resolve(settings.precision, where)]
+    AcceleratorState._reset_state()  # shared within a process: the training before may have had another precision
     accelerator = Accelerator(
         mixed_precision=mixed, log_with=settings.tracker, project_dir=folder if settings.tracker else None
     )
@@ -192,7 +193,11 @@ def _step(
         result = module(batch, progress)
     terms: dict[str, float] = {}
     in_turn: Iterator[Losses] = iter([result]) if isinstance(result, Losses) else result
-    for losses in in_turn:
+    while True:
+        with accelerator.autocast():  # losses given in turn do their forward here
+            losses = next(in_turn, None)
+        if losses is None:
+            return terms
         total = losses.total()
         if not torch.isfinite(total):
             parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
@@ -204,7 +209,6 @@ def _step(
                 accelerator.clip_grad_norm_(module.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    return terms
 
 
 def _optimizer(task: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tag2mask.backbones import depthwise
 from tag2mask.backbones import weights as weight_files
 from tag2mask.errors import InputError, unknown
 
@@ -46,6 +47,7 @@ class Backbone(nn.Module):
         multiple: image sides must be a multiple of this (a ViT's patch; 1 for a CNN).
         mean, std: the normalisation its weights were trained with (per RGB channel, images in [0, 1]).
         blocks: the blocks in order.
+        strides: pixels per cell of each block's output, by name (empty when the chain was built without them).
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Backbone(nn.Module):
         mean: Any,
         std: Any,
         multiple: int = 1,
+        strides: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleDict({name: block for name, block in blocks})
         self.channels, self.stride, self.multiple = channels, stride, multiple
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.strides: dict[str, int] = dict(zip(self.names, strides, strict=True)) if strides else {}
         self.frozen_until: str | None = None
 
     @property
@@ -103,6 +107,41 @@ class Backbone(nn.Module):
             return self.forward_from(images, self.frozen_until)
         return self.forward_from(self.until(images, self.names[0]), self.names[0])
 
+    def prefix(self, block: str) -> int | None:
+        """Number of prefix tokens in the first row of ``block``'s output; None where it is a plain grid."""
+        module = self.blocks[block]
+        if isinstance(module, _Tokens):
+            return module.num_prefix_tokens
+        return module.prefix if isinstance(module, _TokenBlock) else None
+
+    def pointwise(self, block: str) -> bool:
+        """Whether each cell of ``block``'s output depends on the same cell of its input alone, as far as we know it."""
+        return _pointwise(self.blocks[block])
+
+    def grid(self, x: Tensor, block: str) -> tuple[int, int]:
+        """Rows and columns of cells in ``x``, the output of ``block``; a row of prefix tokens is not one of them."""
+        return x.shape[2] - (self.prefix(block) is not None), x.shape[3]
+
+    def crop(self, x: Tensor, block: str, rows: slice, columns: slice) -> Tensor:
+        """A part of ``x``, the output of ``block``, that the blocks above take for the whole.
+
+        A part of a ViT's tokens gets its own copy of the prefix tokens.
+
+        Raises:
+            InputError: the part is narrower than the row of prefix tokens it must carry.
+        """
+        prefix = self.prefix(block)
+        if prefix is None:
+            return x[:, :, rows, columns]
+        part = x[:, :, 1:][:, :, rows, columns]
+        width = part.shape[3]
+        if width < prefix:
+            raise InputError(
+                f"a patch {width} tokens wide cannot carry the {prefix} prefix tokens of this ViT: "
+                "use larger views or a coarser grid"
+            )
+        return torch.cat([x[:, :, :1, :width], part], 2)
+
     def freeze_until(self, block: str) -> None:
         """No gradient reaches ``block`` and those below it."""
         for name in self.names[: self.position(block) + 1]:
@@ -116,6 +155,17 @@ class Backbone(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+
+def _pointwise(module: nn.Module) -> bool:
+    if isinstance(module, nn.Sequential):
+        return all(map(_pointwise, module))
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding in ((0, 0), 0)
+    if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm, _TokenGrid)):
+        return True
+    bare = not list(module.children()) and not list(module.parameters())  # activation, dropout, identity; not pooling
+    return bare and not hasattr(module, "kernel_size") and not hasattr(module, "output_size")
 
 
 class _Tokens(nn.Module):
@@ -277,10 +327,14 @@ def _wrap(model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
         known_chain = _blocks_of(model)
         chain = known_chain if known_chain is not None else [("features", _Whole(model, model.num_features))]
     backbone = Backbone(chain, 0, 0, config["mean"], config["std"], multiple)
+    depthwise.use(backbone)
     side = 8 * output_stride if multiple == 1 else 8 * multiple
     with torch.inference_mode():
         backbone.eval()
-        probe = backbone(torch.zeros(1, 3, side, side))
+        probe = torch.zeros(1, 3, side, side)
+        for name, block in backbone.blocks.items():
+            probe = block(probe)
+            backbone.strides[name] = side // probe.shape[-1]
     if probe.ndim != 4:
         raise InputError("this timm model gives no feature map: choose a CNN or a ViT (`tag2mask list backbones`)")
     backbone.channels, backbone.stride = probe.shape[1], side // probe.shape[3]

@@ -10,6 +10,7 @@ from torch import nn
 from tag2mask.backbones import Backbone
 from tag2mask.errors import unknown
 from tag2mask.methods.cam import Cam, CamSettings
+from tag2mask.methods.ppl import Ppl, PplSettings
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
+    "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
 }
 
 

@@ -1,0 +1,102 @@
+"""Depthwise convolutions whose gradients are fast on a CPU.
+
+torch leaves them to oneDNN, which goes through slow reference code for the kernels of mobile networks: on 1152 channels
+of 16x16 cells with 5x5 taps, dilation 2, in bfloat16, forward takes 3 ms and backward 160 ms. The same gradients come
+from operations that are fast there: that of the input is a convolution of the output's gradient with the mirrored
+kernel, and that of the weights is computed in float32, and of a dilated kernel on the phases of the map, on which it is
+a plain one. A CAM step on EfficientNet-Lite0 takes 0.6 of the time in bfloat16, 0.9 in float32. Outputs are torch's
+own, to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution of stride 1 that keeps the map's size; other devices than CPUs see torch's own."""
+
+    @staticmethod
+    def serves(conv: nn.Module) -> bool:
+        """Whether ``conv`` is of the kind this class computes, and of no other subclass."""
+        if type(conv) is not nn.Conv2d or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+            return False
+        depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.bias is None
+        kernel, dilation = conv.kernel_size[0], conv.dilation[0]
+        square = (conv.kernel_size, conv.dilation) == ((kernel, kernel), (dilation, dilation))
+        same = conv.stride == (1, 1) and conv.padding == (dilation * (kernel // 2),) * 2 and kernel % 2 == 1
+        return depthwise and square and same
+
+    @staticmethod
+    def of(conv: nn.Conv2d) -> DepthwiseConv2d:
+        """The same convolution with the same weight tensor."""
+        channels, kernel, dilation = conv.in_channels, conv.kernel_size[0], conv.dilation[0]
+        padding = dilation * (kernel // 2)
+        with torch.device("meta"):
+            new = DepthwiseConv2d(channels, channels, kernel, 1, padding, dilation, channels, bias=False)
+        new.weight = conv.weight
+        return new.train(conv.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
+        if not learns or input.device.type != "cpu":
+            return super().forward(input)
+        if torch.is_autocast_enabled("cpu"):
+            input = input.to(torch.get_autocast_dtype("cpu"))
+        return _Depthwise.apply(input, self.weight, self.dilation[0])  # type: ignore[return-value]
+
+
+def use(module: nn.Module) -> None:
+    """Put :class:`DepthwiseConv2d` in the place of every convolution within ``module`` that it serves."""
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if DepthwiseConv2d.serves(child):
+                setattr(parent, name, DepthwiseConv2d.of(child))  # type: ignore[arg-type]
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        kernel = weight.to(x.dtype)
+        return F.conv2d(x, kernel, None, 1, dilation * (kernel.shape[2] // 2), dilation, len(kernel))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        dilation, size = ctx.dilation, weight.shape[2]
+        gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            mirrored = weight.to(x.dtype).flip(2, 3)
+            of_x = F.conv2d(gradient, mirrored, None, 1, dilation * (size // 2), dilation, len(weight))
+        if ctx.needs_input_grad[1]:
+            of_weight = _weight_gradient(x, gradient, weight, dilation)
+        return of_x, of_weight, None
+
+
+def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """``[channels 1 size size]``, in the weight's precision."""
+    size = weight.shape[2]
+    if size > 3 or dilation > 1:  # 3x3 in bfloat16 has a fast path
+        x, gradient = x.float(), gradient.float()
+    if dilation > 1 and x.shape[2] % dilation == 0 and x.shape[3] % dilation == 0:
+        x, gradient, dilation = _phases(x, dilation), _phases(gradient, dilation), 1
+    padding = dilation * (size // 2)
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight.to(x.dtype), None, [1, 1], [padding, padding], [dilation, dilation], False, [0, 0],
+        len(weight), [False, True, False],
+    )[1].to(weight.dtype)  # fmt: skip
+
+
+def _phases(x: Tensor, step: int) -> Tensor:
+    """Every ``step``-th row and column, the ``step * step`` ways to begin one after another on the batch axis."""
+    parts = [x[:, :, i::step, j::step] for i in range(step) for j in range(step)]
+    return torch.cat(parts).contiguous(memory_format=torch.channels_last)

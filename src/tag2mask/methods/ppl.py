@@ -1,0 +1,402 @@
+r"""PPL: progressive patch learning (Li, Jie, Wang, Zhou, Wei, Ma, IEEE TMM 2022, arXiv 2209.07828).
+
+Idea. A classifier needs only the most telling part of an object. Cut the feature map into patches that cannot see
+each other, and each part must be recognised by what it shows itself: weak evidence counts. Cutting early confines many
+layers to a patch (fine locality), cutting late only few; going from early to late cuts trains one model on all of
+them.
+
+.. math::
+    F_i = f_i \circ \dots \circ f_1(I), \qquad G_i = f_N \circ \dots \circ f_{i+1}, \qquad
+    \hat F_i = M\{\,G_i(p) : p \in P_k(F_i)\,\}
+
+* :math:`f_j` -- block :math:`j` of the backbone, :math:`F_i` its map after block :math:`i`, :math:`F_N = G_i(F_i)` the
+  *uncut* map.
+* :math:`P_k` -- the cut into :math:`k \times k` patches that do not overlap; each goes alone, with the shared weights,
+  through :math:`G_i`, zero padding at its own border. :math:`M` -- the merge: every result back to its place.
+
+*Implicit*: stage :math:`t = 1 \dots n` cuts after block :math:`i_t`, from low to high. *Explicit*: all cuts in one
+forward, each from a detached copy (:math:`\mathrm{sg}`), so the uncut path alone teaches the blocks below a cut.
+
+.. math::
+    Z^{(t)} = [\hat F_{i_t}; F_N], \qquad
+    Z = [\hat F_{i_1}(\mathrm{sg} F_{i_1}); \dots; \hat F_{i_n}(\mathrm{sg} F_{i_n}); F_N]
+
+.. math::
+    s_c = \frac{1}{|\Omega|} \sum_{p \in \Omega} w_c^\top Z(p), \qquad M_c(p) = \max(0, w_c^\top Z(p))
+
+* :math:`w_c` -- row of class :math:`c` in a bias-free 1x1 convolution over :math:`2C_N` channels (implicit) or
+  :math:`(n + 1) C_N` (explicit); :math:`\Omega` -- the cells inside the photo (padding is left out of the mean).
+* :math:`s_c` -- image score, trained against the tags with the multi-label soft margin loss; :math:`M_c` -- the map, of
+  the last stage (implicit) or of the one classifier (explicit).
+
+What is the paper's, and what is ours. No code was published; the abstract and two figures are all there is to follow.
+
+From them: cut, parallel patches with shared blocks, merge, concatenation with the uncut map (Fig. 2, Fig. 5); stages
+from low to high layers, a loss each, one model, the map from the last stage (Fig. 2 and abstract); all cuts at once
+from detached maps, one classifier, one loss (Fig. 5); no gradient stop in the implicit form.
+
+Ours, each a setting: which blocks are cut after, the grid of each stage (the figures draw 2x2), one optimiser step a
+stage on every batch (as PMG does, Du et al., ECCV 2020, whose words the paper uses) or stages one after the other,
+whether stages share a head, dropout, fixed first blocks. Ours, not settings: the merged maps stand before the uncut one
+(this only orders the weights), there is no step on the plain network at the end (PMG has one; a last stage of grid 1 is
+such a step), batch norm keeps its pretrained statistics (as PSA, SEAM and IRN do), and the geometry of :func:`edges`.
+
+ViT. A cut gives every patch the tokens of its cells and its own copy of the prefix tokens (class, registers), so
+attention stays within the patch; the copies never meet again, since the last block drops them. Squeeze-and-excitation
+likewise averages over the patch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.backbones import Backbone
+from tag2mask.errors import InputError
+from tag2mask.types import Batch, Losses, masked_mean
+
+
+@dataclass(frozen=True)
+class PplSettings:
+    """The choices the paper leaves open, or whose values it does not give."""
+
+    mode: Literal["implicit", "explicit"] = "implicit"
+    """implicit: one cut a stage, stage after stage. explicit: all cuts in one forward."""
+    cuts: tuple[str, ...] = ()
+    """Blocks of the backbone to cut after, from low to high. None given: the last three before the last
+    resolution (a ResNet's layer1, layer2, layer3; EfficientNet-Lite0's block2, block3, block4). The same block may come
+    again with another grid."""
+    grids: tuple[int, ...] = (2,)
+    """Patches along each side, one number for each cut or one for all; (4, 3, 2) makes early stages finer."""
+    schedule: Literal["per_iteration", "sequential"] = "per_iteration"
+    """Implicit only. per_iteration: every batch goes through all stages, each with its own forward and optimiser step
+    on the weights the one before has left. sequential: equal shares of the training, one stage each."""
+    heads: Literal["shared", "per_stage"] = "shared"
+    """Implicit only. One classifier for all stages ("one single model"), or one for each (as Fig. 2 draws it)."""
+    dropout: float = 0.0
+    """Probability with which a channel of Z is dropped before the classifier (PSA uses 0.5 on ResNet-38d)."""
+    fixed_until: str | None = None
+    """Blocks up to this one keep their pretrained weights though photos are augmented (IRN and PSA fix the first
+    convolution). Unlike a frozen backbone's, their output is not stored."""
+
+    def __post_init__(self) -> None:
+        if not self.grids or min(self.grids) < 1:
+            raise InputError(f"ppl.grids {self.grids} must be numbers of patches along a side, each at least 1")
+        if self.cuts and len(self.grids) not in (1, len(self.cuts)):
+            raise _uneven(self.grids, self.cuts)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """After which block, and into how many patches along each side."""
+
+    block: str
+    grid: int
+
+
+class Ppl(nn.Module):
+    """The method page of progressive patch learning.
+
+    Args:
+        backbone: a chain of at least two blocks; it learns unless frozen.
+        classes: number of foreground classes.
+        settings: see :class:`PplSettings`.
+
+    Raises:
+        InputError: a cut that the backbone does not have (:func:`cuts_of` says which).
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, settings: PplSettings = PplSettings()) -> None:
+        super().__init__()
+        self.backbone, self.settings = backbone, settings
+        self.cuts = cuts_of(backbone, settings)
+        if settings.fixed_until is not None:
+            for name in backbone.names[: backbone.position(settings.fixed_until) + 1]:
+                backbone.blocks[name].requires_grad_(False)
+        explicit = settings.mode == "explicit"
+        maps = 1 + (len(self.cuts) if explicit else 1)
+        heads = len(self.cuts) if settings.heads == "per_stage" and not explicit else 1
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.classifiers = nn.ModuleList(
+            nn.Conv2d(maps * backbone.channels, classes, 1, bias=False) for _ in range(heads)
+        )
+
+    def score_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> Tensor:
+        """Signed class maps :math:`w_c^T Z` of a stage, ``[batch classes rows columns]``.
+
+        Args:
+            images: normalised, ``[batch 3 height width]``, or the stored trunk's output.
+            stage: implicit only, counted from the lowest cut; by default the last.
+            whole: these are whole photos, of whatever shape: one too narrow for the grid is cut into as many parts as
+                it has cells. Otherwise that is an error.
+        """
+        explicit = self.settings.mode == "explicit"
+        cuts = self.cuts if explicit else (self.cuts[stage],)
+        merged, uncut = patchwise(self.backbone, images, cuts, detach=explicit, stored=stored, whole=whole)
+        assert all(part.shape == uncut.shape for part in merged), ([p.shape for p in merged], uncut.shape)
+        classifier = self.classifiers[0 if len(self.classifiers) == 1 else stage]
+        return classifier(self.dropout(torch.cat([*merged, uncut], 1)))
+
+    def losses(self, batch: Batch, progress: float) -> Losses | Iterator[Losses]:
+        """One loss; or, implicit and per iteration, one for each stage in turn, computed when it is asked for."""
+        if not batch.stored:
+            _check_view(batch.images, self.backbone, max(cut.grid for cut in self.cuts))
+        stages = len(self.cuts)
+        if self.settings.mode == "explicit":
+            return self._loss(batch, -1)
+        if self.settings.schedule == "sequential":
+            return self._loss(batch, min(int(progress * stages), stages - 1))
+        return (self._loss(batch, stage) for stage in range(stages))
+
+    def _loss(self, batch: Batch, stage: int) -> Losses:
+        maps = self.score_maps(batch.images, stage, stored=batch.stored, whole=batch.stored)
+        loss = F.multilabel_soft_margin_loss(masked_mean(maps, batch.valid), batch.labels)
+        if self.settings.mode == "explicit":
+            return Losses({"classification": loss})
+        cut = self.cuts[stage]
+        return Losses({f"stage{stage + 1}_{cut.block}_{cut.grid}x{cut.grid}": loss})
+
+    def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
+        return self.score_maps(images, stored=stored).relu()
+
+
+# --- patch learning ---------------------------------------------------------------------------------------------
+
+Key = tuple[int, int, int]  # number of the cut; row and column of the patch in its grid
+UNCUT: Key = (-1, 0, 0)
+
+
+def patchwise(
+    backbone: Backbone,
+    images: Tensor,
+    cuts: Sequence[Cut],
+    *,
+    detach: bool = False,
+    stored: bool = False,
+    whole: bool = False,
+    together: bool | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    r"""The merged maps :math:`\hat F_i` of some cuts, and the uncut map :math:`F_N`, in one walk up the blocks.
+
+    Blocks below a cut run once. Patches of one size go through a block in one call, on the batch axis; patches differ
+    in size only where the grid does not divide the map. What is pointwise at the end of the chain (EfficientNet's 1x1
+    head) does not notice the cut, so the merge comes before it.
+
+    Args:
+        images: normalised, ``[batch 3 height width]``, or the stored trunk's output.
+        detach: patches do not pass gradients on to the blocks below their cut.
+        stored: ``images`` is the output of the block up to which the backbone is frozen.
+        whole: cut a map with fewer cells than the grid into as many parts as it has cells.
+        together: what has the same size also shares a call across cuts, and with the uncut map. None: on accelerators;
+            on a CPU the larger batch only leaves its cache (an explicit step took 8 % longer).
+
+    Returns:
+        For each cut ``[batch channels rows columns]``, and the uncut map, of the same size.
+
+    Raises:
+        InputError: a grid finer than the map; a cut below the stored block; a patch too narrow for a ViT's prefix.
+    """
+    names = backbone.names
+    if stored:
+        assert backbone.frozen_until is not None, "stored features without a frozen trunk"
+        below, x = backbone.frozen_until, images
+        for cut in cuts:
+            _check_above(cut.block, backbone)
+    else:
+        below, x = names[0], backbone.until(images, names[0])
+    mixing = [i for i, name in enumerate(names) if not backbone.pointwise(name)]
+    last = names[max([*mixing, *(backbone.position(cut.block) for cut in cuts)])]
+    if backbone.prefix(last) is not None:
+        last = names[-1]  # tokens are merged when the prefix is gone
+    together = x.device.type != "cpu" if together is None else together
+    groups: list[tuple[list[Key], Tensor]] = [([UNCUT], x)]
+    for name in names[backbone.position(below) :]:
+        if name != below:
+            groups = [(keys, backbone.blocks[name](maps)) for keys, maps in groups]
+        here = [number for number, cut in enumerate(cuts) if cut.block == name]
+        if here:
+            pieces = _pieces(groups)
+            source = pieces[UNCUT].detach() if detach else pieces[UNCUT]
+            for number in here:
+                patches = split(source, backbone, cuts[number], whole=whole)
+                pieces |= {(number, i, j): patch for i, row in enumerate(patches) for j, patch in enumerate(row)}
+            groups = _by_size(pieces, together)
+        if name == last:
+            groups = _by_size(_merged(_pieces(groups)), together)
+    pieces = _pieces(groups)
+    return [pieces[number, 0, 0] for number in range(len(cuts))], pieces[UNCUT]
+
+
+def edges(length: int, parts: int, step: int = 1) -> tuple[int, ...]:
+    r"""Where to cut ``length`` cells: :math:`y_j = \lfloor jL / k \rfloor`, counted in units of ``step`` cells.
+
+    With the stride that the blocks above still have as ``step``, every patch but the last holds whole cells of the
+    final map. What is left of ``length`` beyond a multiple of ``step`` belongs to the last patch, as it belongs to the
+    last cell of the uncut map; so the merged map has the uncut one's size, and nothing is padded or cropped. (Networks
+    that pad by size, as TensorFlow's do, see an odd map half a cell beside an even one: where the size is odd, merged
+    and uncut maps are that far apart.)
+
+    Returns:
+        ``parts + 1`` growing positions, from 0 to ``length``.
+
+    Raises:
+        InputError: more parts than cells.
+    """
+    cells = max(length // step, 1)
+    if parts > cells:
+        raise InputError(
+            f"a grid of {parts} patches a side is finer than the map, which has {cells} cells along a side: "
+            "use a coarser grid (--ppl.grids) or larger views"
+        )
+    return (*(j * cells // parts * step for j in range(parts)), length)
+
+
+def split(x: Tensor, backbone: Backbone, cut: Cut, *, whole: bool = False) -> list[list[Tensor]]:
+    """:math:`P_k`: the output of ``cut.block`` in patches, row by row. For ``whole`` see :func:`patchwise`."""
+    assert backbone.strides, "a chain without strides cannot be cut"
+    step = max(1, backbone.stride // backbone.strides[cut.block])
+    rows, columns = backbone.grid(x, cut.block)
+    down = across = cut.grid
+    if whole:
+        narrowest = max(1, backbone.prefix(cut.block) or 1)  # a row of prefix tokens must fit in
+        down = max(1, min(down, rows // step))
+        across = max(1, min(across, columns // max(step, narrowest)))
+    y, x_ = edges(rows, down, step), edges(columns, across, step)
+    return [
+        [backbone.crop(x, cut.block, slice(y[i], y[i + 1]), slice(x_[j], x_[j + 1])) for j in range(across)]
+        for i in range(down)
+    ]
+
+
+def merge(patches: Sequence[Sequence[Tensor]]) -> Tensor:
+    """:math:`M`: patches ``[batch channels rows columns]``, row by row, back to one map."""
+    rows = [row[0] if len(row) == 1 else torch.cat(list(row), 3) for row in patches]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, 2)
+
+
+def _by_size(pieces: Mapping[Key, Tensor], together: bool) -> list[tuple[list[Key], Tensor]]:
+    """Pieces of equal size, of one cut or ``together`` of all, on one batch axis."""
+    groups: dict[object, list[Key]] = {}
+    for key, piece in pieces.items():
+        groups.setdefault((piece.shape[2:], 0 if together else key[0]), []).append(key)
+    return [
+        (keys, pieces[keys[0]] if len(keys) == 1 else torch.cat([pieces[key] for key in keys]))
+        for keys in groups.values()
+    ]
+
+
+def _pieces(groups: Sequence[tuple[list[Key], Tensor]]) -> dict[Key, Tensor]:
+    """The inverse of :func:`_by_size`."""
+    return {key: piece for keys, maps in groups for key, piece in zip(keys, maps.chunk(len(keys)), strict=True)}
+
+
+def _merged(pieces: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """The patches of each cut in one map, under the key of its first patch."""
+    grids: dict[int, list[list[Tensor]]] = {}
+    for number, i, j in sorted(pieces):
+        if j == 0:
+            grids.setdefault(number, []).append([])
+        grids[number][i].append(pieces[number, i, j])
+    return {(number, 0, 0): merge(rows) for number, rows in grids.items()}
+
+
+# --- where to cut -----------------------------------------------------------------------------------------------
+
+
+def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
+    """The cuts of these settings on this backbone, from low to high.
+
+    Raises:
+        InputError: a backbone of one block, a block that does not exist, the last block, cuts that go down, a cut
+            below the frozen block, a number of grids that does not go with the number of cuts.
+    """
+    if len(backbone.blocks) < 2:
+        raise InputError(
+            f"this backbone is a single block ('{backbone.names[0]}') and patch learning cuts between blocks: use one "
+            "that is known inside, for instance tf_efficientnet_lite0, resnet50, convnext_tiny or a ViT"
+        )
+    blocks = settings.cuts or default_cuts(backbone)
+    if len(settings.grids) not in (1, len(blocks)):
+        raise _uneven(settings.grids, blocks)
+    for block in blocks:
+        if backbone.position(block) == len(backbone.names) - 1:
+            raise InputError(
+                f"no block is left to run on patches after '{block}', the last of this backbone: cut after one of "
+                + ", ".join(backbone.names[:-1])
+            )
+        if backbone.frozen_until is not None:
+            _check_above(block, backbone)
+    positions = [backbone.position(block) for block in blocks]
+    if positions != sorted(positions):
+        raise InputError(
+            f"the cuts {', '.join(blocks)} do not go from low to high: name them in the order "
+            + ", ".join(sorted(blocks, key=backbone.position))
+        )
+    grids = settings.grids * len(blocks) if len(settings.grids) == 1 else settings.grids
+    return tuple(Cut(block, grid) for block, grid in zip(blocks, grids, strict=True))
+
+
+def default_cuts(backbone: Backbone, most: int = 3) -> tuple[str, ...]:
+    """The last ``most`` blocks before the network's last resolution: layer1 to layer3 of a ResNet, block2 to block4 of
+    EfficientNet-Lite0, stage0 to stage2 of a ConvNeXt.
+
+    The resolution is that of the pretraining: dilation counts as the stride it stands for. Where it ends before the
+    frozen trunk does, or never changes (a ViT), the last blocks below which something still looks beyond its own cell:
+    cutting below a 1x1 convolution or a norm would change nothing.
+
+    Raises:
+        InputError: nothing above the frozen trunk looks beyond its own cell.
+    """
+    names = backbone.names
+    first = 0 if backbone.frozen_until is None else backbone.position(backbone.frozen_until)
+    around = [i for i, name in enumerate(names) if not backbone.pointwise(name)]
+    useful = [i for i in range(first, len(names) - 1) if around and around[-1] > i]
+    if not useful:
+        raise InputError(
+            f"nothing above '{names[first]}' looks beyond its own cell, so cutting the map there changes nothing: "
+            + (f"freeze less (--freeze-until {names[around[-1] - 1]})" if around else "use another backbone")
+        )
+    resolutions = _resolutions(backbone)
+    finer = [i for i in useful if resolutions[i] < resolutions[-1]]
+    return tuple(names[i] for i in (finer or useful)[-most:])
+
+
+def _resolutions(backbone: Backbone) -> list[int]:
+    """Pixels per cell of every block as it was pretrained: a stride that became dilation is still one."""
+    found: list[int] = []
+    for name, block in backbone.blocks.items():
+        dilations = (max(m.dilation) for m in block.modules() if isinstance(m, nn.Conv2d))
+        found.append(max([backbone.strides[name] * max(dilations, default=1), *found[-1:]]))
+    return found
+
+
+def _check_above(block: str, backbone: Backbone) -> None:
+    frozen = backbone.frozen_until
+    assert frozen is not None
+    if backbone.position(block) < backbone.position(frozen):
+        raise InputError(
+            f"a cut after '{block}' lies below '{frozen}', whose output is stored: cut after {frozen} or higher, or "
+            f"freeze less (--freeze-until {block})"
+        )
+
+
+def _check_view(images: Tensor, backbone: Backbone, grid: int) -> None:
+    height, width = images.shape[2:]
+    least = grid * backbone.stride
+    if min(height, width) < least:
+        raise InputError(
+            f"training views of {height}x{width} pixels are smaller than {grid} patches times the stride of "
+            f"{backbone.stride}: use --augment.size {least} or more, or a coarser grid (--ppl.grids)"
+        )
+
+
+def _uneven(grids: Sequence[int], cuts: Sequence[str]) -> InputError:
+    return InputError(
+        f"{len(grids)} grids {tuple(grids)} for {len(cuts)} cuts ({', '.join(cuts)}): give one grid for each cut, or "
+        "one for all"
+    )
