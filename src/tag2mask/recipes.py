@@ -47,9 +47,9 @@ class RunSettings:
     segmenter: SegmenterSettings = SegmenterSettings()
     segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Larger than for the classifier: borders are learnt from detail."""
-    segmenter_train: TrainSettings = TrainSettings(epochs=4.0)
+    segmenter_train: TrainSettings = TrainSettings(epochs=5.0)
     relabel: RelabelSettings = RelabelSettings()
-    relabel_train: TrainSettings = TrainSettings(epochs=4.0, learning_rate=2.5e-4)
+    relabel_train: TrainSettings = TrainSettings(epochs=5.0, learning_rate=2.5e-4)
     """Of each round on relabelled masks; it goes on from the weights of the round before."""
     inference: InferenceSettings = InferenceSettings()
     seed: int = 0
@@ -149,7 +149,7 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
             momentum=1e-4, warmup=0.0, power=0.9, clip=0.0,
         ),
         localize=LocalizeSettings(longest=500, scales=(0.5, 1.0, 1.5, 2.0)),
-        refine="crf",  # irn
+        refine="irn",
         segmenter=SegmenterSettings("deeplab-v2", presence=False, warm_start=False),
         # DeepLab-v2's 20,000 steps of 10 photos; scales 0.5 to 1.5 of photos of 500 pixels
         segmenter_augment=AugmentSettings(size=321, scale=(250 / 321, 750 / 321), jitter=0.0),

@@ -126,7 +126,6 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
     where = compute.device()
     AcceleratorState._reset_state()  # a run's trainings may differ in precision; accelerate keeps the first one's
     mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[compute.resolve(settings.precision, where)]
-    AcceleratorState._reset_state()  # shared within a process: the training before may have had another precision
     accelerator = Accelerator(
         mixed_precision=mixed, log_with=settings.tracker, project_dir=folder if settings.tracker else None
     )

@@ -98,7 +98,7 @@ class Backbone(nn.Module):
         for name in self.names[: last + 1]:
             x = self.blocks[name](x)
             if name in blocks:
-                yield name, x[:, :, 1:] if isinstance(self.blocks[name], (_Tokens, _TokenBlock)) else x
+                yield name, x if self.prefix(name) is None else x[:, :, 1:]
 
     def forward(self, images: Tensor, *, stored: bool = False) -> Tensor:
         """Features ``[batch channels rows columns]`` of normalised images, or of the stored trunk's output."""
