@@ -24,7 +24,7 @@ from tag2mask.refine.random_walk import (
 
 def dense_walk(affinity: Tensor, scores: Tensor, radius: int, beta: float, steps: int) -> Tensor:
     """The published form, one image, in double precision: the N x N transition matrix to the power of ``steps``."""
-    labels, rows, columns = scores.shape
+    _, rows, columns = scores.shape
     matrix = torch.eye(rows * columns, dtype=torch.float64)
     for k, (dy, dx) in enumerate(offsets(radius)):
         for y in range(rows):
@@ -117,7 +117,9 @@ def test_what_always_holds(seed: int, rows: int, columns: int, radius: int) -> N
     assert bool((moved.amin((2, 3)) >= low - 1e-5).all() and (moved.amax((2, 3)) <= high + 1e-5).all())  # range
     torch.testing.assert_close(go(torch.full_like(scores, 0.3)), torch.full_like(scores, 0.3))  # constant
     torch.testing.assert_close(go(scores[:, [2, 0, 1]]), moved[:, [2, 0, 1]])  # classes
-    torch.testing.assert_close(go(scores.softmax(1)).sum(1), torch.ones(1, rows, columns), rtol=0, atol=1e-5)  # probabilities
+    torch.testing.assert_close(
+        go(scores.softmax(1)).sum(1), torch.ones(1, rows, columns), rtol=0, atol=1e-5
+    )  # probabilities
     mirrored = go(scores.flip(3), boundary_affinity(boundary.flip(2), radius))
     torch.testing.assert_close(mirrored.flip(3), moved, rtol=1e-4, atol=1e-5)  # ways are mirrored too
     torch.testing.assert_close(go(scores.half()), go(scores.half().float()))

@@ -201,9 +201,7 @@ def pair_losses(affinity: Tensor, labels: Tensor, offsets: Sequence[random_walk.
     rows, columns = labels.shape[1:]
     edge = max(max(abs(y), abs(x)) for y, x in offsets)
     padded = F.pad(labels, (edge, edge, edge, edge), value=IGNORE)
-    other = torch.stack(
-        [padded[:, y + edge : y + edge + rows, x + edge : x + edge + columns] for y, x in offsets], 1
-    )
+    other = torch.stack([padded[:, y + edge : y + edge + rows, x + edge : x + edge + columns] for y, x in offsets], 1)
     own = labels[:, None]
     known = (own != IGNORE) & (other != IGNORE)
     same = known & (own == other)

@@ -27,6 +27,16 @@ tag2mask: image tags in, pixel masks out.
 class, VOC's layout, or COCO's.
 """
 
+REFINER_LINES = {
+    "crf": "dense CRF with the parameters for class activation maps (those of crf/irn)",
+    "par": "pixel-adaptive refinement at half resolution (AFA, ToCo)",
+    "par/full": "pixel-adaptive refinement at full resolution",
+    "irn": "random walk along a learnt class-boundary map (IRN)",
+    "psa": "random walk along learnt affinities (AffinityNet)",
+    "walk/colour": "random walk along the photo's colours, no training",
+    "walk/features": "random walk along the method's features, no training",
+}
+
 # short flag -> the setting it stands for
 SHORT = {
     "--classes": "--data.classes",
@@ -390,9 +400,14 @@ def _backbones() -> dict[str, str]:
 
 
 def _refiners() -> dict[str, str]:
+    from tag2mask.affinity import WALKS
     from tag2mask.refine import REFINERS
 
-    return {**{name: "" for name in REFINERS}, "none": "the maps as they are"}
+    return {
+        **{name: REFINER_LINES.get(name, "") for name in (*REFINERS, *WALKS)},
+        "none": "the maps as they are",
+        "...": "several in order, joined by commas: irn,crf (a walk comes first)",
+    }
 
 
 def _segmenters() -> dict[str, str]:
