@@ -21,7 +21,7 @@ import time
 import torch
 from torch import Tensor
 
-from tag2mask.refine import random_walk
+from tag2mask.refine import walks
 
 RADIUS, BETA = 5, 10.0
 
@@ -30,7 +30,7 @@ def problem(rows: int, columns: int, maps: int) -> tuple[Tensor, Tensor]:
     """Affinities ``[1 offsets rows columns]`` of a random boundary map, and scores ``[1 maps rows columns]``."""
     random = torch.Generator().manual_seed(0)
     boundary = torch.rand(1, rows, columns, generator=random) ** 3
-    return random_walk.boundary_affinity(boundary, RADIUS), torch.rand(1, maps, rows, columns, generator=random)
+    return walks.boundary_affinity(boundary, RADIUS), torch.rand(1, maps, rows, columns, generator=random)
 
 
 def dense(affinity: Tensor, scores: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def dense(affinity: Tensor, scores: Tensor) -> Tensor:
     cells = rows * columns
     index = torch.arange(cells).view(rows, columns)
     matrix = torch.eye(cells)
-    for k, (dy, dx) in enumerate(random_walk.offsets(RADIUS)):
+    for k, (dy, dx) in enumerate(walks.offsets(RADIUS)):
         here = index[: rows - dy, max(-dx, 0) : columns - max(dx, 0)].flatten()
         there = index[dy:, max(dx, 0) : columns - max(-dx, 0)].flatten()
         value = affinity[0, k, : rows - dy, max(-dx, 0) : columns - max(dx, 0)].flatten() ** BETA
@@ -52,7 +52,7 @@ def dense(affinity: Tensor, scores: Tensor) -> Tensor:
 
 
 def stencil(affinity: Tensor, scores: Tensor) -> Tensor:
-    return random_walk.walk(affinity, scores, radius=RADIUS, beta=BETA, steps=256)
+    return walks.walk(affinity, scores, radius=RADIUS, beta=BETA, steps=256)
 
 
 def timed(side: str, options: argparse.Namespace) -> tuple[float, float, Tensor]:

@@ -1,4 +1,4 @@
-"""Learnt affinities: losses against loops, confident regions by hand, networks that learn a boundary, the whole stage."""
+"""Learnt affinities: losses against loops, confident regions by hand, networks that learn a boundary, the stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tag2mask.backbones import BackboneSettings
 from tag2mask.cli import main
 from tag2mask.errors import InputError
 from tag2mask.localize import LocalizeSettings
-from tag2mask.refine import random_walk
+from tag2mask.refine import walks
 from tag2mask.types import LocalizationMaps, MaskedBatch
 from world import SMALL, make
 
@@ -58,7 +58,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(change: dict[str, float
 
 def test_pair_losses_are_their_sums_over_pairs() -> None:
     random = torch.Generator().manual_seed(0)
-    rows, columns, near = 5, 7, random_walk.offsets(3)
+    rows, columns, near = 5, 7, walks.offsets(3)
     values = torch.rand(2, len(near), rows, columns, generator=random) * 0.9 + 0.05
     labels = torch.tensor([0, 1, 2, 255])[torch.randint(0, 4, (2, rows, columns), generator=random)]
     costs: dict[str, list[float]] = {"background": [], "foreground": [], "boundary": []}
@@ -82,7 +82,7 @@ def test_pair_losses_are_their_sums_over_pairs() -> None:
 
 
 def test_pairs_nobody_knows_cost_nothing() -> None:
-    near = random_walk.offsets(3)
+    near = walks.offsets(3)
     values = torch.rand(1, len(near), 4, 5, requires_grad=True)
     total = pair_losses(values, torch.full((1, 4, 5), 255), near).total()
     total.backward()
@@ -149,7 +149,7 @@ def test_a_network_learns_where_the_edge_is(kind: str) -> None:
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
     with torch.no_grad():
         found = net.eval().affinity(images, 3)
-    across, beside = random_walk.offsets(3).index((0, 2)), slice(2, 14)
+    across, beside = walks.offsets(3).index((0, 2)), slice(2, 14)
     assert float(found[:, across, beside, 7].mean()) < 0.7 * float(found[:, across, beside, 2:5].mean())
 
 

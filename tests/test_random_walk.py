@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tag2mask.errors import InputError
 from tag2mask.refine import random_walk
-from tag2mask.refine.random_walk import (
+from tag2mask.refine.walks import (
     before,
     boundary_affinity,
     colour_affinity,
@@ -200,7 +200,7 @@ def test_the_walk_without_training_stays_inside_a_colour() -> None:
     scores = np.zeros((2, 40, 56), np.float32)
     scores[0, 10:20, 8:16] = 1  # evidence on a part of the left half
     scores[1, 10:20, 40:48] = 1
-    moved = random_walk.random_walk(image, scores, steps=512)
+    moved = random_walk(image, scores, steps=512)
     assert isinstance(moved, np.ndarray) and moved.shape == scores.shape
     assert moved[0, :, :26].min() > 10 * moved[0, :, 30:].max()
     assert (moved.argmax(0)[:, :26] == 0).all() and (moved.argmax(0)[:, 30:] == 1).all()
@@ -218,13 +218,13 @@ def test_the_walk_without_training_stays_inside_a_colour() -> None:
 )
 def test_bad_input_is_one_clear_line(image: np.ndarray, scores: np.ndarray, says: str) -> None:
     with pytest.raises(InputError, match=says) as found:
-        random_walk.random_walk(image, scores)
+        random_walk(image, scores)
     assert "\n" not in str(found.value)
 
 
 def test_no_foreground_stays_no_foreground() -> None:
     image = np.random.default_rng(0).integers(0, 255, (9, 13, 3)).astype(np.uint8)
-    assert (random_walk.random_walk(image, np.zeros((2, 9, 13), np.float32)) == 0).all()
+    assert (random_walk(image, np.zeros((2, 9, 13), np.float32)) == 0).all()
 
 
 def test_affinities_of_another_radius_are_refused() -> None:

@@ -31,7 +31,7 @@ from tag2mask.data.augment import fit_size
 from tag2mask.errors import InputError
 from tag2mask.features import View, view_batch
 from tag2mask.localize import LocalizeSettings, normalise_maps
-from tag2mask.refine import random_walk
+from tag2mask.refine import walks
 from tag2mask.refine.crf import dense_crf_from_labels
 from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps, Losses, MaskedBatch
 
@@ -164,7 +164,7 @@ class AffinityNet(nn.Module):
 
     def grid(self, images: Tensor) -> Tensor:
         """Boundary ``[batch 1 rows columns]`` in [0, 1], or features ``[batch channels rows columns]``."""
-        size = random_walk.grid_of(images.shape[2:], self.settings.stride)
+        size = walks.grid_of(images.shape[2:], self.settings.stride)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.learn_backbone):
             found = dict(self.backbone.outputs(images, self.names))
         sides = [
@@ -175,14 +175,14 @@ class AffinityNet(nn.Module):
         return joined.float().sigmoid() if self.kind == "irn" else F.elu(joined.float())
 
     def affinity(self, images: Tensor, radius: int) -> Tensor:
-        """``[batch offsets rows columns]`` of normalised ``[batch 3 height width]``, see :mod:`refine.random_walk`."""
+        """``[batch offsets rows columns]`` of normalised ``[batch 3 height width]``, see :mod:`refine.walks`."""
         grid = self.grid(images)
         if self.kind == "irn":
-            return random_walk.boundary_affinity(grid[:, 0], radius)
-        return random_walk.feature_affinity(grid, radius)
+            return walks.boundary_affinity(grid[:, 0], radius)
+        return walks.feature_affinity(grid, radius)
 
     def losses(self, batch: MaskedBatch, progress: float) -> Losses:
-        near = random_walk.offsets(self.settings.radius)
+        near = walks.offsets(self.settings.radius)
         drawn = range(len(near))
         if 0 < self.settings.pairs < len(near):
             drawn = sorted(torch.randperm(len(near))[: self.settings.pairs].tolist())
@@ -191,7 +191,7 @@ class AffinityNet(nn.Module):
         return pair_losses(affinity, labels, [near[i] for i in drawn])
 
 
-def pair_losses(affinity: Tensor, labels: Tensor, offsets: Sequence[random_walk.Offset]) -> Losses:
+def pair_losses(affinity: Tensor, labels: Tensor, offsets: Sequence[walks.Offset]) -> Losses:
     """The loss of the module's docstring.
 
     Args:
@@ -236,8 +236,8 @@ def of_network(net: AffinityNet, image: np.ndarray, localize: LocalizeSettings, 
         grid = net.grid(both).float()
     grid = (grid[:1] + grid[1:].flip(3)).cpu() / 2
     if net.kind == "irn":
-        return random_walk.boundary_affinity(grid[:, 0], settings.walk_radius)
-    return random_walk.feature_affinity(grid, settings.walk_radius)
+        return walks.boundary_affinity(grid[:, 0], settings.walk_radius)
+    return walks.feature_affinity(grid, settings.walk_radius)
 
 
 def of_features(
@@ -247,16 +247,16 @@ def of_features(
     pixels, where = _view(image, localize, backbone), next(backbone.parameters()).device
     with torch.inference_mode(), compute.autocast(localize.precision, where):
         features = backbone(pixels.to(where)).float().cpu()
-    grid = random_walk.grid_of(pixels.shape[2:], settings.stride)
+    grid = walks.grid_of(pixels.shape[2:], settings.stride)
     features = F.interpolate(features, grid, mode="bilinear", align_corners=False)
-    return random_walk.cosine_affinity(features, settings.walk_radius)
+    return walks.cosine_affinity(features, settings.walk_radius)
 
 
 def of_colour(image: np.ndarray, longest: int, settings: AffinitySettings) -> Tensor:
     """Likeness of colours on the walk's grid; nothing is trained."""
-    size = random_walk.grid_of(fit_size(image.shape[0], image.shape[1], longest), settings.stride)
+    size = walks.grid_of(fit_size(image.shape[0], image.shape[1], longest), settings.stride)
     small = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    return random_walk.colour_affinity(F.interpolate(small, size, mode="area"), settings.walk_radius, settings.sigma)
+    return walks.colour_affinity(F.interpolate(small, size, mode="area"), settings.walk_radius, settings.sigma)
 
 
 def _view(image: np.ndarray, localize: LocalizeSettings, backbone: Backbone) -> Tensor:
@@ -270,5 +270,5 @@ def walked(maps: LocalizationMaps, affinity: Tensor, settings: AffinitySettings)
     if not scores.shape[1]:
         return maps
     scores = F.interpolate(scores, affinity.shape[2:], mode="bilinear", align_corners=False)
-    moved = random_walk.walk(affinity, scores, radius=settings.walk_radius, beta=settings.beta, steps=settings.steps)[0]
+    moved = walks.walk(affinity, scores, radius=settings.walk_radius, beta=settings.beta, steps=settings.steps)[0]
     return LocalizationMaps(maps.id, maps.classes, normalise_maps(moved).numpy().astype(np.float16), maps.size)

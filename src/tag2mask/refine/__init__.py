@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tag2mask.errors import InputError, unknown
 from tag2mask.refine.crf import PRESETS, CrfSettings, DenseCrf, dense_crf, dense_crf_from_labels
 from tag2mask.refine.par import Par, ParSettings, par, pixel_adaptive
+from tag2mask.refine.walks import random_walk
 from tag2mask.types import Refiner
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "dense_crf_from_labels",
     "par",
     "pixel_adaptive",
+    "random_walk",
     "refiner",
 ]
 
