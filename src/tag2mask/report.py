@@ -69,7 +69,10 @@ class GalleryRow:
     image: np.ndarray  # [height width 3] uint8
     tags: Sequence[int] | frozenset[int] | None = None  # foreground classes; None: untagged
     maps: LocalizationMaps | None = None
+    walked: LocalizationMaps | None = None  # the maps after a random walk
+    unrefined: np.ndarray | None = None  # [height width] uint8, the mask straight from the maps
     mask: np.ndarray | None = None  # [height width] uint8, the pseudo mask
+    relabelled: np.ndarray | None = None  # [height width] uint8, the segmenter's own, tags known
     prediction: np.ndarray | None = None  # [height width] uint8, the segmenter's
     truth: np.ndarray | None = None  # [height width] uint8
     score: float | None = None  # percent mean IoU of this photo
@@ -432,9 +435,17 @@ def _pictures(row: GalleryRow, classes: Sequence[str]) -> PictureRow:
     colors = class_colors(len(classes))
     photo = _thumbnail(row.image)
     pictures = [_picture("Photo", photo, f"photo {row.id}")]
-    if row.maps is not None:
-        pictures.append(_picture("Map", _draw_maps(photo, row.maps, _rgb(colors)), f"class maps of {row.id}"))
-    for caption, mask in (("Mask", row.mask), ("Prediction", row.prediction), ("Truth", row.truth)):
+    for caption, maps in (("Map", row.maps), ("Walked map", row.walked)):
+        if maps is not None:
+            pictures.append(_picture(caption, _draw_maps(photo, maps, _rgb(colors)), f"{caption.lower()} of {row.id}"))
+    masks = (
+        ("Unrefined", row.unrefined),
+        ("Mask", row.mask),
+        ("Relabelled", row.relabelled),
+        ("Prediction", row.prediction),
+        ("Truth", row.truth),
+    )
+    for caption, mask in masks:
         if mask is not None:
             found = [classes[int(label) - 1] for label in np.unique(mask) if label not in (BACKGROUND, IGNORE)]
             about = f"{caption.lower()} of {row.id}: {', '.join(found) or 'background only'}"

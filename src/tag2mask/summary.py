@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from tag2mask.data.images import read_image, read_index_mask
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.run import Stage, read_json, read_jsonl, read_maps
 from tag2mask.stages import Work
-from tag2mask.types import Dataset, Sample
+from tag2mask.stages import unrefined as unrefined_masks
+from tag2mask.types import Dataset, LocalizationMaps, Sample
 
 ROWS = 6  # photos in each group of the gallery
 
@@ -98,47 +99,71 @@ def warnings(work: Work) -> list[str]:
 def galleries(work: Work) -> dict[str, list[GalleryRow]]:
     """Best, worst, most uncertain and first photos, as far as they are known."""
     groups: dict[str, list[GalleryRow]] = {}
+    bare = unrefined_masks(work, "maps")
     each = read_json(work.stages["scores"].folder / "images.json")
     if work.val is not None and "predictions" in each:
-        _ranked(groups, "new photos (val, no tags given)", work, work.val, each["predictions"])
+        _ranked(groups, "new photos (val, no tags given)", work, bare, work.val, each["predictions"])
     elif work.val is not None and "predictions" in work.stages:
-        groups["New photos (no tags given)"] = [_row(work, work.val, s) for s in work.val.samples[:ROWS]]
+        groups["New photos (no tags given)"] = [_row(work, bare, work.val, s) for s in work.val.samples[:ROWS]]
     if work.best_masks.folder.name in each:
-        _ranked(groups, "training photos", work, work.train, each[work.best_masks.folder.name])
+        _ranked(groups, "training photos", work, bare, work.train, each[work.best_masks.folder.name])
     records = {str(r["id"]): r for r in read_jsonl(work.best_masks.folder / "records.jsonl")}
     uncertain = sorted(
         (s for s in work.train.samples if s.id in records), key=lambda s: -float(records[s.id]["uncertainty"])
     )
     groups["Most uncertain training photos"] = [
-        _row(work, work.train, s, note=f"mean uncertainty {records[s.id]['uncertainty']:.2f}") for s in uncertain[:ROWS]
+        _row(work, bare, work.train, s, note=f"mean uncertainty {records[s.id]['uncertainty']:.2f}")
+        for s in uncertain[:ROWS]
     ]
-    groups["First training photos"] = [_row(work, work.train, s) for s in list(work.train.samples[:ROWS])]
+    groups["First training photos"] = [_row(work, bare, work.train, s) for s in list(work.train.samples[:ROWS])]
     return groups
 
 
 def _ranked(
-    groups: dict[str, list[GalleryRow]], title: str, work: Work, dataset: Dataset, scores: Sequence[Any]
+    groups: dict[str, list[GalleryRow]],
+    title: str,
+    work: Work,
+    bare: Callable[[Sample], np.ndarray],
+    dataset: Dataset,
+    scores: Sequence[Any],
 ) -> None:
     """The best and the worst photos by their own mean IoU."""
     by_id = {s.id: s for s in dataset.samples}
     known = sorted(((score, id) for id, score in scores if score is not None), key=lambda pair: pair[0])
-    groups[f"Worst {title}"] = [_row(work, dataset, by_id[id], score) for score, id in known[:ROWS]]
-    groups[f"Best {title}"] = [_row(work, dataset, by_id[id], score) for score, id in known[::-1][:ROWS]]
+    groups[f"Worst {title}"] = [_row(work, bare, dataset, by_id[id], score) for score, id in known[:ROWS]]
+    groups[f"Best {title}"] = [_row(work, bare, dataset, by_id[id], score) for score, id in known[::-1][:ROWS]]
 
 
-def _row(work: Work, dataset: Dataset, sample: Sample, score: float | None = None, note: str = "") -> GalleryRow:
-    maps_path = work.stages["maps"].path(sample.id, ".npz")
+def _row(
+    work: Work,
+    unrefined: Callable[[Sample], np.ndarray],
+    dataset: Dataset,
+    sample: Sample,
+    score: float | None = None,
+    note: str = "",
+) -> GalleryRow:
+    maps = _maps(work, "maps", sample)
+    relabelled = work.best_masks if work.best_masks.folder.name != "masks" else None
     return GalleryRow(
         id=sample.id,
         image=read_image(sample.image_path),
         tags=sample.labels,
-        maps=read_maps(maps_path, sample.id) if maps_path.exists() else None,
-        mask=_mask(work.best_masks, sample),
+        maps=maps,
+        walked=_maps(work, "walked", sample),
+        unrefined=None if maps is None else unrefined(sample),
+        mask=_mask(work.stages["masks"], sample),
+        relabelled=_mask(relabelled, sample),
         prediction=_mask(work.stages.get("predictions"), sample),
         truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
         score=score,
         note=note,
     )
+
+
+def _maps(work: Work, name: str, sample: Sample) -> LocalizationMaps | None:
+    if name not in work.stages or not work.stages[name].path(sample.id, ".npz").exists():
+        return None
+    return read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)
 
 
 def _mask(stage: Stage | None, sample: Sample) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 Truth enters in two places only: the scores, and the segmenter of an ``oracle_masks`` run, kept and named apart.
 """
 
-from tag2mask.stages.label import make_maps, make_masks, train_affinity, train_method, walk_maps
+from tag2mask.stages.label import make_maps, make_masks, train_affinity, train_method, unrefined, walk_maps
 from tag2mask.stages.scores import make_scores
 from tag2mask.stages.segmenter import (
     load_segmenter,
@@ -42,5 +42,6 @@ __all__ = [
     "train_affinity",
     "train_method",
     "train_segmenter",
+    "unrefined",
     "walk_maps",
 ]

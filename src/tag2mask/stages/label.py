@@ -141,6 +141,27 @@ def chosen_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], mos
     return pseudo.threshold_of((maps(s) for s in samples), work.settings.pseudo.rule)
 
 
+def unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
+    """Masks straight from the maps of a stage, at the threshold chosen on these very maps."""
+    settings = replace(work.settings.pseudo, margin=0.0)
+    read = lambda sample: read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)  # noqa: E731
+    threshold = chosen_threshold(work, read)
+
+    def mask(sample: Sample) -> np.ndarray:
+        maps = read(sample)
+        return pseudo.decide(maps.id, maps.classes, _with_background(work, sample, maps, threshold), settings).mask
+
+    return mask
+
+
+def _with_background(work: Work, sample: Sample, maps: LocalizationMaps, threshold: float) -> Tensor:
+    """Probabilities ``[1+present height width]`` of one photo's maps, not refined yet."""
+    saliency = None
+    if work.settings.pseudo.background == "saliency" and sample.saliency_path is not None:
+        saliency = read_saliency(sample.saliency_path, maps.size)
+    return pseudo.label_scores(maps, threshold, work.settings.pseudo, saliency)
+
+
 def make_masks(work: Work) -> None:
     """Maps to pseudo masks: background, refinement, decision."""
     s = work.settings
@@ -159,10 +180,7 @@ def make_masks(work: Work) -> None:
 
     def scored(sample: Sample) -> tuple[tuple[int, ...], Tensor]:
         maps = maps_in(sample)
-        saliency = None
-        if s.pseudo.background == "saliency" and sample.saliency_path is not None:
-            saliency = read_saliency(sample.saliency_path, maps.size)
-        scores = pseudo.label_scores(maps, threshold, s.pseudo, saliency)
+        scores = _with_background(work, sample, maps, threshold)
         return maps.classes, pseudo.refine(read_image(sample.image_path), scores, sharpen)
 
     given = s.pseudo.threshold is not None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate, pseudo
-from tag2mask.run import Clock, digest, read_maps, write_json
-from tag2mask.stages.label import chosen_threshold, maps_of
+from tag2mask import evaluate
+from tag2mask.run import Clock, digest, write_json
+from tag2mask.stages.label import maps_of, unrefined
 from tag2mask.stages.work import Work, mask_names, mask_of, say, stamp
 from tag2mask.types import Dataset, Sample
 
@@ -38,9 +37,8 @@ def make_scores(work: Work) -> None:
     best = work.best_masks
     found["tags"] = evaluate.compare_with_tags(work.train, lambda s: mask_of(best, s)).to_json()
     if evaluate.has_truth(work.train):
-        if work.settings.pseudo.background != "saliency":
-            for name in [n for n in ("maps", "walked") if n in work.stages]:
-                found[name] = _score(work.train, _unrefined(work, name), f"{name} (train, tags known)", each)
+        for name in [n for n in ("maps", "walked") if n in work.stages]:
+            found[name] = _score(work.train, unrefined(work, name), f"{name} (train, tags known)", each)
         for name in [n for n in named if n in work.stages]:
             masks = work.stages[name]
             found[name] = _score(work.train, lambda s, m=masks: mask_of(m, s), named[name], each, name)
@@ -54,19 +52,6 @@ def make_scores(work: Work) -> None:
     write_json(stage.folder / "scores.json", found)
     write_json(stage.folder / "images.json", each)
     stage.finish(count=len(found), seconds=clock.seconds)
-
-
-def _unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
-    """Masks straight from the maps of a stage, at the threshold chosen on these very maps."""
-    settings = replace(work.settings.pseudo, margin=0.0)
-    read = lambda sample: read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)  # noqa: E731
-    threshold = chosen_threshold(work, read)
-
-    def mask(sample: Sample) -> np.ndarray:
-        maps = read(sample)
-        return pseudo.decide(maps.id, maps.classes, pseudo.label_scores(maps, threshold, settings), settings).mask
-
-    return mask
 
 
 def _score(
