@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import Conv2dSame
 
 from tag2mask.backbones import BackboneSettings, build, depthwise
 from tag2mask.backbones.weights import read_state_dict
@@ -138,10 +139,21 @@ def test_an_unreachable_hub_names_what_can_be_done(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kernel", "dilation", "rows"), [(3, 1, 8), (5, 1, 9), (5, 2, 8), (3, 2, 7), (3, 4, 8)])
-def test_depthwise_gradients_are_torchs(kernel: int, dilation: int, rows: int, precision: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "rows"),
+    [(3, 1, 1, 1, 8), (5, 1, 2, 1, 9), (5, 1, 4, 2, 8), (3, 1, 2, 2, 7), (3, 1, 4, 4, 8),
+     (3, 2, 1, 1, 8), (3, 2, 1, 1, 9), (5, 2, 0, 1, 11), (5, 2, 1, 1, 10), (3, 3, 0, 1, 9), (3, 2, 2, 2, 9),
+     (3, 2, "same", 1, 8), (5, 2, "same", 1, 9), (3, 1, "same", 2, 7)],
+)  # fmt: skip
+def test_depthwise_gradients_are_torchs(
+    kernel: int, stride: int, padding: int | str, dilation: int, rows: int, precision: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    plain = torch.nn.Conv2d(6, 6, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=6, bias=False)
+    options = {"stride": stride, "dilation": dilation, "groups": 6, "bias": False}
+    if padding == "same":
+        plain = Conv2dSame(6, 6, kernel, **options)
+    else:
+        plain = torch.nn.Conv2d(6, 6, kernel, padding=padding, **options)
     assert depthwise.DepthwiseConv2d.serves(plain)
     ours = depthwise.DepthwiseConv2d.of(plain)
     results = []
@@ -151,7 +163,7 @@ def test_depthwise_gradients_are_torchs(kernel: int, dilation: int, rows: int, p
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             y = conv(x)
         assert y.dtype == precision
-        (y.float() * torch.linspace(-1, 1, 12)).sum().backward()
+        (y.float() * torch.linspace(-1, 1, y.shape[3])).sum().backward()
         results.append((y, x.grad, conv.weight.grad.clone()))
     assert torch.equal(results[0][0], results[1][0])
     tolerance = 1e-5 if precision == torch.float32 else 2e-2
@@ -162,14 +174,19 @@ def test_depthwise_gradients_are_torchs(kernel: int, dilation: int, rows: int, p
 def test_only_depthwise_convolutions_are_replaced() -> None:
     backbone = build(BackboneSettings("tf_efficientnet_lite0", weights="none"))
     kinds = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1]
-    ours = [m for m in kinds if isinstance(m, depthwise.DepthwiseConv2d)]
-    assert len(kinds) == 16 and len(ours) == 13 and all(m.stride == (1, 1) for m in ours)  # three have stride 2
+    assert len(kinds) == 16 and all(isinstance(m, depthwise.DepthwiseConv2d) for m in kinds)
     assert not any(
         isinstance(m, depthwise.DepthwiseConv2d) for m in build(BackboneSettings("resnet10t", weights="none")).modules()
     )
-    for wrong in (dict(stride=2, padding=1), dict(padding=0), dict(padding=1, bias=True), dict(padding="same")):
-        options = {"bias": False} | wrong
-        assert not depthwise.DepthwiseConv2d.serves(torch.nn.Conv2d(6, 6, 3, groups=6, **options))
+    for wrong in (
+        dict(padding=3),
+        dict(padding=1, bias=True),
+        dict(padding="same"),
+        dict(groups=2),
+        dict(stride=(1, 2)),
+    ):
+        options = {"bias": False, "groups": 6} | wrong
+        assert not depthwise.DepthwiseConv2d.serves(torch.nn.Conv2d(6, 6, 3, **options))
 
 
 def test_what_reaches_beyond_its_own_cell() -> None:

@@ -3,9 +3,10 @@
 torch leaves them to oneDNN, which goes through slow reference code for the kernels of mobile networks: on 1152 channels
 of 16x16 cells with 5x5 taps, dilation 2, in bfloat16, forward takes 3 ms and backward 160 ms. The same gradients come
 from operations that are fast there: that of the input is a convolution of the output's gradient with the mirrored
-kernel, and that of the weights is computed in float32, and of a dilated kernel on the phases of the map, on which it is
-a plain one. A CAM step on EfficientNet-Lite0 takes 0.6 of the time in bfloat16, 0.9 in float32. Outputs are torch's
-own, to the bit.
+kernel, and that of the weights is computed in float32, and of a dilated kernel on the phases of the map, on which it
+is a plain one; a stride is taken as outputs left out. A CAM step on EfficientNet-Lite0 takes 0.6 of the time in
+bfloat16, 0.9 in float32 (a segmenter's step another 0.88 since strides are served). Outputs are torch's own, to the
+bit.
 """
 
 from __future__ import annotations
@@ -19,36 +20,52 @@ from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution of stride 1 that keeps the map's size; other devices than CPUs see torch's own."""
+    """A depthwise convolution without bias; other devices than CPUs see torch's own.
+
+    ``same``: the input is padded by its size first, as TensorFlow does (timm's ``Conv2dSame``).
+    """
+
+    same = False
 
     @staticmethod
     def serves(conv: nn.Module) -> bool:
-        """Whether ``conv`` is of the kind this class computes, and of no other subclass."""
-        if type(conv) is not nn.Conv2d or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        """Whether ``conv`` is of the kind this class computes, and of no subclass we do not know."""
+        if not (isinstance(conv, nn.Conv2d) and (type(conv) is nn.Conv2d or _pads_itself(conv))):
             return False
-        depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.bias is None
-        kernel, dilation = conv.kernel_size[0], conv.dilation[0]
-        square = (conv.kernel_size, conv.dilation) == ((kernel, kernel), (dilation, dilation))
-        same = conv.stride == (1, 1) and conv.padding == (dilation * (kernel // 2),) * 2 and kernel % 2 == 1
-        return depthwise and square and same
+        if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or conv.bias is not None:
+            return False
+        depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
+        square = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.dilation, conv.padding))
+        reach = conv.dilation[0] * (conv.kernel_size[0] - 1)
+        return depthwise and square and conv.kernel_size[0] % 2 == 1 and conv.padding[0] <= reach
 
     @staticmethod
     def of(conv: nn.Conv2d) -> DepthwiseConv2d:
         """The same convolution with the same weight tensor."""
-        channels, kernel, dilation = conv.in_channels, conv.kernel_size[0], conv.dilation[0]
-        padding = dilation * (kernel // 2)
+        channels, size = conv.in_channels, conv.kernel_size[0]
+        stride, padding, dilation = conv.stride[0], int(conv.padding[0]), conv.dilation[0]
         with torch.device("meta"):
-            new = DepthwiseConv2d(channels, channels, kernel, 1, padding, dilation, channels, bias=False)
-        new.weight = conv.weight
+            new = DepthwiseConv2d(channels, channels, size, stride, padding, dilation, channels, bias=False)
+        new.weight, new.same = conv.weight, _pads_itself(conv)
         return new.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.same:
+            from timm.layers import pad_same
+
+            input = pad_same(input, list(self.kernel_size), list(self.stride), list(self.dilation))
         learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
         if not learns or input.device.type != "cpu":
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
-        return _Depthwise.apply(input, self.weight, self.dilation[0])  # type: ignore[return-value]
+        stride, padding, dilation = self.stride[0], int(self.padding[0]), self.dilation[0]
+        return _Depthwise.apply(input, self.weight, stride, padding, dilation)  # type: ignore[return-value]
+
+
+def _pads_itself(conv: nn.Module) -> bool:
+    """Whether it is timm's ``Conv2dSame``, told by name: importing timm takes seconds that `--help` must not."""
+    return type(conv).__name__ == "Conv2dSame" and type(conv).__module__.startswith("timm.")
 
 
 def use(module: nn.Module) -> None:
@@ -61,35 +78,46 @@ def use(module: nn.Module) -> None:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
+        ctx.geometry = stride, padding, dilation
         kernel = weight.to(x.dtype)
-        return F.conv2d(x, kernel, None, 1, dilation * (kernel.shape[2] // 2), dilation, len(kernel))
+        return F.conv2d(x, kernel, None, stride, padding, dilation, len(kernel))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        dilation, size = ctx.dilation, weight.shape[2]
-        gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        stride, padding, dilation = ctx.geometry
+        reach = dilation * (weight.shape[2] - 1)
+        dense = (x.shape[2] + 2 * padding - reach, x.shape[3] + 2 * padding - reach)
+        gradient = _spread(gradient.to(x.dtype), stride, dense).contiguous(memory_format=torch.channels_last)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
             mirrored = weight.to(x.dtype).flip(2, 3)
-            of_x = F.conv2d(gradient, mirrored, None, 1, dilation * (size // 2), dilation, len(weight))
+            of_x = F.conv2d(gradient, mirrored, None, 1, reach - padding, dilation, len(weight))
         if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(x, gradient, weight, dilation)
-        return of_x, of_weight, None
+            of_weight = _weight_gradient(x, gradient, weight, padding, dilation)
+        return of_x, of_weight, None, None, None
 
 
-def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def _spread(gradient: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """The gradient of the same convolution at stride 1: zero at the outputs that the stride leaves out."""
+    if stride == 1:
+        return gradient
+    out = gradient.new_zeros(*gradient.shape[:2], *size).contiguous(memory_format=torch.channels_last)
+    out[:, :, ::stride, ::stride] = gradient
+    return out
+
+
+def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
     """``[channels 1 size size]``, in the weight's precision."""
     size = weight.shape[2]
     if size > 3 or dilation > 1:  # 3x3 in bfloat16 has a fast path
         x, gradient = x.float(), gradient.float()
-    if dilation > 1 and x.shape[2] % dilation == 0 and x.shape[3] % dilation == 0:
-        x, gradient, dilation = _phases(x, dilation), _phases(gradient, dilation), 1
-    padding = dilation * (size // 2)
+    same = padding == dilation * (size // 2)
+    if same and dilation > 1 and x.shape[2] % dilation == 0 and x.shape[3] % dilation == 0:
+        x, gradient, dilation, padding = _phases(x, dilation), _phases(gradient, dilation), 1, size // 2
     return torch.ops.aten.convolution_backward(
         gradient, x, weight.to(x.dtype), None, [1, 1], [padding, padding], [dilation, dilation], False, [0, 0],
         len(weight), [False, True, False],
