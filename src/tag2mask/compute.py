@@ -55,3 +55,24 @@ def peak_memory_gb() -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next step instead of giving every large tensor back to the system.
+
+    A training step frees and takes the same gigabytes again; fetching them as fresh zeroed pages took a fifth of the
+    processor's time (1.6 against 1.25 s a step of 16 photos, one core) for 0.2 GB less at the peak. Elsewhere than on
+    Linux with glibc nothing happens.
+    """
+    import ctypes
+    import sys
+
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl
+        return
+    most = ctypes.c_int(2**31 - 1)
+    mallopt(-3, most)  # M_MMAP_THRESHOLD: large blocks from the heap, too
+    mallopt(-1, most)  # M_TRIM_THRESHOLD: the heap's end stays

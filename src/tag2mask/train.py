@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,7 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
     from accelerate.utils import set_seed
 
     where = compute.device()
+    compute.keep_memory()
     AcceleratorState._reset_state()  # a run's trainings may differ in precision; accelerate keeps the first one's
     mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[compute.resolve(settings.precision, where)]
     accelerator = Accelerator(
@@ -238,10 +240,25 @@ def _batches(
             loader = DataLoader(
                 _Epoch(source, epoch, batches[skip:]), batch_size=None, num_workers=settings.workers, shuffle=False
             )
-            for batch in loader:
+            for batch in loader if settings.workers else _one_ahead(iter(loader)):
                 yield step, batch
                 step += 1
         epoch += 1
+
+
+def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, the next one made on a thread while this one is learnt from."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,))
+    end = object()
+    try:
+        coming = pool.submit(next, batches, end)
+        torch.set_num_threads(threads)  # the thread's own is 1; a later thread would inherit the last one set
+        while (batch := coming.result()) is not end:
+            coming = pool.submit(next, batches, end)
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def save_model(module: nn.Module, path: Path) -> None:
