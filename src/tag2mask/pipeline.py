@@ -1,5 +1,5 @@
 """The whole road, stage by stage: photos with tags -> method -> maps -> masks -> segmenter -> predictions -> scores ->
-report. What each stage does is in ``stages/``. A single-stage method is the segmenter: it predicts, and none is trained.
+report. What each stage does is in ``stages/``. A single-stage method is the segmenter; after it none is trained.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def check_settings(settings: RunSettings) -> None:
     if settings.oracle_masks and settings.single_stage:
         raise InputError(
             f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
-            f"segmenter: leave it out, or measure that of another run (--{settings.method}.no-single-stage, --method cam)"
+            f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
     backbones.check(settings.backbone)
     walk, pixelwise = affinity.split(settings.refine)

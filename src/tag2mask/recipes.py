@@ -171,13 +171,13 @@ def apc_e2e() -> RunSettings:
     """APC in a single stage at paper scale: ViT-B/16, views of 448 pixels, ToCo's training. Wants a GPU.
 
     The paper's training is not known to us; this is ToCo's, whose single stage it most resembles: 20,000 steps of 4 of
-    VOC's 10,582 photos. Its learning rate falls by steps over all steps, warm-up included, as here. Not ToCo's: photos are
-    normalised as the weights were trained (mean and deviation 0.5; ToCo feeds ImageNet's), scales are drawn
-    log-uniformly, and views are averaged over scales rather than maximised.
+    VOC's 10,582 photos, the learning rate falling over all of them, warm-up included. Not ToCo's: photos are normalised
+    as the weights were trained (mean and deviation 0.5; ToCo feeds ImageNet's), scales are drawn log-uniformly, and
+    views are averaged over scales rather than maximised.
     """
     return RunSettings(
         method="apc",
-        options=ApcSettings(decoder_width=512, presence=False),
+        options=ApcSettings(equivariance=0.0, decoder_width=512, presence=False),
         backbone=BackboneSettings("vit_base_patch16_224.orig_in21k_ft_in1k"),
         augment=AugmentSettings(size=448, scale=(250 / 448, 1000 / 448)),
         train=TrainSettings(

@@ -192,8 +192,8 @@ class _Tokens(nn.Module):
         height, width = images.shape[2:]
         if height < self.patch[0] or width < self.patch[1]:
             raise InputError(
-                f"a photo of {height}x{width} pixels is smaller than a patch of {self.patch[0]}x{self.patch[1]}: enlarge "
-                "it, or use a backbone with smaller patches"
+                f"a photo of {height}x{width} pixels is smaller than a patch of {self.patch[0]}x{self.patch[1]}: "
+                "enlarge it, or use a backbone with smaller patches"
             )
         if height % self.patch[0] or width % self.patch[1]:
             raise InputError(

@@ -2,10 +2,10 @@ r"""APC: adaptive patch contrast (Wu, Dai, Chen, Huang, Ma, Xiao, Ouyang, Engine
 arXiv 2407.10649).
 
 Idea. Classify every patch, background included, and let the best patches of a class speak for the photo: where they
-lie is where the class is. One patch alone may be abnormal, so the mean of the adaptive K best stands in for the maximum;
-embeddings of confident patches of a class are drawn together, those of confident and unconfident ones pushed apart. The
-patch classes, gated by the tags and refined along the photo's edges, teach a decoder in the same step: one network, one
-training, a segmenter at its end.
+lie is where the class is. One patch alone may be abnormal, so the mean of the adaptive K best stands in for the
+maximum; embeddings of confident patches of a class are drawn together, those of confident and unconfident ones pushed
+apart. The patch classes, gated by the tags and refined along the photo's edges, teach a decoder in the same step: one
+network, one training, a segmenter at its end.
 
 .. math::
     Z(p) = \mathrm{softmax}\big(W f(p)\big) \in [0, 1]^{1 + C}, \qquad
@@ -19,20 +19,23 @@ training, a segmenter at its end.
   gradient (:func:`adaptive_k`); so every chosen patch gets the gradient :math:`1 / K_c`.
 
 .. math::
-    L_c = \operatorname{mean}_{i \ne j \in H_c} \big(1 - s(i, j)\big) + \operatorname{mean}_{i \in H_c, j \in L_c} s(i, j),
-    \qquad s(i, j) = \tfrac12 \big(1 + \cos(f_i, f_j)\big)
+    D_c = \operatorname{mean}_{i \ne j \in H_c} \big(1 - s(i, j)\big)
+    + \operatorname{mean}_{i \in H_c, j \in L_c} s(i, j), \qquad s(i, j) = \tfrac12 \big(1 + \cos(f_i, f_j)\big)
 
-* :math:`H_c = \{i : Z_i^c > \epsilon\}`, :math:`L_c = \{i : Z_i^c < 1 - \epsilon\}` -- confident and unconfident patches
-  of a tagged class. With unit vectors :math:`u` the means need no pairs: :math:`\sum_{i \ne j} u_i^\top u_j =
+* :math:`H_c = \{i : Z_i^c > \epsilon\}`, :math:`L_c = \{i : Z_i^c < 1 - \epsilon\}` -- confident and unconfident
+  patches of a tagged class. With unit vectors :math:`u` the means need no pairs: :math:`\sum_{i \ne j} u_i^\top u_j =
   |\sum_i u_i|^2 - \sum_i |u_i|^2` (:func:`patch_contrast`).
 
 .. math::
-    L = L_{\mathrm{mce}} + \alpha \operatorname{mean}_c L_c + \gamma(t)\, L_{\mathrm{seg}} \;(+\, \lambda |W|^2
-    \;+\, \beta L_{\mathrm{equivariance}})
+    L = L_{\mathrm{mce}} + \alpha \operatorname{mean}_c D_c + \beta L_{\mathrm{equivariance}}
+    + \gamma(t)\, L_{\mathrm{seg}} + \lambda |W|^2
 
-* :math:`L_{\mathrm{seg}}` -- cross entropy of the decoder against the online labels (:func:`online_labels`), the mean of
-  one over background pixels and one over foreground pixels; :math:`\gamma` is 0 at first, since early labels are noise.
-  No gradient goes back through the labels; through the decoder's input it reaches the backbone.
+* :math:`L_{\mathrm{equivariance}}` -- cross entropy of the patch classes of a mosaic of transformed half-size photos
+  against the merged ones of the whole photos, which are constants; it holds the classes to the object against all that
+  comes with it.
+* :math:`L_{\mathrm{seg}}` -- cross entropy of the decoder against the online labels (:func:`online_labels`), the mean
+  of one over background pixels and one over foreground pixels; :math:`\gamma` is 0 at first, since early labels are
+  noise. No gradient goes back through the labels; through the decoder's input it reaches the backbone.
 
 What is the paper's, and what is ours. No code was published. From the abstract and summaries: patch classes without
 CAM, an adaptive number of patch scores averaged in the place of the maximum, cosine similarity with high-high pairs
@@ -40,10 +43,12 @@ drawn together and high-low pairs pushed apart, one stage. From the codes of its
 single stage): background channel, classifier, context module, equivariance, the merge of :func:`gate_and_rescale`,
 LargeFOV decoder, PAR, balanced loss, :math:`\gamma`. Everything else is a guess and a setting, and says so.
 
-Ours, not settings: the pairs are summed, never listed; an equivariance mosaic holds four photos and not four views of
-one, so it costs a quarter of a pass; PAR is given the merged scores as they are (AFA's code takes a softmax first, which
-suits raw CAMs; of probabilities it would leave none of three labels above 0.58), at the resolution at which the labels
-are used; patches on padding take no part in anything.
+Ours, not settings: the pairs are summed, never listed; a mosaic holds four photos and each photo comes once, so that it
+costs a quarter of a pass; PAR is given the merged scores as they are (AFA's code takes a softmax first, which suits raw
+CAMs; of probabilities it would leave none of three labels above 0.58), at the resolution at which the labels are used;
+patches on padding take no part in anything.
+
+Stored features hold no photo: with them the online labels are not refined and there is no equivariance.
 """
 
 from __future__ import annotations
@@ -69,16 +74,17 @@ Rule = Literal["ratio_to_max", "consecutive", "gap", "fixed", "max", "mean"]
 
 @dataclass(frozen=True)
 class ApcSettings:
-    """The defaults train the embedded backbone on a laptop; recipes `apc/e2e` and `apc/multistage` are at paper scale."""
+    """The defaults train the embedded backbone on a laptop; `apc/e2e` and `apc/multistage` are at paper scale."""
 
     single_stage: bool = True
     """A decoder learns from the online labels, and the method is the segmenter. Otherwise it makes maps only, and what
     is made of them teaches a segmenter, as with any method."""
 
     pooling: Rule = "ratio_to_max"
-    """How many patches speak for the photo: those within `ratio` of the best; down to the first that falls below `ratio`
-    of the one before (consecutive); down to the largest step (gap); the best `top` (fixed, TKP-PCL); the best (max,
-    ViT-PCM); all (mean, CAM). Which rule the paper has: not verified against the paper."""
+    """How many patches speak for the photo: those within `ratio` of the best; down to the first that falls below
+    `ratio` of the one before (consecutive; on a fine grid hardly any does, so give more than 0.9); down to the largest
+    step (gap); the best `top` (fixed, TKP-PCL); the best (max, ViT-PCM); all (mean, CAM). Which rule the paper has: not
+    verified against the paper."""
     ratio: float = 0.9
     """Of ratio_to_max and consecutive; not verified against the paper."""
     top: int = 6
@@ -116,10 +122,10 @@ class ApcSettings:
     """Share of embedding values dropped before the classifier (ViT-PCM)."""
     weight_penalty: float = 0.01
     """Times the sum of the classifier's squared weights (ViT-PCM)."""
-    equivariance: float = 0.0
-    """Weight of the equivariance loss, 0: none. A mosaic of four transformed half-size views must be classified as
-    those views were in the whole photos (ViT-PCM, where it matters most). Whether APC kept it, and the weight: not
-    verified against the paper."""
+    equivariance: float = 1.0
+    """Weight of the equivariance loss, 0: none. A mosaic of four transformed half-size photos must be classified as
+    they were when whole (ViT-PCM, by whose author it matters most). Whether APC kept it, and the weight: not verified
+    against the paper."""
 
     decoder_width: int = 256
     """Channels of the decoder (ToCo: 512 on a ViT's 768); which decoder: not verified against the paper."""
@@ -134,17 +140,16 @@ class ApcSettings:
     label_confidence: float = 0.5
     """Pixels whose best refined score is lower teach the decoder nothing; not verified against the paper."""
     refine: Literal["par", "none"] = "par"
-    """What refines the online labels. Stored features hold no photo, so their labels are not refined. Whether PAR or a
-    CRF: not verified against the paper."""
+    """What refines the online labels. Whether PAR or a CRF: not verified against the paper."""
     label_stride: int = 2
-    """Pixels a side of a label: online labels are refined and used at half the view's resolution (ToCo refines there)."""
+    """Online labels are refined and used at the view's resolution divided by this (ToCo refines at half of it)."""
 
     heads_first: float = 0.0
     """Share of the training in which the new layers learn alone (ViT-PCM: the first epoch); not verified against the
     paper."""
     fixed_until: str | None = None
-    """Blocks up to this one keep their pretrained weights though photos are augmented (ViT-PCM trains the last five of a
-    ViT-B and the norm: block6). Unlike a frozen backbone's, their output is not stored."""
+    """Blocks up to this one keep their pretrained weights though photos are augmented (ViT-PCM trains the last five of
+    a ViT-B and the norm: block6). Unlike a frozen backbone's, their output is not stored."""
     learn_positions: bool = False
     """Whether a ViT's position embeddings learn (ToCo: no)."""
 
@@ -166,7 +171,7 @@ class ApcSettings:
             )
         if self.pooling == "fixed" and (self.top < self.least or (self.most and self.top > self.most)):
             raise InputError(
-                f"apc.top {self.top} lies outside apc.least {self.least} to apc.most {self.most}: leave those at 1 and 0"
+                f"apc.top {self.top} lies outside apc.least {self.least} to apc.most {self.most}: leave those at 1, 0"
             )
         for name in ("dropout", "segmentation_from"):
             if not 0 <= getattr(self, name) < 1:
@@ -204,17 +209,12 @@ class Apc(nn.Module):
         settings: see :class:`ApcSettings`.
 
     Raises:
-        InputError: a block to fix that the backbone does not have; equivariance over a frozen trunk.
+        InputError: a block to fix that the backbone does not have.
     """
 
     def __init__(self, backbone: Backbone, classes: int, settings: ApcSettings = ApcSettings()) -> None:
         super().__init__()
         self.backbone, self.settings = backbone, settings
-        if settings.equivariance and backbone.frozen_until is not None:
-            raise InputError(
-                "the equivariance loss looks at transformed photos, and stored features hold none: use "
-                "--apc.equivariance 0, or leave out --freeze"
-            )
         if settings.fixed_until is not None:
             for name in backbone.names[: backbone.position(settings.fixed_until) + 1]:
                 backbone.blocks[name].requires_grad_(False)
@@ -229,10 +229,12 @@ class Apc(nn.Module):
         self.classifier = nn.Conv2d(width, 1 + classes, 1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.05)
         self._watch = Watch(settings.confidence)
+        self._said = False
 
     def patch_scores(self, embeddings: Tensor) -> Tensor:
         """:math:`Z`: embeddings to ``[batch 1+classes rows columns]`` float32 which add up to one, background first."""
-        return self.classifier(self.dropout(embeddings)).float().softmax(1)
+        with torch.autocast(embeddings.device.type, enabled=False):  # ratios of scores are finer than bfloat16
+            return self.classifier(self.dropout(embeddings.float())).softmax(1)
 
     def pool(self, scores: Tensor, inside: Tensor, tags: Tensor | None = None) -> Tensor:
         r""":math:`\hat y`: patch scores to the photo's, ``[batch 1+classes]``."""
@@ -246,6 +248,9 @@ class Apc(nn.Module):
 
     def look(self, batch: Batch, progress: float) -> Look:
         """One forward."""
+        if batch.stored and not self._said:
+            self._said = True
+            log.info("apc: stored features hold no photo: online labels are not refined, and there is no equivariance")
         features = self.backbone(batch.images, stored=batch.stored)
         if progress < self.settings.heads_first:
             features = features.detach()
@@ -275,15 +280,13 @@ class Apc(nn.Module):
                 self._watch.see(batch.ids, confident)
         if s.weight_penalty:
             terms["weight_penalty"] = s.weight_penalty * self.classifier.weight.float().square().sum()
-        if s.equivariance:
+        if s.equivariance and not batch.stored:
             terms["equivariance"] = s.equivariance * self._equivariance(batch, look)
         return terms
 
     def _equivariance(self, batch: Batch, look: Look) -> Tensor:
         """Cross entropy of the mosaic's patch classes against those of the whole photos, moved likewise; no gradient
         to the latter."""
-        if batch.stored:
-            raise InputError("the equivariance loss needs photos: use --apc.equivariance 0 with stored features")
         with torch.no_grad():
             wanted = gate_and_rescale(look.scores, look.tags, look.inside)
             images, wanted, weight = mosaic(batch.images, wanted, look.inside)
@@ -433,8 +436,8 @@ def with_background(labels: Tensor) -> Tensor:
 
 
 def cells_inside(valid: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[batch height width]`` bool to ``[batch rows columns]`` bool: cells with at least half as much of the photo as the
-    cell with the most, so that the narrowest photo has some."""
+    """``[batch height width]`` bool to ``[batch rows columns]`` bool: cells with at least half as much of the photo as
+    the cell with the most, so that the narrowest photo has some."""
     share = F.adaptive_avg_pool2d(valid[:, None].float(), size)[:, 0]
     return share >= 0.5 * share.amax((1, 2), keepdim=True)
 
@@ -551,9 +554,11 @@ def patch_contrast(
             low = low & (lot >= lot.topk(low_cap, 2).values[:, :, -1:])
         high, low = high.float(), low.float()
     with torch.autocast(embeddings.device.type, enabled=False):
-        unit = F.normalize(embeddings.float(), dim=1).transpose(1, 2)  # [batch patches channels]
-        sum_high, sum_low = high @ unit, low @ unit  # [batch classes channels]
-        own = (high @ unit.square().sum(2, keepdim=True))[:, :, 0]
+        length = embeddings.float().norm(dim=1).clamp(min=1e-12)  # [batch patches]
+        weights = torch.cat([high, low], 1) / length[:, None]
+        sums = weights @ embeddings.float().transpose(1, 2)  # [batch 2*classes channels], of unit vectors
+        sum_high, sum_low = sums.chunk(2, 1)
+        own = (high * (length.detach() > 1e-12)[:, None]).sum(2)  # squares of unit vectors; a zero vector has none
         count_high, count_low = high.sum(2), low.sum(2)
         if scope == "batch":
             sum_high, sum_low, own = sum_high.sum(0), sum_low.sum(0), own.sum(0)
