@@ -199,6 +199,15 @@ def test_limits_of_the_rules() -> None:
     torch.testing.assert_close(adaptive_k(Z, "fixed", top=8)[0], adaptive_k(Z, "mean")[0])
 
 
+def test_padding_is_no_step() -> None:
+    """The gap from the last patch to the padding behind it is not one."""
+    scores, inside = torch.tensor([[[0.5, 0.25, 0.125, 0.75, 0.75]]]), torch.tensor([[True, True, True, False, False]])
+    for rule, count in (("gap", 1), ("consecutive", 1), ("ratio_to_max", 1), ("fixed", 3), ("mean", 3), ("max", 1)):
+        pooled, found = adaptive_k(scores, rule, 0.9, inside=inside)  # type: ignore[arg-type]
+        assert int(found) == count
+        assert float(pooled) == pytest.approx(0.5 if count == 1 else 0.875 / 3)
+
+
 def test_absent_classes_may_keep_their_best_patch() -> None:
     tags, inside = torch.tensor([[1.0, 0.0, 1.0]]), torch.ones(1, 2, 4, dtype=torch.bool)
     scores = Z.reshape(1, 3, 2, 4)
@@ -363,6 +372,29 @@ def test_labels_on_padding_are_ignored_and_padding_moves_nothing(refined: bool) 
     assert (labels[0][:, :, 18:] == IGNORE).all() and (labels[0][:, :, :18] != IGNORE).float().mean() > 0.9
 
 
+def test_padding_does_not_seep_in() -> None:
+    """Scores of another class on padding of the same colour reach no pixel of the photo."""
+    images, tags, valid = torch.zeros(1, 3, 32, 64), torch.ones(1, 2), torch.ones(1, 32, 64, dtype=torch.bool)
+    valid[:, :, 32:] = False
+    scores = torch.zeros(1, 2, 32, 64)
+    scores[:, 0, :, :32], scores[:, 1, :, 32:] = 1, 1
+    labels = online_labels(scores, tags, valid, (32, 64), 0.99, images)
+    assert (labels[:, :, :32] == 0).all() and (labels[:, :, 32:] == IGNORE).all()
+
+
+def test_the_scores_on_padding_do_not_move_a_batchs_labels() -> None:
+    method, batch = build(resnet(), 4, small()).eval(), batch_of(height=64, width=96)
+    batch.valid[:, :, 48:] = False
+    batch.images[:, :, :, 48:] = 0
+    with torch.no_grad():
+        look = method.look(batch, 1.0)
+        assert isinstance(method, ApcSegmenter) and look.inside.any(1)[0].tolist() == [True] * 6 + [False] * 6
+        labels = method.labels(batch, look)
+        scores = torch.where(look.inside[:, None], look.scores, 100 * look.scores.flip(1))
+        assert torch.equal(labels, method.labels(batch, look._replace(scores=scores)))
+    assert (labels[:, :, 24:] == IGNORE).all() and (labels[:, :, :24] != IGNORE).any()
+
+
 def test_the_threshold_decides_what_is_ignored() -> None:
     scores = torch.tensor([0.7, 0.3])[None, :, None, None].expand(1, 2, 3, 4)
     tags, valid = torch.ones(1, 2), torch.ones(1, 6, 8, dtype=torch.bool)
@@ -449,6 +481,21 @@ def test_no_gradient_comes_through_the_labels() -> None:
         gradients.append({n: p.grad for n, p in method.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])
+
+
+def test_no_gradient_goes_to_what_the_mosaic_is_compared_with() -> None:
+    """Again as with constants: only the mosaic's own pass teaches."""
+    method, batch = build(resnet(), 4, small(single_stage=False, equivariance=1.0)).train(), batch_of(4, 4, 64, 96)
+    look = method.look(batch, 0.0)
+    torch.manual_seed(3)
+    loss = method._equivariance(batch, look)
+    assert torch.autograd.grad(loss, look.scores, allow_unused=True, retain_graph=True)[0] is None
+    torch.manual_seed(3)
+    with torch.no_grad():
+        wanted = gate_and_rescale(look.scores, look.tags, look.inside)
+        images, wanted, weight = mosaic(batch.images, wanted, look.inside)
+    found = method.patch_scores(method.backbone(images))
+    torch.testing.assert_close(loss, (-(wanted * found.log()).sum(1) * weight).sum() / weight.sum())
 
 
 def test_new_layers_may_learn_first_and_blocks_stay_fixed() -> None:
