@@ -1,5 +1,5 @@
 """The whole road, stage by stage: photos with tags -> method -> maps -> masks -> segmenter -> predictions -> scores ->
-report. What each stage does is in ``stages/``.
+report. What each stage does is in ``stages/``. A single-stage method is the segmenter; after it none is trained.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool)
         stages.train_affinity(work)
         stages.walk_maps(work)
         stages.make_masks(work)
-        if train_segmenter:
+        if train_segmenter and not settings.single_stage:
             stages.train_segmenter(work, oracle=False)
             if settings.oracle_masks:
                 stages.make_oracle_masks(work)
                 stages.train_segmenter(work, oracle=True)
+        if train_segmenter:
             stages.predict_validation(work)
         stages.make_scores(work)
         stages.record_sitting(work, clock)
@@ -92,6 +93,11 @@ def check_settings(settings: RunSettings) -> None:
             "start `tag2mask` itself"
         )
     methods.entry(settings.method)
+    if settings.oracle_masks and settings.single_stage:
+        raise InputError(
+            f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
+            f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
+        )
     backbones.check(settings.backbone)
     walk, pixelwise = affinity.split(settings.refine)
     refiner(pixelwise)

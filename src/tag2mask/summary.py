@@ -71,6 +71,8 @@ def supervision(work: Work) -> list[str]:
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
+    if work.settings.single_stage:
+        lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     if "crf" in work.settings.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
     if work.best_masks.folder.name != "masks":

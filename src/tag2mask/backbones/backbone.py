@@ -171,16 +171,35 @@ def _pointwise(module: nn.Module) -> bool:
 class _Tokens(nn.Module):
     """Images to position-embedded tokens, packed (the module docstring says how)."""
 
+    needs = (
+        "norm_pre", "pos_drop", "cls_token", "reg_token", "pos_embed", "no_embed_class", "dynamic_img_size",
+        "num_reg_tokens",
+    )  # fmt: skip  # what timm's plain ViTs have, whose position embedding it resizes
+
     def __init__(self, vit: Any) -> None:
         super().__init__()
         self.patch_embed, self.norm_pre, self.pos_drop = vit.patch_embed, vit.norm_pre, vit.pos_drop
         self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
         self.num_prefix_tokens, self.no_embed_class = vit.num_prefix_tokens, vit.no_embed_class
         self.dynamic_img_size, self.num_reg_tokens = vit.dynamic_img_size, vit.num_reg_tokens
+        if hasattr(vit, "dist_token"):  # DeiT's second prefix token
+            self.dist_token = vit.dist_token
+        self.patch = tuple(vit.patch_embed.patch_size)
         self._embed = type(vit)._pos_embed
         self.patch_drop = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if height < self.patch[0] or width < self.patch[1]:
+            raise InputError(
+                f"a photo of {height}x{width} pixels is smaller than a patch of {self.patch[0]}x{self.patch[1]}: "
+                "enlarge it, or use a backbone with smaller patches"
+            )
+        if height % self.patch[0] or width % self.patch[1]:
+            raise InputError(
+                f"a photo of {height}x{width} pixels is no whole number of patches of {self.patch[0]}x{self.patch[1]}: "
+                "resize or pad it"
+            )
         grid = self.patch_embed(images)  # [batch rows columns channels], dynamic size
         rows, columns = grid.shape[1:3]
         tokens = self.norm_pre(self._embed(self, grid))
@@ -288,12 +307,22 @@ def build(settings: BackboneSettings) -> Backbone:
     elif settings.weights not in ("auto", "none"):
         weight_files.load_file(model, Path(settings.weights))
     config = resolve_data_config(model.pretrained_cfg)
-    backbone = _wrap(model, config, settings.output_stride)
+    try:
+        backbone = _wrap(name, model, config, settings.output_stride)
+    except (AssertionError, RuntimeError) as error:
+        raise _of_one_size(name) from error  # the probe is of another size than the model was made for
     if settings.freeze:
         backbone.freeze_until(backbone.names[-1])
     elif settings.freeze_until is not None:
         backbone.freeze_until(settings.freeze_until)
     return backbone
+
+
+def _of_one_size(name: str) -> InputError:
+    return InputError(
+        f"'{name}' cannot look at photos of any size, since its position embedding cannot be resized: use a plain ViT "
+        "(vit_*, deit_*, deit3_*, flexivit_*), whose embedding can, or a CNN (`tag2mask list backbones`)"
+    )
 
 
 def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
@@ -315,9 +344,11 @@ def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
     raise InputError(f"timm cannot build '{name}': `tag2mask list backbones` names those that work")
 
 
-def _wrap(model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
+def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
     multiple = 1
     if hasattr(model, "patch_embed") and hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens"):
+        if not all(hasattr(model, needed) for needed in _Tokens.needs):
+            raise _of_one_size(name)
         prefix = model.num_prefix_tokens
         chain: list[tuple[str, nn.Module]] = [("embed", _Tokens(model))]
         chain += [(f"block{i}", _TokenBlock(block, prefix)) for i, block in enumerate(model.blocks)]
@@ -332,9 +363,9 @@ def _wrap(model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
     with torch.inference_mode():
         backbone.eval()
         probe = torch.zeros(1, 3, side, side)
-        for name, block in backbone.blocks.items():
+        for key, block in backbone.blocks.items():
             probe = block(probe)
-            backbone.strides[name] = side // probe.shape[-1]
+            backbone.strides[key] = side // probe.shape[-1]
     if probe.ndim != 4:
         raise InputError("this timm model gives no feature map: choose a CNN or a ViT (`tag2mask list backbones`)")
     backbone.channels, backbone.stride = probe.shape[1], side // probe.shape[3]

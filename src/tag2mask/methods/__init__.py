@@ -9,13 +9,15 @@ from torch import nn
 
 from tag2mask.backbones import Backbone
 from tag2mask.errors import unknown
+from tag2mask.methods import apc
+from tag2mask.methods.apc import ApcSettings
 from tag2mask.methods.cam import Cam, CamSettings
 from tag2mask.methods.ppl import Ppl, PplSettings
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method's class, its settings' class, and one line for `tag2mask list methods`."""
+    """What builds a method, its settings' class, and one line for `tag2mask list methods`."""
 
     build: Any
     settings: type
@@ -25,7 +27,13 @@ class Entry:
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
+    "apc": Entry(apc.build, ApcSettings, "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)"),
 }
+
+
+def single_stage(settings: object) -> bool:
+    """Whether a method with these settings of its own is a segmenter (:class:`tag2mask.types.Segmenter`)."""
+    return bool(getattr(settings, "single_stage", False))
 
 
 def entry(name: str) -> Entry:

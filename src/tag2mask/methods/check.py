@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone
-from tag2mask.types import Batch, Losses
+from tag2mask.types import Batch, Losses, Segmenter
 
 
 def check_method(build: Callable[[Backbone, int], nn.Module], backbone: Callable[[], Backbone]) -> None:
@@ -33,6 +33,7 @@ def check_method(build: Callable[[Backbone, int], nn.Module], backbone: Callable
         check_one_step_on_one_batch_lowers_the_loss,
         check_stored_features_serve_as_well_as_photos,
         check_padding_takes_no_part,
+        check_a_single_stage_method_segments,
     ):
         check(build, backbone)
 
@@ -159,6 +160,25 @@ def check_padding_takes_no_part(build: Build, backbone: Make) -> None:
     assert scores[0] != whole, "the valid region changes nothing"
     spread = max(abs(a - b) for a, b in zip(*scores, strict=True))
     assert spread < 0.2, f"padding changes the loss by {spread:.3f}"
+
+
+def check_a_single_stage_method_segments(build: Build, backbone: Make) -> None:
+    """Only of a method that promises ``segment`` too: logits of background and every class, from photos or features."""
+    torch.manual_seed(0)
+    trunk = backbone()
+    method, batch = build(trunk, 4).eval(), batch_of()
+    if not isinstance(method, Segmenter):
+        return
+    with torch.no_grad():
+        logits = method.segment(batch.images)
+        alone = method.segment(batch.images[1:2])
+        trunk.freeze_until(trunk.names[-2])
+        stored = method.segment(trunk.until(batch.images, trunk.names[-2]), stored=True)
+    assert logits.ndim == 4 and logits.shape[:2] == (3, 5), f"segment() gives {tuple(logits.shape)}"
+    assert logits.shape[2] < logits.shape[3], "rows and columns are exchanged"
+    assert torch.isfinite(logits).all(), "logits are not finite"
+    torch.testing.assert_close(logits[1:2], alone, rtol=1e-3, atol=1e-4, msg="a photo's logits depend on its batch")
+    torch.testing.assert_close(logits, stored, msg="stored features give other logits than the photos they are of")
 
 
 def _totals(method: nn.Module, batch: Batch) -> list[float]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask import backbones, compute, evaluate, pseudo, segment
+from tag2mask import backbones, compute, evaluate, methods, pseudo, segment
 from tag2mask.backbones import Backbone
 from tag2mask.data.batches import MaskedImages, StoredFeatures
 from tag2mask.data.images import read_image, write_index_mask
@@ -122,8 +122,12 @@ def predict_validation(work: Work) -> None:
     """Masks of the validation photos, without their tags, from each segmenter."""
     if work.val is None:
         return
-    for name in [n for n in ("segmenter", "segmenter-oracle") if n in work.stages]:
-        folder = name.replace("segmenter", "predictions")
+    for name, folder in (
+        (segmenter_names(work.settings)[-1], "predictions"),
+        ("segmenter-oracle", "predictions-oracle"),
+    ):
+        if name not in work.stages:
+            continue
         settings = {
             "inference": plain(work.settings.inference),
             "refiner": repr(refiner(work.settings.inference.refine, work.settings.refine_longest)),
@@ -147,12 +151,15 @@ def predict_validation(work: Work) -> None:
 
 
 def load_segmenter(
-    run: Run, settings: RunSettings, classes: int, name: str = "segmenter"
+    run: Run, settings: RunSettings, classes: int, name: str | None = None
 ) -> tuple[nn.Module, Backbone]:
-    """A run's trained segmenter, in eval mode."""
-    stage = run.open_stage(name)
+    """A run's trained segmenter, in eval mode: of a stage, or the run's result; the method, where that is one."""
+    stage = run.open_stage(segmenter_names(settings)[-1] if name is None else name)
     backbone = backbones.build(replace(settings.backbone, weights="none"))
-    segmenter = segment.build(settings.segmenter, backbone, classes, settings.backbone)
+    if settings.single_stage:
+        segmenter = methods.build(settings.method, backbone, classes, settings.options)
+    else:
+        segmenter = segment.build(settings.segmenter, backbone, classes, settings.backbone)
     load_model(segmenter, stage.folder / "model.safetensors")
     return segmenter.to(compute.device()).eval(), backbone
 

@@ -63,14 +63,17 @@ class Work:
 
 
 def segmenter_names(settings: RunSettings, *, oracle: bool = False) -> list[str]:
-    """Stages of the segmenter's rounds, the result last."""
+    """Stages of the segmenter's rounds, the result last. A single-stage method is its own, and has no other."""
+    if settings.single_stage:
+        return [] if oracle else ["method"]
     end = "-oracle" if oracle else ""
     return [*(f"segmenter-{turn}{end}" for turn in range(settings.relabel.rounds)), f"segmenter{end}"]
 
 
 def mask_names(settings: RunSettings) -> list[str]:
     """Stages of the masks: the maps' own, then those of each relabelling."""
-    return ["masks", *(f"masks-{turn + 1}" for turn in range(settings.relabel.rounds))]
+    rounds = 0 if settings.single_stage else settings.relabel.rounds
+    return ["masks", *(f"masks-{turn + 1}" for turn in range(rounds))]
 
 
 def say(text: str) -> None:
