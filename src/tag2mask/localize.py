@@ -1,7 +1,8 @@
 """A trained method to localization maps: scales, flips, class gate, normalisation; batched by size.
 
 The maps of all views are brought to the finest view's feature grid, averaged, gated by the tags and divided by
-their maximum per class, the lineage's common procedure (IRN, PSA: sum over views, divide by max + 1e-5).
+their maximum per class, the lineage's common procedure (IRN, PSA: sum over views, divide by max + 1e-5). A method that
+brings its own ``fuse`` is asked instead of the average.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def localize(
         for view in settings.views(*size, backbone.multiple):
             raw = look(method, features_of(view).to(where), labels, settings.precision, stored=store is not None)
             raws.append(raw.flip(3) if view.flip else raw)
-        for sample, maps in zip(chunk, fuse(raws).cpu(), strict=True):
+        fused = getattr(method, "fuse", fuse)(raws)  # a method may have its own way (EPS sums)
+        for sample, maps in zip(chunk, fused.cpu(), strict=True):
             yield present_maps(sample, maps, size)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate
+from tag2mask import evaluate, methods
 from tag2mask.data.images import read_image, read_index_mask
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.run import Stage, read_json, read_jsonl, read_maps
@@ -16,8 +16,14 @@ from tag2mask.types import Dataset, Sample
 
 ROWS = 6  # photos in each group of the gallery
 
+STUDENTS = 9  # rounds of self-training that the report has rows for
+
 SCORED = {  # key in scores.json -> name, split, on what; the run's product last
     "maps": ("Maps", "train", "training photos, tags known, before refinement"),
+    **{
+        f"self-maps-{n}": (f"Maps after self-training, round {n}", "train", "training photos, tags known")
+        for n in range(1, STUDENTS + 1)
+    },
     "walked": ("Maps after the random walk", "train", "training photos, tags known"),
     "masks": ("Pseudo masks", "train", "training photos, tags known"),
     "masks-1": ("Relabelled masks", "train", "training photos, tags known"),
@@ -64,8 +70,12 @@ def report_data(work: Work) -> ReportData:
 def supervision(work: Work) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     lines = [f"image-level tags of {len(work.train)} photos"]
-    if work.settings.pseudo.background == "saliency":
+    s = work.settings
+    denoised = s.self_train.students and "saliency" in s.self_train.denoise
+    if s.pseudo.background == "saliency" or methods.needs_saliency(s.method) or denoised:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
+    if s.self_train.students:
+        lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
@@ -127,7 +137,7 @@ def _ranked(
 
 
 def _row(work: Work, dataset: Dataset, sample: Sample, score: float | None = None, note: str = "") -> GalleryRow:
-    maps_path = work.stages["maps"].path(sample.id, ".npz")
+    maps_path = work.best_maps.path(sample.id, ".npz")
     return GalleryRow(
         id=sample.id,
         image=read_image(sample.image_path),

@@ -11,7 +11,7 @@ import numpy as np
 from tag2mask import evaluate, pseudo
 from tag2mask.run import Clock, digest, read_maps, write_json
 from tag2mask.stages.label import chosen_threshold, maps_of
-from tag2mask.stages.work import Work, mask_names, mask_of, say, stamp
+from tag2mask.stages.work import Work, map_names, mask_names, mask_of, say, stamp
 from tag2mask.types import Dataset, Sample
 
 
@@ -39,7 +39,7 @@ def make_scores(work: Work) -> None:
     found["tags"] = evaluate.compare_with_tags(work.train, lambda s: mask_of(best, s)).to_json()
     if evaluate.has_truth(work.train):
         if work.settings.pseudo.background != "saliency":
-            for name in [n for n in ("maps", "walked") if n in work.stages]:
+            for name in [n for n in (*map_names(work.settings), "walked") if n in work.stages]:
                 found[name] = _score(work.train, _unrefined(work, name), f"{name} (train, tags known)", each)
         for name in [n for n in named if n in work.stages]:
             masks = work.stages[name]
