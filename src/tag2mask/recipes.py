@@ -205,7 +205,7 @@ def smaf() -> RunSettings:
 
 
 # EPS and SMAF train alike: 20,000 steps of 8 of VOC's 10,582 photos. Their optimiser (PSA's) hands the weight decay to
-# SGD as momentum, so the large learning rates are those of an SGD without it: 0.9 would make each step ten times as large
+# SGD as momentum, so the large learning rates are those of an SGD without it: 0.9 would make a step ten times as large
 _LINEAGE = TrainSettings(
     epochs=20_000 * 8 / 10_582, batch_size=8, optimizer="sgd", learning_rate=0.01, head_factor=10.0, weight_decay=5e-4,
     momentum=5e-4, warmup=0.0, power=0.9, clip=0.0,

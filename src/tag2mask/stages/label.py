@@ -224,8 +224,8 @@ def _train_student(work: Work, turn: int) -> None:
         lacking = [x.id for x in work.train.samples if not taught.path(x.id, ".npz").exists()]
         if lacking:
             raise InputError(
-                f"self-training reads the maps in {taught.folder} and {len(lacking)} photos have none "
-                f"({listed(lacking)}): delete that folder and run again, which makes them anew"
+                f"self-training reads the maps in {taught.folder} and {len(lacking)} of {len(work.train)} photos have "
+                f"none ({listed(lacking)}): delete that folder and run again, which makes them anew"
             )
         maps_in = lambda sample: read_maps(taught.path(sample.id, ".npz"), sample.id)  # noqa: E731
         background = s.self_train.background
