@@ -361,37 +361,6 @@ def test_maps_move_with_the_photo(tmp_path: Path) -> None:
     scores = np.stack([red, blue]).astype(np.float16)[:, 2::5, 2::5]  # at feature stride
     photos = [Sample("p", tmp_path / "p.png", frozenset({0, 3})), Sample("q", tmp_path / "p.png", frozenset({3}))]
     data = Dataset("d", ("a", "b", "c", "d"), photos)
-    maps_of = (
-        lambda s: LocalizationMaps(  # noqa: E731
-            s.id, tuple(sorted(s.labels)), scores if s.id == "p" else scores[1:], (80, 120)
-        )
-    )
-    source = TaggedImages(data, AugmentSettings(size=64, jitter=0), ((0.0,) * 3, (1.0,) * 3), 0, maps_of=maps_of)
-    for epoch in range(10):
-        batch = source.collate([source.item(epoch, 0), source.item(epoch, 1)])
-        assert batch.maps is not None and batch.maps.shape == (2, 4, 16, 16)
-        assert batch.maps[:, 1:3].abs().sum() == 0 and batch.maps[1, 0].abs().sum() == 0
-        small = F.interpolate(batch.images, (16, 16), mode="bilinear", align_corners=True)
-        deep = F.avg_pool2d(batch.valid.float(), 17, 1, 8)[:, None]
-        deep = F.interpolate(deep, (16, 16), mode="bilinear", align_corners=True)[:, 0] > 0.999
-        assert deep.any()
-        assert (batch.maps[:, 3] - small[:, 2])[deep].abs().max() < 0.06
-        assert (batch.maps[0, 0] - small[0, 0])[deep[0]].abs().max() < 0.06
-        away = F.max_pool2d(batch.valid[:, None].float(), 9, 1, 4)[:, 0] == 0
-        away = away[:, 2::4, 2::4]
-        assert batch.maps.sum(1)[away].abs().sum() == 0
-    other = replace(photos[0], labels=frozenset({1}))
-    with pytest.raises(InputError, match="other tags than the photo has now: delete their folder"):
-        TaggedImages(
-            data.with_samples([other]), AugmentSettings(size=64), ((0.0,) * 3, (1.0,) * 3), 0,
-            maps_of=lambda s: maps_of(photos[0]),
-        ).item(0, 0)  # fmt: skip
-
-
-def test_maps_beside_stored_features_and_photos_without_tags() -> None:
-    scores = np.linspace(0, 1, 8, dtype=np.float16)[None, None].repeat(5, 1)  # grows to the right
-    photos = [Sample("p", Path("p"), frozenset({1})), Sample("q", Path("q"), frozenset())]
-    data = Dataset("d", ("a", "b"), photos)
 
     def maps_of(s: Sample) -> LocalizationMaps:
         return LocalizationMaps(s.id, tuple(sorted(s.labels or ())), scores if s.id == "p" else scores[1:], (80, 120))

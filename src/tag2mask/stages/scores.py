@@ -40,7 +40,7 @@ def make_scores(work: Work) -> None:
     if evaluate.has_truth(work.train):
         if work.settings.pseudo.background != "saliency":
             for name in [n for n in (*map_names(work.settings), "walked") if n in work.stages]:
-                found[name] = _score(work.train, _unrefined(work, name), f"{name} (train, tags known)", each)
+                found[name] = _score(work.train, unrefined(work, name), f"{name} (train, tags known)", each)
         for name in [n for n in named if n in work.stages]:
             masks = work.stages[name]
             found[name] = _score(work.train, lambda s, m=masks: mask_of(m, s), named[name], each, name)
@@ -56,7 +56,7 @@ def make_scores(work: Work) -> None:
     stage.finish(count=len(found), seconds=clock.seconds)
 
 
-def _unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
+def unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
     """Masks straight from the maps of a stage, at the threshold chosen on these very maps."""
     settings = replace(work.settings.pseudo, margin=0.0)
     read = lambda sample: read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)  # noqa: E731
