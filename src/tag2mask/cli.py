@@ -374,7 +374,10 @@ def list_names(arguments: list[str]) -> int:
 def _methods() -> dict[str, str]:
     from tag2mask.methods import METHODS
 
-    return {name: entry.line for name, entry in METHODS.items()}
+    return {
+        **{name: entry.line for name, entry in METHODS.items()},
+        "...": "any of them with --self-train smaf: students learn from its maps (Yang et al., ICME 2023)",
+    }
 
 
 def _recipes() -> dict[str, str]:

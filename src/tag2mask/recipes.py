@@ -39,8 +39,8 @@ class RunSettings:
     localize: LocalizeSettings = LocalizeSettings()
     self_train: SelfTrainSettings = SelfTrainSettings()
     """Students that learn from the method's maps."""
-    student_train: TrainSettings = TrainSettings(epochs=5.0, learning_rate=2.5e-4)
-    """Of each student; it goes on from the network whose maps it learns."""
+    student_train: TrainSettings = TrainSettings(epochs=5.0)
+    """Of each student; it goes on from the network whose maps it learns, but most get a new head."""
     refine: str = "crf"
     """Refiners of the maps, in order (`tag2mask list refiners`), or none. A random walk comes first: `irn,crf`."""
     affinity: AffinitySettings = AffinitySettings()

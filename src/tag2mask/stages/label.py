@@ -185,7 +185,8 @@ def make_maps(work: Work) -> None:
     finally:
         pause(stage, clock)
     stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
-    done(stage, f"{name.replace('-', ' ')} of {len(work.train)} photos")
+    of = "" if name == "maps" else f" by student {name.rpartition('-')[2]}"
+    done(stage, f"maps of {len(work.train)} photos{of}")
 
 
 def maps_of(work: Work, sample: Sample) -> LocalizationMaps:
