@@ -18,7 +18,9 @@ from tag2mask.localize import LocalizeSettings
 from tag2mask.methods import entry, single_stage
 from tag2mask.methods.apc import ApcSettings
 from tag2mask.methods.cam import CamSettings
+from tag2mask.methods.eps import EpsSettings
 from tag2mask.methods.ppl import PplSettings
+from tag2mask.methods.smaf import SelfTrainSettings
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
 from tag2mask.train import TrainSettings
@@ -36,6 +38,10 @@ class RunSettings:
     augment: AugmentSettings = AugmentSettings()
     train: TrainSettings = TrainSettings(epochs=5.0)
     localize: LocalizeSettings = LocalizeSettings()
+    self_train: SelfTrainSettings = SelfTrainSettings()
+    """Students that learn from the method's maps."""
+    student_train: TrainSettings = TrainSettings(epochs=5.0)
+    """Of each student; it goes on from the network whose maps it learns, but most get a new head."""
     refine: str = "crf"
     """Refiners of the maps, in order (`tag2mask list refiners`), or none. A random walk comes first: `irn,crf`."""
     affinity: AffinitySettings = AffinitySettings()
@@ -221,11 +227,58 @@ def apc_multistage() -> RunSettings:
     )  # fmt: skip
 
 
+def eps() -> RunSettings:
+    """EPS at paper scale: ResNet-38d (--weights FILE), then DeepLab-v2 on ResNet-101. Needs saliency and a GPU."""
+    return RunSettings(
+        method="eps",
+        options=EpsSettings(),
+        backbone=BackboneSettings("resnet38d", output_stride=8),
+        # the longer side is 256 to 512 pixels (published: uniformly; here log-uniformly)
+        augment=AugmentSettings(size=448, scale=(256 / 448, 512 / 448), jitter=0.3),
+        train=_LINEAGE,
+        localize=LocalizeSettings(longest=500, scales=(0.5, 1.0, 1.5, 2.0)),
+        pseudo=PseudoSettings(background="constant", threshold=0.2),
+        refine="crf/labels",
+        segmenter=SegmenterSettings(
+            "deeplab-v2", presence=False, warm_start=False, backbone="resnet101.tv_in1k", pyramid=(0.5, 0.75)
+        ),
+        segmenter_augment=AugmentSettings(size=321, scale=(250 / 321, 750 / 321), jitter=0.0),
+        # 20,000 steps of 2 batches of 5; its code also gives the classifiers' biases a factor of 20
+        segmenter_train=TrainSettings(
+            epochs=18.9, batch_size=5, accumulate=2, optimizer="sgd", learning_rate=2.5e-4, head_factor=10.0,
+            weight_decay=5e-4, momentum=0.9, warmup=0.0, power=0.9, clip=0.0,
+        ),
+        relabel=RelabelSettings(rounds=0),
+        inference=InferenceSettings(longest=0, scales=(1.0,), flip=False),
+    )  # fmt: skip
+
+
+def smaf() -> RunSettings:
+    """SMAF at paper scale: EPS with the 128-channel head, then one round of self-training. Needs saliency and a GPU."""
+    run = eps()
+    return replace(
+        run,
+        options=EpsSettings(head="feature"),
+        self_train=SelfTrainSettings("smaf", background=0.2),
+        student_train=_LINEAGE,
+    )
+
+
+# EPS and SMAF train alike: 20,000 steps of 8 of VOC's 10,582 photos. Their optimiser (PSA's) hands the weight decay to
+# SGD as momentum, so the large learning rates are those of an SGD without it: 0.9 would make a step ten times as large
+_LINEAGE = TrainSettings(
+    epochs=20_000 * 8 / 10_582, batch_size=8, optimizer="sgd", learning_rate=0.01, head_factor=10.0, weight_decay=5e-4,
+    momentum=5e-4, warmup=0.0, power=0.9, clip=0.0,
+)  # fmt: skip
+
+
 RECIPES: dict[str, Callable[[], RunSettings]] = {
     "default": default,
     "quick": quick,
     "frozen": frozen,
     "demo": demo,
+    "eps": eps,
+    "smaf": smaf,
     "ppl/implicit": ppl_implicit,
     "ppl/explicit": ppl_explicit,
     "apc/e2e": apc_e2e,

@@ -21,13 +21,15 @@ from tag2mask.backbones import depthwise
 from tag2mask.backbones import weights as weight_files
 from tag2mask.errors import InputError, unknown
 
+RESNET38 = "resnet38d"  # the one that is not timm's
+
 
 @dataclass(frozen=True)
 class BackboneSettings:
     """Which feature extractor, with which weights, and what of it learns."""
 
     name: str = "tf_efficientnet_lite0"
-    """Any timm model that gives a feature map, by its timm name."""
+    """Any timm model that gives a feature map, by its timm name; or resnet38d (PSA, SEAM, EPS, SMAF)."""
     weights: str = "auto"
     """auto: embedded for the default backbone, otherwise timm's from the hub; none: random; or a file."""
     output_stride: int = 16
@@ -281,8 +283,17 @@ def check(settings: BackboneSettings) -> None:
     import timm
 
     architecture = settings.name.split(".")[0]
-    if architecture not in timm.list_models():
-        near = [model for model in timm.list_models() if model[:4] == architecture[:4]]
+    if settings.name == RESNET38 and settings.weights == "auto":
+        raise InputError(
+            f"the weights of {RESNET38} are nowhere to be fetched from: give --weights FILE (the ImageNet model's "
+            ".params as published, or a .pth or .safetensors of its lineage), or --weights none for random ones"
+        )
+    if settings.name == RESNET38 and settings.output_stride != 8:
+        raise InputError(
+            f"{RESNET38} has output stride 8, not {settings.output_stride}: give --backbone.output-stride 8"
+        )
+    if settings.name != RESNET38 and architecture not in timm.list_models():
+        near = [model for model in (*timm.list_models(), RESNET38) if model[:4] == architecture[:4]]
         raise unknown("backbone", settings.name, near or known())
     if settings.weights not in ("auto", "none") and not Path(settings.weights).is_file():
         raise InputError(f"no weights file at {settings.weights}: give an existing .safetensors or .pth, auto or none")
@@ -294,10 +305,28 @@ def build(settings: BackboneSettings) -> Backbone:
     Raises:
         InputError: an unknown name (nearest named), weights that cannot be had, an output stride it does not have.
     """
+    check(settings)
+    backbone = _resnet38(settings) if settings.name == RESNET38 else _timm(settings)
+    if settings.freeze:
+        backbone.freeze_until(backbone.names[-1])
+    elif settings.freeze_until is not None:
+        backbone.freeze_until(settings.freeze_until)
+    return backbone
+
+
+def _resnet38(settings: BackboneSettings) -> Backbone:
+    from tag2mask.backbones import resnet38  # it is built on this module
+
+    backbone = resnet38.ResNet38d()
+    if settings.weights != "none":
+        resnet38.load_file(backbone, Path(settings.weights))
+    return backbone
+
+
+def _timm(settings: BackboneSettings) -> Backbone:
     import timm
     from timm.data.config import resolve_data_config
 
-    check(settings)
     name = settings.name
     architecture = name.split(".")[0]
     pretrained = settings.weights == "auto" and architecture not in weight_files.EMBEDDED
@@ -308,14 +337,9 @@ def build(settings: BackboneSettings) -> Backbone:
         weight_files.load_file(model, Path(settings.weights))
     config = resolve_data_config(model.pretrained_cfg)
     try:
-        backbone = _wrap(name, model, config, settings.output_stride)
+        return _wrap(name, model, config, settings.output_stride)
     except (AssertionError, RuntimeError) as error:
         raise _of_one_size(name) from error  # the probe is of another size than the model was made for
-    if settings.freeze:
-        backbone.freeze_until(backbone.names[-1])
-    elif settings.freeze_until is not None:
-        backbone.freeze_until(settings.freeze_until)
-    return backbone
 
 
 def _of_one_size(name: str) -> InputError:
@@ -388,4 +412,5 @@ def known() -> tuple[str, ...]:
         "vit_base_patch14_dinov2.lvd142m",
         "vit_base_patch16_224.orig_in21k_ft_in1k",
         "deit_small_patch16_224.fb_in1k",
+        RESNET38,
     )

@@ -6,6 +6,7 @@ In the manner of scikit-learn's ``check_estimator``: call it on your own method 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +44,16 @@ Make = Callable[[], Backbone]
 
 
 def batch_of(size: int = 3, classes: int = 4, height: int = 32, width: int = 48, seed: int = 0) -> Batch:
-    """A small batch of noise; every class occurs, one photo has two."""
+    """A small batch of noise; every class occurs, one photo has two. Something stands out on the left of each."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(size, 3, height, width, generator=generator)
     labels = torch.eye(classes)[torch.arange(size) % classes]
     labels[0, -1] = 1
     ids = tuple(f"photo{i}" for i in range(size))
-    return Batch(ids, images, labels, torch.ones(size, height, width, dtype=torch.bool), domains=("target",) * size)
+    saliency = torch.zeros(size, height, width)
+    saliency[:, height // 4 : -height // 4, width // 8 : width // 2] = 1
+    valid = torch.ones(size, height, width, dtype=torch.bool)
+    return Batch(ids, images, labels, valid, saliency=saliency, domains=("target",) * size)
 
 
 def _losses(method: nn.Module, batch: Batch, progress: float = 0.5) -> list[Losses]:
@@ -139,7 +143,8 @@ def check_stored_features_serve_as_well_as_photos(build: Build, backbone: Make) 
         stored = method.localize(features, batch.labels, stored=True)  # type: ignore[operator]
     torch.testing.assert_close(direct, stored, msg="stored features give other maps than the photos they are of")
     valid = torch.ones(len(features), *features.shape[2:], dtype=torch.bool)
-    for losses in _losses(method.train(), Batch(batch.ids, features, batch.labels, valid, True, None, batch.domains)):
+    of_features = replace(batch, images=features, valid=valid, stored=True)
+    for losses in _losses(method.train(), of_features):
         assert torch.isfinite(losses.total()), "losses() of stored features are not finite"
 
 
@@ -154,9 +159,9 @@ def check_padding_takes_no_part(build: Build, backbone: Make) -> None:
     scores = []
     for noise in (0.0, 5.0):  # what stands on the far padding must not matter (near it, receptive fields overlap)
         images[:, :, :, -1:] = noise
-        scores.append(_totals(method, Batch(batch.ids, images.clone(), batch.labels, half, domains=batch.domains)))
+        scores.append(_totals(method, replace(batch, images=images.clone(), valid=half)))
     images[:, :, :, -1:] = 0.0
-    whole = _totals(method, Batch(batch.ids, images, batch.labels, batch.valid, domains=batch.domains))
+    whole = _totals(method, replace(batch, images=images))
     assert scores[0] != whole, "the valid region changes nothing"
     spread = max(abs(a - b) for a, b in zip(*scores, strict=True))
     assert spread < 0.2, f"padding changes the loss by {spread:.3f}"
