@@ -29,6 +29,7 @@ class, VOC's layout, or COCO's.
 
 REFINER_LINES = {
     "crf": "dense CRF with the parameters for class activation maps (those of crf/irn)",
+    "crf/labels": "dense CRF on the best label of every pixel, believed at 0.7 (SMAF; crf/irn's parameters)",
     "par": "pixel-adaptive refinement at half resolution (AFA, ToCo)",
     "par/full": "pixel-adaptive refinement at full resolution",
     "irn": "random walk along a learnt class-boundary map (IRN)",
@@ -55,10 +56,14 @@ SHORT = {
     "--epochs": "--train.epochs",
     "--scales": "--localize.scales",
     "--background": "--pseudo.background",
+    "--self-train": "--self-train.name",
     "--threshold": "--pseudo.threshold",
     "--segmenter": "--segmenter.name",
 }
-LISTS = {"--data.classes", "--data.truth-values", "--localize.scales", "--inference.scales"}  # accept a,b,c too
+# accept a,b,c too
+LISTS = {
+    "--data.classes", "--data.truth-values", "--localize.scales", "--inference.scales", "--self-train.denoise",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -369,7 +374,10 @@ def list_names(arguments: list[str]) -> int:
 def _methods() -> dict[str, str]:
     from tag2mask.methods import METHODS
 
-    return {name: entry.line for name, entry in METHODS.items()}
+    return {
+        **{name: entry.line for name, entry in METHODS.items()},
+        "...": "any of them with --self-train smaf: students learn from its maps (Yang et al., ICME 2023)",
+    }
 
 
 def _recipes() -> dict[str, str]:
@@ -393,9 +401,11 @@ def _datasets() -> dict[str, str]:
 
 def _backbones() -> dict[str, str]:
     from tag2mask.backbones import known
+    from tag2mask.backbones.backbone import RESNET38
     from tag2mask.backbones.weights import EMBEDDED
 
     lines = {name: "embedded weights, no hub needed" if name in EMBEDDED else "" for name in known()}
+    lines |= {RESNET38: "of PSA, SEAM, EPS, SMAF; needs --weights FILE (.params or .pth), --backbone.output-stride 8"}
     return {**lines, "...": "any timm model that gives a feature map, by its timm name"}
 
 

@@ -1,5 +1,5 @@
 """The whole road, stage by stage: photos with tags -> method -> maps -> masks -> segmenter -> predictions -> scores ->
-report. What each stage does is in ``stages/``.
+report. What each stage does is in ``stages/``. A single-stage method is the segmenter; after it none is trained.
 """
 
 from __future__ import annotations
@@ -44,14 +44,16 @@ def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool)
         work = stages.prepare(run, settings, train_set, val, path)
         stages.train_method(work)
         stages.make_maps(work)
+        stages.train_students(work)
         stages.train_affinity(work)
         stages.walk_maps(work)
         stages.make_masks(work)
-        if train_segmenter:
+        if train_segmenter and not settings.single_stage:
             stages.train_segmenter(work, oracle=False)
             if settings.oracle_masks:
                 stages.make_oracle_masks(work)
                 stages.train_segmenter(work, oracle=True)
+        if train_segmenter:
             stages.predict_validation(work)
         stages.make_scores(work)
         stages.record_sitting(work, clock)
@@ -76,7 +78,8 @@ def reopen(run: Run) -> Work:
     train_set, val = data.load(path, settings.data), validation_set(path, settings)
     masks, trained = stages.mask_names(settings), stages.segmenter_names(settings)
     measured = ("oracle-masks", *stages.segmenter_names(settings, oracle=True), "predictions", "predictions-oracle")
-    names = ("images", "method", "maps", "affinity", "walked", *masks, *trained, *measured)
+    made = [n for pair in zip(stages.network_names(settings), stages.map_names(settings), strict=True) for n in pair]
+    names = ("images", *made, "affinity", "walked", *masks, *trained, *measured)
     there = [name for name in names if (run.folder / name / "manifest.json").exists()]
     found = {name: run.open_stage(name) for name in (*there, "scores")}
     seen, quarantined = stages.read_images_stage(found["images"])
@@ -92,6 +95,11 @@ def check_settings(settings: RunSettings) -> None:
             "start `tag2mask` itself"
         )
     methods.entry(settings.method)
+    if settings.oracle_masks and settings.single_stage:
+        raise InputError(
+            f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
+            f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
+        )
     backbones.check(settings.backbone)
     walk, pixelwise = affinity.split(settings.refine)
     refiner(pixelwise)
@@ -99,19 +107,33 @@ def check_settings(settings: RunSettings) -> None:
         raise InputError(f"--refine {settings.refine}: {walk} looks into the backbone's blocks: leave out --freeze")
     refiner(settings.inference.refine)
     refiner(settings.relabel.refine)
-    segment.check(settings.segmenter, frozen=settings.frozen)
+    own = stages.segmenter_backbone(settings)
+    if own is not settings.backbone:
+        backbones.check(own)
+    segment.check(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
 
 
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
     """Saliency maps are there for every photo, where the settings ask for them."""
-    if settings.pseudo.background != "saliency":
-        return
-    lacking = [s.id for s in dataset.samples if s.saliency_path is None]
-    if lacking:
-        raise InputError(
-            f"--background saliency needs a saliency map for every photo; {len(lacking)} have none "
-            f"({listed(lacking)}): give --saliency FOLDER or another background"
-        )
+    asking = {
+        f"--method {settings.method}": (methods.needs_saliency(settings.method), "a method without, --method cam"),
+        "--self-train.denoise saliency": (
+            settings.self_train.students > 0 and "saliency" in settings.self_train.denoise, "leave it out"
+        ),
+        "--background saliency": (settings.pseudo.background == "saliency", "another background"),
+    }  # fmt: skip
+    lacking: list[str] | None = None
+    for what, (asks, otherwise) in asking.items():
+        if not asks:
+            continue
+        if lacking is None:
+            lacking = [s.id for s in dataset.samples if s.saliency_path is None]
+        if lacking:
+            raise InputError(
+                f"{what} needs a saliency map for every photo; {len(lacking)} have none ({listed(lacking)}): give "
+                "--saliency FOLDER (grey images, one a photo under its name, bright where something stands out, by any "
+                f"saliency detector), or {otherwise}"
+            )
 
 
 def validation_set(path: Path, settings: RunSettings) -> Dataset | None:

@@ -15,9 +15,12 @@ from tag2mask.data.augment import AugmentSettings
 from tag2mask.errors import unknown
 from tag2mask.features import FeatureSettings
 from tag2mask.localize import LocalizeSettings
-from tag2mask.methods import entry
+from tag2mask.methods import entry, single_stage
+from tag2mask.methods.apc import ApcSettings
 from tag2mask.methods.cam import CamSettings
+from tag2mask.methods.eps import EpsSettings
 from tag2mask.methods.ppl import PplSettings
+from tag2mask.methods.smaf import SelfTrainSettings
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
 from tag2mask.train import TrainSettings
@@ -35,6 +38,10 @@ class RunSettings:
     augment: AugmentSettings = AugmentSettings()
     train: TrainSettings = TrainSettings(epochs=5.0)
     localize: LocalizeSettings = LocalizeSettings()
+    self_train: SelfTrainSettings = SelfTrainSettings()
+    """Students that learn from the method's maps."""
+    student_train: TrainSettings = TrainSettings(epochs=5.0)
+    """Of each student; it goes on from the network whose maps it learns, but most get a new head."""
     refine: str = "crf"
     """Refiners of the maps, in order (`tag2mask list refiners`), or none. A random walk comes first: `irn,crf`."""
     affinity: AffinitySettings = AffinitySettings()
@@ -62,6 +69,11 @@ class RunSettings:
     def frozen(self) -> bool:
         """Whether a part of the backbone is not trained and its output kept on disk."""
         return self.backbone.freeze or self.backbone.freeze_until is not None
+
+    @property
+    def single_stage(self) -> bool:
+        """Whether the method is the segmenter, so that no other is trained."""
+        return single_stage(self.options)
 
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
@@ -161,13 +173,116 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
     )  # fmt: skip
 
 
+def apc_e2e() -> RunSettings:
+    """APC in a single stage at paper scale: ViT-B/16, views of 448 pixels, ToCo's training. Wants a GPU.
+
+    The paper's training is not known to us; this is ToCo's, whose single stage it most resembles: 20,000 steps of 4 of
+    VOC's 10,582 photos, the learning rate falling over all of them, warm-up included. Not ToCo's: photos are normalised
+    as the weights were trained (mean and deviation 0.5; ToCo feeds ImageNet's), scales are drawn log-uniformly, and
+    views are averaged over scales rather than maximised.
+    """
+    return RunSettings(
+        method="apc",
+        options=ApcSettings(equivariance=0.0, decoder_width=512, presence=False),
+        backbone=BackboneSettings("vit_base_patch16_224.orig_in21k_ft_in1k"),
+        augment=AugmentSettings(size=448, scale=(250 / 448, 1000 / 448)),
+        train=TrainSettings(
+            epochs=7.56, batch_size=4, learning_rate=6e-5, head_factor=10.0, weight_decay=1e-2, warmup=0.075, power=0.9,
+            clip=0.0,
+        ),
+        localize=LocalizeSettings(longest=960, scales=(1.0,), flip=False, batch_size=1),
+        refine="crf/deeplab",
+        inference=InferenceSettings(longest=0, scales=(1.0, 1.25, 1.5), refine="crf/toco-seg"),
+    )  # fmt: skip
+
+
+def apc_multistage() -> RunSettings:
+    """APC before a segmenter of its own at paper scale: ViT-B/16 at 384 pixels, ViT-PCM's training. Wants a GPU.
+
+    ViT-PCM's (APC's is not known): the photo as a view of 384 pixels, batches of 16, the last five blocks and the norm
+    learn. Not ViT-PCM's: its first epoch has a learning rate of 1e-3, here it is 1e-4 throughout; 50 epochs (it stops
+    early, looking at truth); the photo keeps its proportions; no mirroring up and down; AdamW.
+    """
+    return RunSettings(
+        method="apc",
+        options=ApcSettings(
+            single_stage=False, context="hv_bilstm", equivariance=1.0, heads_first=0.02, fixed_until="block6"
+        ),
+        backbone=BackboneSettings("vit_base_patch16_384.orig_in21k_ft_in1k"),
+        augment=AugmentSettings(size=384, scale=(1.0, 1.0)),
+        train=TrainSettings(
+            epochs=50.0, batch_size=16, learning_rate=1e-4, head_factor=1.0, weight_decay=0.0, warmup=0.0, power=0.0,
+            clip=0.0,
+        ),
+        localize=LocalizeSettings(longest=960, scales=(1.0,), flip=False, batch_size=1),
+        refine="crf/deeplab",
+        segmenter=SegmenterSettings("deeplab-v2", presence=False, warm_start=False),
+        segmenter_augment=AugmentSettings(size=336, scale=(250 / 336, 750 / 336), jitter=0.0),
+        segmenter_train=TrainSettings(
+            epochs=19.0, batch_size=10, optimizer="sgd", learning_rate=2.5e-4, head_factor=10.0, weight_decay=5e-4,
+            momentum=0.9, warmup=0.0, power=0.9, clip=0.0,
+        ),
+        relabel=RelabelSettings(rounds=0),
+        inference=InferenceSettings(longest=0, scales=(0.5, 0.75, 1.0)),
+    )  # fmt: skip
+
+
+def eps() -> RunSettings:
+    """EPS at paper scale: ResNet-38d (--weights FILE), then DeepLab-v2 on ResNet-101. Needs saliency and a GPU."""
+    return RunSettings(
+        method="eps",
+        options=EpsSettings(),
+        backbone=BackboneSettings("resnet38d", output_stride=8),
+        # the longer side is 256 to 512 pixels (published: uniformly; here log-uniformly)
+        augment=AugmentSettings(size=448, scale=(256 / 448, 512 / 448), jitter=0.3),
+        train=_LINEAGE,
+        localize=LocalizeSettings(longest=500, scales=(0.5, 1.0, 1.5, 2.0)),
+        pseudo=PseudoSettings(background="constant", threshold=0.2),
+        refine="crf/labels",
+        segmenter=SegmenterSettings(
+            "deeplab-v2", presence=False, warm_start=False, backbone="resnet101.tv_in1k", pyramid=(0.5, 0.75)
+        ),
+        segmenter_augment=AugmentSettings(size=321, scale=(250 / 321, 750 / 321), jitter=0.0),
+        # 20,000 steps of 2 batches of 5; its code also gives the classifiers' biases a factor of 20
+        segmenter_train=TrainSettings(
+            epochs=18.9, batch_size=5, accumulate=2, optimizer="sgd", learning_rate=2.5e-4, head_factor=10.0,
+            weight_decay=5e-4, momentum=0.9, warmup=0.0, power=0.9, clip=0.0,
+        ),
+        relabel=RelabelSettings(rounds=0),
+        inference=InferenceSettings(longest=0, scales=(1.0,), flip=False),
+    )  # fmt: skip
+
+
+def smaf() -> RunSettings:
+    """SMAF at paper scale: EPS with the 128-channel head, then one round of self-training. Needs saliency and a GPU."""
+    run = eps()
+    return replace(
+        run,
+        options=EpsSettings(head="feature"),
+        self_train=SelfTrainSettings("smaf", background=0.2),
+        student_train=_LINEAGE,
+    )
+
+
+# EPS and SMAF train alike: 20,000 steps of 8 of VOC's 10,582 photos. Their optimiser (PSA's) hands the weight decay to
+# SGD as momentum, so the large learning rates are those of an SGD without it: 0.9 would make a step ten times as large
+_LINEAGE = TrainSettings(
+    epochs=20_000 * 8 / 10_582, batch_size=8, optimizer="sgd", learning_rate=0.01, head_factor=10.0, weight_decay=5e-4,
+    momentum=5e-4, warmup=0.0, power=0.9, clip=0.0,
+)  # fmt: skip
+
+
 RECIPES: dict[str, Callable[[], RunSettings]] = {
     "default": default,
     "quick": quick,
     "frozen": frozen,
     "demo": demo,
+    "eps": eps,
+    "smaf": smaf,
     "ppl/implicit": ppl_implicit,
     "ppl/explicit": ppl_explicit,
+    "apc/e2e": apc_e2e,
+    "apc/multistage": apc_multistage,
 }
 
 

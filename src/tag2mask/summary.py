@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate
+from tag2mask import evaluate, methods
 from tag2mask.data.images import read_image, read_index_mask
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.run import Stage, read_json, read_jsonl, read_maps
@@ -17,8 +17,14 @@ from tag2mask.types import Dataset, LocalizationMaps, Sample
 
 ROWS = 6  # photos in each group of the gallery
 
+STUDENTS = 9  # rounds of self-training that the report has rows for
+
 SCORED = {  # key in scores.json -> name, split, on what; the run's product last
     "maps": ("Maps", "train", "training photos, tags known, before refinement"),
+    **{
+        f"self-maps-{n}": (f"Maps after self-training, round {n}", "train", "training photos, tags known")
+        for n in range(1, STUDENTS + 1)
+    },
     "walked": ("Maps after the random walk", "train", "training photos, tags known"),
     "masks": ("Pseudo masks", "train", "training photos, tags known"),
     "masks-1": ("Relabelled masks", "train", "training photos, tags known"),
@@ -65,12 +71,18 @@ def report_data(work: Work) -> ReportData:
 def supervision(work: Work) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     lines = [f"image-level tags of {len(work.train)} photos"]
-    if work.settings.pseudo.background == "saliency":
+    s = work.settings
+    denoised = s.self_train.students and "saliency" in s.self_train.denoise
+    if s.pseudo.background == "saliency" or methods.needs_saliency(s.method) or denoised:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
+    if s.self_train.students:
+        lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
+    if work.settings.single_stage:
+        lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     if "crf" in work.settings.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
     if work.best_masks.folder.name != "masks":
@@ -99,7 +111,7 @@ def warnings(work: Work) -> list[str]:
 def galleries(work: Work) -> dict[str, list[GalleryRow]]:
     """Best, worst, most uncertain and first photos, as far as they are known."""
     groups: dict[str, list[GalleryRow]] = {}
-    bare = unrefined_masks(work, "maps")
+    bare = unrefined_masks(work, work.best_maps.folder.name)
     each = read_json(work.stages["scores"].folder / "images.json")
     if work.val is not None and "predictions" in each:
         _ranked(groups, "new photos (val, no tags given)", work, bare, work.val, each["predictions"])
@@ -142,7 +154,7 @@ def _row(
     score: float | None = None,
     note: str = "",
 ) -> GalleryRow:
-    maps = _maps(work, "maps", sample)
+    maps = _maps(work, work.best_maps.folder.name, sample)
     relabelled = work.best_masks if work.best_masks.folder.name != "masks" else None
     return GalleryRow(
         id=sample.id,

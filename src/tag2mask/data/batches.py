@@ -17,7 +17,8 @@ from torch import Tensor
 from tag2mask.data import augment
 from tag2mask.data.augment import AugmentSettings, Geometry
 from tag2mask.data.images import read_image, read_saliency
-from tag2mask.types import Batch, Dataset, Domain, MaskedBatch, Sample, label_vector
+from tag2mask.errors import InputError
+from tag2mask.types import Batch, Dataset, Domain, LocalizationMaps, MaskedBatch, Sample, label_vector
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -63,10 +64,14 @@ class _Item:
     image: Tensor
     valid: Tensor
     saliency: Tensor | None = None
+    maps: Tensor | None = None  # [present rows columns]
 
 
 class TaggedImages:
-    """Augmented photos with their tags."""
+    """Augmented photos with their tags; where asked, with saliency and with maps, under the geometry of the photo.
+
+    ``maps_of`` gives an earlier network's maps of a sample; a view has a cell of them for every ``map_stride`` pixels.
+    """
 
     def __init__(
         self,
@@ -76,9 +81,11 @@ class TaggedImages:
         seed: int,
         *,
         saliency: bool = False,
+        maps_of: Callable[[Sample], LocalizationMaps] | None = None,
+        map_stride: int = 4,
     ) -> None:
         self.dataset, self.settings, self.normalisation, self.seed = dataset, settings, normalisation, seed
-        self.saliency = saliency
+        self.saliency, self.maps_of, self.map_stride = saliency, maps_of, map_stride
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -97,17 +104,22 @@ class TaggedImages:
         if self.saliency and sample.saliency_path is not None:
             map_ = torch.from_numpy(read_saliency(sample.saliency_path, pixels.shape[:2]))
             saliency = geometry.maps(map_[None])[0]
-        return _Item(sample, image, valid, saliency)
+        maps = None
+        if self.maps_of is not None:
+            side = max(1, self.settings.size // self.map_stride)
+            scores = _scores(self.maps_of(sample), sample)
+            maps = augment.shrunk(geometry.maps(scores), self.map_stride) if len(scores) else torch.zeros(0, side, side)
+        return _Item(sample, image, valid, saliency, maps)
 
     def collate(self, items: Sequence[_Item]) -> Batch:
-        saliencies = [i.saliency for i in items if i.saliency is not None]
         return Batch(
             ids=tuple(i.sample.id for i in items),
             images=torch.stack([i.image for i in items]),
             labels=_labels([i.sample for i in items], self.dataset),
             valid=torch.stack([i.valid for i in items]),
-            saliency=torch.stack(saliencies) if len(saliencies) == len(items) else None,
+            saliency=_all([i.saliency for i in items]),
             domains=_domains(items),
+            maps=_dense(items, self.dataset),
         )
 
 
@@ -148,9 +160,10 @@ class MaskedImages:
 
 
 class StoredFeatures:
-    """Features of a frozen trunk, the plain view or the mirrored one, with tags (and masks where asked).
+    """Features of a frozen trunk, the plain view or the mirrored one, with tags; and masks, saliency, maps where asked.
 
     ``load(sample, flip)`` gives ``[channels rows columns]``; photos of one grid share a batch, so nothing is padded.
+    What lies beside a photo has ``mask_stride`` cells along each side of a feature cell.
     """
 
     def __init__(
@@ -161,9 +174,13 @@ class StoredFeatures:
         seed: int,
         mask_of: Callable[[Sample], np.ndarray] | None = None,
         mask_stride: int = 4,
+        *,
+        saliency: bool = False,
+        maps_of: Callable[[Sample], LocalizationMaps] | None = None,
     ) -> None:
         self.dataset, self.load, self.grids, self.seed = dataset, load, grids, seed
         self.mask_of, self.mask_stride = mask_of, mask_stride
+        self.saliency, self.maps_of = saliency, maps_of
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -171,27 +188,70 @@ class StoredFeatures:
     def groups(self) -> Sequence[tuple[int, int]]:
         return self.grids
 
-    def item(self, epoch: int, index: int) -> tuple[Sample, Tensor, Tensor | None]:
+    def item(self, epoch: int, index: int) -> _StoredItem:
         sample = self.dataset.samples[index]
         flip = bool(augment.generator(self.seed, epoch, index).random() < 0.5)
         features = self.load(sample, flip)
-        if self.mask_of is None:
-            return sample, features, None
         rows, columns = features.shape[1:]
         height, width = rows * self.mask_stride, columns * self.mask_stride
-        mask = Geometry(height, width, 0, 0, max(height, width), flip).mask(self.mask_of(sample))
-        # the square view pads with IGNORE at the far side; a mirrored mask moves with it, so cut the photo's part
-        return sample, features, mask[:height, :width]
+        # the square view pads at the far side; what is mirrored moves with it, so cut the photo's part
+        view = Geometry(height, width, 0, 0, max(height, width), flip)
+        mask = saliency = maps = None
+        if self.mask_of is not None:
+            mask = view.mask(self.mask_of(sample))[:height, :width]
+        if self.saliency and sample.saliency_path is not None:
+            map_ = torch.from_numpy(read_saliency(sample.saliency_path, (height, width)))
+            saliency = map_.flip(1) if flip else map_
+        if self.maps_of is not None:
+            scores = _scores(self.maps_of(sample), sample)
+            maps = view.maps(scores)[:, :height, :width] if len(scores) else torch.zeros(0, height, width)
+        return _StoredItem(sample, features, mask, saliency, maps)
 
-    def collate(self, items: Sequence[tuple[Sample, Tensor, Tensor | None]]) -> Batch | MaskedBatch:
-        samples, features, masks = zip(*items, strict=True)
-        stacked = torch.stack(features).float()
-        ids = tuple(s.id for s in samples)
-        labels = _labels(samples, self.dataset)
-        valid = torch.ones(len(samples), *stacked.shape[2:], dtype=torch.bool)
-        if masks[0] is not None:
-            return MaskedBatch(ids, stacked, torch.stack(masks).long(), labels, valid, stored=True)
-        return Batch(ids, stacked, labels, valid, stored=True, domains=tuple(s.domain for s in samples))
+    def collate(self, items: Sequence[_StoredItem]) -> Batch | MaskedBatch:
+        stacked = torch.stack([i.features for i in items]).float()
+        ids = tuple(i.sample.id for i in items)
+        labels = _labels([i.sample for i in items], self.dataset)
+        valid = torch.ones(len(items), *stacked.shape[2:], dtype=torch.bool)
+        masks = _all([i.mask for i in items])
+        if masks is not None:
+            return MaskedBatch(ids, stacked, masks.long(), labels, valid, stored=True)
+        saliency = _all([i.saliency for i in items])
+        return Batch(ids, stacked, labels, valid, True, saliency, _domains(items), _dense(items, self.dataset))
+
+
+@dataclass(frozen=True)
+class _StoredItem:
+    sample: Sample
+    features: Tensor
+    mask: Tensor | None
+    saliency: Tensor | None
+    maps: Tensor | None  # [present rows columns]
+
+
+def _all(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """Stacked, when no item lacks it."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if len(there) == len(tensors) else None
+
+
+def _scores(maps: LocalizationMaps, sample: Sample) -> Tensor:
+    """``[present rows columns]`` float32, a row for each tag of the sample in ascending order."""
+    if set(maps.classes) != (sample.labels or frozenset()):
+        raise InputError(
+            f"the maps of '{sample.id}' are of other tags than the photo has now: delete their folder and run again"
+        )
+    return torch.from_numpy(maps.scores.astype(np.float32))
+
+
+def _dense(items: Sequence[_Item] | Sequence[_StoredItem], dataset: Dataset) -> Tensor | None:
+    """Maps of present classes as ``[batch classes rows columns]``, zero where a class is not tagged."""
+    if items[0].maps is None:
+        return None
+    out = torch.zeros(len(items), len(dataset.classes), *items[0].maps.shape[1:])
+    for row, item in zip(out, items, strict=True):
+        assert item.maps is not None
+        row[sorted(item.sample.labels or ())] = item.maps
+    return out
 
 
 def _labels(samples: Sequence[Sample], dataset: Dataset) -> Tensor:
@@ -211,5 +271,5 @@ def _view(
     return augment.normalise(image, *normalisation).mul_(valid)
 
 
-def _domains(items: Sequence[_Item]) -> tuple[Domain, ...]:
+def _domains(items: Sequence[_Item] | Sequence[_StoredItem]) -> tuple[Domain, ...]:
     return tuple(i.sample.domain for i in items)

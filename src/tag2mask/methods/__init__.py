@@ -8,14 +8,17 @@ from typing import Any
 from torch import nn
 
 from tag2mask.backbones import Backbone
-from tag2mask.errors import unknown
+from tag2mask.errors import InputError, unknown
+from tag2mask.methods import apc
+from tag2mask.methods.apc import ApcSettings
 from tag2mask.methods.cam import Cam, CamSettings
+from tag2mask.methods.eps import Eps, EpsSettings
 from tag2mask.methods.ppl import Ppl, PplSettings
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method's class, its settings' class, and one line for `tag2mask list methods`."""
+    """What builds a method, its settings' class, and one line for `tag2mask list methods`."""
 
     build: Any
     settings: type
@@ -24,14 +27,31 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
+    "eps": Entry(Eps, EpsSettings, "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)"),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
+    "apc": Entry(apc.build, ApcSettings, "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)"),
 }
 
 
+def single_stage(settings: object) -> bool:
+    """Whether a method with these settings of its own is a segmenter (:class:`tag2mask.types.Segmenter`)."""
+    return bool(getattr(settings, "single_stage", False))
+
+
 def entry(name: str) -> Entry:
+    if name == "smaf":
+        raise InputError(
+            "smaf trains students on a method's maps: give --recipe smaf for the paper's road (EPS, then smaf), or "
+            "--self-train smaf with any --method"
+        )
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]
+
+
+def needs_saliency(name: str) -> bool:
+    """Whether the method learns from saliency maps: it says so in its class (``needs_saliency = True``)."""
+    return bool(getattr(entry(name).build, "needs_saliency", False))
 
 
 def build(name: str, backbone: Backbone, classes: int, settings: object | None = None) -> nn.Module:

@@ -6,12 +6,13 @@ In the manner of scikit-learn's ``check_estimator``: call it on your own method 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone
-from tag2mask.types import Batch, Losses
+from tag2mask.types import Batch, Losses, Segmenter
 
 
 def check_method(build: Callable[[Backbone, int], nn.Module], backbone: Callable[[], Backbone]) -> None:
@@ -33,6 +34,7 @@ def check_method(build: Callable[[Backbone, int], nn.Module], backbone: Callable
         check_one_step_on_one_batch_lowers_the_loss,
         check_stored_features_serve_as_well_as_photos,
         check_padding_takes_no_part,
+        check_a_single_stage_method_segments,
     ):
         check(build, backbone)
 
@@ -42,13 +44,16 @@ Make = Callable[[], Backbone]
 
 
 def batch_of(size: int = 3, classes: int = 4, height: int = 32, width: int = 48, seed: int = 0) -> Batch:
-    """A small batch of noise; every class occurs, one photo has two."""
+    """A small batch of noise; every class occurs, one photo has two. Something stands out on the left of each."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(size, 3, height, width, generator=generator)
     labels = torch.eye(classes)[torch.arange(size) % classes]
     labels[0, -1] = 1
     ids = tuple(f"photo{i}" for i in range(size))
-    return Batch(ids, images, labels, torch.ones(size, height, width, dtype=torch.bool), domains=("target",) * size)
+    saliency = torch.zeros(size, height, width)
+    saliency[:, height // 4 : -height // 4, width // 8 : width // 2] = 1
+    valid = torch.ones(size, height, width, dtype=torch.bool)
+    return Batch(ids, images, labels, valid, saliency=saliency, domains=("target",) * size)
 
 
 def _losses(method: nn.Module, batch: Batch, progress: float = 0.5) -> list[Losses]:
@@ -138,7 +143,8 @@ def check_stored_features_serve_as_well_as_photos(build: Build, backbone: Make) 
         stored = method.localize(features, batch.labels, stored=True)  # type: ignore[operator]
     torch.testing.assert_close(direct, stored, msg="stored features give other maps than the photos they are of")
     valid = torch.ones(len(features), *features.shape[2:], dtype=torch.bool)
-    for losses in _losses(method.train(), Batch(batch.ids, features, batch.labels, valid, True, None, batch.domains)):
+    of_features = replace(batch, images=features, valid=valid, stored=True)
+    for losses in _losses(method.train(), of_features):
         assert torch.isfinite(losses.total()), "losses() of stored features are not finite"
 
 
@@ -153,12 +159,31 @@ def check_padding_takes_no_part(build: Build, backbone: Make) -> None:
     scores = []
     for noise in (0.0, 5.0):  # what stands on the far padding must not matter (near it, receptive fields overlap)
         images[:, :, :, -1:] = noise
-        scores.append(_totals(method, Batch(batch.ids, images.clone(), batch.labels, half, domains=batch.domains)))
+        scores.append(_totals(method, replace(batch, images=images.clone(), valid=half)))
     images[:, :, :, -1:] = 0.0
-    whole = _totals(method, Batch(batch.ids, images, batch.labels, batch.valid, domains=batch.domains))
+    whole = _totals(method, replace(batch, images=images))
     assert scores[0] != whole, "the valid region changes nothing"
     spread = max(abs(a - b) for a, b in zip(*scores, strict=True))
     assert spread < 0.2, f"padding changes the loss by {spread:.3f}"
+
+
+def check_a_single_stage_method_segments(build: Build, backbone: Make) -> None:
+    """Only of a method that promises ``segment`` too: logits of background and every class, from photos or features."""
+    torch.manual_seed(0)
+    trunk = backbone()
+    method, batch = build(trunk, 4).eval(), batch_of()
+    if not isinstance(method, Segmenter):
+        return
+    with torch.no_grad():
+        logits = method.segment(batch.images)
+        alone = method.segment(batch.images[1:2])
+        trunk.freeze_until(trunk.names[-2])
+        stored = method.segment(trunk.until(batch.images, trunk.names[-2]), stored=True)
+    assert logits.ndim == 4 and logits.shape[:2] == (3, 5), f"segment() gives {tuple(logits.shape)}"
+    assert logits.shape[2] < logits.shape[3], "rows and columns are exchanged"
+    assert torch.isfinite(logits).all(), "logits are not finite"
+    torch.testing.assert_close(logits[1:2], alone, rtol=1e-3, atol=1e-4, msg="a photo's logits depend on its batch")
+    torch.testing.assert_close(logits, stored, msg="stored features give other logits than the photos they are of")
 
 
 def _totals(method: nn.Module, batch: Batch) -> list[float]:

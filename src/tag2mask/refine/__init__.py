@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError, unknown
-from tag2mask.refine.crf import PRESETS, CrfSettings, DenseCrf, dense_crf, dense_crf_from_labels
+from tag2mask.refine.crf import PRESETS, CrfSettings, DenseCrf, LabelCrf, dense_crf, dense_crf_from_labels
 from tag2mask.refine.par import Par, ParSettings, par, pixel_adaptive
 from tag2mask.refine.walks import random_walk
 from tag2mask.types import Refiner
@@ -23,6 +23,7 @@ __all__ = [
     "Chain",
     "CrfSettings",
     "DenseCrf",
+    "LabelCrf",
     "Par",
     "ParSettings",
     "dense_crf",
@@ -34,10 +35,12 @@ __all__ = [
 ]
 
 # "crf" is the one for class activation maps; "crf/NAME" are the parameter sets of the published codes.
+# "crf/labels" looks at hard labels alone.
 # "par" works at half the resolution of the photo, as in the training codes; "par/full" at all of it.
 REFINERS: dict[str, Callable[[], Refiner]] = {
     "crf": functools.partial(DenseCrf, PRESETS["irn"]),
     **{f"crf/{name}": functools.partial(DenseCrf, settings) for name, settings in PRESETS.items()},
+    "crf/labels": LabelCrf,
     "par": functools.partial(Par, ParSettings(downscale=2)),
     "par/full": Par,
 }

@@ -231,6 +231,26 @@ class DenseCrf:
         return dense_crf(images.permute(0, 2, 3, 1), scores, settings=self.settings)
 
 
+@dataclass(frozen=True)
+class LabelCrf:
+    """:func:`dense_crf_from_labels` as a :class:`tag2mask.types.Refiner`: the best label of every pixel, believed with
+    ``gt_prob``, is all it takes from the scores (IRN's confident regions, SMAF's pseudo masks)."""
+
+    settings: CrfSettings = PRESETS["irn"]
+    gt_prob: float = 0.7
+    labels: int = 21  # VOC's, as published: a pixel's other labels share what is not believed, present or not
+
+    def refine(self, images: Tensor, scores: Tensor) -> Tensor:
+        """``[batch 3 height width]`` uint8 RGB, ``[batch labels height width]`` probabilities to probabilities."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"dense CRF: images have shape {_shape(images)}; give [batch 3 height width]")
+        present = scores.shape[1]
+        labels = min(max(self.labels, present), 255)
+        pixels, best = images.permute(0, 2, 3, 1), scores.argmax(1)
+        q = dense_crf_from_labels(pixels, best, labels, self.gt_prob, settings=self.settings)[:, :present]
+        return q / q.sum(1, keepdim=True)
+
+
 # (image, scores, settings, floor, copies) -> result, as `mean_field` below
 Solver = Callable[[Tensor, Tensor, CrfSettings, float, int], Tensor]
 

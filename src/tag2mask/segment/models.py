@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,16 @@ class SegmenterSettings:
     """DeepLab heads also learn which classes the photo shows, from its tags, and weigh the pixels' classes by it."""
     warm_start: bool = True
     """Start from the backbone that the localization method trained on the tags, not from its pretrained weights."""
+    backbone: str | None = None
+    """Another backbone than the method's, by name, with its own pretrained weights (resnet101: the literature's); then
+    there is no warm start."""
+    pyramid: tuple[float, ...] = ()
+    """Also look at these scales of every view, in training too; at each pixel the largest logit wins (DeepLab-v2's MSC:
+    0.5, 0.75)."""
+
+    def __post_init__(self) -> None:
+        if any(scale <= 0 for scale in self.pyramid):
+            raise InputError(f"segmenter.pyramid {self.pyramid} must be positive numbers")
 
 
 class DeepLab(nn.Module):
@@ -79,6 +89,41 @@ def weigh_classes(logits: Tensor, log_presence: Tensor) -> Tensor:
     weighed = foreground + log_presence[:, :, None, None]
     lost = foreground.logsumexp(1, keepdim=True) - weighed.logsumexp(1, keepdim=True)
     return torch.cat([logits[:, :1], weighed + lost], 1)
+
+
+class Pyramid(nn.Module):
+    """A segmenter that looks at a view and at smaller copies of it; the largest logit wins (Chen et al., TPAMI 2018,
+    Sec. 4.1). In training every look and the winner are taught: ``all_logits``."""
+
+    def __init__(self, segmenter: nn.Module, scales: Sequence[float]) -> None:
+        super().__init__()
+        self.segmenter, self.scales = segmenter, tuple(scales)
+
+    def all_logits(self, images: Tensor, valid: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """Logits of the view, of each scale (on grids of their own), and the winner on the view's grid, in this order;
+        and the view's class logits where the segmenter predicts presence."""
+        first, shown = logits_of(self.segmenter, images, valid)
+        found = [first]
+        for scale in self.scales:
+            smaller = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+            found.append(logits_of(self.segmenter, smaller, valid)[0])
+        size = first.shape[2:]
+        grown = [F.interpolate(each, size, mode="bilinear", align_corners=False) for each in found]
+        return [*found, torch.stack(grown).amax(0)], shown
+
+    def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
+        assert not stored, "checked in build"
+        return self.all_logits(images, None)[0][-1]
+
+
+def logits_of(
+    segmenter: nn.Module, images: Tensor, valid: Tensor | None, *, stored: bool = False
+) -> tuple[Tensor, Any]:
+    """Any segmenter's logits, and the photo's class logits where it has them."""
+    if isinstance(segmenter, DeepLab):
+        return segmenter.segment_with_presence(images, valid, stored=stored)
+    segment: Callable[..., Tensor] = segmenter.segment  # type: ignore[assignment]
+    return segment(images, stored=stored), None
 
 
 class LargeFov(nn.Sequential):
@@ -141,10 +186,12 @@ def build(
     labels = 1 + classes
     presence_of = classes if settings.presence else 0
     if settings.name == "deeplab-largefov":
-        return DeepLab(backbone, LargeFov(backbone.channels, labels, settings), presence_of)
-    if settings.name == "deeplab-v2":
-        return DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride), presence_of)
-    return SmpSegmenter(_smp(settings.name[4:], backbone, labels, backbone_settings))
+        segmenter: nn.Module = DeepLab(backbone, LargeFov(backbone.channels, labels, settings), presence_of)
+    elif settings.name == "deeplab-v2":
+        segmenter = DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride), presence_of)
+    else:
+        segmenter = SmpSegmenter(_smp(settings.name[4:], backbone, labels, backbone_settings))
+    return Pyramid(segmenter, settings.pyramid) if settings.pyramid else segmenter
 
 
 def _smp(name: str, backbone: Backbone, labels: int, backbone_settings: BackboneSettings) -> Any:
@@ -199,6 +246,10 @@ def check(settings: SegmenterSettings, *, frozen: bool) -> None:
             f"{settings.name} reads every stage of the backbone, so stored features do not serve it: "
             "use deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
         )
+    if frozen and settings.pyramid:
+        raise InputError(
+            "--segmenter.pyramid looks at other scales than the stored features are of: leave it or --freeze out"
+        )
 
 
 class SegmenterTask(nn.Module):
@@ -210,19 +261,26 @@ class SegmenterTask(nn.Module):
         self.segmenter = segmenter
 
     def losses(self, batch: MaskedBatch, progress: float) -> Losses:
-        shown: Tensor | None = None
-        if isinstance(self.segmenter, DeepLab):
-            logits, shown = self.segmenter.segment_with_presence(batch.images, batch.valid, stored=batch.stored)
+        if isinstance(self.segmenter, Pyramid):
+            # each look is taught at its own resolution, by the nearest pixel of the mask (DeepLab-v2's codes)
+            looks, shown = self.segmenter.all_logits(batch.images, batch.valid)
+            terms = {}
+            for name, logits in zip([*map(str, (1.0, *self.segmenter.scales)), "max"], looks, strict=True):
+                small = F.interpolate(batch.masks[:, None].float(), logits.shape[2:], mode="nearest-exact")[:, 0]
+                terms[f"segmentation_{name}"] = mask_loss(logits.float(), small.long())
         else:
-            segment: Callable[..., Tensor] = self.segmenter.segment  # type: ignore[assignment]
-            logits = segment(batch.images, stored=batch.stored)
-        logits = F.interpolate(logits.float(), batch.masks.shape[1:], mode="bilinear", align_corners=False)
-        loss = F.cross_entropy(logits, batch.masks, ignore_index=IGNORE, reduction="sum")
-        decided = (batch.masks != IGNORE).sum().clamp(min=1)  # a batch without a decided pixel gives 0, not NaN
-        terms = {"segmentation": loss / decided}
+            logits, shown = logits_of(self.segmenter, batch.images, batch.valid, stored=batch.stored)
+            logits = F.interpolate(logits.float(), batch.masks.shape[1:], mode="bilinear", align_corners=False)
+            terms = {"segmentation": mask_loss(logits, batch.masks)}
         if shown is not None:
             terms["presence"] = F.multilabel_soft_margin_loss(shown, batch.labels)
         return Losses(terms)
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross entropy of ``[batch labels height width]`` and ``[batch height width]`` int64 over decided pixels."""
+    loss = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
+    return loss / (masks != IGNORE).sum().clamp(min=1)  # without a decided pixel 0, not NaN
 
 
 def known() -> tuple[str, ...]:

@@ -16,21 +16,34 @@ from tag2mask.backbones import Backbone
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import MaskedImages, StoredFeatures, TaggedImages
 from tag2mask.data.images import read_image, read_saliency, write_index_mask
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, listed
 from tag2mask.features import FeatureStore, views
 from tag2mask.localize import localize
+from tag2mask.methods.eps import check_saliency_maps
+from tag2mask.methods.smaf import Student, student_of
 from tag2mask.progress import track
 from tag2mask.recipes import plain
 from tag2mask.refine import refiner
 from tag2mask.run import Clock, Stage, read_jsonl, read_maps, write_maps
-from tag2mask.stages.work import Work, done, in_parallel, mask_of, pause, say, size_of
-from tag2mask.train import fit, load_model
+from tag2mask.stages.work import (
+    Work,
+    done,
+    in_parallel,
+    map_names,
+    mask_of,
+    network_names,
+    pause,
+    say,
+    size_of,
+)
+from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import IGNORE, LocalizationMaps, Sample
 
 
 def train_method(work: Work) -> None:
     """Train the localization method on the tags."""
     s = work.settings
+    salient = methods.needs_saliency(s.method)
     settings = {
         "content": work.content,
         "method": s.method,
@@ -41,6 +54,7 @@ def train_method(work: Work) -> None:
         "view": [s.localize.longest] if s.frozen else None,
         "seed": s.seed,
     }
+    settings |= {"saliency": work.saliency_content} if salient else {}
     stage = work.stages["method"] = work.run.stage("method", settings)
     if stage.done:
         return
@@ -48,12 +62,26 @@ def train_method(work: Work) -> None:
     try:
         torch.manual_seed(s.seed)
         method, backbone = new_method(work)
-        source = _tagged_source(work, backbone)
-        fit(method, source, s.train, stage.folder, seed=s.seed, title=f"training {s.method}")
+        if salient:
+            look_at_saliency(work)
+        if hasattr(method, "load_trained") and method.load_trained():  # type: ignore[operator]
+            save_model(method, stage.folder / "model.safetensors")
+        else:
+            source = tagged_source(work, backbone, s.augment, s.seed, saliency=salient)
+            fit(method, source, s.train, stage.folder, seed=s.seed, title=f"training {s.method}")
     finally:
         pause(stage, clock)
     stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
     done(stage, f"{s.method} trained on {len(work.train)} photos")
+
+
+def look_at_saliency(work: Work, most: int = 50) -> None:
+    """Say when saliency maps are black; all of those looked at is an error."""
+    samples = work.train.samples[:: max(1, len(work.train) // most)]
+    found = [read_saliency(s.saliency_path, size_of(work, s)) for s in samples if s.saliency_path is not None]
+    black = check_saliency_maps(found, work.train.name)
+    if black:
+        say(f"{black} of {len(found)} saliency maps looked at are black; their photos are taught as background")
 
 
 def new_method(work: Work) -> tuple[nn.Module, Backbone]:
@@ -62,23 +90,44 @@ def new_method(work: Work) -> tuple[nn.Module, Backbone]:
     return method.to(compute.device()), backbone
 
 
-def _tagged_source(work: Work, backbone: Backbone) -> TaggedImages | StoredFeatures:
-    s = work.settings
+def tagged_source(
+    work: Work,
+    backbone: Backbone,
+    augment: AugmentSettings,
+    seed: int,
+    *,
+    saliency: bool = False,
+    maps_of: Callable[[Sample], LocalizationMaps] | None = None,
+    map_stride: int = 4,
+) -> TaggedImages | StoredFeatures:
+    """The training photos with their tags, as the backbone takes them: in views, or as stored features."""
     store = work.store(backbone)
     if store is None:
-        if s.augment.size % backbone.multiple:
+        if augment.size % backbone.multiple:
             raise InputError(
-                f"--augment.size {s.augment.size} is not a multiple of this backbone's patch of {backbone.multiple} "
-                f"pixels: use {round(s.augment.size / backbone.multiple) * backbone.multiple}"
+                f"--augment.size {augment.size} is not a multiple of this backbone's patch of {backbone.multiple} "
+                f"pixels: use {round(augment.size / backbone.multiple) * backbone.multiple}"
             )
-        return TaggedImages(work.train, s.augment, (backbone.mean, backbone.std), s.seed)
-    return stored_source(work, store, backbone)
+        normalisation = (backbone.mean, backbone.std)
+        return TaggedImages(
+            work.train, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
+        )
+    return stored_source(work, store, backbone, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride)
 
 
 def stored_source(
-    work: Work, store: FeatureStore, backbone: Backbone, mask_of: Callable[[Sample], np.ndarray] | None = None
+    work: Work,
+    store: FeatureStore,
+    backbone: Backbone,
+    mask_of: Callable[[Sample], np.ndarray] | None = None,
+    *,
+    seed: int | None = None,
+    saliency: bool = False,
+    maps_of: Callable[[Sample], LocalizationMaps] | None = None,
+    stride: int = 4,
 ) -> StoredFeatures:
-    """Plain and mirrored view at scale 1, computed now if they are not there."""
+    """Plain and mirrored view at scale 1, computed now if they are not there. What lies beside them (masks, saliency,
+    maps) has a cell for every ``stride`` pixels."""
     longest = work.settings.localize.longest
 
     def both(sample: Sample) -> list[Any]:
@@ -87,9 +136,15 @@ def stored_source(
 
     store.fill(work.train.samples, both, say)
     grids = [(v.height, v.width) for v in (both(s)[0] for s in work.train.samples)]
-    stride = max(1, backbone.stride // 4)
     return StoredFeatures(
-        work.train, lambda s, flip: store.load(s, both(s)[int(flip)]), grids, work.settings.seed, mask_of, stride
+        work.train,
+        lambda s, flip: store.load(s, both(s)[int(flip)]),
+        grids,
+        work.settings.seed if seed is None else seed,
+        mask_of,
+        max(1, backbone.stride // stride),
+        saliency=saliency,
+        maps_of=maps_of,
     )
 
 
@@ -99,23 +154,28 @@ def fitting(augment: AugmentSettings, backbone: Backbone) -> AugmentSettings:
     return replace(augment, size=max(size, backbone.multiple))
 
 
-def load_method(work: Work) -> tuple[nn.Module, Backbone]:
-    """The trained method, in eval mode."""
-    method, backbone = new_method(work)
-    load_model(method, work.stages["method"].folder / "model.safetensors")
-    return method.eval(), backbone
+def load_network(work: Work, stage: Stage | None = None) -> tuple[nn.Module, Backbone]:
+    """What makes maps, trained, in eval mode: the method or one of its students, by default the last."""
+    stage = work.best_network if stage is None else stage
+    network, backbone = new_method(work)
+    if stage.folder.name != "method":
+        network = student_of(network, backbone, len(work.train.classes)).to(compute.device())
+    load_model(network, stage.folder / "model.safetensors")
+    return network.eval(), backbone
 
 
 def make_maps(work: Work) -> None:
-    """Localization maps of every training photo."""
+    """Localization maps of every training photo, by the network trained last."""
     s = work.settings
-    stage = work.stages["maps"] = work.run.stage("maps", {"localize": plain(s.localize)}, [work.stages["method"]])
+    network = work.best_network
+    name = map_names(s)[network_names(s).index(network.folder.name)]
+    stage = work.stages[name] = work.run.stage(name, {"localize": plain(s.localize)}, [network])
     if stage.done:
         return
     clock = Clock()
     todo = [sample for sample in work.train.samples if not stage.path(sample.id, ".npz").exists()]
     try:
-        method, backbone = load_method(work)
+        method, backbone = load_network(work, network)
         store = work.store(backbone)
         if store is not None:
             store.fill(todo, lambda x: s.localize.views(*size_of(work, x), backbone.multiple), say)
@@ -125,17 +185,81 @@ def make_maps(work: Work) -> None:
     finally:
         pause(stage, clock)
     stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
-    done(stage, f"maps of {len(work.train)} photos")
+    of = "" if name == "maps" else f" by student {name.rpartition('-')[2]}"
+    done(stage, f"maps of {len(work.train)} photos{of}")
 
 
 def maps_of(work: Work, sample: Sample) -> LocalizationMaps:
-    return read_maps(work.stages["maps"].path(sample.id, ".npz"), sample.id)
+    """The last maps of a photo, before any walk."""
+    return read_maps(work.best_maps.path(sample.id, ".npz"), sample.id)
+
+
+def train_students(work: Work) -> None:
+    """Self-training, where it is asked for: each round a student learns from the maps so far and makes its own."""
+    for turn in range(work.settings.self_train.students):
+        _train_student(work, turn)
+        make_maps(work)
+
+
+def _train_student(work: Work, turn: int) -> None:
+    s = work.settings
+    teacher, taught = work.best_network, work.best_maps
+    augment = replace(s.augment, jitter=s.self_train.jitter)
+    salient = "saliency" in s.self_train.denoise
+    settings = {
+        "content": work.content,
+        "self_train": {k: v for k, v in plain(s.self_train).items() if k != "rounds"},  # one more redoes none
+        "rule": s.pseudo.rule if s.self_train.background is None else None,
+        "augment": plain(augment),
+        "train": plain(s.student_train),
+        "seed": s.seed,
+    }
+    settings |= {"saliency": work.saliency_content} if salient else {}
+    name = network_names(s)[turn + 1]
+    stage = work.run.stage(name, settings, [teacher, taught])
+    if stage.done:
+        work.stages[name] = stage
+        return
+    clock = Clock()
+    try:
+        lacking = [x.id for x in work.train.samples if not taught.path(x.id, ".npz").exists()]
+        if lacking:
+            raise InputError(
+                f"self-training reads the maps in {taught.folder} and {len(lacking)} of {len(work.train)} photos have "
+                f"none ({listed(lacking)}): delete that folder and run again, which makes them anew"
+            )
+        maps_in = lambda sample: read_maps(taught.path(sample.id, ".npz"), sample.id)  # noqa: E731
+        background = s.self_train.background
+        if background is None:
+            background = ruled_threshold(work, maps_in)
+        torch.manual_seed(s.seed + turn + 1)
+        network, backbone = load_network(work, teacher)
+        student = Student(student_of(network, backbone, len(work.train.classes)), s.self_train, background)
+        source = tagged_source(
+            work, backbone, augment, s.seed + turn + 1, saliency=salient, maps_of=maps_in,
+            map_stride=s.self_train.stride,
+        )  # fmt: skip
+        title = f"training student {turn + 1}"
+        fit(student.to(compute.device()), source, s.student_train, stage.folder, seed=s.seed + turn + 1, title=title)
+        save_model(student.network, stage.folder / "model.safetensors")  # without the task around it
+    finally:
+        pause(stage, clock)
+    stage.finish(
+        count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb(), background=round(background, 4)
+    )
+    work.stages[name] = stage
+    done(stage, f"student {turn + 1} trained on {taught.folder.name} of {len(work.train)} photos")
 
 
 def chosen_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> float:
     """The user's threshold, or the rule's on an evenly spread sample of the maps. No truth is looked at."""
     if work.settings.pseudo.threshold is not None:
         return work.settings.pseudo.threshold
+    return ruled_threshold(work, maps, most)
+
+
+def ruled_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> float:
+    """What the rule finds on an evenly spread sample of the maps, whatever the user gave."""
     samples = [s for s in work.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // most)]
     return pseudo.threshold_of((maps(s) for s in samples), work.settings.pseudo.rule)
@@ -166,7 +290,7 @@ def make_masks(work: Work) -> None:
     """Maps to pseudo masks: background, refinement, decision."""
     s = work.settings
     walked, pixelwise = affinity.split(s.refine)
-    source = work.stages["walked" if walked else "maps"]
+    source = work.stages["walked"] if walked else work.best_maps
     stage = work.stages["masks"] = work.run.stage(
         "masks",
         {"pseudo": plain(s.pseudo), "refine": pixelwise, "refiner": repr(refiner(pixelwise, s.refine_longest))},
@@ -241,7 +365,7 @@ def train_affinity(work: Work) -> None:
         return
     settings = {"kind": kind, "affinity": plain(s.affinity), "augment": plain(s.segmenter_augment)}
     settings |= {"train": plain(s.affinity_train), "backbone": plain(s.backbone), "seed": s.seed}
-    stage = work.stages["affinity"] = work.run.stage("affinity", settings, [work.stages["maps"]])
+    stage = work.stages["affinity"] = work.run.stage("affinity", settings, [work.best_maps])
     if stage.done:
         return
     clock = Clock()
@@ -278,7 +402,8 @@ def walk_maps(work: Work) -> None:
     kind, _ = affinity.split(s.refine)
     if kind is None:
         return
-    reads = [work.stages[name] for name in ("maps", "affinity", "method") if name in work.stages]
+    learnt = [work.stages["affinity"]] if "affinity" in work.stages else []
+    reads = [work.best_maps, *learnt, work.best_network]
     settings = {"kind": kind, "affinity": plain(s.affinity), "longest": s.localize.longest}
     stage = work.stages["walked"] = work.run.stage("walked", settings, reads)
     if stage.done:
@@ -306,7 +431,7 @@ def _affinities(work: Work, kind: str) -> Callable[[Sample], Tensor]:
     if kind == "walk/colour":
         return lambda x: affinity.of_colour(read_image(x.image_path), s.localize.longest, s.affinity)
     if kind == "walk/features":
-        _, backbone = load_method(work)
+        _, backbone = load_network(work)
         return lambda x: affinity.of_features(backbone, read_image(x.image_path), s.localize, s.affinity)
     net, backbone = new_affinity_net(work, kind)
     load_model(net, work.stages["affinity"].folder / "model.safetensors")

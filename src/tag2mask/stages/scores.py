@@ -10,7 +10,7 @@ import numpy as np
 from tag2mask import evaluate
 from tag2mask.run import Clock, digest, write_json
 from tag2mask.stages.label import maps_of, unrefined
-from tag2mask.stages.work import Work, mask_names, mask_of, say, stamp
+from tag2mask.stages.work import Work, map_names, mask_names, mask_of, say, stamp
 from tag2mask.types import Dataset, Sample
 
 
@@ -37,7 +37,7 @@ def make_scores(work: Work) -> None:
     best = work.best_masks
     found["tags"] = evaluate.compare_with_tags(work.train, lambda s: mask_of(best, s)).to_json()
     if evaluate.has_truth(work.train):
-        for name in [n for n in ("maps", "walked") if n in work.stages]:
+        for name in [n for n in (*map_names(work.settings), "walked") if n in work.stages]:
             found[name] = _score(work.train, unrefined(work, name), f"{name} (train, tags known)", each)
         for name in [n for n in named if n in work.stages]:
             masks = work.stages[name]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask import backbones, compute, evaluate, pseudo, segment
-from tag2mask.backbones import Backbone
+from tag2mask import backbones, compute, evaluate, methods, pseudo, segment
+from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.data.batches import MaskedImages, StoredFeatures
 from tag2mask.data.images import read_image, write_index_mask
 from tag2mask.errors import InputError, listed
@@ -19,7 +19,7 @@ from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, plain
 from tag2mask.refine import refiner
 from tag2mask.run import Clock, Run, Stage, digest
-from tag2mask.stages.label import fitting, load_method, stored_source, write_masks
+from tag2mask.stages.label import fitting, load_network, stored_source, write_masks
 from tag2mask.stages.work import Work, done, mask_of, pause, say, segmenter_names
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import Sample
@@ -46,12 +46,12 @@ def _train_round(work: Work, name: str, masks: Stage, before: Stage | None, *, o
     reads = [masks]
     if before is not None:
         reads.append(before)
-    elif s.segmenter.warm_start:
-        reads.append(work.stages["method"])
+    elif warm(s):
+        reads.append(work.best_network)
     settings = {
         "content": work.content,
         "segmenter": plain(s.segmenter),
-        "backbone": plain(s.backbone),
+        "backbone": plain(segmenter_backbone(s)),
         "augment": plain(s.segmenter_augment),
         "train": plain(train),
         "seed": s.seed,
@@ -111,19 +111,36 @@ def relabel(work: Work, name: str, trained: Stage) -> Stage:
 def new_segmenter(work: Work) -> tuple[nn.Module, Backbone]:
     """A segmenter over the run's backbone, warm where asked."""
     s = work.settings
-    if s.segmenter.warm_start:
-        _, backbone = load_method(work)
+    if warm(s):
+        _, backbone = load_network(work)
     else:
-        backbone = work.backbone()
-    return segment.build(s.segmenter, backbone, len(work.train.classes), s.backbone), backbone
+        backbone = backbones.build(segmenter_backbone(s)).to(compute.device())
+    return segment.build(s.segmenter, backbone, len(work.train.classes), segmenter_backbone(s)), backbone
+
+
+def warm(settings: RunSettings) -> bool:
+    """Whether the segmenter starts from the backbone that made the maps."""
+    return settings.segmenter.warm_start and settings.segmenter.backbone is None
+
+
+def segmenter_backbone(settings: RunSettings) -> BackboneSettings:
+    """The run's backbone, or the segmenter's own: pretrained, nothing frozen, at the same output stride."""
+    name = settings.segmenter.backbone
+    if name is None:
+        return settings.backbone
+    return BackboneSettings(name, output_stride=settings.backbone.output_stride)
 
 
 def predict_validation(work: Work) -> None:
     """Masks of the validation photos, without their tags, from each segmenter."""
     if work.val is None:
         return
-    for name in [n for n in ("segmenter", "segmenter-oracle") if n in work.stages]:
-        folder = name.replace("segmenter", "predictions")
+    for name, folder in (
+        (segmenter_names(work.settings)[-1], "predictions"),
+        ("segmenter-oracle", "predictions-oracle"),
+    ):
+        if name not in work.stages:
+            continue
         settings = {
             "inference": plain(work.settings.inference),
             "refiner": repr(refiner(work.settings.inference.refine, work.settings.refine_longest)),
@@ -147,12 +164,16 @@ def predict_validation(work: Work) -> None:
 
 
 def load_segmenter(
-    run: Run, settings: RunSettings, classes: int, name: str = "segmenter"
+    run: Run, settings: RunSettings, classes: int, name: str | None = None
 ) -> tuple[nn.Module, Backbone]:
-    """A run's trained segmenter, in eval mode."""
-    stage = run.open_stage(name)
-    backbone = backbones.build(replace(settings.backbone, weights="none"))
-    segmenter = segment.build(settings.segmenter, backbone, classes, settings.backbone)
+    """A run's trained segmenter, in eval mode: of a stage, or the run's result; the method, where that is one."""
+    stage = run.open_stage(segmenter_names(settings)[-1] if name is None else name)
+    own = segmenter_backbone(settings)
+    backbone = backbones.build(replace(own, weights="none"))
+    if settings.single_stage:
+        segmenter = methods.build(settings.method, backbone, classes, settings.options)
+    else:
+        segmenter = segment.build(settings.segmenter, backbone, classes, own)
     load_model(segmenter, stage.folder / "model.safetensors")
     return segmenter.to(compute.device()).eval(), backbone
 

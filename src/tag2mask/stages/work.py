@@ -47,6 +47,22 @@ class Work:
         photos = [(s.id, self.seen[s.id].digest, sorted(s.labels or ()), s.domain) for s in self.train.samples]
         return digest([photos, self.train.classes])
 
+    @cached_property
+    def saliency_content(self) -> str:
+        """Digest of which saliency maps lie beside the photos, by size and time."""
+        paths = [(s.id, s.saliency_path) for s in self.train.samples]
+        return digest([(id, str(path), stamp(path)) for id, path in paths if path is not None])
+
+    @property
+    def best_maps(self) -> Stage:
+        """The last maps made: of the last student, or of the method."""
+        return [self.stages[name] for name in map_names(self.settings) if name in self.stages][-1]
+
+    @property
+    def best_network(self) -> Stage:
+        """What was trained last to make maps."""
+        return [self.stages[name] for name in network_names(self.settings) if name in self.stages][-1]
+
     @property
     def best_masks(self) -> Stage:
         """The last masks made: of the last relabelling, or of the maps."""
@@ -63,14 +79,27 @@ class Work:
 
 
 def segmenter_names(settings: RunSettings, *, oracle: bool = False) -> list[str]:
-    """Stages of the segmenter's rounds, the result last."""
+    """Stages of the segmenter's rounds, the result last. A single-stage method is its own, and has no other."""
+    if settings.single_stage:
+        return [] if oracle else ["method"]
     end = "-oracle" if oracle else ""
     return [*(f"segmenter-{turn}{end}" for turn in range(settings.relabel.rounds)), f"segmenter{end}"]
 
 
+def network_names(settings: RunSettings) -> list[str]:
+    """Stages of the networks that make maps: the method's, then each student's."""
+    return ["method", *(f"self-method-{turn + 1}" for turn in range(settings.self_train.students))]
+
+
+def map_names(settings: RunSettings) -> list[str]:
+    """Stages of the maps: the method's, then each student's."""
+    return ["maps", *(f"self-maps-{turn + 1}" for turn in range(settings.self_train.students))]
+
+
 def mask_names(settings: RunSettings) -> list[str]:
     """Stages of the masks: the maps' own, then those of each relabelling."""
-    return ["masks", *(f"masks-{turn + 1}" for turn in range(settings.relabel.rounds))]
+    rounds = 0 if settings.single_stage else settings.relabel.rounds
+    return ["masks", *(f"masks-{turn + 1}" for turn in range(rounds))]
 
 
 def say(text: str) -> None:

@@ -1,0 +1,304 @@
+r"""EPS: explicit pseudo-pixel supervision (Lee, Lee, Lee, Shim, "Railroad is not a Train", CVPR 2021).
+
+Idea. Tags say what is in a photo and not where it ends; a class-agnostic saliency map shows where something ends and
+not what it is. Score every cell for the C classes and for background, and ask that the tagged classes together look
+like the saliency map. A tagged class that saliency does not show (a lake behind the boat) is counted with the
+background.
+
+.. math::
+    P(p) = \mathrm{softmax}_{c = 1 \dots C, \mathrm{bg}}\, Z_c(p), \qquad
+    o_c = \frac{\sum_p [P_c(p)]\, [s(p)]}{\sum_p ([P_c(p)] + 10^{-4})}, \qquad
+    F = \{c \in y : o_c > \tau\}
+
+.. math::
+    \hat s = \lambda \sum_{c \in F} P_c
+        + (1 - \lambda) \Bigl(1 - P_{\mathrm{bg}} - \sum_{c \in y \setminus F} P_c\Bigr), \qquad
+    L = L_{\mathrm{cls}} + \frac{1}{|\Omega|} \sum_{p \in \Omega} (\hat s(p) - s(p))^2
+
+* :math:`Z` -- class scores of a bias-free head, background last; :math:`s` -- saliency, nearest to the grid of
+  :math:`Z`; :math:`[\cdot]` -- rounded to 0 or 1, no gradient; :math:`y` -- the tags; :math:`\Omega` -- the cells
+  inside the photos (padding takes no part; the published code teaches padding as not salient).
+* :math:`o_c` -- how much of where the class wins is salient: a precision, though the code calls it IoU.
+* :math:`L_{\mathrm{cls}}` -- multi-label soft margin loss of the mean scores of the C classes; background has no tag.
+* The map of a class is :math:`P_c`.
+
+Multi-scale attention fusion (EPS's inference, which SMAF names; its published code). Eight looks at a photo, 4 sizes
+and their mirror images: softmax over all C + 1 channels *at feature stride, before* any resizing, so each look decides
+between all classes by itself; brought to one size; mirrored back; untagged classes dropped; *summed*; then divided by
+the maximum of each class plus 1e-5. The common procedure (``localize.py``) differs only in that it averages:
+:meth:`ClassMapNet.fuse`. The one size is the finest look's feature grid; with sizes up to twice the photo at stride 8
+that is a cell for every 4 pixels, which is what self-training reads. A VOC photo of 375x500 pixels then takes 94 x 125
+half-precision numbers for each tagged class, 37 kB with the 1.56 classes a photo has; the published code stores 1.2 MB
+(float32 at the photo's size).
+
+Saliency maps are needed for every photo, from any detector (PFAN's in the paper), at any size. One that is black says
+that nothing stands out: its photo is taught background everywhere, against its tags. A few do no harm; a folder of them
+is an error of :func:`check_saliency_maps`, and ``tag2mask doctor`` names each.
+
+Heads. ``linear``: one 1x1 convolution, as released with EPS. ``feature``: a 1x1 convolution to 128 channels, a batch
+norm that never learns, ReLU, then the classifier; SMAF's, whose prototypes live in those 128 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.backbones import Backbone
+from tag2mask.backbones.weights import read_state_dict
+from tag2mask.errors import InputError, listed
+from tag2mask.types import Batch, Losses, masked_mean
+
+HeadForm = Literal["linear", "feature"]
+
+
+@dataclass(frozen=True)
+class EpsSettings:
+    """The numbers of the paper and of its released scripts for VOC."""
+
+    tau: float = 0.4
+    """A tagged class counts as salient when more than this share of its cells is (0.5 in the code's defaults)."""
+    lam: float = 0.5
+    """Weight of the foreground map in the estimate; the rest is the background map's (0.9 on COCO)."""
+    saliency: float = 1.0
+    """Weight of the saliency loss beside that of the tags (1 in the paper)."""
+    head: HeadForm = "linear"
+    """linear: EPS as released. feature: SMAF's, over `channels` features."""
+    channels: int = 128
+    """Width of the feature head."""
+    checkpoint: Path | None = None
+    """A published EPS or SMAF checkpoint of ResNet-38d, used as it is in place of training. To train on from one, give
+    it to --weights: that takes its backbone."""
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"eps.{name} is {getattr(self, name)}: it must lie in [0, 1]")
+        if self.channels < 1:
+            raise InputError(f"eps.channels is {self.channels}: it must be at least 1")
+        if self.saliency < 0:
+            raise InputError(f"eps.saliency is {self.saliency}: a weight must be at least 0")
+
+
+class LinearHead(nn.Module):
+    """One bias-free 1x1 convolution to the classes and, last, background."""
+
+    def __init__(self, channels: int, labels: int) -> None:
+        super().__init__()
+        self.fc8 = nn.Conv2d(channels, labels, 1, bias=False)
+        nn.init.xavier_uniform_(self.fc8.weight)
+        self.width = channels
+
+    def features(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc8(features)
+
+
+class FeatureHead(nn.Module):
+    """1x1 convolution, frozen batch norm, ReLU; then the classifier. The parts have their published names and order."""
+
+    def __init__(self, channels: int, labels: int, width: int) -> None:
+        super().__init__()
+        self.fc8 = nn.Conv2d(width, labels, 1, bias=False)
+        self.cov_feat = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn = nn.BatchNorm2d(width).requires_grad_(False)
+        nn.init.xavier_uniform_(self.fc8.weight)
+        nn.init.xavier_uniform_(self.cov_feat.weight)
+        self.width = width
+
+    def train(self, mode: bool = True) -> FeatureHead:
+        super().train(mode)
+        self.bn.eval()
+        return self
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.bn(self.cov_feat(x)).relu()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc8(features)
+
+
+class ClassMapNet(nn.Module):
+    """A backbone and a head that gives every cell a probability for each class and for background.
+
+    What EPS trains, and the student of any self-training.
+
+    Args:
+        backbone: any; it learns unless frozen.
+        classes: number of foreground classes.
+        head, channels: see :class:`EpsSettings`.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, head: HeadForm = "linear", channels: int = 128) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.form: HeadForm = head
+        self.head: LinearHead | FeatureHead = (
+            LinearHead(backbone.channels, classes + 1)
+            if head == "linear"
+            else FeatureHead(backbone.channels, classes + 1, channels)
+        )
+
+    def features_and_logits(self, images: Tensor, *, stored: bool = False) -> tuple[Tensor, Tensor]:
+        """The head's features ``[batch width rows columns]``, and :math:`Z` in float32, background last:
+        ``[batch classes+1 rows columns]``."""
+        features = self.head.features(self.backbone(images, stored=stored))
+        return features, self.head(features).float()
+
+    def logits(self, images: Tensor, *, stored: bool = False) -> Tensor:
+        """:math:`Z`, background last: ``[batch classes+1 rows columns]``."""
+        return self.features_and_logits(images, stored=stored)[1]
+
+    def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
+        """:math:`P` of the classes: the softmax sees all of them and background, tagged or not."""
+        return self.logits(images, stored=stored).softmax(1)[:, :-1]
+
+    @staticmethod
+    def fuse(raws: Sequence[Tensor]) -> Tensor:
+        """Sum of the looks' maps ``[batch classes rows columns]``, already mirrored back, on the finest grid."""
+        finest = max((tuple(raw.shape[2:]) for raw in raws), key=lambda grid: grid[0] * grid[1])
+        return torch.stack([F.interpolate(raw, finest, mode="bilinear", align_corners=False) for raw in raws]).sum(0)
+
+
+class Eps(ClassMapNet):
+    """The method page of EPS. Needs saliency maps.
+
+    Args:
+        backbone: any; it learns unless frozen. The paper's is ResNet-38d.
+        classes: number of foreground classes.
+        settings: see :class:`EpsSettings`.
+    """
+
+    needs_saliency = True
+
+    def __init__(self, backbone: Backbone, classes: int, settings: EpsSettings = EpsSettings()) -> None:
+        super().__init__(backbone, classes, settings.head, settings.channels)
+        self.settings = settings
+
+    def losses(self, batch: Batch, progress: float) -> Losses:
+        if batch.saliency is None:
+            raise InputError(
+                "EPS learns from saliency maps and this batch has none: give --saliency FOLDER, or use --method cam"
+            )
+        logits, s = self.logits(batch.images, stored=batch.stored), self.settings
+        scores = masked_mean(logits[:, :-1], batch.valid)
+        inside = F.adaptive_avg_pool2d(batch.valid[:, None].float(), (logits.shape[2], logits.shape[3]))[:, 0]
+        loss = saliency_loss(logits, batch.saliency, batch.labels, s.tau, s.lam, inside)
+        return Losses(
+            {
+                "classification": F.multilabel_soft_margin_loss(scores, batch.labels),
+                "saliency": s.saliency * loss,
+            }
+        )
+
+    def load_trained(self) -> bool:
+        """The weights of the checkpoint in the settings, if there is one: then nothing is left to train."""
+        if self.settings.checkpoint is None:
+            return False
+        load_checkpoint(self, self.settings.checkpoint)
+        return True
+
+
+def saliency_loss(
+    logits: Tensor, saliency: Tensor, labels: Tensor, tau: float, lam: float, inside: Tensor | None = None
+) -> Tensor:
+    """The second term of the module's :math:`L`.
+
+    Args:
+        logits: ``[batch classes+1 rows columns]``, background last.
+        saliency: ``[batch height width]`` in [0, 1], of any size.
+        labels: ``[batch classes]`` multi-hot.
+        inside: ``[batch rows columns]`` share of each cell that lies in the photo; None: all of it.
+    """
+    s = F.interpolate(saliency[:, None].to(logits.dtype), logits.shape[2:], mode="nearest")[:, 0]
+    weight = torch.ones_like(s) if inside is None else inside.to(s.dtype)
+    probabilities = logits.softmax(1)
+    classes, background = probabilities[:, :-1], probabilities[:, -1]
+    with torch.no_grad():
+        wins = classes.round()
+        shown = torch.einsum("bcij,bij->bc", wins, weight * s.round())
+        overlap = shown / torch.einsum("bcij,bij->bc", wins + 1e-4, weight).clamp(min=1e-9)
+        salient = labels * (overlap > tau)
+        hidden = labels - salient
+    foreground = torch.einsum("bcij,bc->bij", classes, salient.to(classes.dtype))
+    background = background + torch.einsum("bcij,bc->bij", classes, hidden.to(classes.dtype))
+    estimate = lam * foreground + (1 - lam) * (1 - background)
+    return (weight * (estimate - s) ** 2).sum() / weight.sum().clamp(min=1e-6)
+
+
+def check_saliency_maps(maps: Sequence[np.ndarray], source: str) -> int:
+    """Number of black maps among ``[height width]`` saliency maps in [0, 1].
+
+    Raises:
+        InputError: all of them are black, which would teach every photo as background.
+    """
+    black = sum(float(found.max(initial=0.0)) < 0.02 for found in maps)  # under 5 of 255, as doctor counts
+    if maps and black == len(maps):
+        raise InputError(
+            f"the saliency maps of {source} are black, all of the {black} looked at: nothing would be taught as an "
+            "object; make them anew (grey, bright where something stands out), or use a method without, --method cam"
+        )
+    return black
+
+
+# --- published checkpoints --------------------------------------------------------------------------------------
+
+
+def load_checkpoint(network: ClassMapNet, path: Path) -> None:
+    """A published checkpoint of EPS (a state dict) or of SMAF (nested ``Net.model_state``), the whole network.
+
+    Raises:
+        InputError: another head than the network's, a plain classifier (which has no background), another number of
+            classes, another backbone.
+    """
+    from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
+
+    if not isinstance(network.backbone, ResNet38d):
+        raise InputError(f"{path}: published EPS and SMAF checkpoints are of {NAME}: give --backbone {NAME}")
+    source = read_state_dict(path)
+    own = network.state_dict()
+    names = {name: f"backbone.{ours}" for name, ours in official_names(network.backbone).items()}
+    names |= {name.removeprefix("head."): name for name in own if name.startswith("head.")}
+    _check_head(source, network, path)
+    missing = [name for name in names if name not in source and not name.endswith("num_batches_tracked")]
+    strange = [name for name in source if name not in names]
+    wrong = [name for name in names if name in source and source[name].shape != own[names[name]].shape]
+    if missing or strange or wrong:
+        what, which = (
+            ("lacks", missing) if missing else ("has odd shapes in", wrong) if wrong else ("also holds", strange)
+        )
+        raise InputError(
+            f"{path} {what} {listed(which)}: it is no checkpoint of EPS or SMAF on {NAME}; give one, or train without "
+            "--eps.checkpoint"
+        )
+    network.load_state_dict({names[name]: tensor for name, tensor in source.items()}, strict=False)
+
+
+def _check_head(source: dict[str, Tensor], network: ClassMapNet, path: Path) -> None:
+    classifier = source.get("fc8.weight")
+    if classifier is None or classifier.ndim != 4:
+        raise InputError(f"{path} holds no classifier fc8.weight: it is no checkpoint of EPS or SMAF")
+    form: HeadForm = "feature" if "cov_feat.weight" in source else "linear"
+    if form != network.form:
+        held = {"linear": "one classifier (EPS)", "feature": f"{classifier.shape[1]} features (SMAF)"}[form]
+        raise InputError(f"{path} has a head of {held} and the network has the other form: give --eps.head {form}")
+    labels = network.head.fc8.out_channels
+    if form == "linear" and len(classifier) == labels - 1:
+        raise InputError(
+            f"{path} is a plain classifier of {labels - 1} classes and EPS has background too: give an EPS checkpoint; "
+            "the backbone alone is taken by --weights"
+        )
+    if len(classifier) != labels:
+        raise InputError(
+            f"{path} knows {len(classifier) - 1} classes and this data set has {labels - 1}: a checkpoint is used as "
+            "it is, so give one of these classes; the backbone alone is taken by --weights"
+        )
