@@ -51,7 +51,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.same:
-            from timm.layers import pad_same
+            from timm.layers.padding import pad_same
 
             input = pad_same(input, list(self.kernel_size), list(self.stride), list(self.dilation))
         learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
