@@ -488,7 +488,7 @@ def test_no_gradient_goes_to_what_the_mosaic_is_compared_with() -> None:
     method, batch = build(resnet(), 4, small(single_stage=False, equivariance=1.0)).train(), batch_of(4, 4, 64, 96)
     look = method.look(batch, 0.0)
     torch.manual_seed(3)
-    loss = method._equivariance(batch, look)
+    loss = method._equivariance(batch, look, 0.0)
     assert torch.autograd.grad(loss, look.scores, allow_unused=True, retain_graph=True)[0] is None
     torch.manual_seed(3)
     with torch.no_grad():
@@ -500,7 +500,9 @@ def test_no_gradient_goes_to_what_the_mosaic_is_compared_with() -> None:
 
 def test_new_layers_may_learn_first_and_blocks_stay_fixed() -> None:
     batch = batch_of(height=64, width=96)
-    method = build(resnet(), 4, small(heads_first=0.3, fixed_until="layer2", segmentation_from=0.0)).train()
+    method = build(
+        resnet(), 4, small(heads_first=0.3, fixed_until="layer2", segmentation_from=0.0, equivariance=1.0)
+    ).train()
     one(method.losses(batch, 0.2)).total().backward()
     assert reached(method) == {"classifier", "decoder"}
     one(method.losses(batch, 0.3)).total().backward()
@@ -613,6 +615,19 @@ def test_presence_weighs_classes_by_the_photos_scores() -> None:
     expected = a[:, 1:] * shown[:, 1:, None, None]
     expected = expected / expected.sum(1, keepdim=True) * (1 - a[:, :1])
     torch.testing.assert_close(b[:, 1:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_decoder_is_weighed_without_the_tags() -> None:
+    """Absent classes may be pooled otherwise; a new photo's are not known."""
+    method = build(resnet(), 3, small(absent="max", pooling="mean", segmentation_from=0.0)).eval()
+    seen: list[Tensor] = []
+    method._decode = lambda features, pooled: seen.append(pooled) or features[:, :4]
+    batch = batch_of(2, 3, 64, 96)
+    with torch.no_grad():
+        method.losses(batch, 0.0)
+        method.segment(batch.images)
+    torch.testing.assert_close(seen[0], seen[1])
+    assert (seen[0] - method.look(batch, 0.0).pooled).abs().max() > 1e-3
 
 
 def test_localization_is_the_gated_merge() -> None:

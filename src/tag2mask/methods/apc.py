@@ -246,14 +246,17 @@ class Apc(nn.Module):
         best, _ = adaptive_k(flat, "max", inside=among)
         return torch.where(tags > 0, pooled, best)
 
+    def _features(self, images: Tensor, progress: float, *, stored: bool = False) -> Tensor:
+        """The backbone's, without gradient while the new layers learn alone."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and progress >= self.settings.heads_first):
+            return self.backbone(images, stored=stored)
+
     def look(self, batch: Batch, progress: float) -> Look:
         """One forward."""
         if batch.stored and not self._said:
             self._said = True
             log.info("apc: stored features hold no photo: online labels are not refined, and there is no equivariance")
-        features = self.backbone(batch.images, stored=batch.stored)
-        if progress < self.settings.heads_first:
-            features = features.detach()
+        features = self._features(batch.images, progress, stored=batch.stored)
         embeddings = self.context(features)
         scores = self.patch_scores(embeddings)
         inside = cells_inside(batch.valid, (scores.shape[2], scores.shape[3]))
@@ -261,9 +264,9 @@ class Apc(nn.Module):
         return Look(features, embeddings, scores, inside, tags, self.pool(scores, inside, tags))
 
     def losses(self, batch: Batch, progress: float) -> Losses:
-        return Losses(self.terms(batch, self.look(batch, progress)))
+        return Losses(self.terms(batch, self.look(batch, progress), progress))
 
-    def terms(self, batch: Batch, look: Look) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, look: Look, progress: float) -> dict[str, Tensor]:
         """The losses of the patch classes."""
         s = self.settings
         terms = {"classification": tag_loss(look.pooled, look.tags)}
@@ -281,16 +284,16 @@ class Apc(nn.Module):
         if s.weight_penalty:
             terms["weight_penalty"] = s.weight_penalty * self.classifier.weight.float().square().sum()
         if s.equivariance and not batch.stored:
-            terms["equivariance"] = s.equivariance * self._equivariance(batch, look)
+            terms["equivariance"] = s.equivariance * self._equivariance(batch, look, progress)
         return terms
 
-    def _equivariance(self, batch: Batch, look: Look) -> Tensor:
+    def _equivariance(self, batch: Batch, look: Look, progress: float) -> Tensor:
         """Cross entropy of the mosaic's patch classes against those of the whole photos, moved likewise; no gradient
         to the latter."""
         with torch.no_grad():
             wanted = gate_and_rescale(look.scores, look.tags, look.inside)
             images, wanted, weight = mosaic(batch.images, wanted, look.inside)
-        found = self.patch_scores(self.context(self.backbone(images)))
+        found = self.patch_scores(self.context(self._features(images, progress)))
         loss = -(wanted * found.clamp(min=1e-7).log()).sum(1)
         return (loss * weight).sum() / weight.sum().clamp(min=1)
 
@@ -316,10 +319,11 @@ class ApcSegmenter(Apc):
 
     def losses(self, batch: Batch, progress: float) -> Losses:
         look = self.look(batch, progress)
-        terms = self.terms(batch, look)
+        terms = self.terms(batch, look, progress)
         if progress >= self.settings.segmentation_from:
             labels = self.labels(batch, look)
-            logits = self._decode(look.features, look.pooled.detach())
+            shown = look.pooled if self.settings.absent == "akp" else self.pool(look.scores, look.inside)  # no tags
+            logits = self._decode(look.features, shown.detach())
             terms["segmentation"] = self.settings.segmentation * balanced_loss(logits, labels)
         return Losses(terms)
 
