@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from portable import h, uniform
+from tag2mask import methods
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.cli import parse_run
 from tag2mask.data.augment import AugmentSettings, shrunk
 from tag2mask.data.batches import StoredFeatures, TaggedImages
 from tag2mask.errors import InputError
+from tag2mask.methods import METHODS
 from tag2mask.methods.cam import Cam
 from tag2mask.methods.check import batch_of
 from tag2mask.methods.eps import ClassMapNet, Eps, EpsSettings
@@ -615,6 +617,14 @@ def test_the_whole_of_smaf_small(world: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
     said = fails(capsys, "label", world, "--out", tmp_path / "b", *SMALL, *STUDENTS, "--self-train.denoise", "saliency")
     assert "--self-train.denoise saliency needs a saliency map for every photo" in said and "leave it out" in said
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_maps_of_every_method_teach(name: str, world: Path, tmp_path: Path) -> None:
+    data = with_saliency(world, tmp_path / "data") if methods.needs_saliency(name) else world
+    flags = [*SMALL, *STUDENTS, "--method", name, "--refine", "none"]
+    assert run("label", data, "--out", tmp_path / "run", *flags) == 0
+    assert len(list((tmp_path / "run" / "self-maps-1").glob("*.npz"))) == 9
 
 
 def test_students_of_ppl_on_stored_features(world: Path, tmp_path: Path) -> None:
