@@ -434,7 +434,7 @@ class OneBatch:
 
 def test_an_interrupted_student_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the average and the prototypes, which are state too."""
-    train = replace(recipe("default").student_train, epochs=4.0, batch_size=2, precision="float32",
+    train = replace(recipe("default").student_train, epochs=2.0, batch_size=2, precision="float32",
                     checkpoint_minutes=0.0)  # fmt: skip
 
     def learner() -> Student:
@@ -449,7 +449,7 @@ def test_an_interrupted_student_goes_on_to_the_bit(tmp_path: Path, monkeypatch: 
     def stops(self: Student, batch: Batch, progress: float) -> object:
         nonlocal steps
         steps += 1
-        if steps == 4:
+        if steps == 3:
             raise KeyboardInterrupt
         return plain(self, batch, progress)
 
