@@ -20,8 +20,7 @@ import numpy as np
 from tag2mask import evaluate
 from tag2mask.pipeline import reopen
 from tag2mask.run import Run
-from tag2mask.stages import Work, map_names, mask_names
-from tag2mask.stages.scores import unrefined
+from tag2mask.stages import Work, map_names, mask_names, unrefined
 from tag2mask.stages.work import mask_of
 from tag2mask.types import IGNORE, Dataset, Sample
 

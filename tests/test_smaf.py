@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from portable import h, uniform
+from tag2mask import methods
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.cli import parse_run
 from tag2mask.data.augment import AugmentSettings, shrunk
 from tag2mask.data.batches import StoredFeatures, TaggedImages
 from tag2mask.errors import InputError
+from tag2mask.methods import METHODS
 from tag2mask.methods.cam import Cam
 from tag2mask.methods.check import batch_of
 from tag2mask.methods.eps import ClassMapNet, Eps, EpsSettings
@@ -432,7 +434,7 @@ class OneBatch:
 
 def test_an_interrupted_student_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the average and the prototypes, which are state too."""
-    train = replace(recipe("default").student_train, epochs=4.0, batch_size=2, precision="float32",
+    train = replace(recipe("default").student_train, epochs=2.0, batch_size=2, precision="float32",
                     checkpoint_minutes=0.0)  # fmt: skip
 
     def learner() -> Student:
@@ -447,7 +449,7 @@ def test_an_interrupted_student_goes_on_to_the_bit(tmp_path: Path, monkeypatch: 
     def stops(self: Student, batch: Batch, progress: float) -> object:
         nonlocal steps
         steps += 1
-        if steps == 4:
+        if steps == 3:
             raise KeyboardInterrupt
         return plain(self, batch, progress)
 
@@ -615,6 +617,14 @@ def test_the_whole_of_smaf_small(world: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
     said = fails(capsys, "label", world, "--out", tmp_path / "b", *SMALL, *STUDENTS, "--self-train.denoise", "saliency")
     assert "--self-train.denoise saliency needs a saliency map for every photo" in said and "leave it out" in said
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_maps_of_every_method_teach(name: str, world: Path, tmp_path: Path) -> None:
+    data = with_saliency(world, tmp_path / "data") if methods.needs_saliency(name) else world
+    flags = [*SMALL, *STUDENTS, "--method", name, "--refine", "none"]
+    assert run("label", data, "--out", tmp_path / "run", *flags) == 0
+    assert len(list((tmp_path / "run" / "self-maps-1").glob("*.npz"))) == 9
 
 
 def test_students_of_ppl_on_stored_features(world: Path, tmp_path: Path) -> None:

@@ -22,9 +22,6 @@ from tag2mask.errors import InputError
 from tag2mask.features import FeatureStore, View, by_size, view_batch, views
 from tag2mask.types import LocalizationMaps, Sample, label_vector
 
-CPU_PIXELS = 2**19
-"""Pixels that a CPU looks at together: more leave its caches (8 photos of 576x768 took 157 ms each, one alone 94)."""
-
 
 @dataclass(frozen=True)
 class LocalizeSettings:
@@ -65,6 +62,7 @@ def localize(
         store: features of the frozen trunk, filled for these samples and views; None: look at the photos.
     """
     where = next(method.parameters()).device
+    compute.keep_memory()
     for chunk, size, features_of in _chunks(backbone, samples, settings, store):
         labels = torch.stack([label_vector(s.labels or frozenset(), classes) for s in chunk]).to(where)
         raws = []
@@ -99,14 +97,10 @@ def _chunks(
 
 
 def look(method: Any, images: Tensor, labels: Tensor, precision: compute.Precision, *, stored: bool = False) -> Tensor:
-    """One look of the method at a batch, without gradients: raw maps in float32."""
+    """One forward of the method without gradients: raw maps in float32."""
     images = images.contiguous(memory_format=torch.channels_last)
-    together = len(images)
-    if images.device.type == "cpu" and not stored:
-        together = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
     with torch.inference_mode(), compute.autocast(precision, images.device):
-        parts = zip(images.split(together), labels.split(together), strict=True)
-        return torch.cat([method.localize(i, y, stored=stored).float() for i, y in parts])
+        return method.localize(images, labels, stored=stored).float()
 
 
 def fuse(raws: Sequence[Tensor]) -> Tensor:
