@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tag2mask import affinity, backbones, data, methods, segment, stages
+from tag2mask.data.batches import check_pairs
 from tag2mask.data.images import write_index_mask
 from tag2mask.errors import InputError, UnreadableImage, listed
 from tag2mask.progress import track
+from tag2mask.pseudo import SALIENCY
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.refine import refiner
 from tag2mask.run import Clock, Run
@@ -38,6 +40,8 @@ def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool)
     check_settings(settings)
     train_set = data.load(path, settings.data)
     check_saliency(train_set, settings)
+    if getattr(settings.options, "pairs", False):
+        check_pairs(train_set)
     val = validation_set(path, settings)
     with Run(out) as run:
         clock = Clock()
@@ -95,6 +99,11 @@ def check_settings(settings: RunSettings) -> None:
     backbones.check(settings.backbone)
     walk, pixelwise = affinity.split(settings.refine)
     refiner(pixelwise)
+    if settings.pseudo.background == "saliency-rule" and pixelwise != "none":
+        raise InputError(
+            f"--background saliency-rule sets its thresholds on the maps themselves, and --refine {settings.refine} "
+            f"would move them: use --refine {walk or 'none'}, or --background saliency"
+        )
     if walk in (*affinity.LEARNT, "walk/features") and settings.frozen:
         raise InputError(f"--refine {settings.refine}: {walk} looks into the backbone's blocks: leave out --freeze")
     refiner(settings.inference.refine)
@@ -104,10 +113,17 @@ def check_settings(settings: RunSettings) -> None:
 
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
     """Saliency maps are there for every photo, where the settings ask for them."""
-    if settings.pseudo.background != "saliency":
+    background = settings.pseudo.background
+    if background not in SALIENCY:
         return
     lacking = [s.id for s in dataset.samples if s.saliency_path is None]
-    if lacking:
+    if background == "saliency-rule":
+        if len(lacking) == len(dataset):
+            raise InputError(
+                f"--background saliency-rule needs saliency maps and none of the {len(dataset)} photos has one: give "
+                "--saliency FOLDER (grey images, one a photo, same name) or another background"
+            )
+    elif lacking:
         raise InputError(
             f"--background saliency needs a saliency map for every photo; {len(lacking)} have none "
             f"({listed(lacking)}): give --saliency FOLDER or another background"

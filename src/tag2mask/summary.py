@@ -9,6 +9,8 @@ import numpy as np
 
 from tag2mask import evaluate
 from tag2mask.data.images import read_image, read_index_mask
+from tag2mask.errors import listed
+from tag2mask.pseudo import SALIENCY
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.run import Stage, read_json, read_jsonl, read_maps
 from tag2mask.stages import Work
@@ -64,7 +66,7 @@ def report_data(work: Work) -> ReportData:
 def supervision(work: Work) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     lines = [f"image-level tags of {len(work.train)} photos"]
-    if work.settings.pseudo.background == "saliency":
+    if work.settings.pseudo.background in SALIENCY:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
@@ -88,6 +90,9 @@ def warnings(work: Work) -> list[str]:
         count = len(work.quarantined)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [q["error"] for q in work.quarantined[:20]]
+    without = work.stages["masks"].read_manifest().get("without_mask", ())
+    if without:
+        lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
     gone = [r for r in read_jsonl(work.best_masks.folder / "records.jsonl") if r["vanished"]]
     if gone:
         names = ", ".join(str(r["id"]) for r in gone[:5])

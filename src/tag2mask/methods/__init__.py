@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from tag2mask.backbones import Backbone
-from tag2mask.errors import unknown
+from tag2mask.backbones import Backbone, vgg16
+from tag2mask.backbones.weights import read_state_dict
+from tag2mask.errors import InputError, unknown
 from tag2mask.methods.cam import Cam, CamSettings
+from tag2mask.methods.mcis import Mcis, McisSettings
 from tag2mask.methods.ppl import Ppl, PplSettings
 
 
@@ -24,6 +27,7 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
+    "mcis": Entry(Mcis, McisSettings, "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)"),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
 }
 
@@ -42,3 +46,22 @@ def build(name: str, backbone: Backbone, classes: int, settings: object | None =
     """
     found = entry(name)
     return found.build(backbone, classes, found.settings() if settings is None else settings)
+
+
+def load_released(method: Any, weights: str) -> None:
+    """Where ``weights`` is a file that holds a whole released method, not a backbone alone, the rest of it.
+
+    Raises:
+        InputError: it is of a method that this one is not.
+    """
+    if not Path(weights).is_file():
+        return
+    state = read_state_dict(Path(weights))
+    if not any(name.startswith(vgg16.RELEASED) for name in state):
+        return
+    if not hasattr(method, "load_released"):
+        raise InputError(
+            f"{weights} is a checkpoint of a whole released method and {type(method).__name__} is another: "
+            "use --recipe mcis/official, or the weights of a backbone alone"
+        )
+    method.load_released(state, weights)
