@@ -131,7 +131,8 @@ def show_references(
         for sample, labels in references:
             if store is None:
                 pixels = read_image(sample.image_path)
-                view = reference_view(*pixels.shape[:2], settings, backbone.multiple)
+                height, width = pixels.shape[:2]
+                view = reference_view(height, width, settings, backbone.multiple)
                 images = view_batch([pixels], view, backbone)
             else:
                 seen = store.seen[sample.id]
