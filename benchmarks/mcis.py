@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone, BackboneSettings, build
-from tag2mask.methods.mcis import CELLS, Mcis, McisSettings, Seen, co_attend
+from tag2mask.methods.mcis import CELLS, Mcis, McisSettings, Side, co_attend
 from tag2mask.types import Batch
 
 
@@ -94,7 +94,7 @@ def attention(method: Mcis, features: Tensor, pairs: int, together: bool) -> Non
     m, n = features[:pairs], features[pairs:]
     if together:
         values = torch.cat([F.conv2d(features, method.head.weight), method.gate(features)], 1)
-        found = method.compare(Seen(m, values[:pairs]), Seen(n, values[pairs:]), [0] * pairs)
+        found = method.compare(Side(m, values[:pairs]), Side(n, values[pairs:]), [0] * pairs)
         torch.stack([found.common_m.sum(), found.common_n.square().sum()]).sum().backward()
         return
     for row in range(pairs):

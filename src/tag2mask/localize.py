@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
+from tag2mask.data.batches import labels_of
 from tag2mask.data.images import read_image
 from tag2mask.errors import InputError, listed
 from tag2mask.features import FeatureStore, View, by_size, view_batch, views
@@ -81,15 +82,15 @@ def draw_references(dataset: Dataset, count: int, seed: int) -> list[tuple[Sampl
     A function of (seed, class) and the data set alone, so maps do not depend on what was done before.
     """
     pools: dict[int, list[int]] = {}
-    for index, sample in enumerate(dataset.samples):
-        for label in sample.labels or ():
+    for index, labels in enumerate(labels_of(dataset)):
+        for label in labels or ():
             pools.setdefault(label, []).append(index)
     drawn: dict[int, list[int]] = {}
     for label, pool in sorted(pools.items()):
         random = np.random.default_rng([seed, label, 52_711])
         for index in random.choice(pool, min(count, len(pool)), replace=False).tolist():
             drawn.setdefault(index, []).append(label)
-    return [(dataset.samples[index], tuple(labels)) for index, labels in drawn.items()]
+    return [(dataset.samples[index], tuple(stands_for)) for index, stands_for in drawn.items()]
 
 
 def reference_view(height: int, width: int, settings: LocalizeSettings, multiple: int = 1) -> View:

@@ -7,7 +7,7 @@ epoch. Both depend on (seed, epoch, index) alone.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from tag2mask.data import augment
 from tag2mask.data.augment import AugmentSettings, Geometry
 from tag2mask.data.images import read_image, read_saliency
+from tag2mask.data.listing import Samples
 from tag2mask.errors import InputError, listed
 from tag2mask.types import Batch, Dataset, Domain, MaskedBatch, Sample, label_vector
 
@@ -218,8 +219,8 @@ class Pairs:
         check_pairs(self.dataset)
         self.keys = source.groups()
         self.pools: dict[tuple[object, int], array[int]] = {}  # indices, growing, by group and class
-        for index, sample in enumerate(self.dataset.samples):
-            for label in sample.labels or ():
+        for index, labels in enumerate(labels_of(self.dataset)):
+            for label in labels or ():
                 self.pools.setdefault((self._group(index), label), array("L")).append(index)
 
     def __len__(self) -> int:
@@ -256,22 +257,27 @@ class Pairs:
 
 def check_pairs(dataset: Dataset) -> None:
     """Every class has photos to compare, or the error names those that have a single one."""
-    only: dict[int, str] = {}
+    first: dict[int, int] = {}
     more: set[int] = set()
-    for sample in dataset.samples:
-        for label in sample.labels or ():
-            if label in only:
+    for index, labels in enumerate(labels_of(dataset)):
+        for label in labels or ():
+            if first.setdefault(label, index) != index:
                 more.add(label)
-            only.setdefault(label, sample.id)
-    lone = [label for label in sorted(only) if label not in more]
+    lone = sorted(set(first) - more)
     if lone:
-        photos = listed(f"{dataset.classes[label]} ({only[label]})" for label in lone)
+        photos = listed(f"{dataset.classes[label]} ({dataset.samples[first[label]].id})" for label in lone)
         raise InputError(
             f"this method compares photos of a class, and {dataset.name} has a single photo of {photos}: "
             "add photos, leave such classes out with --classes, or use another --method"
         )
-    if not only:
+    if not first:
         raise InputError(f"no photo of {dataset.name} has a tag, so no two can be compared: tag them")
+
+
+def labels_of(dataset: Dataset) -> Iterator[frozenset[int] | None]:
+    """The labels of each sample in order, without making samples where that can be had."""
+    samples = dataset.samples
+    return samples.labels() if isinstance(samples, Samples) else (sample.labels for sample in samples)
 
 
 def _labels(samples: Sequence[Sample], dataset: Dataset) -> Tensor:

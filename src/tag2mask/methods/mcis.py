@@ -50,8 +50,8 @@ photos of a class have the same references, drawn once per run (released: three 
 views of a photo with itself are made from the training view (released: from the photo, without colour jitter); padding
 takes no part; batch norm keeps its pretrained statistics.
 
-The default form is the paper's for a pretrained backbone under AdamW: there, features are not new and :math:`W_P` is
-compared by direction and starts as the identity (:attr:`McisSettings.affinity` says why).
+The default form is the paper's, made for any pretrained backbone and AdamW: no new convolutions, and features are
+compared by their direction, with a :math:`W_P` that starts as the identity (:attr:`McisSettings.affinity` says why).
 """
 
 from __future__ import annotations
@@ -156,17 +156,17 @@ def official(epochs: float) -> McisSettings:
     )
 
 
-class Seen(NamedTuple):
+class Side(NamedTuple):
     """What of some photos enters a comparison."""
 
     features: Tensor  # F [photos channels rows columns]
     values: Tensor  # of the head, then of W_B [photos classes+1 rows columns]; without W_B where it is not trained
     inside: Tensor | None = None  # [photos cells] bool, False on padding; None: no padding
 
-    def take(self, rows: Sequence[int]) -> Seen:
+    def take(self, rows: Sequence[int]) -> Side:
         where = torch.as_tensor(rows, device=self.features.device)
         inside = None if self.inside is None else self.inside[where]
-        return Seen(self.features[where], self.values[where], inside)
+        return Side(self.features[where], self.values[where], inside)
 
 
 class Compared(NamedTuple):
@@ -234,7 +234,7 @@ class Mcis(nn.Module):
         """:math:`F`: ``[photos channels rows columns]``."""
         return self.extra(self.backbone(images, stored=stored))
 
-    def see(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Seen:
+    def see(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Side:
         """Everything about photos that does not depend on what they are compared with.
 
         Args:
@@ -248,11 +248,11 @@ class Mcis(nn.Module):
         assert scores is not None
         values = torch.cat([scores, self.gate(features)], 1) if self.settings.parts == "full" else scores
         if valid is None:
-            return Seen(features, values)
+            return Side(features, values)
         share = F.adaptive_avg_pool2d(valid[:, None].float(), (features.shape[2], features.shape[3]))
-        return Seen(features, values, share.flatten(1) > 0)
+        return Side(features, values, share.flatten(1) > 0)
 
-    def compare(self, m: Seen, n: Seen, kinds: Sequence[int]) -> Compared:
+    def compare(self, m: Side, n: Side, kinds: Sequence[int]) -> Compared:
         """Co-attention and contrastive co-attention of pairs.
 
         Args:
@@ -355,7 +355,7 @@ class Mcis(nn.Module):
         """Whether a photo counts as one from elsewhere."""
         return self.settings.by_domain and domain != "target"
 
-    def _self_terms(self, batch: Batch, rows: list[int], seen: Seen, scores: Tensor) -> dict[str, Tensor]:
+    def _self_terms(self, batch: Batch, rows: list[int], seen: Side, scores: Tensor) -> dict[str, Tensor]:
         """The losses of photos paired with themselves: all their tags are common."""
         assert not batch.stored, "refused when the method was built"
         here, valid, labels = seen.take(rows), batch.valid[rows], batch.labels[rows]
