@@ -97,6 +97,14 @@ def check_settings(settings: RunSettings) -> None:
         )
     methods.entry(settings.method)
     backbones.check(settings.backbone)
+    trainings = (settings.train, settings.affinity_train, settings.segmenter_train, settings.relabel_train)
+    if any(training.epochs == 0 for training in trainings[1:]) or (
+        settings.train.epochs == 0 and methods.released(settings.backbone.weights) is None
+    ):
+        raise InputError(
+            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole method, "
+            "to use it as it is)"
+        )
     walk, pixelwise = affinity.split(settings.refine)
     refiner(pixelwise)
     if settings.pseudo.background == "saliency-rule" and pixelwise != "none":

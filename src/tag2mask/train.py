@@ -29,7 +29,7 @@ class TrainSettings:
     """How a network is trained. The defaults fine-tune an ImageNet backbone in minutes on a laptop."""
 
     epochs: float = 8.0
-    """Passes over the training photos (a fraction is allowed; 0 keeps the weights as they are)."""
+    """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method)."""
     batch_size: int = 16
     accumulate: int = 1
     """Batches whose gradients are averaged into one optimiser step."""
@@ -66,7 +66,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise InputError(f"train.epochs is {self.epochs}: it must be 0 or more")
+            raise InputError(f"train.epochs is {self.epochs}: it must be above 0")
         for name in ("batch_size", "accumulate", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}: it must be above 0")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone, vgg16
 from tag2mask.backbones.weights import read_state_dict
@@ -48,16 +48,22 @@ def build(name: str, backbone: Backbone, classes: int, settings: object | None =
     return found.build(backbone, classes, found.settings() if settings is None else settings)
 
 
+def released(weights: str) -> dict[str, Tensor] | None:
+    """The tensors of ``--weights``, if that is a file of a whole released method, not of a backbone alone."""
+    if not Path(weights).is_file():
+        return None
+    state = read_state_dict(Path(weights))
+    return state if any(name.startswith(vgg16.RELEASED) for name in state) else None
+
+
 def load_released(method: Any, weights: str) -> None:
-    """Where ``weights`` is a file that holds a whole released method, not a backbone alone, the rest of it.
+    """Where ``weights`` holds a whole released method, what of it is not the backbone's.
 
     Raises:
         InputError: it is of a method that this one is not.
     """
-    if not Path(weights).is_file():
-        return
-    state = read_state_dict(Path(weights))
-    if not any(name.startswith(vgg16.RELEASED) for name in state):
+    state = released(weights)
+    if state is None:
         return
     if not hasattr(method, "load_released"):
         raise InputError(
