@@ -7,7 +7,7 @@ brings its own ``fuse`` is asked instead of the average.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
-from tag2mask.errors import InputError
+from tag2mask.data.batches import labels_of
+from tag2mask.data.images import read_image
+from tag2mask.errors import InputError, listed
 from tag2mask.features import FeatureStore, View, by_size, view_batch, views
-from tag2mask.types import LocalizationMaps, Sample, label_vector
+from tag2mask.types import Compares, Dataset, LocalizationMaps, Reference, Sample, label_vector
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,83 @@ def localize(
         labels = torch.stack([label_vector(s.labels or frozenset(), classes) for s in chunk]).to(where)
         raws = []
         for view in settings.views(*size, backbone.multiple):
-            raw = look(method, features_of(view).to(where), labels, settings.precision, stored=store is not None)
+            images, beside = features_of(view).to(where), {}
+            if isinstance(method, Compares):
+                beside["domains"] = tuple(s.domain for s in chunk)
+            raw = look(method, images, labels, settings.precision, stored=store is not None, **beside)
             raws.append(raw.flip(3) if view.flip else raw)
         fused = getattr(method, "fuse", fuse)(raws)  # a method may have its own way (EPS sums)
         for sample, maps in zip(chunk, fused.cpu(), strict=True):
             yield present_maps(sample, maps, size)
+
+
+def draw_references(dataset: Dataset, count: int, seed: int) -> list[tuple[Sample, tuple[int, ...]]]:
+    """``count`` photos of each class (all, where there are fewer), with the classes each was drawn for.
+
+    A function of (seed, class) and the data set alone, so maps do not depend on what was done before.
+    """
+    pools: dict[int, list[int]] = {}
+    for index, labels in enumerate(labels_of(dataset)):
+        for label in labels or ():
+            pools.setdefault(label, []).append(index)
+    drawn: dict[int, list[int]] = {}
+    for label, pool in sorted(pools.items()):
+        random = np.random.default_rng([seed, label, 52_711])
+        for index in random.choice(pool, min(count, len(pool)), replace=False).tolist():
+            drawn.setdefault(index, []).append(label)
+    return [(dataset.samples[index], tuple(stands_for)) for index, stands_for in drawn.items()]
+
+
+def reference_view(height: int, width: int, settings: LocalizeSettings, multiple: int = 1) -> View:
+    """How a reference of this size is looked at: at scale 1, not mirrored."""
+    return views(height, width, settings.longest, (1.0,), False, multiple)[0]
+
+
+def show_references(
+    method: Compares,
+    backbone: Backbone,
+    references: Sequence[tuple[Sample, tuple[int, ...]]],
+    samples: Iterable[Sample],
+    settings: LocalizeSettings,
+    classes: Sequence[str],
+    store: FeatureStore | None = None,
+) -> None:
+    """Let a method look at its references, each once, before the ``samples`` are localized.
+
+    Args:
+        references: of :func:`draw_references`.
+        classes: names, for the error.
+        store: features of the frozen trunk, filled for the references' view; None: look at the photos.
+
+    Raises:
+        InputError: a sample shows a class that no reference shows.
+    """
+    known = {label for _, labels in references for label in labels}
+    for sample in samples:
+        lacking = sorted((sample.labels or frozenset()) - known)
+        if lacking:
+            raise InputError(
+                f"'{sample.id}' is tagged {listed(classes[label] for label in lacking)} and no training photo is, so "
+                "there is nothing to look at beside it: add such photos, leave the class out with --classes, or use "
+                "--mcis.references 0"
+            )
+    where = next(method.parameters()).device  # type: ignore[attr-defined]
+
+    def looks() -> Iterator[Reference]:
+        for sample, labels in references:
+            if store is None:
+                pixels = read_image(sample.image_path)
+                height, width = pixels.shape[:2]
+                view = reference_view(height, width, settings, backbone.multiple)
+                images = view_batch([pixels], view, backbone)
+            else:
+                seen = store.seen[sample.id]
+                view = reference_view(seen.height, seen.width, settings, backbone.multiple)
+                images = store.load(sample, view).float()[None]
+            yield Reference(images.to(where), labels, sample.domain)
+
+    with torch.inference_mode(), compute.autocast(settings.precision, where):
+        method.prepare_localization(looks(), stored=store is not None)
 
 
 Chunk = tuple[list[Sample], tuple[int, int], Callable[[View], Tensor]]
@@ -96,11 +170,13 @@ def _chunks(
             yield chunk, size, lambda v, c=chunk: torch.stack([store.load(s, v) for s in c]).float()
 
 
-def look(method: Any, images: Tensor, labels: Tensor, precision: compute.Precision, *, stored: bool = False) -> Tensor:
+def look(
+    method: Any, images: Tensor, labels: Tensor, precision: compute.Precision, *, stored: bool = False, **beside: Any
+) -> Tensor:
     """One forward of the method without gradients: raw maps in float32."""
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast(precision, images.device):
-        return method.localize(images, labels, stored=stored).float()
+        return method.localize(images, labels, stored=stored, **beside).float()
 
 
 def fuse(raws: Sequence[Tensor]) -> Tensor:

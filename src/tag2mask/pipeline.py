@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tag2mask import affinity, backbones, data, methods, segment, stages
+from tag2mask.data.batches import check_pairs
 from tag2mask.data.images import write_index_mask
 from tag2mask.errors import InputError, UnreadableImage, listed
 from tag2mask.progress import track
@@ -38,6 +39,8 @@ def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool)
     check_settings(settings)
     train_set = data.load(path, settings.data)
     check_saliency(train_set, settings)
+    if getattr(settings.options, "pairs", False):
+        check_pairs(train_set)
     val = validation_set(path, settings)
     with Run(out) as run:
         clock = Clock()
@@ -101,8 +104,21 @@ def check_settings(settings: RunSettings) -> None:
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
     backbones.check(settings.backbone)
+    trainings = (settings.train, settings.affinity_train, settings.segmenter_train, settings.relabel_train)
+    if any(training.epochs == 0 for training in trainings[1:]) or (
+        settings.train.epochs == 0 and methods.released(settings.backbone.weights) is None
+    ):
+        raise InputError(
+            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole method, "
+            "to use it as it is)"
+        )
     walk, pixelwise = affinity.split(settings.refine)
     refiner(pixelwise)
+    if settings.pseudo.background == "saliency-rule" and pixelwise != "none":
+        raise InputError(
+            f"--background saliency-rule sets its thresholds on the maps themselves, and --refine {settings.refine} "
+            f"would move them: use --refine {walk or 'none'}, or --background saliency"
+        )
     if walk in (*affinity.LEARNT, "walk/features") and settings.frozen:
         raise InputError(f"--refine {settings.refine}: {walk} looks into the backbone's blocks: leave out --freeze")
     refiner(settings.inference.refine)
@@ -121,6 +137,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
             settings.self_train.students > 0 and "saliency" in settings.self_train.denoise, "leave it out"
         ),
         "--background saliency": (settings.pseudo.background == "saliency", "another background"),
+        "--background saliency-rule": (settings.pseudo.background == "saliency-rule", "another background"),
     }  # fmt: skip
     lacking: list[str] | None = None
     for what, (asks, otherwise) in asking.items():
@@ -128,11 +145,16 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
             continue
         if lacking is None:
             lacking = [s.id for s in dataset.samples if s.saliency_path is None]
+        if what == "--background saliency-rule":
+            if len(lacking) < len(dataset):
+                continue  # photos without one get no mask by the rule; they are counted and named
+            found = f"saliency maps and none of the {len(dataset)} photos has one"
+        else:
+            found = f"a saliency map for every photo; {len(lacking)} have none ({listed(lacking)})"
         if lacking:
             raise InputError(
-                f"{what} needs a saliency map for every photo; {len(lacking)} have none ({listed(lacking)}): give "
-                "--saliency FOLDER (grey images, one a photo under its name, bright where something stands out, by any "
-                f"saliency detector), or {otherwise}"
+                f"{what} needs {found}: give --saliency FOLDER (grey images, one a photo under its name, bright where "
+                f"something stands out, by any saliency detector), or {otherwise}"
             )
 
 

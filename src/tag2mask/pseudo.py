@@ -8,6 +8,9 @@ score at pixel :math:`p`:
   through the score :math:`t` at which foreground and background are equal: :math:`\alpha = \ln t / \ln(1 - t)`;
 * ``saliency``: :math:`b(p) = 1 - s(p)` from a class-agnostic saliency map.
 
+Or masks come from maps and saliency by fixed thresholds instead, without refinement (``saliency-rule``, that of OAA and
+MCIS; :func:`by_saliency_rule`).
+
 The threshold :math:`t` sees no mask. It splits the largest scores of a sample of the training photos into two groups,
 by default at the geometric mean of two classical answers: Otsu's (IEEE Trans. SMC 1979) takes the spread in both groups
 for equal, so the long tail of foreground scores pulls it up; Li's minimum cross entropy (Li and Lee, Pattern
@@ -29,18 +32,38 @@ from torch.nn import functional as F
 from tag2mask.errors import InputError
 from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps, PseudoMask, Refiner
 
+SALIENCY = ("saliency", "saliency-rule")  # backgrounds that need saliency maps
+
+
+@dataclass(frozen=True)
+class SaliencyRule:
+    """Thresholds of the rule of OAA (Jiang et al., ICCV 2019), at the values of MCIS's released code."""
+
+    foreground: float = 0.3
+    """Classes and background below it do not count."""
+    conflict: float = 0.99
+    """Where two of them, the background one of them, lie above it, nobody knows (OAA: 0.9)."""
+    attention: float = 0.95
+    """A class above it makes a pixel stand out as if it were salient (OAA: 0.8)."""
+    salient: int = 32
+    """Saliency of 255 from which on a pixel that no class claims is unknown rather than background."""
+    least: float = 0.01
+    """A mask with a smaller share of foreground is unknown altogether."""
+
 
 @dataclass(frozen=True)
 class PseudoSettings:
     """How scores become masks. Nothing here is set on ground truth."""
 
-    background: Literal["power", "constant", "saliency"] = "power"
+    background: Literal["power", "constant", "saliency", "saliency-rule"] = "power"
     threshold: float | None = None
     """Score in (0, 1) at which a class beats the background. None: found on the maps by `rule`."""
     rule: Literal["between", "otsu", "li"] = "between"
     """How it is found, from the maps alone: Otsu's threshold, Li's, or their geometric mean."""
     margin: float = 0.0
     """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
+    saliency_rule: SaliencyRule = SaliencyRule()
+    """Of `--background saliency-rule`, which has no use for the threshold, its rule and the margin."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:
@@ -131,6 +154,36 @@ def label_scores(
         background = torch.full_like(largest, threshold)
     stacked = torch.cat([background, scores])
     return stacked / stacked.sum(0, keepdim=True).clamp(min=1e-6)
+
+
+def by_saliency_rule(maps: LocalizationMaps, saliency: np.ndarray, rule: SaliencyRule = SaliencyRule()) -> PseudoMask:
+    """Maps and a saliency map to an index mask, as the released codes of OAA and MCIS do.
+
+    With each class's map stretched to [0, 1] and the background's score ``1 - saliency``, a pixel takes the best label
+    of those at or above ``foreground``, background where there is none. It is 255 where two labels conflict, and where
+    the background won although the pixel stands out. So foreground lies within salient regions, unless a class
+    outbids the background's score.
+
+    Args:
+        saliency: ``[height width]`` in [0, 1].
+    """
+    grey = np.rint(saliency * 255).astype(np.float32)  # the published thresholds are of 8-bit maps
+    attention = np.zeros((0, *maps.size), np.float32)
+    if len(maps.classes):
+        scores = torch.from_numpy(maps.scores.astype(np.float32))
+        scores = F.interpolate(scores[None], maps.size, mode="bilinear", align_corners=False)[0]
+        low, high = scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True)
+        attention = ((scores - low) / (high - low + 1e-8)).numpy()
+    labels = np.concatenate([1 - grey[None] / 255, attention])
+    labels[labels < rule.foreground] = 0
+    best = labels.argmax(0)  # the first of equals, so background where nothing counts
+    mask = mask_values(maps.classes)[best]
+    mask[(labels > rule.conflict).sum(0) > 1] = IGNORE
+    stands_out = (grey >= rule.salient) | (attention > rule.attention).any(0)
+    mask[(best == 0) & stands_out] = IGNORE
+    if ((mask != BACKGROUND) & (mask != IGNORE)).mean() < rule.least:
+        mask[:] = IGNORE
+    return PseudoMask(maps.id, mask)
 
 
 def refine(image: np.ndarray, scores: Tensor, refiner: Refiner) -> Tensor:

@@ -9,6 +9,8 @@ import numpy as np
 
 from tag2mask import evaluate, methods
 from tag2mask.data.images import read_image, read_index_mask
+from tag2mask.errors import listed
+from tag2mask.pseudo import SALIENCY
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.run import Stage, read_json, read_jsonl, read_maps
 from tag2mask.stages import Work
@@ -73,7 +75,7 @@ def supervision(work: Work) -> list[str]:
     lines = [f"image-level tags of {len(work.train)} photos"]
     s = work.settings
     denoised = s.self_train.students and "saliency" in s.self_train.denoise
-    if s.pseudo.background == "saliency" or methods.needs_saliency(s.method) or denoised:
+    if s.pseudo.background in SALIENCY or methods.needs_saliency(s.method) or denoised:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
@@ -101,6 +103,9 @@ def warnings(work: Work) -> list[str]:
         count = len(work.quarantined)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [q["error"] for q in work.quarantined[:20]]
+    without = work.stages["masks"].read_manifest().get("without_mask", ())
+    if without:
+        lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
     gone = [r for r in read_jsonl(work.best_masks.folder / "records.jsonl") if r["vanished"]]
     if gone:
         names = ", ".join(str(r["id"]) for r in gone[:5])

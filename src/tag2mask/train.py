@@ -30,7 +30,7 @@ class TrainSettings:
     """How a network is trained. The defaults fine-tune an ImageNet backbone in minutes on a laptop."""
 
     epochs: float = 8.0
-    """Passes over the training photos (a fraction is allowed)."""
+    """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method)."""
     batch_size: int = 16
     accumulate: int = 1
     """Batches whose gradients are averaged into one optimiser step."""
@@ -39,14 +39,22 @@ class TrainSettings:
     """Of the pretrained backbone."""
     head_factor: float = 10.0
     """New layers learn this many times faster than the backbone."""
+    bias_factor: float = 1.0
+    """Biases and norms learn this many times faster than the weights beside them (Caffe's solvers: 2)."""
     weight_decay: float = 1e-2
-    """On weights of two and more dimensions; never on biases and norms."""
+    """On weights of two and more dimensions."""
+    decay_biases: bool = False
+    """Also on biases and norms, as PyTorch's own optimisers do."""
     momentum: float = 0.9
+    """For sgd."""
+    nesterov: bool = False
     """For sgd."""
     warmup: float = 0.03
     """Share of the steps over which the learning rate grows from 0."""
     power: float = 0.9
     """Poly schedule: the learning rate falls as (1 - progress)^power."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at whose start the learning rate falls to a tenth; with `power` 0, a schedule in steps."""
     clip: float = 5.0
     """Gradients of a larger norm are scaled down to it; 0: never."""
     precision: compute.Precision = "auto"
@@ -58,7 +66,9 @@ class TrainSettings:
     """Also log to an accelerate tracker (tensorboard, wandb, ...), if it is installed."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "learning_rate"):
+        if self.epochs < 0:
+            raise InputError(f"train.epochs is {self.epochs}: it must be above 0")
+        for name in ("batch_size", "accumulate", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}: it must be above 0")
 
@@ -98,17 +108,20 @@ def parameter_groups(task: nn.Module, settings: TrainSettings) -> list[dict[str,
     return [
         {
             "params": parameters,
-            "lr": settings.learning_rate * (1.0 if pretrained else settings.head_factor),
-            "weight_decay": settings.weight_decay if decays else 0.0,
+            "lr": settings.learning_rate
+            * (1.0 if pretrained else settings.head_factor)
+            * (1.0 if weights else settings.bias_factor),
+            "weight_decay": settings.weight_decay if weights or settings.decay_biases else 0.0,
         }
-        for (pretrained, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (pretrained, weights), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
 def schedule(step: int, steps: int, settings: TrainSettings) -> float:
-    """Factor on every learning rate before step ``step`` of ``steps``: linear warm-up times poly decay."""
+    """Factor on every learning rate before step ``step`` of ``steps``: warm-up times poly decay times milestones."""
     warm = max(1, round(settings.warmup * steps))
-    return min(1.0, (step + 1) / warm) * (1 - step / steps) ** settings.power
+    passed = sum(step * settings.epochs >= milestone * steps for milestone in settings.milestones)
+    return min(1.0, (step + 1) / warm) * (1 - step / steps) ** settings.power * 0.1**passed
 
 
 def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, *, seed: int, title: str) -> None:
@@ -142,7 +155,7 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
     per_epoch = len(_share(epoch_batches(source, settings.batch_size, seed, 0), accelerator))
     if per_epoch == 0:
         raise InputError(f"{title}: fewer photos than processes; use fewer processes or more photos")
-    steps = max(1, round(settings.epochs * per_epoch))
+    steps = max(1 if settings.epochs else 0, round(settings.epochs * per_epoch))
     key = digest([asdict(settings), seed, len(source)])
     checkpoint = folder / "checkpoint.safetensors"
     start = _restore(checkpoint, key, task, optimizer)
@@ -217,7 +230,9 @@ def _optimizer(task: nn.Module, settings: TrainSettings) -> torch.optim.Optimize
     if not groups:
         raise InputError("nothing is left to train: unfreeze some of the backbone")
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+        return torch.optim.SGD(
+            groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov
+        )
     return torch.optim.AdamW(groups, lr=settings.learning_rate)
 
 

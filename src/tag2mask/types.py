@@ -9,8 +9,8 @@ image), ``height width`` (pixels), ``rows columns`` (feature grid), ``channels``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -87,12 +87,14 @@ class Batch:
     saliency: Tensor | None = None  # [batch height width] float32 in [0, 1], for methods that ask for it
     domains: tuple[Domain, ...] = ()
     maps: Tensor | None = None  # [batch classes rows columns] in [0, 1], an earlier network's maps of these very views
+    pairs: tuple[tuple[int, int], ...] | None = None
+    # rows (m, n) of photos to compare, for methods that ask for it; None: nobody drew partners, () none was to be had
 
     def to(self, device: torch.device) -> Batch:
         saliency = None if self.saliency is None else self.saliency.to(device)
         maps = None if self.maps is None else self.maps.to(device)
-        moved = (self.images.to(device), self.labels.to(device), self.valid.to(device))
-        return Batch(self.ids, *moved, self.stored, saliency, self.domains, maps)
+        images, labels, valid = self.images.to(device), self.labels.to(device), self.valid.to(device)
+        return replace(self, images=images, labels=labels, valid=valid, saliency=saliency, maps=maps)
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,28 @@ class Method(Protocol):
 
     def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
         """Raw class maps ``[batch classes rows columns]``, larger where the class is more likely, at least 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A photo beside which others are looked at."""
+
+    images: Tensor  # this one photo [1 3 height width], normalised; or its stored features [1 channels rows columns]
+    classes: tuple[int, ...]  # the classes it stands for
+    domain: Domain = "target"
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """A method that may look at a photo beside others. Its ``localize`` also takes ``domains``, one a photo.
+
+    Its settings say what it wants: ``pairs`` (True: batches with :attr:`Batch.pairs`), ``beside`` (how many references
+    of each class), ``looks_only`` (names of the settings that change where it looks and nothing that it learns).
+    """
+
+    def prepare_localization(self, references: Iterable[Reference], *, stored: bool = False) -> None:
+        """Look at the references, in the place of any before, once for all photos to come."""
         ...
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tag2mask.backbones import depthwise
+from tag2mask.backbones import depthwise, vgg16
 from tag2mask.backbones import weights as weight_files
 from tag2mask.errors import InputError, unknown
 
@@ -330,6 +330,14 @@ def _timm(settings: BackboneSettings) -> Backbone:
     name = settings.name
     architecture = name.split(".")[0]
     pretrained = settings.weights == "auto" and architecture not in weight_files.EMBEDDED
+    if architecture == "vgg16" and settings.output_stride in vgg16.STRIDES:
+        features = vgg16.features()
+        if pretrained:
+            vgg16.copy(features, _create(timm, name, True, 32).state_dict())
+        elif settings.weights != "none":
+            vgg16.load(features, Path(settings.weights))
+        chain = vgg16.chain(features, settings.output_stride)
+        return _measured(chain, vgg16.MEAN, vgg16.STD, settings.output_stride)
     model = _create(timm, name, pretrained, settings.output_stride)
     if settings.weights == "auto" and architecture in weight_files.EMBEDDED:
         weight_files.load_embedded(model, architecture)
@@ -381,7 +389,14 @@ def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> 
     else:
         known_chain = _blocks_of(model)
         chain = known_chain if known_chain is not None else [("features", _Whole(model, model.num_features))]
-    backbone = Backbone(chain, 0, 0, config["mean"], config["std"], multiple)
+    return _measured(chain, config["mean"], config["std"], output_stride, multiple)
+
+
+def _measured(
+    chain: Sequence[tuple[str, nn.Module]], mean: Any, std: Any, output_stride: int, multiple: int = 1
+) -> Backbone:
+    """The backbone of this chain, its channels and strides found by a small forward."""
+    backbone = Backbone(chain, 0, 0, mean, std, multiple)
     depthwise.use(backbone)
     side = 8 * output_stride if multiple == 1 else 8 * multiple
     with torch.inference_mode():
@@ -407,6 +422,7 @@ def known() -> tuple[str, ...]:
         "tf_efficientnet_lite0",
         "resnet50",
         "resnet101",
+        "vgg16.tv_in1k",
         "convnext_tiny",
         "vit_small_patch14_dinov2.lvd142m",
         "vit_base_patch14_dinov2.lvd142m",

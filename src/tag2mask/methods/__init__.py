@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from tag2mask.backbones import Backbone
+from tag2mask.backbones import Backbone, vgg16
+from tag2mask.backbones.weights import read_state_dict
 from tag2mask.errors import InputError, unknown
 from tag2mask.methods import apc
 from tag2mask.methods.apc import ApcSettings
 from tag2mask.methods.cam import Cam, CamSettings
 from tag2mask.methods.eps import Eps, EpsSettings
+from tag2mask.methods.mcis import Mcis, McisSettings
 from tag2mask.methods.ppl import Ppl, PplSettings
 
 
@@ -28,6 +31,7 @@ class Entry:
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
     "eps": Entry(Eps, EpsSettings, "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)"),
+    "mcis": Entry(Mcis, McisSettings, "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)"),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
     "apc": Entry(apc.build, ApcSettings, "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)"),
 }
@@ -62,3 +66,28 @@ def build(name: str, backbone: Backbone, classes: int, settings: object | None =
     """
     found = entry(name)
     return found.build(backbone, classes, found.settings() if settings is None else settings)
+
+
+def released(weights: str) -> dict[str, Tensor] | None:
+    """The tensors of ``--weights``, if that is a file of a whole released method, not of a backbone alone."""
+    if not Path(weights).is_file():
+        return None
+    state = read_state_dict(Path(weights))
+    return state if any(name.startswith(vgg16.RELEASED) for name in state) else None
+
+
+def load_released(method: Any, weights: str) -> None:
+    """Where ``weights`` holds a whole released method, what of it is not the backbone's.
+
+    Raises:
+        InputError: it is of a method that this one is not.
+    """
+    state = released(weights)
+    if state is None:
+        return
+    if not hasattr(method, "load_released"):
+        raise InputError(
+            f"{weights} is a checkpoint of a whole released method and {type(method).__name__} is another: "
+            "use --recipe mcis/official, or the weights of a backbone alone"
+        )
+    method.load_released(state, weights)

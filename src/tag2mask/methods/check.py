@@ -44,11 +44,12 @@ Make = Callable[[], Backbone]
 
 
 def batch_of(size: int = 3, classes: int = 4, height: int = 32, width: int = 48, seed: int = 0) -> Batch:
-    """A small batch of noise; every class occurs, one photo has two. Something stands out on the left of each."""
+    """A small batch of noise; every class occurs, the first two photos have two and share one. Something stands out on
+    the left of each."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(size, 3, height, width, generator=generator)
     labels = torch.eye(classes)[torch.arange(size) % classes]
-    labels[0, -1] = 1
+    labels[:2, -1] = 1
     ids = tuple(f"photo{i}" for i in range(size))
     saliency = torch.zeros(size, height, width)
     saliency[:, height // 4 : -height // 4, width // 8 : width // 2] = 1

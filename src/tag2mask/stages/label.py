@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from tag2mask import affinity, compute, methods, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import AugmentSettings
-from tag2mask.data.batches import MaskedImages, StoredFeatures, TaggedImages
+from tag2mask.data.batches import MaskedImages, Pairs, StoredFeatures, TaggedImages
 from tag2mask.data.images import read_image, read_saliency, write_index_mask
 from tag2mask.errors import InputError, listed
 from tag2mask.features import FeatureStore, views
-from tag2mask.localize import localize
+from tag2mask.localize import draw_references, localize, reference_view, show_references
 from tag2mask.methods.eps import check_saliency_maps
 from tag2mask.methods.smaf import Student, student_of
 from tag2mask.progress import track
+from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes import plain
 from tag2mask.refine import refiner
 from tag2mask.run import Clock, Stage, read_jsonl, read_maps, write_maps
@@ -37,7 +38,7 @@ from tag2mask.stages.work import (
     size_of,
 )
 from tag2mask.train import fit, load_model, save_model
-from tag2mask.types import IGNORE, LocalizationMaps, Sample
+from tag2mask.types import IGNORE, Compares, Dataset, LocalizationMaps, PseudoMask, Sample
 
 
 def train_method(work: Work) -> None:
@@ -47,7 +48,7 @@ def train_method(work: Work) -> None:
     settings = {
         "content": work.content,
         "method": s.method,
-        "options": plain(s.options),
+        "options": learnt_options(s.options),
         "backbone": plain(s.backbone),
         "augment": plain(s.augment),
         "train": plain(s.train),
@@ -67,7 +68,9 @@ def train_method(work: Work) -> None:
         if hasattr(method, "load_trained") and method.load_trained():  # type: ignore[operator]
             save_model(method, stage.folder / "model.safetensors")
         else:
-            source = tagged_source(work, backbone, s.augment, s.seed, saliency=salient)
+            source: Any = tagged_source(work, backbone, s.augment, s.seed, saliency=salient)
+            if getattr(s.options, "pairs", False):
+                source = Pairs(source, s.seed)
             fit(method, source, s.train, stage.folder, seed=s.seed, title=f"training {s.method}")
     finally:
         pause(stage, clock)
@@ -84,9 +87,16 @@ def look_at_saliency(work: Work, most: int = 50) -> None:
         say(f"{black} of {len(found)} saliency maps looked at are black; their photos are taught as background")
 
 
+def learnt_options(options: object) -> dict[str, Any]:
+    """The method's settings without those that change where it looks and nothing that it learns."""
+    looks_only = getattr(options, "looks_only", ())
+    return {name: value for name, value in plain(options).items() if name not in looks_only}
+
+
 def new_method(work: Work) -> tuple[nn.Module, Backbone]:
     backbone = work.backbone()
     method = methods.build(work.settings.method, backbone, len(work.train.classes), work.settings.options)
+    methods.load_released(method, work.settings.backbone.weights)
     return method.to(compute.device()), backbone
 
 
@@ -112,13 +122,16 @@ def tagged_source(
         return TaggedImages(
             work.train, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
         )
-    return stored_source(work, store, backbone, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride)
+    return stored_source(
+        work, store, backbone, work.train, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride
+    )
 
 
 def stored_source(
     work: Work,
     store: FeatureStore,
     backbone: Backbone,
+    dataset: Dataset,
     mask_of: Callable[[Sample], np.ndarray] | None = None,
     *,
     seed: int | None = None,
@@ -134,10 +147,10 @@ def stored_source(
         seen = work.seen[sample.id]
         return views(seen.height, seen.width, longest, (1.0,), True, backbone.multiple)
 
-    store.fill(work.train.samples, both, say)
-    grids = [(v.height, v.width) for v in (both(s)[0] for s in work.train.samples)]
+    store.fill(dataset.samples, both, say)
+    grids = [(v.height, v.width) for v in (both(s)[0] for s in dataset.samples)]
     return StoredFeatures(
-        work.train,
+        dataset,
         lambda s, flip: store.load(s, both(s)[int(flip)]),
         grids,
         work.settings.seed if seed is None else seed,
@@ -169,7 +182,11 @@ def make_maps(work: Work) -> None:
     s = work.settings
     network = work.best_network
     name = map_names(s)[network_names(s).index(network.folder.name)]
-    stage = work.stages[name] = work.run.stage(name, {"localize": plain(s.localize)}, [network])
+    settings: dict[str, Any] = {"localize": plain(s.localize)}
+    looks_only = getattr(s.options, "looks_only", ()) if name == "maps" else ()
+    if looks_only:
+        settings["options"] = {option: getattr(s.options, option) for option in looks_only}
+    stage = work.stages[name] = work.run.stage(name, settings, [network])
     if stage.done:
         return
     clock = Clock()
@@ -179,6 +196,13 @@ def make_maps(work: Work) -> None:
         store = work.store(backbone)
         if store is not None:
             store.fill(todo, lambda x: s.localize.views(*size_of(work, x), backbone.multiple), say)
+        beside = getattr(s.options, "beside", 0)
+        if beside and todo and isinstance(method, Compares):  # a student compares nothing
+            references = draw_references(work.train, beside, s.seed)
+            if store is not None:
+                view = lambda x: [reference_view(*size_of(work, x), s.localize, backbone.multiple)]  # noqa: E731
+                store.fill([sample for sample, _ in references], view, say)
+            show_references(method, backbone, references, todo, s.localize, work.train.classes, store)
         found = localize(method, backbone, todo, s.localize, len(work.train.classes), store)
         for maps in track(found, "localizing", len(todo)):
             write_maps(stage.path(maps.id, ".npz"), maps)
@@ -291,14 +315,16 @@ def make_masks(work: Work) -> None:
     s = work.settings
     walked, pixelwise = affinity.split(s.refine)
     source = work.stages["walked"] if walked else work.best_maps
-    stage = work.stages["masks"] = work.run.stage(
-        "masks",
-        {"pseudo": plain(s.pseudo), "refine": pixelwise, "refiner": repr(refiner(pixelwise, s.refine_longest))},
-        [source],
-    )
+    settings = {"pseudo": plain(s.pseudo), "refine": pixelwise, "refiner": repr(refiner(pixelwise, s.refine_longest))}
+    if s.pseudo.background in pseudo.SALIENCY:
+        settings["saliency"] = work.saliency_content
+    stage = work.stages["masks"] = work.run.stage("masks", settings, [source])
     if stage.done:
         return
     maps_in = lambda sample: read_maps(source.path(sample.id, ".npz"), sample.id)  # noqa: E731
+    if s.pseudo.background == "saliency-rule":
+        _masks_by_saliency(work, stage, maps_in)
+        return
     threshold = chosen_threshold(work, maps_in)
     sharpen = refiner(pixelwise, s.refine_longest)
 
@@ -311,40 +337,75 @@ def make_masks(work: Work) -> None:
     write_masks(
         work,
         stage,
-        scored,
+        by_scores(scored, s.pseudo),
         threshold=round(threshold, 4),
         threshold_from="given" if given else f"rule '{s.pseudo.rule}' on the maps, no truth",
     )
     done(stage, f"masks of {len(work.train)} photos, threshold {threshold:.3f}")
 
 
-def write_masks(
-    work: Work, stage: Stage, scored: Callable[[Sample], tuple[tuple[int, ...], Tensor]], **facts: Any
-) -> None:
-    """Decide and write the mask of every training photo that has none yet, and finish the stage.
+def _masks_by_saliency(work: Work, stage: Stage, maps_in: Callable[[Sample], LocalizationMaps]) -> None:
+    """Masks by the saliency rule; photos without a saliency map get none, and are counted and named."""
+    rule = work.settings.pseudo.saliency_rule
 
-    What is odd about each, without truth, goes to ``records.jsonl``.
+    def decided(sample: Sample) -> Decided | None:
+        if sample.saliency_path is None:
+            return None
+        maps = maps_in(sample)
+        found = pseudo.by_saliency_rule(maps, read_saliency(sample.saliency_path, maps.size), rule)
+        return found, float((found.mask == IGNORE).mean())
+
+    without = write_masks(work, stage, decided, threshold=rule.foreground, threshold_from="given")
+    if without:
+        say(f"{len(without)} photos have no saliency map and get no mask: {listed(without)}")
+    done(stage, f"masks of {len(work.train) - len(without)} photos by the saliency rule")
+
+
+Decided = tuple[PseudoMask, float]  # and how uncertain it is, without truth, in [0, 1]
+
+
+def by_scores(
+    scored: Callable[[Sample], tuple[tuple[int, ...], Tensor]], settings: PseudoSettings
+) -> Callable[[Sample], Decided]:
+    """Masks by the best of a sample's present classes and their probabilities ``[1+present height width]``."""
+
+    def decided(sample: Sample) -> Decided:
+        classes, scores = scored(sample)
+        return pseudo.decide(sample.id, classes, scores, settings), float(1 - scores.amax(0).mean())
+
+    return decided
+
+
+def write_masks(work: Work, stage: Stage, decided: Callable[[Sample], Decided | None], **facts: Any) -> list[str]:
+    """Write the mask of every training photo that has none yet, and finish the stage.
+
+    What is odd about each, without truth, goes to ``records.jsonl``; ids of photos that get no mask also to the
+    stage's manifest, and they are given back.
 
     Args:
-        scored: a sample's present classes, and probabilities ``[1+present height width]``.
+        decided: a sample's mask, or None.
         facts: for the stage's manifest.
     """
     clock = Clock()
     records = stage.folder / "records.jsonl"
     known = {r["id"] for r in read_jsonl(records)}
     todo = [x for x in work.train.samples if x.id not in known or not stage.path(x.id, ".png").exists()]
+    without: list[str] = []
 
     def one(sample: Sample) -> dict[str, Any]:
-        classes, scores = scored(sample)
-        found = pseudo.decide(sample.id, classes, scores, work.settings.pseudo)
+        result = decided(sample)
+        if result is None:
+            without.append(sample.id)
+            return {"id": sample.id, "uncertainty": 0.0, "foreground": 0.0, "vanished": [], "no_mask": True}
+        found, uncertainty = result
         path = stage.path(sample.id, ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_index_mask(path, found.mask)
         return {
             "id": sample.id,
-            "uncertainty": round(float(1 - scores.amax(0).mean()), 5),
+            "uncertainty": round(uncertainty, 5),
             "foreground": round(float(((found.mask > 0) & (found.mask < IGNORE)).mean()), 5),
-            "vanished": list(pseudo.vanished(classes, found)),
+            "vanished": list(pseudo.vanished(tuple(sorted(sample.labels or ())), found)),
         }
 
     try:
@@ -354,7 +415,10 @@ def write_masks(
                 file.flush()
     finally:
         pause(stage, clock)
+    if without:
+        facts["without_mask"] = sorted(without)
     stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb(), **facts)
+    return sorted(without)
 
 
 def train_affinity(work: Work) -> None:

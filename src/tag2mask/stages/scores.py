@@ -10,7 +10,7 @@ import numpy as np
 from tag2mask import evaluate
 from tag2mask.run import Clock, digest, write_json
 from tag2mask.stages.label import maps_of, unrefined
-from tag2mask.stages.work import Work, map_names, mask_names, mask_of, say, stamp
+from tag2mask.stages.work import Work, map_names, mask_if_any, mask_names, mask_of, say, stamp
 from tag2mask.types import Dataset, Sample
 
 
@@ -35,13 +35,13 @@ def make_scores(work: Work) -> None:
     named = {"masks": "pseudo masks (train)"}
     named |= {name: f"relabelled masks, round {name[6:]} (train)" for name in mask_names(work.settings)[1:]}
     best = work.best_masks
-    found["tags"] = evaluate.compare_with_tags(work.train, lambda s: mask_of(best, s)).to_json()
+    found["tags"] = evaluate.compare_with_tags(work.train, lambda s: mask_if_any(best, s)).to_json()
     if evaluate.has_truth(work.train):
         for name in [n for n in (*map_names(work.settings), "walked") if n in work.stages]:
             found[name] = _score(work.train, unrefined(work, name), f"{name} (train, tags known)", each)
         for name in [n for n in named if n in work.stages]:
             masks = work.stages[name]
-            found[name] = _score(work.train, lambda s, m=masks: mask_of(m, s), named[name], each, name)
+            found[name] = _score(work.train, lambda s, m=masks: mask_if_any(m, s), named[name], each, name)
         found["sweep"] = evaluate.sweep_thresholds(work.train, lambda s: maps_of(work, s)).to_json()
     if work.val is not None and evaluate.has_truth(work.val):
         for name in ("predictions", "predictions-oracle"):
@@ -56,7 +56,7 @@ def make_scores(work: Work) -> None:
 
 def _score(
     dataset: Dataset,
-    mask: Callable[[Sample], np.ndarray],
+    mask: Callable[[Sample], np.ndarray | None],
     title: str,
     each: dict[str, list[Any]],
     keep: str | None = None,

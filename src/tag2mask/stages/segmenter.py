@@ -19,8 +19,8 @@ from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, plain
 from tag2mask.refine import refiner
 from tag2mask.run import Clock, Run, Stage, digest
-from tag2mask.stages.label import fitting, load_network, stored_source, write_masks
-from tag2mask.stages.work import Work, done, mask_of, pause, say, segmenter_names
+from tag2mask.stages.label import by_scores, fitting, load_network, stored_source, write_masks
+from tag2mask.stages.work import Work, done, mask_of, pause, say, segmenter_names, with_mask
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import Sample
 
@@ -67,12 +67,13 @@ def _train_round(work: Work, name: str, masks: Stage, before: Stage | None, *, o
             load_model(segmenter, before.folder / "model.safetensors")
         store = work.store(backbone)
         source: MaskedImages | StoredFeatures
+        dataset = with_mask(work.train, masks)
         if store is None:
             normalisation = (backbone.mean, backbone.std)
             augment = fitting(s.segmenter_augment, backbone)
-            source = MaskedImages(work.train, lambda x: mask_of(masks, x), augment, normalisation, s.seed)
+            source = MaskedImages(dataset, lambda x: mask_of(masks, x), augment, normalisation, s.seed)
         else:
-            source = stored_source(work, store, backbone, lambda x: mask_of(masks, x))
+            source = stored_source(work, store, backbone, dataset, lambda x: mask_of(masks, x))
         task = segment.SegmenterTask(segmenter).to(compute.device())
         title = f"training {s.segmenter.name}" + (" on the truth (oracle)" if oracle else "")
         fit(task, source, train, stage.folder, seed=s.seed, title=title)
@@ -103,7 +104,7 @@ def relabel(work: Work, name: str, trained: Stage) -> Stage:
         scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
         return classes, pseudo.refine(pixels, scores, sharpen)
 
-    write_masks(work, stage, scored)
+    write_masks(work, stage, by_scores(scored, s.pseudo))
     done(stage, f"{len(work.train)} photos relabelled by the segmenter, tags known")
     return stage
 

@@ -193,6 +193,17 @@ def mask_of(stage: Stage, sample: Sample) -> np.ndarray:
     return read_index_mask(stage.path(sample.id, ".png"))
 
 
+def mask_if_any(stage: Stage, sample: Sample) -> np.ndarray | None:
+    """None for a photo that got no mask (the saliency rule gives none without saliency)."""
+    return mask_of(stage, sample) if stage.path(sample.id, ".png").exists() else None
+
+
+def with_mask(dataset: Dataset, stage: Stage) -> Dataset:
+    """The photos to which a finished stage gave a mask."""
+    without = set(stage.read_manifest().get("without_mask", ()))
+    return dataset.with_samples([s for s in dataset.samples if s.id not in without]) if without else dataset
+
+
 def record_sitting(work: Work, clock: Clock) -> None:
     """Add this sitting to ``run.json``: when, how long, peak memory, the machine."""
     described = work.run.description()

@@ -1,0 +1,651 @@
+r"""MCIS: mining cross-image semantics (Sun, Wang, Dai, Van Gool, ECCV 2020, arXiv 2007.01947).
+
+Idea. Two photos that share a tag show two objects of one class: what they have in common belongs to it, and what one
+has alone belongs to the tags it has alone. A classifier that must name the common tags from what each photo finds again
+in the other, and the remaining tags from what it does not, sees more of an object than its most telling part.
+
+*Co-attention.* Photos :math:`m, n` with features :math:`F_m, F_n \in \mathbb{R}^{C \times HW}`:
+
+.. math::
+    P = F_m^\top W_P F_n, \qquad A_m = \mathrm{softmax}_{i \in m}(P), \qquad A_n = \mathrm{softmax}_{j \in n}(P^\top),
+    \qquad F_m^\cap = F_n A_n, \qquad F_n^\cap = F_m A_m
+
+* :math:`P_{ij}` -- how well position :math:`i` of :math:`m` and :math:`j` of :math:`n` go together;
+  :math:`W_P = E^\top` is learnt, and since it need not be symmetric, the order of the two photos matters.
+* :math:`F_m^\cap` -- what every position of :math:`m` finds again in :math:`n`: a mean of features of *n*, weighted by
+  the column of :math:`A_n` that belongs to it. Padding is nobody's position.
+
+*Contrastive co-attention.* What is not found again:
+
+.. math::
+    B_m = \sigma(W_B F_m^\cap), \qquad F_m^{m \setminus n} = F_m \otimes (1 - B_m)
+
+*Losses.* With one head :math:`\varphi` for all, image scores :math:`s = \mathrm{mean}_\Omega\, \varphi(F)`, tags
+:math:`l`, and :math:`l_\cap = l_m \wedge l_n`; :math:`L` is the multi-label soft margin loss:
+
+.. math::
+    L(s_m, l_m) + L(s_n, l_n) + L(s_m^\cap, l_\cap) + L(s_n^\cap, l_\cap)
+    + L(s_m^{m \setminus n}, l_m - l_\cap) + L(s_n^{n \setminus m}, l_n - l_\cap)
+
+*Where it looks.* Alone, :math:`\varphi(F_n)` (single-round); or beside references :math:`R_k`, photos that also show
+class :math:`k` (multi-round): :math:`M_k = \max(0, \frac{1}{|R_k|} \sum_{r \in R_k} \varphi_k(F_n^{n \cap r}))`.
+
+*Other sources of photos.* Photos of one object each, or from the web, pair with any photo of their class. Three
+:math:`W_P` bridge the difference: both photos from the target set, both from elsewhere, one of each (the target photo
+is then :math:`m`). A wrong tag of one photo harms little: what it claims is not found again in the others.
+
+How it is computed. Heads and :math:`W_B` are linear and the columns of :math:`A` add up to one, so they commute with
+the attention: :math:`\varphi(F_n A_n) = \varphi(F_n) A_n`. Thus :math:`F^\cap` is never formed, and of the three large
+products of a pair one, :math:`P`, is left; it serves both directions, and all pairs are computed at once.
+
+Two published forms, one implementation. :func:`paper` is the formulas above; :func:`official` the released code, which
+differs (each difference is a setting): a second, bias-free head for :math:`F^\cap` and :math:`F^{m \setminus n}`;
+losses of both photos averaged where the paper adds them, but not the contrastive ones, which therefore weigh twice as
+much, begin with the third epoch, and are left out where no photo of a batch has a class of its own; three more pairs,
+of the photo with itself mirrored, at 0.75 and at 2 times its size; one :math:`W_P`; and a gated sum of normalised maps,
+four of them of such pairs with itself, in the place of the mean over references.
+
+What is ours: the default form (below); partners are other photos (the released code may draw the photo itself); all
+photos of a class have the same references, drawn once per run (released: three new ones for every photo and class);
+views of a photo with itself are made from the training view (released: from the photo, without colour jitter); padding
+takes no part; batch norm keeps its pretrained statistics.
+
+The default form is the paper's, made for any pretrained backbone and AdamW: no new convolutions, and features are
+compared by their direction, with a :math:`W_P` that starts as the identity (:attr:`McisSettings.affinity` says why).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from tag2mask.backbones import Backbone
+from tag2mask.errors import InputError, listed
+from tag2mask.types import Batch, Domain, Losses, Reference, masked_mean
+
+CELLS = 2**25
+"""Affinities held at once, 128 MB of them (training keeps about five times that); more are computed in parts."""
+
+VIEWS = ((1.0, True), (0.75, False), (2.0, False))
+"""(scale, mirrored) of the released pairs of a photo with itself."""
+
+
+@dataclass(frozen=True)
+class McisSettings:
+    """What the two published forms differ in, what an ablation switches off, and where it looks."""
+
+    parts: Literal["basic", "co", "full"] = "full"
+    """basic: the classifier alone, nothing is compared; co: and co-attention; full: and contrastive co-attention."""
+    references: int = 3
+    """Photos of each class beside which a photo is looked at (the paper's best of 1 to 5). 0: alone (single-round)."""
+    aggregation: Literal["mean", "gated"] = "mean"
+    """mean: over the references. gated: the released sum of five maps, each by its maximum, those of the photo with
+    itself among them, and only if the class is likely (sigmoid of the map's mean above 0.1)."""
+    affinity: Literal["plain", "cosine"] = "cosine"
+    """plain: the paper's P, without scaling. cosine: features of length one, W_P = (1 + E / sqrt(C)) / temperature.
+    On EfficientNet-Lite0 (1280 channels, four photos) plain affinities spread by 11 before any training, so that a
+    softmax over 192 cells sees 6 of them; AdamW moves each of the C^2 weights by its rate, and after six steps of the
+    default it sees one. By direction it sees 43, and moves slowly."""
+    temperature: float = 0.02
+    """Of cosine; at 0.01 a softmax sees 11 of the 192 cells, at 0.05 it sees 134."""
+    by_domain: bool = True
+    """Three W_P by the domains of a pair, or one for all."""
+    share_head: bool = True
+    """One head, or a second one without bias for what is (not) found again."""
+    extra_convs: int = 0
+    """New 3x3 convolutions, each with ReLU, between the backbone and F; both published forms have 3 on VGG-16. They and
+    the head then start as N(0, 2 / (k k C_out)), as published."""
+    channels: int = 512
+    """C, where there are new convolutions; without, it is the backbone's."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Losses of the two photos of a pair are added, or averaged but for the contrastive ones."""
+    contrast_from: float = 0.0
+    """Share of the training after which the contrastive losses begin (released: with epoch 2 of 0, 1, 2, ...)."""
+    skip_empty: bool = False
+    """Leave out the contrastive loss of a side on which no photo of the batch has a class of its own. Otherwise, and
+    for the others, such a photo is to show nothing."""
+    self_pairs: bool = False
+    """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
+
+    looks_only: ClassVar[tuple[str, ...]] = ("references", "aggregation")
+
+    def __post_init__(self) -> None:
+        if self.references < 0:
+            raise InputError(f"mcis.references is {self.references}: give 0 (single-round) or more")
+        if self.temperature <= 0:
+            raise InputError(f"mcis.temperature is {self.temperature}: it must be above 0")
+        if self.extra_convs < 0 or self.channels < 1:
+            raise InputError(f"mcis.extra-convs {self.extra_convs} of {self.channels} channels cannot be built")
+
+    @property
+    def pairs(self) -> bool:
+        """Whether training compares photos."""
+        return self.parts != "basic"
+
+    @property
+    def beside(self) -> int:
+        """References of each class that localization wants."""
+        return self.references if self.pairs else 0
+
+
+def paper() -> McisSettings:
+    """The paper's form, on VGG-16."""
+    return McisSettings(affinity="plain", extra_convs=3)
+
+
+def official(epochs: float) -> McisSettings:
+    """The released code's form, on VGG-16, for a training of so many epochs."""
+    return McisSettings(
+        affinity="plain",
+        extra_convs=3,
+        aggregation="gated",
+        by_domain=False,
+        share_head=False,
+        reduction="mean",
+        contrast_from=min(1.0, 2 / epochs),
+        skip_empty=True,
+        self_pairs=True,
+    )
+
+
+class Side(NamedTuple):
+    """What of some photos enters a comparison."""
+
+    features: Tensor  # F [photos channels rows columns]
+    values: Tensor  # of the head, then of W_B [photos classes+1 rows columns]; without W_B where it is not trained
+    inside: Tensor | None = None  # [photos cells] bool, False on padding; None: no padding
+
+    def take(self, rows: Sequence[int]) -> Side:
+        where = torch.as_tensor(rows, device=self.features.device)
+        inside = None if self.inside is None else self.inside[where]
+        return Side(self.features[where], self.values[where], inside)
+
+
+class Compared(NamedTuple):
+    """Signed class maps ``[pairs classes rows columns]`` of the photos m and n of each pair."""
+
+    common_m: Tensor
+    common_n: Tensor
+    own_m: Tensor | None  # None where contrastive co-attention is not trained
+    own_n: Tensor | None
+
+
+class Beside(NamedTuple):
+    """What localization needs of the references of one class: R photos of one side (target or not)."""
+
+    keys: Tensor  # [references channels cells], for a reference that is n
+    projected: Tensor | None  # the same for one that is m; None where that cannot be
+    values: Tensor  # the head's map of the class [references cells]
+    inside: Tensor  # [references cells] bool: photos differ in size
+
+
+class Mcis(nn.Module):
+    """The method page of mining cross-image semantics.
+
+    Args:
+        backbone: any; it learns unless frozen.
+        classes: number of foreground classes.
+        settings: see :class:`McisSettings`.
+
+    Raises:
+        InputError: settings that look at the photo again, on a frozen backbone, whose features are stored.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, settings: McisSettings = McisSettings()) -> None:
+        super().__init__()
+        if backbone.frozen_until is not None and (settings.self_pairs or settings.aggregation == "gated"):
+            raise InputError(
+                "pairs of a photo with itself (--mcis.self-pairs, --mcis.aggregation gated) look at it again, and a "
+                "frozen backbone's features are stored: use --mcis.no-self-pairs --mcis.aggregation mean, or leave out "
+                "--freeze"
+            )
+        self.backbone, self.classes, self.settings = backbone, classes, settings
+        width = [backbone.channels, *[settings.channels] * settings.extra_convs]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(width):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+        self.extra = nn.Sequential(*layers)
+        self.channels = width[-1]
+        self.head = nn.Conv2d(self.channels, classes, 1)
+        if settings.extra_convs:
+            for conv in (*layers[::2], self.head):
+                assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(conv.bias)
+        if settings.pairs:
+            first = torch.empty(self.channels, self.channels)
+            nn.init.kaiming_uniform_(first, a=math.sqrt(5))
+            self.affinity = nn.Parameter(first.repeat(3 if settings.by_domain else 1, 1, 1))
+            if not settings.share_head:
+                self.second_head = nn.Conv2d(self.channels, classes, 1, bias=False)
+        if settings.parts == "full":
+            self.gate = nn.Conv2d(self.channels, 1, 1, bias=False)
+        self._beside: dict[int, dict[bool, Beside]] | None = None
+
+    def features(self, images: Tensor, *, stored: bool = False) -> Tensor:
+        """:math:`F`: ``[photos channels rows columns]``."""
+        return self.extra(self.backbone(images, stored=stored))
+
+    def see(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Side:
+        """Everything about photos that does not depend on what they are compared with.
+
+        Args:
+            scores: the head's maps of these features, where they are known.
+            valid: ``[photos height width]`` bool, False on padding; None: there is none.
+        """
+        if not self.settings.share_head:
+            scores = self.second_head(features)
+        elif scores is None:
+            scores = self.head(features)
+        assert scores is not None
+        values = torch.cat([scores, self.gate(features)], 1) if self.settings.parts == "full" else scores
+        if valid is None:
+            return Side(features, values)
+        share = F.adaptive_avg_pool2d(valid[:, None].float(), (features.shape[2], features.shape[3]))
+        return Side(features, values, share.flatten(1) > 0)
+
+    def compare(self, m: Side, n: Side, kinds: Sequence[int]) -> Compared:
+        """Co-attention and contrastive co-attention of pairs.
+
+        Args:
+            m, n: the photos of each pair, in order; m and n may differ in size.
+            kinds: which :math:`W_P` each pair uses.
+        """
+        # affinities are sums over hundreds of channels into an exponential: never in half precision
+        with torch.autocast(m.features.device.type, enabled=False):
+            queries, keys = self._project(m.features, kinds), self._plain(n.features)
+            values_m, values_n = m.values.float(), n.values.float()
+            to_m, to_n = co_attend(
+                queries.flatten(2), keys.flatten(2), values_m.flatten(2), values_n.flatten(2), m.inside, n.inside
+            )
+            common_m, own_m = self._split(values_m, to_m.unflatten(2, values_m.shape[2:]))
+            common_n, own_n = self._split(values_n, to_n.unflatten(2, values_n.shape[2:]))
+        return Compared(common_m, common_n, own_m, own_n)
+
+    def _split(self, values: Tensor, found: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The maps of what is found again and, from a photo's own values, of what is not."""
+        common = found[:, : self.classes]
+        if self.settings.parts != "full":
+            return common, None
+        own = values[:, : self.classes] * (kept := 1 - found[:, self.classes :].sigmoid())
+        if self.settings.share_head and self.head.bias is not None:  # F is gated, the bias is not
+            own = own + self.head.bias[:, None, None] * (1 - kept)
+        return common, own
+
+    def _plain(self, features: Tensor) -> Tensor:
+        """Features as affinities see them, float32."""
+        features = features.float()
+        return F.normalize(features, dim=1) if self.settings.affinity == "cosine" else features
+
+    def _project(self, features: Tensor, kinds: Sequence[int]) -> Tensor:
+        """:math:`W_P^T F` of each photo with the matrix of its kind."""
+        features = self._plain(features)
+        present = sorted(set(kinds))
+        if len(present) == 1:
+            projected = F.conv2d(features, self.affinity[present[0], :, :, None, None].float())
+        else:
+            rows = [[row for row, kind in enumerate(kinds) if kind == each] for each in present]
+            parts = [
+                F.conv2d(features[own], self.affinity[each, :, :, None, None].float())
+                for each, own in zip(present, rows, strict=True)
+            ]
+            order = {row: place for place, row in enumerate(row for own in rows for row in own)}
+            projected = torch.cat(parts)[[order[row] for row in range(len(kinds))]]
+        if self.settings.affinity == "plain":
+            return projected
+        return (features + projected / math.sqrt(self.channels)) / self.settings.temperature
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch, progress: float) -> Losses:
+        """The losses named basic, co and contrast, and those of a photo with itself.
+
+        Without :attr:`Batch.pairs`, each photo is compared with the next of the batch that shares a class.
+
+        Raises:
+            InputError: nobody drew partners, and no two photos of the batch share a class.
+        """
+        s = self.settings
+        features = self.features(batch.images, stored=batch.stored)
+        scores = self.head(features)
+        terms = {"basic": self._pair_weight * _loss(scores, batch.valid, batch.labels)}
+        pairs = batch.pairs if batch.pairs is not None else pairs_within(batch) if s.pairs else ()
+        if not s.pairs or not pairs:
+            return Losses(terms)
+        seen = self.see(features, scores, batch.valid)
+        m, n, kinds = self._in_order(pairs, batch.domains)
+        found = self.compare(seen.take(m), seen.take(n), kinds)
+        labels_m, labels_n = batch.labels[m], batch.labels[n]
+        valid_m, valid_n = batch.valid[m], batch.valid[n]
+        common = labels_m * labels_n
+        terms["co"] = self._both(_loss(found.common_m, valid_m, common), _loss(found.common_n, valid_n, common))
+        if found.own_m is not None and found.own_n is not None and progress >= s.contrast_from:
+            sides = ((found.own_m, valid_m, labels_m - common), (found.own_n, valid_n, labels_n - common))
+            terms["contrast"] = torch.stack(
+                [_loss(*side) * (side[2].any() if s.skip_empty else 1) for side in sides]
+            ).sum()
+        if s.self_pairs:
+            terms |= self._self_terms(batch, sorted({first for first, _ in pairs}), seen, scores)
+        return Losses(terms)
+
+    @property
+    def _pair_weight(self) -> float:
+        return 2.0 if self.settings.reduction == "sum" else 1.0
+
+    def _both(self, of_m: Tensor, of_n: Tensor) -> Tensor:
+        return self._pair_weight * (of_m + of_n) / 2
+
+    def _in_order(
+        self, pairs: Sequence[tuple[int, int]], domains: Sequence[Domain]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Rows of m and of n and which W_P: 0 both from the target set, 1 neither, 2 one of them, which is m then."""
+        extra = [self._extra(domain) for domain in domains] or [False] * (1 + max(map(max, pairs)))
+        ordered = [(n, m) if extra[m] and not extra[n] else (m, n) for m, n in pairs]
+        return [m for m, _ in ordered], [n for _, n in ordered], [_kind(extra[m], extra[n]) for m, n in ordered]
+
+    def _extra(self, domain: Domain) -> bool:
+        """Whether a photo counts as one from elsewhere."""
+        return self.settings.by_domain and domain != "target"
+
+    def _self_terms(self, batch: Batch, rows: list[int], seen: Side, scores: Tensor) -> dict[str, Tensor]:
+        """The losses of photos paired with themselves: all their tags are common."""
+        assert not batch.stored, "refused when the method was built"
+        here, valid, labels = seen.take(rows), batch.valid[rows], batch.labels[rows]
+        kinds = self._own_kinds(batch.domains, rows)
+        of_photo = _loss(scores[rows], valid, labels)
+        basic, co = [], []
+        for scale, mirrored in VIEWS:
+            there = self.features(self._view(batch.images[rows], scale, mirrored))
+            there_scores, there_valid = self.head(there), valid.flip(2) if mirrored else valid
+            found = self.compare(here, self.see(there, there_scores, there_valid), kinds)
+            basic.append(self._both(of_photo, _loss(there_scores, there_valid, labels)))
+            of_m, of_n = _loss(found.common_m, valid, labels), _loss(found.common_n, there_valid, labels)
+            co.append(self._both(of_m, of_n))
+        return {"self_basic": torch.stack(basic).sum(), "self_co": torch.stack(co).sum()}
+
+    def _own_kinds(self, domains: Sequence[Domain], rows: Sequence[int]) -> list[int]:
+        return [int(self._extra(domains[row])) if domains else 0 for row in rows]
+
+    def _view(self, images: Tensor, scale: float, mirrored: bool) -> Tensor:
+        """Normalised images at another size, mirrored."""
+        step = self.backbone.multiple
+        height, width = (max(1, round(side * scale / step)) * step for side in images.shape[2:])
+        if scale != 1:
+            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        return images.flip(3) if mirrored else images
+
+    # --- where it looks -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prepare_localization(self, references: Iterable[Reference], *, stored: bool = False) -> None:
+        """Look at the references, once for all photos to come; what is kept of each is a feature map a class."""
+        kept: dict[tuple[int, bool], list[tuple[Tensor, Tensor]]] = {}
+        for reference in references:
+            seen = self.see(self.features(reference.images, stored=stored))
+            extra = self._extra(reference.domain)
+            for label in reference.classes:
+                kept.setdefault((label, extra), []).append((self._plain(seen.features), seen.values[0, label].float()))
+        self._beside = {}
+        for (label, extra), found in kept.items():
+            self._beside.setdefault(label, {})[extra] = self._side_by_side(found, extra)
+
+    def _side_by_side(self, found: Sequence[tuple[Tensor, Tensor]], extra: bool) -> Beside:
+        """References of one class and side, brought to one number of cells."""
+        most = max(values.numel() for _, values in found)
+
+        def level(flat: Tensor) -> Tensor:
+            return F.pad(flat, (0, most - flat.shape[-1]))
+
+        keys = torch.stack([level(features[0].flatten(1)) for features, _ in found])
+        values = torch.stack([level(values.flatten()) for _, values in found])
+        inside = torch.arange(most) < torch.tensor([values.numel() for _, values in found])[:, None]
+        projected = None
+        if self.settings.by_domain and not extra:  # beside a photo from elsewhere, it is m
+            # its features are normalised already; doing so again changes nothing
+            projected = torch.stack([level(self._project(features, [2])[0].flatten(1)) for features, _ in found])
+        return Beside(keys, projected, values, inside.to(values.device))
+
+    def localize(
+        self, images: Tensor, labels: Tensor, *, stored: bool = False, domains: Sequence[Domain] = ()
+    ) -> Tensor:
+        """Maps beside the references; of classes that the labels leave out, zero. Before
+        :meth:`prepare_localization`, or with no reference wanted, each photo alone.
+
+        Raises:
+            InputError: a class that no reference shows.
+        """
+        s = self.settings
+        features = self.features(images, stored=stored)
+        with torch.autocast(images.device.type, enabled=False):
+            compared = s.beside > 0 and self._beside is not None
+            beside = self._beside_references(features, labels, domains) if compared else None
+            if s.aggregation == "mean" or not s.pairs:
+                return self.head(features.float()).relu() if beside is None else beside.relu()
+        return self._gated(images, features, beside, domains)
+
+    def _beside_references(self, features: Tensor, labels: Tensor, domains: Sequence[Domain]) -> Tensor:
+        """The mean over the references of :math:`S_{n,k}^{n \\cap r}`, signed, ``[batch classes rows columns]``."""
+        assert self._beside is not None
+        extra = [self._extra(domain) for domain in domains] or [False] * len(features)
+        out = features.new_zeros(len(features), self.classes, *features.shape[2:], dtype=torch.float32)
+        as_n = self._plain(features).flatten(2)
+        as_m: dict[int, Tensor] = {}  # by kind
+        for label in labels.any(0).nonzero().flatten().tolist():
+            if label not in self._beside:
+                raise InputError(
+                    f"class number {label} has no reference photo, so no photo can be looked at beside one: "
+                    "use --mcis.references 0, or photos that show it"
+                )
+            shown = labels[:, label].tolist()
+            sides = self._beside[label]
+            count = sum(len(found.values) for found in sides.values())
+            for side in (False, True):
+                rows = [row for row, present in enumerate(shown) if present and extra[row] == side]
+                if not rows:
+                    continue
+                total = torch.zeros((), device=out.device)
+                for other, found in sides.items():
+                    kind = _kind(side, other)
+                    if side and not other and found.projected is not None:  # the reference is m
+                        queries, keys = as_n, found.projected
+                    else:
+                        if kind not in as_m:
+                            as_m[kind] = self._project(features, [kind]).flatten(2)
+                        queries, keys = as_m[kind], found.keys
+                    total = total + look_up(queries[rows], keys, found.values, found.inside)
+                out[rows, label] = (total / count).unflatten(1, features.shape[2:])
+        return out
+
+    def _gated(self, images: Tensor, features: Tensor, beside: Tensor | None, domains: Sequence[Domain]) -> Tensor:
+        """The released sum of five maps, at least 0 and at most 1."""
+        here, grid = self.see(features), tuple(features.shape[2:])
+        kinds = self._own_kinds(domains, range(len(images)))
+        maps: list[Tensor] = []
+        for scale, mirrored in VIEWS:
+            found = self.compare(here, self.see(self.features(self._view(images, scale, mirrored))), kinds)
+            if mirrored:
+                maps += [found.common_m, found.common_n.flip(3)]
+            else:
+                maps.append(F.interpolate(found.common_n, grid, mode="bicubic", align_corners=False))
+        return gated_sum([*maps, *([] if beside is None else [beside])])
+
+    # --- released weights ---------------------------------------------------------------------------------------
+
+    def load_released(self, state: Mapping[str, Tensor], source: str) -> None:
+        """The released checkpoint's tensors (37 for 20 classes), whose backbone's names begin with ``vgg.``.
+
+        Args:
+            state: names to tensors, ``module.`` left out.
+            source: for messages.
+
+        Raises:
+            InputError: another form than the released one; tensors missing, left over or of another shape.
+        """
+        if self.settings.share_head or not self.settings.pairs:
+            raise InputError(
+                f"{source} holds the released MCIS, which has two heads: use --recipe mcis/official, or "
+                "--mcis.no-share-head --mcis.extra-convs 3 --mcis.affinity plain"
+            )
+        own = self.state_dict()
+        names = {released_name(name): name for name in own}
+        missing = [name for name in names if name not in state]
+        left = [name for name in state if name not in names]
+        if missing or left:
+            lacks = f"lacks {listed(missing)}" if missing else ""
+            has = f"has {listed(left)} left over" if left else ""
+            raise InputError(
+                f"{source} is not a checkpoint of the released MCIS with this backbone and these settings: it "
+                f"{' and '.join(filter(None, (lacks, has)))}; use --recipe mcis/official, or the weights of a backbone"
+            )
+        for theirs, ours in names.items():
+            value, shape = state[theirs], own[ours].shape
+            if value.shape != (shape[1:] if ours == "affinity" else shape):
+                raise InputError(
+                    f"{source} does not fit: {theirs} is {tuple(value.shape)} in the file and {tuple(shape)} here; "
+                    "the classes must be those of its training (VOC's 20, in alphabetical order)"
+                )
+            own[ours] = value.expand(shape)  # one W_P serves all kinds of pairs
+        self.load_state_dict(own)
+
+
+def released_name(name: str) -> str:
+    """What the released code calls a tensor of ours."""
+    first, _, rest = name.partition(".")
+    if first == "backbone":
+        return "vgg.features." + rest.split(".", 2)[2]
+    theirs = {"extra": "vgg.extra_convs", "head": "vgg.extra_last_conv", "affinity": "extra_linear_e.weight"}
+    theirs |= {"second_head": "extra_gate", "gate": "extra_gate_merge"}
+    return ".".join(filter(None, (theirs[first], rest)))
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+
+def co_attend(
+    queries: Tensor,
+    keys: Tensor,
+    values_m: Tensor,
+    values_n: Tensor,
+    inside_m: Tensor | None = None,
+    inside_n: Tensor | None = None,
+    most: int = CELLS,
+) -> tuple[Tensor, Tensor]:
+    r"""Both directions of the co-attention: :math:`V_n A_n` and :math:`V_m A_m` with :math:`P = Q^\top K`.
+
+    Affinities are computed once for both directions, or, where all of them are too many to hold, in parts for each.
+
+    Args:
+        queries: :math:`Q = W_P^\top F_m`, ``[pairs channels cells_m]``.
+        keys: :math:`K = F_n`, ``[pairs channels cells_n]``.
+        values_m: what is carried of m, ``[pairs values cells_m]``; with :math:`F_m` itself, :math:`F_n^\cap` results.
+        values_n: what is carried of n, ``[pairs values cells_n]``.
+        inside_m, inside_n: ``[pairs cells]`` bool, False on padding, which nobody attends to; None: no padding.
+        most: affinities held at once.
+
+    Returns:
+        ``[pairs values cells_m]``, what m finds in n; and ``[pairs values cells_n]``, what n finds in m.
+    """
+    if len(queries) * queries.shape[2] * keys.shape[2] > most:
+        return (
+            attend(queries, keys, values_n, inside_n, most=most),
+            attend(keys, queries, values_m, inside_m, most=most),
+        )
+    affinities = torch.bmm(queries.transpose(1, 2), keys)  # [pairs cells_m cells_n]
+    over_n = _leave_out(affinities, None if inside_n is None else inside_n[:, None]).softmax(2)
+    over_m = _leave_out(affinities, None if inside_m is None else inside_m[:, :, None]).softmax(1)
+    return torch.bmm(values_n, over_n.transpose(1, 2)), torch.bmm(values_m, over_m)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None = None, *, most: int = CELLS) -> Tensor:
+    """One direction: for every query a mean of the values, weighted by the softmax over the keys.
+
+    All pairs at once, so many queries at a time that at most ``most`` affinities are held; the backward pass computes
+    them again. Shapes as in :func:`co_attend`; ``[pairs values cells]`` of the queries.
+    """
+    step = max(1, most // (len(queries) * keys.shape[2]))
+    parts = queries.split(step, 2)
+    if len(parts) == 1:
+        return _attend(queries, keys, values, inside)
+    return torch.cat([checkpoint(_attend, part, keys, values, inside, use_reentrant=False) for part in parts], 2)  # type: ignore[list-item]
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:
+    affinities = torch.bmm(queries.transpose(1, 2), keys)
+    weights = _leave_out(affinities, None if inside is None else inside[:, None]).softmax(2)
+    return torch.bmm(values, weights.transpose(1, 2))
+
+
+def look_up(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor, *, most: int = CELLS) -> Tensor:
+    """Every photo beside every reference: the sum over the references of what each cell finds in them.
+
+    Args:
+        queries: ``[photos channels cells]``.
+        keys: ``[references channels cells_r]``.
+        values: ``[references cells_r]``.
+        inside: ``[references cells_r]`` bool.
+
+    Returns:
+        ``[photos cells]``.
+    """
+    flat = keys.transpose(0, 1).flatten(1)  # [channels references*cells_r]
+    step = max(1, most // (len(queries) * flat.shape[1]))
+    found = []
+    for part in queries.split(step, 2):
+        affinities = (part.transpose(1, 2) @ flat).unflatten(2, keys.shape[::2])
+        weights = _leave_out(affinities, inside).softmax(3)
+        found.append((weights * values).sum((2, 3)))
+    return torch.cat(found, 1)
+
+
+def _leave_out(affinities: Tensor, inside: Tensor | None) -> Tensor:
+    return affinities if inside is None else torch.where(inside, affinities, -torch.inf)
+
+
+def pairs_within(batch: Batch) -> tuple[tuple[int, int], ...]:
+    """Each photo with the next of the batch, around its end, that shares a class; photos without one are in no pair.
+
+    Raises:
+        InputError: no two share a class.
+    """
+    shares, size = (batch.labels @ batch.labels.T > 0).tolist(), len(batch.labels)
+    pairs = []
+    for m in range(size):
+        others = ((m + step) % size for step in range(1, size))
+        pairs += [(m, n) for n in [next((n for n in others if shares[m][n]), None)] if n is not None]
+    if not pairs:
+        raise InputError(
+            f"no two of the {size} photos of this batch share a class ({listed(batch.ids)}), so none can be compared: "
+            "give larger batches, or draw partners (tag2mask.data.batches.Pairs)"
+        )
+    return tuple(pairs)
+
+
+def gated_sum(maps: Sequence[Tensor]) -> Tensor:
+    """The released aggregation of raw maps ``[batch classes rows columns]``: each by its maximum, the first always, the
+    others where the class is likely, divided by five, however many were left out."""
+    total = by_maximum(maps[0])
+    for raw in maps[1:]:
+        likely = raw.mean((2, 3), keepdim=True).sigmoid() > 0.1
+        total = total + by_maximum(raw) * likely
+    return total / 5
+
+
+def by_maximum(raw: Tensor) -> Tensor:
+    positive = raw.relu()
+    return positive / (positive.amax((2, 3), keepdim=True) + 1e-8)
+
+
+def _kind(extra_m: bool, extra_n: bool) -> int:
+    return 2 if extra_m != extra_n else int(extra_m)
+
+
+def _loss(maps: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
+    return F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels)
