@@ -26,7 +26,18 @@ from tag2mask.run import Run, read_maps
 from tag2mask.stages.label import chosen_threshold
 from tag2mask.stages.work import in_parallel
 
-ALL = ("none", *(f"crf/{name}" for name in PRESETS), "par", "par/full", *affinity.WALKS, "irn,crf", "psa,crf")
+ALL = (
+    "none",
+    *(f"crf/{name}" for name in PRESETS),
+    "par",
+    "par/full",
+    "irn",
+    "irn,crf",
+    "psa",
+    "psa,crf",
+    "walk/colour",
+    "walk/features",
+)
 
 
 def row(folder: Path, name: str, step: int, beta: float | None) -> dict[str, Any]:

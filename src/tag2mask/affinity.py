@@ -174,19 +174,24 @@ class AffinityNet(nn.Module):
         joined = self.join(torch.cat(sides, 1))
         return joined.float().sigmoid() if self.kind == "irn" else F.elu(joined.float())
 
-    def affinity(self, images: Tensor, radius: int) -> Tensor:
-        """``[batch offsets rows columns]`` of normalised ``[batch 3 height width]``, see :mod:`refine.walks`."""
+    def affinity(self, images: Tensor, radius: int, among: Sequence[int] | None = None) -> Tensor:
+        """``[batch offsets rows columns]`` of normalised ``[batch 3 height width]``, see :mod:`refine.walks`.
+
+        Args:
+            among: only of these offsets, by their place; None: all.
+        """
         grid = self.grid(images)
-        if self.kind == "irn":
-            return walks.boundary_affinity(grid[:, 0], radius)
-        return walks.feature_affinity(grid, radius)
+        if self.kind == "psa":
+            return walks.feature_affinity(grid, radius, among)
+        affinity = walks.boundary_affinity(grid[:, 0], radius)  # a line goes by way of nearer cells, so all are needed
+        return affinity if among is None else affinity[:, list(among)]
 
     def losses(self, batch: MaskedBatch, progress: float) -> Losses:
         near = walks.offsets(self.settings.radius)
         drawn = range(len(near))
         if 0 < self.settings.pairs < len(near):
             drawn = sorted(torch.randperm(len(near))[: self.settings.pairs].tolist())
-        affinity = self.affinity(batch.images, self.settings.radius)[:, list(drawn)]
+        affinity = self.affinity(batch.images, self.settings.radius, drawn)
         labels = F.interpolate(batch.masks[:, None].float(), affinity.shape[2:], mode="nearest")[:, 0].long()
         return pair_losses(affinity, labels, [near[i] for i in drawn])
 

@@ -20,7 +20,7 @@ no training at all the photo's colours or a backbone's features.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -75,18 +75,19 @@ def boundary_affinity(boundary: Tensor, radius: int) -> Tensor:
     return 1 - torch.stack([largest[offset] for offset in offsets(radius)], 1)
 
 
-def feature_affinity(features: Tensor, radius: int) -> Tensor:
+def feature_affinity(features: Tensor, radius: int, among: Sequence[int] | None = None) -> Tensor:
     """AffinityNet, Eq. 1: ``exp(-mean over channels |f_i - f_j|)``.
 
     (The paper writes the sum; its code the mean over channels, which its weights are trained for.)
 
     Args:
         features: ``[batch channels rows columns]``.
+        among: only of these :func:`offsets`, by their place; None: all.
 
     Returns:
         ``[batch offsets rows columns]`` as :func:`boundary_affinity`.
     """
-    return _pairwise(features, radius, lambda a, b: torch.exp(-(a - b).abs().mean(1)))
+    return _pairwise(features, radius, lambda a, b: torch.exp(-(a - b).abs().mean(1)), among)
 
 
 def cosine_affinity(features: Tensor, radius: int) -> Tensor:
@@ -105,16 +106,19 @@ def colour_affinity(images: Tensor, radius: int, sigma: float = 0.1) -> Tensor:
     return _pairwise(images.float(), radius, lambda a, b: torch.exp(-((a - b) ** 2).mean(1) / (2 * sigma**2)))
 
 
-def _pairwise(features: Tensor, radius: int, of: functools.partial[Tensor] | object) -> Tensor:
+def _pairwise(
+    features: Tensor, radius: int, of: Callable[[Tensor, Tensor], Tensor], among: Sequence[int] | None = None
+) -> Tensor:
     batch, _, rows, columns = features.shape
+    near = offsets(radius)
     out = []
-    for y, x in offsets(radius):
-        near = (slice(None), slice(None), slice(0, max(rows - y, 0)), slice(max(-x, 0), columns - max(x, 0)))
+    for y, x in near if among is None else [near[i] for i in among]:
+        here = (slice(None), slice(None), slice(0, max(rows - y, 0)), slice(max(-x, 0), columns - max(x, 0)))
         far = (slice(None), slice(None), slice(y, rows), slice(max(x, 0), columns - max(-x, 0)))
         if rows <= y or columns <= abs(x):
             out.append(features.new_zeros(batch, rows, columns))
             continue
-        both = of(features[near], features[far])  # type: ignore[operator]
+        both = of(features[here], features[far])
         out.append(F.pad(both, (max(-x, 0), max(x, 0), 0, y)))
     return torch.stack(out, 1) if out else features.new_zeros(batch, 0, rows, columns)
 
