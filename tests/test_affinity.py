@@ -200,6 +200,17 @@ def test_features_of_a_backbone_need_no_training() -> None:
     _, image = blob()
     found = affinity.of_features(backbone, image, LocalizeSettings(longest=64), AffinitySettings())
     assert found.shape == (1, 34, 12, 16) and float(found.amin()) >= 0 and float(found.amax()) <= 1 + 1e-5
+    colours = affinity.of_colour(image, 64, AffinitySettings())
+    without = affinity.of_features(backbone, image, LocalizeSettings(longest=64), AffinitySettings(cosine=0.0))
+    once = affinity.of_features(backbone, image, LocalizeSettings(longest=64), AffinitySettings(cosine=1.0))
+    torch.testing.assert_close(without, colours)  # a cosine to the power of nothing
+    torch.testing.assert_close(found, colours * (once / colours.clamp(min=1e-30)) ** 3, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("wrong", "says"), [({"sigma": 0.0}, "sigma 0.0"), ({"cosine": -1.0}, "cosine -1.0")])
+def test_settings_of_the_walks_without_training(wrong: dict[str, float], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        AffinitySettings(**wrong)
 
 
 @pytest.mark.parametrize("refine", ["irn,crf", "psa", "walk/colour", "walk/features,par"])

@@ -73,8 +73,11 @@ class AffinitySettings:
     """Exponent of the affinities in the walk (IRN; PSA 8)."""
     steps: int = 256
     """Steps of the walk (both papers)."""
-    sigma: float = 0.3
-    """Of `walk/colour`: colour difference (root mean square over channels, of 1) at which the affinity is 0.61."""
+    sigma: float = 0.08
+    """Of the walks that learn nothing: colour difference (root mean square over channels, of 1) at which the affinity
+    is 0.61; wider lets 256 steps wander across everything (docs/log.md; found on photos with truth)."""
+    cosine: float = 3.0
+    """Of `walk/features`: exponent of the features' cosine beside the colours."""
     channels: int = 32
     """Width of each depth's features (IRN)."""
     learn_backbone: bool = False
@@ -93,6 +96,10 @@ class AffinitySettings:
             raise InputError(
                 f"affinity.walk-radius {self.walk_radius} is larger than affinity.radius {self.radius}: the walk would "
                 "step where nothing was learnt"
+            )
+        if self.sigma <= 0 or self.cosine < 0:
+            raise InputError(
+                f"affinity.sigma {self.sigma} must be above 0 and affinity.cosine {self.cosine} at least 0"
             )
         if self.beta <= 0 or self.steps < 0:
             raise InputError(f"affinity.beta {self.beta} must be above 0 and affinity.steps {self.steps} at least 0")
@@ -248,18 +255,22 @@ def of_network(net: AffinityNet, image: np.ndarray, localize: LocalizeSettings, 
 def of_features(
     backbone: Backbone, image: np.ndarray, localize: LocalizeSettings, settings: AffinitySettings
 ) -> Tensor:
-    """Cosines of the backbone's features, brought to the walk's grid; nothing is trained."""
+    """Cosines of the backbone's features, brought to the walk's grid, times the likeness of colours.
+
+    Nothing is trained. Features tell objects of one colour apart, but their cells are coarse: colours find the edge.
+    """
     pixels, where = _view(image, localize, backbone), next(backbone.parameters()).device
     with torch.inference_mode(), compute.autocast(localize.precision, where):
         features = backbone(pixels.to(where)).float().cpu()
     grid = walks.grid_of(pixels.shape[2:], settings.stride)
     features = F.interpolate(features, grid, mode="bilinear", align_corners=False)
-    return walks.cosine_affinity(features, settings.walk_radius)
+    cosines = walks.cosine_affinity(features, settings.walk_radius) ** settings.cosine
+    return cosines * of_colour(image, localize.longest, settings, backbone.multiple)
 
 
-def of_colour(image: np.ndarray, longest: int, settings: AffinitySettings) -> Tensor:
+def of_colour(image: np.ndarray, longest: int, settings: AffinitySettings, multiple: int = 1) -> Tensor:
     """Likeness of colours on the walk's grid; nothing is trained."""
-    size = walks.grid_of(fit_size(image.shape[0], image.shape[1], longest), settings.stride)
+    size = walks.grid_of(fit_size(image.shape[0], image.shape[1], longest, 1.0, multiple), settings.stride)
     small = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     return walks.colour_affinity(F.interpolate(small, size, mode="area"), settings.walk_radius, settings.sigma)
 

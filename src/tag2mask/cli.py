@@ -35,7 +35,7 @@ REFINER_LINES = {
     "irn": "random walk along a learnt class-boundary map (IRN)",
     "psa": "random walk along learnt affinities (AffinityNet)",
     "walk/colour": "random walk along the photo's colours, no training",
-    "walk/features": "random walk along the method's features, no training",
+    "walk/features": "random walk along colours and the backbone's features, no training",
 }
 
 # short flag -> the setting it stands for

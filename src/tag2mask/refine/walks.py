@@ -96,7 +96,7 @@ def cosine_affinity(features: Tensor, radius: int) -> Tensor:
     return _pairwise(unit, radius, lambda a, b: (a * b).sum(1).clamp(0, 1))
 
 
-def colour_affinity(images: Tensor, radius: int, sigma: float = 0.1) -> Tensor:
+def colour_affinity(images: Tensor, radius: int, sigma: float = 0.08) -> Tensor:
     """Gaussian of the colour difference; needs no training.
 
     Args:
@@ -170,7 +170,7 @@ def walk(affinity: Tensor, scores: Tensor, *, radius: int, beta: float = 10.0, s
 
 
 def random_walk(
-    image: Array, scores: Array, *, radius: int = 5, sigma: float = 0.1, beta: float = 1.0, steps: int = 64,
+    image: Array, scores: Array, *, radius: int = 5, sigma: float = 0.08, beta: float = 10.0, steps: int = 256,
     stride: int = 4,
 ) -> Array:  # fmt: skip
     """The walk that needs no training: along the photo's colours.
