@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# processes that the tests run in
+JOBS ?= 2
+
 .PHONY: demo test test-all check setup setup-dev clean
 
 demo: setup
 	$(BIN)/tag2mask demo
 
 test: setup-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: setup-dev
 	$(BIN)/python -m pytest
