@@ -61,7 +61,7 @@ def row(folder: Path, name: str, step: int, beta: float | None) -> dict[str, Any
     source = work.stages["walked" if walk else "maps"]
     maps_of = lambda s: read_maps(source.path(s.id, ".npz"), s.id)  # noqa: E731
     work.train = work.train.with_samples(samples)
-    threshold = chosen_threshold(work, maps_of)
+    threshold, _ = chosen_threshold(work, maps_of)
     sharpen = refiner(pixelwise, settings.refine_longest)
 
     def mask(sample: Any) -> tuple[str, Any]:

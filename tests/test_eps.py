@@ -258,6 +258,22 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
         assert (scores - wrong).abs().max() > 0.02, name
 
 
+def test_peaks_say_what_the_largest_score_stands_for(teacher: Eps, photo: Sample) -> None:
+    """The largest mean probability of each tag, on the finest grid."""
+    pixels = np.asarray(Image.open(photo.image_path))
+    grown = []
+    for scale in LOOKS.scales:
+        plain = normalise(resized(pixels, fit_size(48, 80, 80, scale)), teacher.backbone.mean, teacher.backbone.std)[
+            None
+        ]
+        with torch.no_grad():
+            looks = [teacher.logits(plain).softmax(1), teacher.logits(plain.flip(3)).flip(3).softmax(1)]
+        grown += [F.interpolate(look, (12, 20), mode="bilinear", align_corners=False) for look in looks]
+    mean = torch.stack(grown).mean(0)[0]
+    (found,) = localize(teacher, teacher.backbone, [photo], LOOKS, 3)
+    assert found.peaks == pytest.approx([float(mean[0].max()), float(mean[2].max())], abs=1e-4)
+
+
 def test_fusion_sums(teacher: Eps) -> None:
     looks = [torch.full((1, 3, 2, 3), 0.5), torch.full((1, 3, 4, 6), 0.25), torch.full((1, 3, 4, 6), 0.25)]
     out = teacher.fuse(looks)

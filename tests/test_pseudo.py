@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,11 @@ from tag2mask.errors import InputError
 from tag2mask.pseudo import (
     PseudoSettings,
     decide,
+    found_threshold,
     label_scores,
     li_threshold,
     otsu_threshold,
+    own_threshold,
     score_histogram,
     threshold_of,
     vanished,
@@ -77,7 +81,20 @@ def test_the_threshold_between_lies_between_and_is_the_default() -> None:
     assert threshold_of(found) == pytest.approx((otsu * li) ** 0.5) == threshold_of(found, PseudoSettings().rule)
 
 
-@pytest.mark.parametrize("rule", ["otsu", "li", "between"])
+def test_the_methods_own_background_sets_the_threshold_where_there_is_one() -> None:
+    split = maps(two_groups(3), (0,))
+    own = [replace(split, peaks=(peak,)) for peak in (0.9, 0.8, 0.6)]
+    threshold, how = found_threshold(own)
+    assert threshold == pytest.approx(0.5 / 0.8) and "own background" in how
+    # at that score the photo in the middle is as likely the class as anything else
+    assert threshold * 0.8 == pytest.approx(0.5)
+    assert found_threshold([*own, split]) == found_threshold([split] * 4, "between")  # not of all maps
+    assert found_threshold(own, "otsu") == found_threshold([split], "otsu")
+    assert found_threshold([replace(split, peaks=(0.3,))])[0] == 0.98  # nowhere likely: the best cells alone
+    assert own_threshold([]) == 0.5
+
+
+@pytest.mark.parametrize("rule", ["otsu", "li", "between", "auto"])
 def test_rules_weigh_images_alike_and_survive_degenerate_maps(rule: str) -> None:
     split = maps([[[0.1, 0.9]]], (0,))
     assert 0.1 < threshold_of([split], rule) < 0.9

@@ -287,4 +287,5 @@ def walked(maps: LocalizationMaps, affinity: Tensor, settings: AffinitySettings)
         return maps
     scores = F.interpolate(scores, affinity.shape[2:], mode="bilinear", align_corners=False)
     moved = walks.walk(affinity, scores, radius=settings.walk_radius, beta=settings.beta, steps=settings.steps)[0]
-    return LocalizationMaps(maps.id, maps.classes, normalise_maps(moved).numpy().astype(np.float16), maps.size)
+    peaks = maps.peaks and tuple(p * m for p, m in zip(maps.peaks, moved.amax((1, 2)).tolist(), strict=True))
+    return LocalizationMaps(maps.id, maps.classes, normalise_maps(moved).numpy().astype(np.float16), maps.size, peaks)

@@ -75,8 +75,9 @@ def localize(
             raw = look(method, images, labels, settings.precision, stored=store is not None, **beside)
             raws.append(raw.flip(3) if view.flip else raw)
         fused = getattr(method, "fuse", fuse)(raws)  # a method may have its own way (EPS sums)
-        for sample, maps in zip(chunk, fused.cpu(), strict=True):
-            yield present_maps(sample, maps, size)
+        peaks = fuse(raws).amax((2, 3)).tolist() if getattr(method, "scores_background", False) else None
+        for row, (sample, maps) in enumerate(zip(chunk, fused.cpu(), strict=True)):
+            yield present_maps(sample, maps, size, None if peaks is None else peaks[row])
 
 
 def draw_references(dataset: Dataset, count: int, seed: int) -> list[tuple[Sample, tuple[int, ...]]]:
@@ -191,8 +192,15 @@ def normalise_maps(raw: Tensor) -> Tensor:
     return raw / (raw.amax((-2, -1), keepdim=True) + 1e-5)
 
 
-def present_maps(sample: Sample, raw: Tensor, size: tuple[int, int]) -> LocalizationMaps:
-    """Gate by the tags and normalise: raw ``[classes rows columns]`` of one image to what is stored."""
+def present_maps(
+    sample: Sample, raw: Tensor, size: tuple[int, int], peaks: Sequence[float] | None = None
+) -> LocalizationMaps:
+    """Gate by the tags and normalise: raw ``[classes rows columns]`` of one image to what is stored.
+
+    Args:
+        peaks: the largest probability of every class, where the method scores background too.
+    """
     present = tuple(sorted(sample.labels or frozenset()))
     scores = normalise_maps(raw[list(present)]).numpy().astype(np.float16)
-    return LocalizationMaps(sample.id, present, scores, size)
+    kept = None if peaks is None else tuple(peaks[label] for label in present)
+    return LocalizationMaps(sample.id, present, scores, size, kept)

@@ -11,16 +11,21 @@ score at pixel :math:`p`:
 Or masks come from maps and saliency by fixed thresholds instead, without refinement (``saliency-rule``, that of OAA and
 MCIS; :func:`by_saliency_rule`).
 
-The threshold :math:`t` sees no mask. It splits the largest scores of a sample of the training photos into two groups,
-by default at the geometric mean of two classical answers: Otsu's (IEEE Trans. SMC 1979) takes the spread in both groups
-for equal, so the long tail of foreground scores pulls it up; Li's minimum cross entropy (Li and Lee, Pattern
-Recognition 1993) takes it to grow with the mean, and falls low where the maps rest on a haze. Maps lie between.
+The threshold :math:`t` sees no mask. A method that scores background too (EPS, every student of self-training) says
+itself where a class begins: where its probability is 1/2. Maps are stored divided by their maximum :math:`P_c`, so
+:math:`t` is then the median of :math:`1 / (2 P_c)` over the tags of a sample of the training photos; one number for all
+of them, since a tag is known to be true even where its class stays unlikely.
+
+Otherwise it splits the largest scores of that sample into two groups, by default at the geometric mean of two classical
+answers: Otsu's (IEEE Trans. SMC 1979) takes the spread in both groups for equal, so the long tail of foreground scores
+pulls it up; Li's minimum cross entropy (Li and Lee, Pattern Recognition 1993) takes it to grow with the mean, and falls
+low where the maps rest on a haze. Maps lie between.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,8 +63,9 @@ class PseudoSettings:
     background: Literal["power", "constant", "saliency", "saliency-rule"] = "power"
     threshold: float | None = None
     """Score in (0, 1) at which a class beats the background. None: found on the maps by `rule`."""
-    rule: Literal["between", "otsu", "li"] = "between"
-    """How it is found, from the maps alone: Otsu's threshold, Li's, or their geometric mean."""
+    rule: Literal["auto", "between", "otsu", "li"] = "auto"
+    """How it is found, from the maps alone: Otsu's threshold, Li's, or their geometric mean (between). auto: where the
+    method's own background is as likely as a class, if it scores one, else between."""
     margin: float = 0.0
     """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
     saliency_rule: SaliencyRule = SaliencyRule()
@@ -72,17 +78,38 @@ class PseudoSettings:
             raise InputError(f"margin {self.margin} must lie in [0, 1)")
 
 
-def threshold_of(maps: Iterable[LocalizationMaps], rule: str = "between") -> float:
+def threshold_of(maps: Iterable[LocalizationMaps], rule: str = "auto") -> float:
     """The threshold of these maps in (0, 1) by a rule of :class:`PseudoSettings`, without truth.
 
     Without any map, or when all scores are equal, 0.5.
     """
-    histogram = score_histogram(maps)
-    if rule == "otsu":
-        return otsu_threshold(histogram)
-    if rule == "li":
-        return li_threshold(histogram)
-    return math.sqrt(otsu_threshold(histogram) * li_threshold(histogram))
+    return found_threshold(maps, rule)[0]
+
+
+def found_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto") -> tuple[float, str]:
+    """:func:`threshold_of`, and in words how it was found."""
+    peaks: list[float] = []
+    counts = {"own": 0, "none": 0}
+
+    def noted() -> Iterator[LocalizationMaps]:
+        for found in maps:
+            counts["none" if found.peaks is None else "own"] += 1
+            peaks.extend(found.peaks or ())
+            yield found
+
+    histogram = score_histogram(noted())
+    if rule == "auto" and counts["own"] and not counts["none"]:
+        return own_threshold(peaks), "where the method's own background is as likely as a class, no truth"
+    otsu, li = otsu_threshold(histogram), li_threshold(histogram)
+    rule = "between" if rule == "auto" else rule
+    return {"otsu": otsu, "li": li, "between": math.sqrt(otsu * li)}[rule], f"rule '{rule}' on the maps, no truth"
+
+
+def own_threshold(peaks: Sequence[float]) -> float:
+    """Median of :math:`1 / (2 P)` over the peaks; 0.5 without any."""
+    if not len(peaks):
+        return 0.5
+    return float(np.clip(np.median(0.5 / np.maximum(peaks, 1e-6)), 0.02, 0.98))
 
 
 def score_histogram(maps: Iterable[LocalizationMaps], bins: int = 256) -> np.ndarray:

@@ -221,13 +221,15 @@ class Clock:
 
 def write_maps(path: Path, maps: LocalizationMaps) -> None:
     """One image's localization maps as npz: half precision, present classes only."""
+    arrays = {
+        "classes": np.asarray(maps.classes, np.int16),
+        "scores": maps.scores.astype(np.float16),
+        "size": np.asarray(maps.size, np.int32),
+    }
+    if maps.peaks is not None:
+        arrays["peaks"] = np.asarray(maps.peaks, np.float32)
     with atomic(path, "wb") as file:
-        np.savez(
-            file,
-            classes=np.asarray(maps.classes, np.int16),
-            scores=maps.scores.astype(np.float16),
-            size=np.asarray(maps.size, np.int32),
-        )
+        np.savez(file, **arrays)
 
 
 def read_maps(path: Path, id: str) -> LocalizationMaps:
@@ -235,7 +237,8 @@ def read_maps(path: Path, id: str) -> LocalizationMaps:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             classes = tuple(int(c) for c in file["classes"])
             height, width = (int(v) for v in file["size"])
-            return LocalizationMaps(id, classes, file["scores"], (height, width))
+            peaks = tuple(float(p) for p in file["peaks"]) if "peaks" in file else None
+            return LocalizationMaps(id, classes, file["scores"], (height, width), peaks)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"cannot read the maps of '{id}' at {path} ({error}): delete that file and run again"

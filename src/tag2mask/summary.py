@@ -81,7 +81,7 @@ def supervision(work: Work) -> list[str]:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
-    if manifest["threshold_from"] != "given":
+    if manifest["threshold_from"].startswith("rule"):
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
     if work.settings.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")

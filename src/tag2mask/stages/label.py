@@ -255,7 +255,7 @@ def _train_student(work: Work, turn: int) -> None:
         maps_in = lambda sample: read_maps(taught.path(sample.id, ".npz"), sample.id)  # noqa: E731
         background = s.self_train.background
         if background is None:
-            background = ruled_threshold(work, maps_in)
+            background, _ = ruled_threshold(work, maps_in)
         torch.manual_seed(s.seed + turn + 1)
         network, backbone = load_network(work, teacher)
         student = Student(student_of(network, backbone, len(work.train.classes)), s.self_train, background)
@@ -275,25 +275,26 @@ def _train_student(work: Work, turn: int) -> None:
     done(stage, f"student {turn + 1} trained on {taught.folder.name} of {len(work.train)} photos")
 
 
-def chosen_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> float:
-    """The user's threshold, or the rule's on an evenly spread sample of the maps. No truth is looked at."""
+def chosen_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> tuple[float, str]:
+    """The user's threshold, or the rule's on an evenly spread sample of the maps, and where it is from. No truth is
+    looked at."""
     if work.settings.pseudo.threshold is not None:
-        return work.settings.pseudo.threshold
+        return work.settings.pseudo.threshold, "given"
     return ruled_threshold(work, maps, most)
 
 
-def ruled_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> float:
-    """What the rule finds on an evenly spread sample of the maps, whatever the user gave."""
+def ruled_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> tuple[float, str]:
+    """What the rule finds on an evenly spread sample of the maps, whatever the user gave, and how."""
     samples = [s for s in work.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // most)]
-    return pseudo.threshold_of((maps(s) for s in samples), work.settings.pseudo.rule)
+    return pseudo.found_threshold((maps(s) for s in samples), work.settings.pseudo.rule)
 
 
 def unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
     """Masks straight from the maps of a stage, at the threshold chosen on these very maps."""
     settings = replace(work.settings.pseudo, margin=0.0)
     read = lambda sample: read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)  # noqa: E731
-    threshold = chosen_threshold(work, read)
+    threshold, _ = chosen_threshold(work, read)
 
     def mask(sample: Sample) -> np.ndarray:
         maps = read(sample)
@@ -325,7 +326,7 @@ def make_masks(work: Work) -> None:
     if s.pseudo.background == "saliency-rule":
         _masks_by_saliency(work, stage, maps_in)
         return
-    threshold = chosen_threshold(work, maps_in)
+    threshold, threshold_from = chosen_threshold(work, maps_in)
     sharpen = refiner(pixelwise, s.refine_longest)
 
     def scored(sample: Sample) -> tuple[tuple[int, ...], Tensor]:
@@ -333,13 +334,12 @@ def make_masks(work: Work) -> None:
         scores = _with_background(work, sample, maps, threshold)
         return maps.classes, pseudo.refine(read_image(sample.image_path), scores, sharpen)
 
-    given = s.pseudo.threshold is not None
     write_masks(
         work,
         stage,
         by_scores(scored, s.pseudo),
         threshold=round(threshold, 4),
-        threshold_from="given" if given else f"rule '{s.pseudo.rule}' on the maps, no truth",
+        threshold_from=threshold_from,
     )
     done(stage, f"masks of {len(work.train)} photos, threshold {threshold:.3f}")
 
