@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tag2mask.errors import InputError
 from tag2mask.pseudo import (
     PseudoSettings,
+    covering_threshold,
     decide,
     found_threshold,
     label_scores,
     li_threshold,
     otsu_threshold,
-    own_threshold,
     score_histogram,
     threshold_of,
     vanished,
@@ -83,15 +83,18 @@ def test_the_threshold_between_lies_between_and_is_the_default() -> None:
 
 def test_the_methods_own_background_sets_the_threshold_where_there_is_one() -> None:
     split = maps(two_groups(3), (0,))
-    own = [replace(split, peaks=(peak,)) for peak in (0.9, 0.8, 0.6)]
+    values = split.scores.astype(np.float32)
+    own = [replace(split, covered=share) for share in (0.1, 0.2, 0.6)]
     threshold, how = found_threshold(own)
-    assert threshold == pytest.approx(0.5 / 0.8) and "own background" in how
-    # at that score the photo in the middle is as likely the class as anything else
-    assert threshold * 0.8 == pytest.approx(0.5)
+    assert "own background" in how
+    assert float((values > threshold).mean()) == pytest.approx(0.3, abs=0.01)  # what it covers is what the method says
     assert found_threshold([*own, split]) == found_threshold([split] * 4, "between")  # not of all maps
     assert found_threshold(own, "otsu") == found_threshold([split], "otsu")
-    assert found_threshold([replace(split, peaks=(0.3,))])[0] == 0.98  # nowhere likely: the best cells alone
-    assert own_threshold([]) == 0.5
+    untagged = maps(np.zeros((0, 3, 4)), ())
+    assert found_threshold([*own, untagged])[0] == threshold  # it says nothing
+    assert found_threshold([replace(split, covered=0.0)])[0] == 0.98  # nowhere likely: the best cells alone
+    assert found_threshold([replace(split, covered=1.0)])[0] == pytest.approx(float(values.min()), abs=1 / 256)
+    assert covering_threshold(np.zeros(256), 0.3) == 0.5
 
 
 @pytest.mark.parametrize("rule", ["otsu", "li", "between", "auto"])

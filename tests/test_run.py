@@ -112,9 +112,9 @@ def test_maps_round_trip_in_half_precision(tmp_path: Path) -> None:
     back = read_maps(path, "a/b")
     assert back.classes == (1, 4) and back.size == (40, 56) and back.scores.dtype == np.float16
     np.testing.assert_array_equal(back.scores, scores)
-    assert back.peaks is None
-    write_maps(path, replace(maps, peaks=(0.25, 0.5)))
-    assert read_maps(path, "a/b").peaks == (0.25, 0.5)
+    assert back.covered is None
+    write_maps(path, replace(maps, covered=0.25))
+    assert read_maps(path, "a/b").covered == 0.25
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(InputError, match="delete that file and run again"):
         read_maps(path, "a/b")

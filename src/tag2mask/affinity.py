@@ -18,7 +18,7 @@ Both read features of several depths of any backbone (ResNet-50's stages in IRN)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -287,5 +287,4 @@ def walked(maps: LocalizationMaps, affinity: Tensor, settings: AffinitySettings)
         return maps
     scores = F.interpolate(scores, affinity.shape[2:], mode="bilinear", align_corners=False)
     moved = walks.walk(affinity, scores, radius=settings.walk_radius, beta=settings.beta, steps=settings.steps)[0]
-    peaks = maps.peaks and tuple(p * m for p, m in zip(maps.peaks, moved.amax((1, 2)).tolist(), strict=True))
-    return LocalizationMaps(maps.id, maps.classes, normalise_maps(moved).numpy().astype(np.float16), maps.size, peaks)
+    return replace(maps, scores=normalise_maps(moved).numpy().astype(np.float16))  # what they cover stays as large

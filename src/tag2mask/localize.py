@@ -75,9 +75,9 @@ def localize(
             raw = look(method, images, labels, settings.precision, stored=store is not None, **beside)
             raws.append(raw.flip(3) if view.flip else raw)
         fused = getattr(method, "fuse", fuse)(raws)  # a method may have its own way (EPS sums)
-        peaks = fuse(raws).amax((2, 3)).tolist() if getattr(method, "scores_background", False) else None
-        for row, (sample, maps) in enumerate(zip(chunk, fused.cpu(), strict=True)):
-            yield present_maps(sample, maps, size, None if peaks is None else peaks[row])
+        share = covered(fuse(raws), labels) if getattr(method, "scores_background", False) else [None] * len(chunk)
+        for sample, maps, part in zip(chunk, fused.cpu(), share, strict=True):
+            yield present_maps(sample, maps, size, part)
 
 
 def draw_references(dataset: Dataset, count: int, seed: int) -> list[tuple[Sample, tuple[int, ...]]]:
@@ -187,20 +187,29 @@ def fuse(raws: Sequence[Tensor]) -> Tensor:
     return torch.stack(grown).mean(0)
 
 
+def covered(probabilities: Tensor, labels: Tensor) -> list[float]:
+    """Of each photo the share of cells where a tagged class is more likely than background.
+
+    Args:
+        probabilities: ``[batch classes rows columns]`` of all classes; what they lack of one is background's.
+        labels: ``[batch classes]`` multi-hot.
+    """
+    background = 1 - probabilities.sum(1)
+    best = (probabilities * labels[:, :, None, None]).amax(1)
+    return (best > background).float().mean((1, 2)).tolist()
+
+
 def normalise_maps(raw: Tensor) -> Tensor:
     """``[... rows columns]`` at least 0, to [0, 1] by the maximum of each map; an all-zero map stays zero."""
     return raw / (raw.amax((-2, -1), keepdim=True) + 1e-5)
 
 
-def present_maps(
-    sample: Sample, raw: Tensor, size: tuple[int, int], peaks: Sequence[float] | None = None
-) -> LocalizationMaps:
+def present_maps(sample: Sample, raw: Tensor, size: tuple[int, int], share: float | None = None) -> LocalizationMaps:
     """Gate by the tags and normalise: raw ``[classes rows columns]`` of one image to what is stored.
 
     Args:
-        peaks: the largest probability of every class, where the method scores background too.
+        share: of :func:`covered`.
     """
     present = tuple(sorted(sample.labels or frozenset()))
     scores = normalise_maps(raw[list(present)]).numpy().astype(np.float16)
-    kept = None if peaks is None else tuple(peaks[label] for label in present)
-    return LocalizationMaps(sample.id, present, scores, size, kept)
+    return LocalizationMaps(sample.id, present, scores, size, share)

@@ -12,9 +12,8 @@ Or masks come from maps and saliency by fixed thresholds instead, without refine
 MCIS; :func:`by_saliency_rule`).
 
 The threshold :math:`t` sees no mask. A method that scores background too (EPS, every student of self-training) says
-itself where a class begins: where its probability is 1/2. Maps are stored divided by their maximum :math:`P_c`, so
-:math:`t` is then the median of :math:`1 / (2 P_c)` over the tags of a sample of the training photos; one number for all
-of them, since a tag is known to be true even where its class stays unlikely.
+itself how much of each photo is object: the cells where a tagged class is more likely than background. So :math:`t` is
+then such that the maps of a sample of the training photos exceed it in that share of their cells.
 
 Otherwise it splits the largest scores of that sample into two groups, by default at the geometric mean of two classical
 answers: Otsu's (IEEE Trans. SMC 1979) takes the spread in both groups for equal, so the long tail of foreground scores
@@ -64,8 +63,8 @@ class PseudoSettings:
     threshold: float | None = None
     """Score in (0, 1) at which a class beats the background. None: found on the maps by `rule`."""
     rule: Literal["auto", "between", "otsu", "li"] = "auto"
-    """How it is found, from the maps alone: Otsu's threshold, Li's, or their geometric mean (between). auto: where the
-    method's own background is as likely as a class, if it scores one, else between."""
+    """How it is found, from the maps alone: Otsu's threshold, Li's, or their geometric mean (between). auto: by
+    the method's own background, if it scores one, else between."""
     margin: float = 0.0
     """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
     saliency_rule: SaliencyRule = SaliencyRule()
@@ -88,28 +87,29 @@ def threshold_of(maps: Iterable[LocalizationMaps], rule: str = "auto") -> float:
 
 def found_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto") -> tuple[float, str]:
     """:func:`threshold_of`, and in words how it was found."""
-    peaks: list[float] = []
-    counts = {"own": 0, "none": 0}
+    shares: list[float | None] = []
 
     def noted() -> Iterator[LocalizationMaps]:
         for found in maps:
-            counts["none" if found.peaks is None else "own"] += 1
-            peaks.extend(found.peaks or ())
+            if found.scores.size:
+                shares.append(found.covered)
             yield found
 
     histogram = score_histogram(noted())
-    if rule == "auto" and counts["own"] and not counts["none"]:
-        return own_threshold(peaks), "where the method's own background is as likely as a class, no truth"
+    own = [share for share in shares if share is not None]
+    if rule == "auto" and own and len(own) == len(shares):
+        return covering_threshold(histogram, sum(own) / len(own)), "by the method's own background, no truth"
     otsu, li = otsu_threshold(histogram), li_threshold(histogram)
     rule = "between" if rule == "auto" else rule
     return {"otsu": otsu, "li": li, "between": math.sqrt(otsu * li)}[rule], f"rule '{rule}' on the maps, no truth"
 
 
-def own_threshold(peaks: Sequence[float]) -> float:
-    """Median of :math:`1 / (2 P)` over the peaks; 0.5 without any."""
-    if not len(peaks):
+def covering_threshold(histogram: np.ndarray, share: float) -> float:
+    """The score that this share of the cells exceeds, in [0.02, 0.98]; 0.5 without any cell."""
+    if not histogram.sum():
         return 0.5
-    return float(np.clip(np.median(0.5 / np.maximum(peaks, 1e-6)), 0.02, 0.98))
+    below = np.concatenate([[0], np.cumsum(histogram / histogram.sum())])
+    return float(np.clip(np.interp(1 - share, below, np.linspace(0, 1, len(below))), 0.02, 0.98))
 
 
 def score_histogram(maps: Iterable[LocalizationMaps], bins: int = 256) -> np.ndarray:

@@ -226,8 +226,8 @@ def write_maps(path: Path, maps: LocalizationMaps) -> None:
         "scores": maps.scores.astype(np.float16),
         "size": np.asarray(maps.size, np.int32),
     }
-    if maps.peaks is not None:
-        arrays["peaks"] = np.asarray(maps.peaks, np.float32)
+    if maps.covered is not None:
+        arrays["covered"] = np.asarray(maps.covered, np.float32)
     with atomic(path, "wb") as file:
         np.savez(file, **arrays)
 
@@ -237,8 +237,8 @@ def read_maps(path: Path, id: str) -> LocalizationMaps:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             classes = tuple(int(c) for c in file["classes"])
             height, width = (int(v) for v in file["size"])
-            peaks = tuple(float(p) for p in file["peaks"]) if "peaks" in file else None
-            return LocalizationMaps(id, classes, file["scores"], (height, width), peaks)
+            covered = float(file["covered"]) if "covered" in file else None
+            return LocalizationMaps(id, classes, file["scores"], (height, width), covered)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"cannot read the maps of '{id}' at {path} ({error}): delete that file and run again"

@@ -128,11 +128,10 @@ class LocalizationMaps:
     classes: tuple[int, ...]  # the present foreground classes, ascending
     scores: np.ndarray  # [present rows columns] float16 in [0, 1]
     size: tuple[int, int]  # (height, width) of the image in pixels
-    peaks: tuple[float, ...] | None = None
-    # of a method that scores background too: the probability that each class's 1 stands for; None: it knows none
+    covered: float | None = None
+    # of a method that scores background too: the share of cells where a tagged class is likelier; None: it scores none
 
     def __post_init__(self) -> None:
-        assert self.peaks is None or len(self.peaks) == len(self.classes), (self.peaks, self.classes)
         assert self.scores.ndim == 3 and len(self.scores) == len(self.classes), (self.scores.shape, self.classes)
 
 

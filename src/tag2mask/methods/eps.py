@@ -138,7 +138,7 @@ class ClassMapNet(nn.Module):
         head, channels: see :class:`EpsSettings`.
     """
 
-    scores_background = True  # so 0.5 is where a class and everything else are equal
+    scores_background = True  # what the classes' probabilities lack of one is background's
 
     def __init__(self, backbone: Backbone, classes: int, head: HeadForm = "linear", channels: int = 128) -> None:
         super().__init__()
