@@ -259,7 +259,7 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
         assert (scores - wrong).abs().max() > 0.02, name
 
 
-def test_what_is_covered_is_where_a_tag_beats_background(teacher: Eps, photo: Sample) -> None:
+def test_what_is_covered_is_where_tags_are_likelier_than_not(teacher: Eps, photo: Sample) -> None:
     """Of the mean probabilities on the finest grid; a class without a tag wins nothing."""
     pixels = np.asarray(Image.open(photo.image_path))
     grown = []
@@ -274,7 +274,7 @@ def test_what_is_covered_is_where_a_tag_beats_background(teacher: Eps, photo: Sa
     shares = []
     for tags in ({0, 2}, {0}, {1}, {2}):
         (found,) = localize(teacher, teacher.backbone, [replace(photo, labels=frozenset(tags))], LOOKS, 3)
-        wins = mean[sorted(tags)].amax(0) > mean[3]
+        wins = mean[sorted(tags)].sum(0) > 0.5
         assert found.covered == pytest.approx(float(wins.float().mean()), abs=1 / 240)
         shares.append(found.covered)
     assert len(set(shares)) > 1  # the example says something

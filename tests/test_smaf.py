@@ -56,7 +56,7 @@ from tag2mask.types import Batch, Dataset, LocalizationMaps, MaskedBatch, Sample
 from test_eps import fails, run, small_backbone, with_saliency
 from world import SMALL, make
 
-SMAF = SelfTrainSettings("smaf", background=0.2)
+SMAF = SelfTrainSettings("smaf", background=0.2, sharpness=1.0)  # as published
 
 
 # --- the published step -----------------------------------------------------------------------------------------
@@ -133,6 +133,9 @@ def test_what_reactivation_says() -> None:
     assert weak.flatten().tolist() == pytest.approx([0.5, 1.0])  # background wins; the class is lifted fivefold
     strong = reactivated(torch.full((1, 1, 1, 1), 0.8), one, 0.2)
     assert strong.flatten().tolist() == pytest.approx([1.0, 0.25])
+    # sharper: winners and borders stay, the rest falls back
+    assert reactivated(torch.full((1, 1, 1, 1), 0.8), one, 0.2, 2.0).flatten().tolist() == pytest.approx([1, 0.0625])
+    assert reactivated(torch.full((1, 1, 1, 1), 0.2), one, 0.2, 9.0).flatten().tolist() == pytest.approx([1, 1])
 
 
 @settings(max_examples=15, deadline=None)
@@ -210,6 +213,10 @@ def test_a_students_loss_is_the_step_times_its_weight() -> None:
         step = map_loss(learner.network.logits(batch.images), reactivated(batch.maps, batch.labels, 0.2))
     assert loss_of(learner, batch) == pytest.approx(100 * float(step), rel=1e-5)
     assert loss_of(student(weight=3.0).eval(), batch) == pytest.approx(3 * float(step), rel=1e-5)
+    with torch.no_grad():
+        sharp = reactivated(batch.maps, batch.labels, 0.2) ** 4
+        step = map_loss(learner.network.logits(batch.images), sharp)
+    assert loss_of(student(sharpness=4.0).eval(), batch) == pytest.approx(100 * float(step), rel=1e-5)
     untagged = replace(batch, maps=torch.ones_like(batch.maps) * 0.9)
     gated = replace(batch, maps=untagged.maps * batch.labels[:, :, None, None])
     assert loss_of(learner, untagged) == loss_of(learner, gated)  # the tags gate
@@ -343,6 +350,7 @@ def test_students_of_every_method() -> None:
         ({"denoise": ("prototype", "prototype")}, "prototype twice"),
         ({"decay": 1.0}, r"self-train\.decay 1\.0"),
         ({"weight": 0.0}, r"self-train\.weight 0\.0 must be above 0"),
+        ({"sharpness": 0.0}, r"self-train\.sharpness is 0\.0"),
         ({"classification": -1.0}, r"self-train\.classification -1\.0"),
         ({"stride": 0}, r"self-train\.stride is 0"),
     ],

@@ -188,15 +188,14 @@ def fuse(raws: Sequence[Tensor]) -> Tensor:
 
 
 def covered(probabilities: Tensor, labels: Tensor) -> list[float]:
-    """Of each photo the share of cells where a tagged class is more likely than background.
+    """Of each photo the share of cells where the tagged classes together are more likely than not.
 
     Args:
-        probabilities: ``[batch classes rows columns]`` of all classes; what they lack of one is background's.
+        probabilities: ``[batch classes rows columns]`` of all classes, from a softmax with background.
         labels: ``[batch classes]`` multi-hot.
     """
-    background = 1 - probabilities.sum(1)
-    best = (probabilities * labels[:, :, None, None]).amax(1)
-    return (best > background).float().mean((1, 2)).tolist()
+    shown = (probabilities * labels[:, :, None, None]).sum(1)
+    return (shown > 0.5).float().mean((1, 2)).tolist()
 
 
 def normalise_maps(raw: Tensor) -> Tensor:

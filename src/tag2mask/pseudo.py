@@ -12,8 +12,8 @@ Or masks come from maps and saliency by fixed thresholds instead, without refine
 MCIS; :func:`by_saliency_rule`).
 
 The threshold :math:`t` sees no mask. A method that scores background too (EPS, every student of self-training) says
-itself how much of each photo is object: the cells where a tagged class is more likely than background. So :math:`t` is
-then such that the maps of a sample of the training photos exceed it in that share of their cells.
+itself how much of each photo is object: the cells where the tags together have more than half of its softmax. So
+:math:`t` is then such that the maps of a sample of the training photos exceed it in that share of their cells.
 
 Otherwise it splits the largest scores of that sample into two groups, by default at the geometric mean of two classical
 answers: Otsu's (IEEE Trans. SMC 1979) takes the spread in both groups for equal, so the long tail of foreground scores

@@ -260,7 +260,7 @@ def smaf() -> RunSettings:
     return replace(
         run,
         options=EpsSettings(head="feature"),
-        self_train=SelfTrainSettings("smaf", background=0.2),
+        self_train=SelfTrainSettings("smaf", background=0.2, sharpness=1.0),
         student_train=_LINEAGE,
     )
 

@@ -129,7 +129,7 @@ class LocalizationMaps:
     scores: np.ndarray  # [present rows columns] float16 in [0, 1]
     size: tuple[int, int]  # (height, width) of the image in pixels
     covered: float | None = None
-    # of a method that scores background too: the share of cells where a tagged class is likelier; None: it scores none
+    # of a method that scores background too: the share of cells where tags are likelier than not; else None
 
     def __post_init__(self) -> None:
         assert self.scores.ndim == 3 and len(self.scores) == len(self.classes), (self.scores.shape, self.classes)

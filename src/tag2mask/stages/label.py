@@ -172,7 +172,10 @@ def load_network(work: Work, stage: Stage | None = None) -> tuple[nn.Module, Bac
     stage = work.best_network if stage is None else stage
     network, backbone = new_method(work)
     if stage.folder.name != "method":
-        network = student_of(network, backbone, len(work.train.classes)).to(compute.device())
+        student = student_of(network, backbone, len(work.train.classes))
+        # what saliency missed was taught as background, so such a student says too much of it
+        student.scores_background = "saliency" not in work.settings.self_train.denoise
+        network = student.to(compute.device())
     load_model(network, stage.folder / "model.safetensors")
     return network.eval(), backbone
 
