@@ -100,6 +100,7 @@ def test_the_recipe_is_the_published_road() -> None:
     assert run.method == "eps" and run.options == EpsSettings(head="feature", tau=0.4, lam=0.5)
     s = run.self_train
     assert (s.name, s.rounds, s.background, s.weight, s.denoise, s.teacher) == ("smaf", 1, 0.2, 100.0, (), "static")
+    assert s.sharpness == 1.0
     assert (s.padding, s.classification, s.jitter, s.stride) == ("background", 0.0, 0.0, 4)
     assert (run.pseudo.background, run.pseudo.threshold, run.refine) == ("constant", 0.2, "crf/labels")
     assert run.segmenter.backbone == "resnet101.tv_in1k" and run.segmenter.pyramid == (0.5, 0.75)
