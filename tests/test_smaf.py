@@ -95,6 +95,14 @@ def test_golden_learning_rates() -> None:
     assert (train.momentum, train.head_factor, train.clip, train.batch_size) == (5e-4, 10.0, 0.0, 8)
 
 
+def test_defaults_follow_what_cleans_the_maps() -> None:
+    plain, salient = SelfTrainSettings("smaf"), SelfTrainSettings("smaf", denoise=("prototype", "saliency"))
+    assert (plain.constant, plain.exponent) == (None, 4.0)  # b is found, which is larger than the paper's
+    assert (salient.constant, salient.exponent) == (0.2, 1.0)
+    given = replace(salient, background=0.4, sharpness=2.0)
+    assert (given.constant, given.exponent) == (0.4, 2.0)
+
+
 def test_the_recipe_is_the_published_road() -> None:
     run = recipe("smaf")
     assert run.method == "eps" and run.options == EpsSettings(head="feature", tau=0.4, lam=0.5)

@@ -37,9 +37,9 @@ What the published code only hints at, each a setting, off by default:
 * ``classification``: weight of the tags' multi-label loss on the student's mean scores.
 
 What is ours: the ratios in R are raised to the power ``sharpness``; b is found on the maps by the label-free rule of
-``pseudo.py`` unless it is given (0.2 goes with EPS, where background is taught; other methods' maps have other levels);
-prototypes are first a plain mean and only later move at the published rate of 1e-4, since the file the code starts
-from was not released. The recipe ``smaf`` has 1 and 0.2, as published.
+``pseudo.py`` unless it is given or saliency denoises (0.2 goes with EPS, where background is taught; other methods'
+maps have other levels); prototypes are first a plain mean and only later move at the published rate of 1e-4, since the
+file the code starts from was not released. The recipe ``smaf`` has 1 and 0.2, as published.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from tag2mask.methods.eps import ClassMapNet, Eps
 from tag2mask.types import Batch, Losses, masked_mean
 
 Denoiser = Literal["prototype", "saliency"]
+BACKGROUND_SCORE = 0.2  # b of the paper
 PROTOTYPE_RATE = 1e-4  # of the published code, once more than 10,000 photos have shown the class
 PROTOTYPE_CELLS = 10  # fewer say little about a class (published)
 
@@ -71,7 +72,8 @@ class SelfTrainSettings:
     rounds: int = 1
     """Students, each taught by the maps of the one before (the paper has one)."""
     background: float | None = None
-    """Constant score of background in the targets; None: found on the maps without truth (0.2 in the paper)."""
+    """Constant score of background in the targets. None: the paper's 0.2 where saliency denoises, since it then says
+    what is background; otherwise found on the maps without truth."""
     weight: float = 100.0
     """Of the squared error."""
     denoise: tuple[Denoiser, ...] = ()
@@ -80,10 +82,11 @@ class SelfTrainSettings:
     """static: the stored maps. ema: they give way to an average of the student."""
     decay: float = 0.999
     """Of that average, at each step."""
-    sharpness: float = 4.0
-    """Exponent of the ratios in the targets. 1 is the paper's, whose b of 0.2 leaves background far behind wherever a
-    class wins. With the larger b of other maps it stays close, the student's softmax hangs in the middle and objects
-    fade; a larger exponent keeps winners and borders and tells them apart (4 was chosen on truth, docs/log.md)."""
+    sharpness: float | None = None
+    """Exponent of the ratios in the targets. None: 1, the paper's, where saliency denoises, otherwise 4 (chosen on
+    truth, docs/log.md). The paper's b of 0.2 leaves background far behind wherever a class wins; with the larger b of
+    other maps it stays close, the student's softmax hangs in the middle and objects fade: a larger exponent tells them
+    apart."""
     padding: Literal["background", "left-out"] = "background"
     """What a view's padding is taught as."""
     classification: float = 0.0
@@ -115,10 +118,24 @@ class SelfTrainSettings:
                 f"self-train.weight {self.weight} must be above 0 and self-train.classification {self.classification} "
                 "at least 0"
             )
-        if self.sharpness <= 0:
+        if self.sharpness is not None and self.sharpness <= 0:
             raise InputError(f"self-train.sharpness is {self.sharpness}: an exponent must be above 0")
         if self.stride < 1:
             raise InputError(f"self-train.stride is {self.stride}: it must be at least 1")
+
+    @property
+    def constant(self) -> float | None:
+        """b, or None where it is to be found on the maps."""
+        if self.background is None and "saliency" in self.denoise:
+            return BACKGROUND_SCORE
+        return self.background
+
+    @property
+    def exponent(self) -> float:
+        """What `sharpness` comes to."""
+        if self.sharpness is not None:
+            return self.sharpness
+        return 1.0 if "saliency" in self.denoise else 4.0
 
     @property
     def students(self) -> int:
@@ -198,7 +215,7 @@ class Student(nn.Module):
             if self.average is not None:
                 maps = self._moving(maps, batch, progress)
             maps = self._denoised(maps, features.float(), batch)
-            target = reactivated(maps, batch.labels, self.background, s.sharpness)
+            target = reactivated(maps, batch.labels, self.background, s.exponent)
         grid = (target.shape[2], target.shape[3])
         inside = None
         if s.padding == "left-out":

@@ -236,7 +236,7 @@ def _train_student(work: Work, turn: int) -> None:
     settings = {
         "content": work.content,
         "self_train": {k: v for k, v in plain(s.self_train).items() if k != "rounds"},  # one more redoes none
-        "rule": s.pseudo.rule if s.self_train.background is None else None,
+        "rule": s.pseudo.rule if s.self_train.constant is None else None,
         "augment": plain(augment),
         "train": plain(s.student_train),
         "seed": s.seed,
@@ -256,7 +256,7 @@ def _train_student(work: Work, turn: int) -> None:
                 f"none ({listed(lacking)}): delete that folder and run again, which makes them anew"
             )
         maps_in = lambda sample: read_maps(taught.path(sample.id, ".npz"), sample.id)  # noqa: E731
-        background = s.self_train.background
+        background = s.self_train.constant
         if background is None:
             background, _ = ruled_threshold(work, maps_in)
         torch.manual_seed(s.seed + turn + 1)
