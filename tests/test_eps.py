@@ -280,12 +280,6 @@ def test_what_is_covered_is_where_tags_are_likelier_than_not(teacher: Eps, photo
     assert len(set(shares)) > 1  # the example says something
 
 
-def test_fusion_sums(teacher: Eps) -> None:
-    looks = [torch.full((1, 3, 2, 3), 0.5), torch.full((1, 3, 4, 6), 0.25), torch.full((1, 3, 4, 6), 0.25)]
-    out = teacher.fuse(looks)
-    assert out.shape == (1, 3, 4, 6) and torch.allclose(out, torch.ones(()))
-
-
 def test_stored_size(teacher: Eps, photo: Sample, tmp_path: Path) -> None:
     """Half precision at feature stride, present classes only: under a thirtieth of float32 at the photo's size."""
     height, width = 375, 500

@@ -1,8 +1,7 @@
 """A trained method to localization maps: scales, flips, class gate, normalisation; batched by size.
 
 The maps of all views are brought to the finest view's feature grid, averaged, gated by the tags and divided by
-their maximum per class, the lineage's common procedure (IRN, PSA: sum over views, divide by max + 1e-5). A method that
-brings its own ``fuse`` is asked instead of the average.
+their maximum per class, the lineage's common procedure (IRN, PSA, EPS: sum over views, divide by max + 1e-5).
 """
 
 from __future__ import annotations
@@ -74,8 +73,8 @@ def localize(
                 beside["domains"] = tuple(s.domain for s in chunk)
             raw = look(method, images, labels, settings.precision, stored=store is not None, **beside)
             raws.append(raw.flip(3) if view.flip else raw)
-        fused = getattr(method, "fuse", fuse)(raws)  # a method may have its own way (EPS sums)
-        share = covered(fuse(raws), labels) if getattr(method, "scores_background", False) else [None] * len(chunk)
+        fused = fuse(raws)
+        share = covered(fused, labels) if getattr(method, "scores_background", False) else [None] * len(chunk)
         for sample, maps, part in zip(chunk, fused.cpu(), share, strict=True):
             yield present_maps(sample, maps, size, part)
 

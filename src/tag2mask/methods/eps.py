@@ -25,8 +25,8 @@ background.
 Multi-scale attention fusion (EPS's inference, which SMAF names; its published code). Eight looks at a photo, 4 sizes
 and their mirror images: softmax over all C + 1 channels *at feature stride, before* any resizing, so each look decides
 between all classes by itself; brought to one size; mirrored back; untagged classes dropped; *summed*; then divided by
-the maximum of each class plus 1e-5. The common procedure (``localize.py``) differs only in that it averages:
-:meth:`ClassMapNet.fuse`. The one size is the finest look's feature grid; with sizes up to twice the photo at stride 8
+the maximum of each class plus 1e-5. ``localize.py`` does exactly this, with the mean in the place of the sum, which the
+maximum takes out again. The one size is the finest look's feature grid; with sizes up to twice the photo at stride 8
 that is a cell for every 4 pixels, which is what self-training reads. A VOC photo of 375x500 pixels then takes 94 x 125
 half-precision numbers for each tagged class, 37 kB with the 1.56 classes a photo has; the published code stores 1.2 MB
 (float32 at the photo's size).
@@ -163,12 +163,6 @@ class ClassMapNet(nn.Module):
     def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
         """:math:`P` of the classes: the softmax sees all of them and background, tagged or not."""
         return self.logits(images, stored=stored).softmax(1)[:, :-1]
-
-    @staticmethod
-    def fuse(raws: Sequence[Tensor]) -> Tensor:
-        """Sum of the looks' maps ``[batch classes rows columns]``, already mirrored back, on the finest grid."""
-        finest = max((tuple(raw.shape[2:]) for raw in raws), key=lambda grid: grid[0] * grid[1])
-        return torch.stack([F.interpolate(raw, finest, mode="bilinear", align_corners=False) for raw in raws]).sum(0)
 
 
 class Eps(ClassMapNet):
