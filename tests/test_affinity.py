@@ -12,20 +12,13 @@ import torch
 from tag2mask import affinity, backbones
 from tag2mask.affinity import AffinityNet, AffinitySettings, confident_labels, depths, pair_losses, split, walked
 from tag2mask.backbones import BackboneSettings
-from tag2mask.cli import main
 from tag2mask.errors import InputError
 from tag2mask.localize import LocalizeSettings
 from tag2mask.refine import walks
 from tag2mask.types import LocalizationMaps, MaskedBatch
-from world import SMALL, make
+from world import SMALL, make, run
 
 SMALL_NET = BackboneSettings("resnet10t", weights="none")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    return int(ended.value.code or 0)
 
 
 def test_refine_is_cut_into_the_walk_and_the_rest() -> None:

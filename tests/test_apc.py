@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.backbones import build as build_backbone
-from tag2mask.cli import main
 from tag2mask.errors import InputError
 from tag2mask.methods import apc, check
 from tag2mask.methods.apc import (
@@ -48,7 +47,7 @@ from tag2mask.refine import par
 from tag2mask.run import read_jsonl
 from tag2mask.train import TrainSettings, fit, schedule
 from tag2mask.types import BACKGROUND, IGNORE, Batch, Losses, Segmenter
-from world import SMALL, scene
+from world import SMALL, run, scene
 
 RULES = ("ratio_to_max", "consecutive", "gap", "fixed", "max", "mean")
 
@@ -905,12 +904,6 @@ def test_every_guess_says_so() -> None:
 # --- the road ---------------------------------------------------------------------------------------------------
 
 FLAGS = (*SMALL, "--method", "apc", "--apc.decoder-width", "8", "--refine", "none", "--inference.refine", "none")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")

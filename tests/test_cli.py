@@ -11,26 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.cli import main, parse_run, spell_out
-from world import SMALL
+from tag2mask.cli import parse_run, spell_out
+from world import SMALL, run
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Run, expect exit code 2 and exactly one line."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
+    code = run(*arguments)
     said = capsys.readouterr().err.strip()
-    assert ended.value.code == 2, said
+    assert code == 2, said
     assert len(said.splitlines()) == 1 and said.startswith("tag2mask: "), said
     return said
 
 
 def works(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    assert not ended.value.code
+    assert run(*arguments) == 0
     return capsys.readouterr().out
 
 
@@ -86,10 +83,8 @@ def test_truth_of_another_size_names_both(capsys: pytest.CaptureFixture[str], wo
     data = tmp_path / "data"
     shutil.copytree(world, data)
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(data / "masks" / "photo00.png")
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in ("label", data, "--out", tmp_path / "run", *SMALL)])
+    assert run("label", data, "--out", tmp_path / "run", *SMALL) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert ended.value.code == 2
     assert "30x20" in said and "72x48" in said and "photo00" in said
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9  # nothing finished is lost
 
@@ -130,9 +125,7 @@ def test_doctor_reports_and_its_exit_code_tells(
     for path in sorted((data / "images").glob("*.png"))[:8]:
         path.write_text("no image")
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(["doctor", str(data)])
-    assert ended.value.code == 2 and "photo00" in capsys.readouterr().out
+    assert run("doctor", data) == 2 and "photo00" in capsys.readouterr().out
 
 
 def test_short_flags_and_lists() -> None:

@@ -20,7 +20,7 @@ from portable import h, uniform
 from tag2mask import methods
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.backbones.resnet38 import ResNet38d, official_names
-from tag2mask.cli import main, parse_run
+from tag2mask.cli import parse_run
 from tag2mask.data.augment import AugmentSettings, fit_size, normalise, resized
 from tag2mask.data.batches import StoredFeatures, TaggedImages
 from tag2mask.errors import InputError
@@ -39,13 +39,7 @@ from tag2mask.recipes import recipe
 from tag2mask.run import read_maps
 from tag2mask.train import _optimizer, parameter_groups
 from tag2mask.types import Dataset, Sample
-from world import SMALL
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    return int(ended.value.code or 0)
+from world import SMALL, run
 
 
 def small_backbone() -> Backbone:

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from tag2mask import pseudo
 from tag2mask.backbones import Backbone, BackboneSettings, build, vgg16
-from tag2mask.cli import main
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import Pairs, StoredFeatures, TaggedImages, check_pairs, epoch_batches
 from tag2mask.errors import InputError
@@ -35,7 +34,7 @@ from tag2mask.recipes import recipe
 from tag2mask.run import read_jsonl
 from tag2mask.train import parameter_groups, schedule
 from tag2mask.types import Batch, Compares, Dataset, Domain, LocalizationMaps, Sample, masked_mean
-from world import SMALL, scene
+from world import SMALL, run, scene
 
 
 def plain_backbone(channels: int, stride: int = 1) -> Backbone:
@@ -976,12 +975,6 @@ def test_views_of_a_vit_keep_whole_patches() -> None:
 
 
 # --- the road ---------------------------------------------------------------------------------------------------
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    return int(ended.value.code or 0)
 
 
 FLAGS = (*SMALL, "--method", "mcis", "--relabel.rounds", "0", "--refine", "none")

@@ -16,15 +16,8 @@ import pytest
 from PIL import Image
 
 import tag2mask
-from tag2mask.cli import main
 from tag2mask.errors import InputError
-from world import SMALL, scene
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    return int(ended.value.code or 0)
+from world import SMALL, run, scene
 
 
 @pytest.fixture(scope="module")

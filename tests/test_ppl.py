@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone, BackboneSettings, build
-from tag2mask.cli import main
 from tag2mask.errors import InputError
 from tag2mask.methods import check
 from tag2mask.methods.check import batch_of, check_method
@@ -22,7 +21,7 @@ from tag2mask.run import read_jsonl
 from tag2mask.train import TrainSettings, fit
 from tag2mask.types import Batch, Losses, masked_mean
 from test_train import Points
-from world import SMALL
+from world import SMALL, run
 
 
 def chain(*blocks: nn.Module, strides: tuple[int, ...]) -> Backbone:
@@ -476,9 +475,7 @@ def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: 
 def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user calls it, on stored features: two stages are left above them."""
     flags = (*SMALL, "--method", "ppl", "--ppl.grids", "4", "2", "--freeze-until", "layer2")
-    with pytest.raises(SystemExit) as ended:
-        main(["label", str(world), "--out", str(tmp_path / "run"), *flags])
-    assert not ended.value.code, capsys.readouterr().err
+    assert run("label", world, "--out", tmp_path / "run", *flags) == 0, capsys.readouterr().err
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
     (line,) = read_jsonl(tmp_path / "run" / "method" / "log.jsonl")
     assert {"stage1_layer2_4x4", "stage2_layer3_2x2"} <= set(line)
@@ -564,10 +561,9 @@ def test_bad_flags_end_in_one_line(capsys: pytest.CaptureFixture[str], world: Pa
         (("--ppl.cuts", "layer1", "layer2", "--ppl.grids", "2", "3", "4"), "3 grids (2, 3, 4) for 2 cuts"),
         (("--ppl.grids", "8"), "use --augment.size 128 or more"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main(["label", str(world), "--out", str(tmp_path / "run"), *SMALL, "--method", "ppl", *flags])
+        code = run("label", world, "--out", tmp_path / "run", *SMALL, "--method", "ppl", *flags)
         last = capsys.readouterr().err.strip().splitlines()[-1]
-        assert ended.value.code == 2 and last.startswith("tag2mask: ") and says in last
+        assert code == 2 and last.startswith("tag2mask: ") and says in last
 
 
 # --- defaults ---------------------------------------------------------------------------------------------------

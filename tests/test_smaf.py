@@ -44,17 +44,19 @@ from tag2mask.methods.smaf import (
     reactivated,
     student_of,
 )
+from tag2mask.pipeline import reopen
 from tag2mask.recipes import recipe
 from tag2mask.refine import refiner
 from tag2mask.refine.crf import LabelCrf, dense_crf_from_labels
-from tag2mask.run import read_maps
+from tag2mask.run import Run, read_maps
 from tag2mask.segment import SegmenterSettings, SegmenterTask
 from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.models import DeepLab, Pyramid
+from tag2mask.summary import supervision
 from tag2mask.train import fit, schedule
 from tag2mask.types import Batch, Dataset, LocalizationMaps, MaskedBatch, Sample
-from test_eps import fails, run, small_backbone, with_saliency
-from world import SMALL, make
+from test_eps import fails, small_backbone, with_saliency
+from world import SMALL, make, run
 
 SMAF = SelfTrainSettings("smaf", background=0.2, sharpness=1.0)  # as published
 
@@ -569,11 +571,26 @@ def test_students_on_top_of_cam_without_saliency(two_rounds: Path) -> None:
     assert set(scores) == {"tags", "maps", "self-maps-1", "self-maps-2", "walked", "masks", "sweep", "predictions"}
     page = (two_rounds / "report.html").read_text()
     assert "Maps after self-training, round 2" in page and "rounds: 2; it sees no truth" in page
+    # students of maps without saliency cleaning score background, and that sets the threshold
+    assert json.loads((two_rounds / "masks" / "manifest.json").read_text())["threshold_from"].startswith(
+        "by the method"
+    )
     reads = lambda name: json.loads((two_rounds / name / "key.json").read_text())["reads"]  # noqa: E731
     assert set(reads("self-method-1")) == {"method", "maps"}
     assert set(reads("self-method-2")) == {"self-method-1", "self-maps-1"}
     assert set(reads("walked")) == {"self-maps-2", "self-method-2"}  # later stages read the last of them
     assert set(reads("segmenter")) == {"masks", "self-method-2"}  # and start from it
+
+
+def test_the_report_says_what_was_chosen_on_truth(two_rounds: Path) -> None:
+    work = reopen(Run(two_rounds, resume=True))
+    chosen = lambda: [line for line in supervision(work) if "chosen on VOC's truth" in line]  # noqa: E731
+    said = ("sharp the targets", "label-free rule", "random walk without training")
+    assert len(chosen()) == len(said) and all(part in line for part, line in zip(said, chosen(), strict=True))
+    given = replace(work.settings.self_train, sharpness=2.0)
+    work.settings = replace(work.settings, self_train=given, refine="psa,crf")
+    said = ("label-free rule", "dense CRF")
+    assert len(chosen()) == len(said) and all(part in line for part, line in zip(said, chosen(), strict=True))
 
 
 def test_rounds_and_settings_redo_only_what_they_must(two_rounds: Path, world: Path, tmp_path: Path) -> None:

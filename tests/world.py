@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from tag2mask.cli import main
 
 CLASSES = ("disc", "bar")
 HEIGHT, WIDTH = 48, 72
@@ -58,3 +61,10 @@ SMALL = (  # noqa: SIM905 (a command line reads best as one)  # flags of a run t
     "--segmenter-train.precision float32 --relabel-train.epochs 1 --relabel-train.batch-size 4 "
     "--relabel-train.precision float32 --localize.precision float32 --inference.precision float32"
 ).split()
+
+
+def run(*arguments: object) -> int:
+    """The command line, in this process: its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code or 0)

@@ -36,7 +36,8 @@ from tag2mask.refine.crf import dense_crf_from_labels
 from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps, Losses, MaskedBatch
 
 LEARNT = ("irn", "psa")
-WALKS = (*LEARNT, "walk/colour", "walk/features")
+UNLEARNT = ("walk/colour", "walk/features")
+WALKS = (*LEARNT, *UNLEARNT)
 """Names in ``--refine`` that move maps before there is a background: two that learn, two that need not."""
 
 

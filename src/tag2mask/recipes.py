@@ -132,6 +132,19 @@ def demo() -> RunSettings:
     )
 
 
+# The segmenter after EPS, SMAF, PPL and APC (kazuto1011/deeplab-pytorch): DeepLab-v2 on ResNet-101, from ImageNet,
+# three scales in training, 20,000 steps of 2 batches of 5 for VOC's 10,582 photos, which are scaled 0.5 to 1.5 from
+# 500 pixels. Its code also gives the classifiers' biases a factor of 20.
+_DEEPLAB = SegmenterSettings(
+    "deeplab-v2", presence=False, warm_start=False, backbone="resnet101.tv_in1k", pyramid=(0.5, 0.75)
+)
+_DEEPLAB_VIEWS = AugmentSettings(size=321, scale=(250 / 321, 750 / 321), jitter=0.0)
+_DEEPLAB_TRAIN = TrainSettings(
+    epochs=18.9, batch_size=5, accumulate=2, optimizer="sgd", learning_rate=2.5e-4, head_factor=10.0, weight_decay=5e-4,
+    momentum=0.9, warmup=0.0, power=0.9, clip=0.0,
+)  # fmt: skip
+
+
 def ppl_implicit() -> RunSettings:
     """PPL in stages at paper scale: ResNet-50, views of 512 pixels, IRN's training, DeepLab-v2. Wants a GPU."""
     return _ppl("implicit")
@@ -149,8 +162,7 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
     learning rates are those of an SGD without momentum: 0.1 with momentum 0.9 would be ten times as much. And it
     detaches the output of layer2, which here would leave a stage that cuts lower nothing to teach; so only the first
     convolution is fixed. Not IRN's: layer4 has dilation 2 (timm's at stride 16), norms and biases do not decay, scales
-    are drawn log-uniformly, the segmenter shares the classifier's architecture (the usual one is ResNet-101), and the
-    background threshold is found without truth.
+    are drawn log-uniformly, and the background threshold is found without truth.
     """
     return RunSettings(
         method="ppl",
@@ -163,13 +175,10 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
         ),
         localize=LocalizeSettings(longest=500, scales=(0.5, 1.0, 1.5, 2.0)),
         refine="irn",
-        segmenter=SegmenterSettings("deeplab-v2", presence=False, warm_start=False),
-        # DeepLab-v2's 20,000 steps of 10 photos; scales 0.5 to 1.5 of photos of 500 pixels
-        segmenter_augment=AugmentSettings(size=321, scale=(250 / 321, 750 / 321), jitter=0.0),
-        segmenter_train=TrainSettings(
-            epochs=19.0, batch_size=10, optimizer="sgd", learning_rate=2.5e-4, head_factor=10.0, weight_decay=5e-4,
-            momentum=0.9, warmup=0.0, power=0.9, clip=0.0,
-        ),
+        segmenter=_DEEPLAB,
+        segmenter_augment=_DEEPLAB_VIEWS,
+        segmenter_train=_DEEPLAB_TRAIN,
+        relabel=RelabelSettings(rounds=0),
         inference=InferenceSettings(longest=0, scales=(0.5, 0.75, 1.0)),
     )  # fmt: skip
 
@@ -217,12 +226,9 @@ def apc_multistage() -> RunSettings:
         ),
         localize=LocalizeSettings(longest=960, scales=(1.0,), flip=False, batch_size=1),
         refine="crf/deeplab",
-        segmenter=SegmenterSettings("deeplab-v2", presence=False, warm_start=False),
-        segmenter_augment=AugmentSettings(size=336, scale=(250 / 336, 750 / 336), jitter=0.0),
-        segmenter_train=TrainSettings(
-            epochs=19.0, batch_size=10, optimizer="sgd", learning_rate=2.5e-4, head_factor=10.0, weight_decay=5e-4,
-            momentum=0.9, warmup=0.0, power=0.9, clip=0.0,
-        ),
+        segmenter=_DEEPLAB,
+        segmenter_augment=_DEEPLAB_VIEWS,
+        segmenter_train=_DEEPLAB_TRAIN,
         relabel=RelabelSettings(rounds=0),
         inference=InferenceSettings(longest=0, scales=(0.5, 0.75, 1.0)),
     )  # fmt: skip
@@ -240,15 +246,9 @@ def eps() -> RunSettings:
         localize=LocalizeSettings(longest=500, scales=(0.5, 1.0, 1.5, 2.0)),
         pseudo=PseudoSettings(background="constant", threshold=0.2),
         refine="crf/labels",
-        segmenter=SegmenterSettings(
-            "deeplab-v2", presence=False, warm_start=False, backbone="resnet101.tv_in1k", pyramid=(0.5, 0.75)
-        ),
-        segmenter_augment=AugmentSettings(size=321, scale=(250 / 321, 750 / 321), jitter=0.0),
-        # 20,000 steps of 2 batches of 5; its code also gives the classifiers' biases a factor of 20
-        segmenter_train=TrainSettings(
-            epochs=18.9, batch_size=5, accumulate=2, optimizer="sgd", learning_rate=2.5e-4, head_factor=10.0,
-            weight_decay=5e-4, momentum=0.9, warmup=0.0, power=0.9, clip=0.0,
-        ),
+        segmenter=_DEEPLAB,
+        segmenter_augment=_DEEPLAB_VIEWS,
+        segmenter_train=_DEEPLAB_TRAIN,
         relabel=RelabelSettings(rounds=0),
         inference=InferenceSettings(longest=0, scales=(1.0,), flip=False),
     )  # fmt: skip

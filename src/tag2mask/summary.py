@@ -7,32 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate, methods
+from tag2mask import affinity, evaluate, methods
 from tag2mask.data.images import read_image, read_index_mask
 from tag2mask.errors import listed
 from tag2mask.pseudo import SALIENCY
+from tag2mask.recipes import RunSettings
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.run import Stage, read_json, read_jsonl, read_maps
-from tag2mask.stages import Work
+from tag2mask.stages import Work, map_names, mask_names
 from tag2mask.stages import unrefined as unrefined_masks
 from tag2mask.types import Dataset, LocalizationMaps, Sample
 
 ROWS = 6  # photos in each group of the gallery
 
-STUDENTS = 9  # rounds of self-training that the report has rows for
 
-SCORED = {  # key in scores.json -> name, split, on what; the run's product last
-    "maps": ("Maps", "train", "training photos, tags known, before refinement"),
-    **{
-        f"self-maps-{n}": (f"Maps after self-training, round {n}", "train", "training photos, tags known")
-        for n in range(1, STUDENTS + 1)
-    },
-    "walked": ("Maps after the random walk", "train", "training photos, tags known"),
-    "masks": ("Pseudo masks", "train", "training photos, tags known"),
-    "masks-1": ("Relabelled masks", "train", "training photos, tags known"),
-    "predictions-oracle": ("Same segmenter, trained on true masks", "val", "validation photos, no tags given"),
-    "predictions": ("Segmenter", "val", "validation photos, no tags given"),
-}
+def scored(settings: RunSettings) -> dict[str, tuple[str, str, str]]:
+    """Key in scores.json -> name, split, on what; the run's product last."""
+    tags, new = "training photos, tags known", "validation photos, no tags given"
+    rows = {name: (f"Maps after self-training, round {n}", "train", tags) for n, name in enumerate(map_names(settings))}
+    rows["maps"] = ("Maps", "train", f"{tags}, before refinement")
+    rows["walked"] = ("Maps after the random walk", "train", tags)
+    rows |= {name: (f"Relabelled masks, round {n}", "train", tags) for n, name in enumerate(mask_names(settings))}
+    rows["masks"] = ("Pseudo masks", "train", tags)
+    rows["predictions-oracle"] = ("Same segmenter, trained on true masks", "val", new)
+    rows["predictions"] = ("Segmenter", "val", new)
+    return rows
 
 
 def report_data(work: Work) -> ReportData:
@@ -42,7 +41,7 @@ def report_data(work: Work) -> ReportData:
     splits = {"train": work.train} | ({"val": work.val} if work.val is not None else {})
     tables = [
         ScoreTable(name, evaluate.Scores.from_json(scores[key]), f"{len(splits[split])} {photos}", "oracle" in key)
-        for key, (name, split, photos) in SCORED.items()
+        for key, (name, split, photos) in scored(work.settings).items()
         if key in scores
     ]
     sweep = evaluate.OracleSweep.from_json(scores["sweep"]) if "sweep" in scores else None
@@ -79,12 +78,16 @@ def supervision(work: Work) -> list[str]:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
+        if s.self_train.sharpness is None:
+            lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
-    if manifest["threshold_from"].startswith("rule"):
+    if manifest["threshold_from"] != "given":
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
     if work.settings.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
+    if affinity.split(s.refine)[0] in affinity.UNLEARNT:
+        lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
     if "crf" in work.settings.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
     if work.best_masks.folder.name != "masks":
