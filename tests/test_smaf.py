@@ -598,7 +598,8 @@ def test_rounds_and_settings_redo_only_what_they_must(two_rounds: Path, world: P
     shutil.copytree(two_rounds, out)
     flags = [*SMALL, *STUDENTS, "--refine", "walk/features"]
     before = keys(out)
-    assert run("label", world, "--out", out, *flags, "--self-train.rounds", "1") == 0
+    default = ("--self-train.sharpness", "4")  # written out, which is no other setting
+    assert run("label", world, "--out", out, *flags, "--self-train.rounds", "1", *default) == 0
     after = keys(out)
     assert after["self-method-1"] == before["self-method-1"] and after["self-maps-1"] == before["self-maps-1"]
     assert after["walked"] != before["walked"]

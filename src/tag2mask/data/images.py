@@ -267,7 +267,17 @@ def check_image(sample: Sample) -> CheckedImage:
         height, width, _ = _decoded(sample.image_path, content, MAX_PIXELS).shape
     except UnreadableImage as error:
         return CheckedImage(sample.id, error=str(error))
-    return CheckedImage(sample.id, height, width, hashlib.blake2b(content, digest_size=16).hexdigest())
+    return CheckedImage(sample.id, height, width, _digest(content))
+
+
+def file_digest(path: Path) -> str:
+    """blake2b of an image file's bytes, 32 hex digits, without decoding it."""
+    with _explained(path):
+        return _digest(path.read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def check_images(samples: Iterable[Sample], workers: int | None = None) -> Iterator[CheckedImage]:

@@ -235,7 +235,8 @@ def _train_student(work: Work, turn: int) -> None:
     salient = "saliency" in s.self_train.denoise
     settings = {
         "content": work.content,
-        "self_train": {k: v for k, v in plain(s.self_train).items() if k != "rounds"},  # one more redoes none
+        "self_train": {k: v for k, v in plain(s.self_train).items() if k != "rounds"}  # one more redoes none
+        | {"background": s.self_train.constant, "sharpness": s.self_train.exponent},
         "rule": s.pseudo.rule if s.self_train.constant is None else None,
         "augment": plain(augment),
         "train": plain(s.student_train),

@@ -17,7 +17,7 @@ import torch
 
 from tag2mask import backbones, compute
 from tag2mask.backbones import Backbone
-from tag2mask.data.images import check_images, read_index_mask
+from tag2mask.data.images import check_images, file_digest, read_index_mask
 from tag2mask.errors import InputError
 from tag2mask.features import FeatureStore, Seen
 from tag2mask.progress import console, track
@@ -49,9 +49,9 @@ class Work:
 
     @cached_property
     def saliency_content(self) -> str:
-        """Digest of which saliency maps lie beside the photos, by size and time."""
+        """Digest of the saliency maps beside the photos: their bytes, so that they may be moved or fetched again."""
         paths = [(s.id, s.saliency_path) for s in self.train.samples]
-        return digest([(id, str(path), stamp(path)) for id, path in paths if path is not None])
+        return digest([(id, file_digest(path)) for id, path in paths if path is not None])
 
     @property
     def best_maps(self) -> Stage:
