@@ -8,7 +8,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; `__getattr__` does it when the program runs
+    from tag2mask.data import load
+    from tag2mask.errors import InputError
+    from tag2mask.evaluate import evaluate_folders
+    from tag2mask.pipeline import label, predict, train
+    from tag2mask.recipes import RunSettings, recipe
 
 __version__ = "0.1.0"
 
