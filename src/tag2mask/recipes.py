@@ -77,10 +77,11 @@ class RunSettings:
 
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
-    """The same run with another method at its default settings."""
+    """The same run with another method at its default settings, trained as that method wants."""
     if method == settings.method:
         return settings
-    return replace(settings, method=method, options=entry(method).settings())
+    found = entry(method)
+    return replace(settings, method=method, options=found.settings(), train=found.train(settings.train))
 
 
 def default() -> RunSettings:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tag2mask.methods.cam import Cam, CamSettings
 from tag2mask.methods.eps import Eps, EpsSettings
 from tag2mask.methods.mcis import Mcis, McisSettings
 from tag2mask.methods.ppl import Ppl, PplSettings
+from tag2mask.train import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Entry:
     build: Any
     settings: type
     line: str
+    train: Callable[[TrainSettings], TrainSettings] = lambda settings: settings
+    """From the training of a classifier to this method's, where its loss wants another."""
 
 
 METHODS: dict[str, Entry] = {
