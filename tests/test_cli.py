@@ -146,6 +146,18 @@ def test_flags_reach_the_settings(world: Path) -> None:
     assert settings.pseudo.margin == 0.1 and settings.pseudo.threshold is None
 
 
+def test_a_method_is_trained_as_it_wants_unless_a_flag_says_otherwise(world: Path) -> None:
+    train = lambda *flags: parse_run([str(world), "--out", "x", *flags], "label")[2].train  # noqa: E731
+    cam, apc = train(), train("--method", "apc")
+    assert (apc.learning_rate, apc.epochs) == (cam.learning_rate / 5, 2 * cam.epochs)
+    assert train("--recipe", "quick", "--method", "apc").epochs == 2 * train("--recipe", "quick").epochs
+    given = train("--method", "apc", "--epochs", "3", "--train.learning-rate", "0.01")
+    assert (given.learning_rate, given.epochs) == (0.01, 3)
+    published = train("--recipe", "apc/multistage")
+    assert train("--recipe", "apc/multistage", "--method", "apc") == published
+    assert train("--method", "ppl") == cam
+
+
 def test_bad_values_are_one_line(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "run")
     assert "between 0 and 1" in fails(capsys, "label", world, *out, "--threshold", "1.5")

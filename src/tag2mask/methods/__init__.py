@@ -37,7 +37,13 @@ METHODS: dict[str, Entry] = {
     "eps": Entry(Eps, EpsSettings, "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)"),
     "mcis": Entry(Mcis, McisSettings, "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)"),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
-    "apc": Entry(apc.build, ApcSettings, "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)"),
+    "apc": Entry(
+        apc.build,
+        ApcSettings,
+        "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)",
+        # single patches carry the gradient: at a classifier's rate the tags are never learnt (docs/log.md)
+        lambda train: replace(train, epochs=2 * train.epochs, learning_rate=train.learning_rate / 5),
+    ),
 }
 
 
