@@ -914,6 +914,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_trained_method_is_the_segmenter(finished: Path) -> None:
+    assert "how fast and how long apc trains by default was chosen" in (finished / "report.html").read_text()
     stages = {p.name for p in finished.iterdir() if p.is_dir()}
     assert stages == {"images", "method", "maps", "masks", "predictions", "scores"}  # no segmenter, no relabelling
     (line,) = read_jsonl(finished / "method" / "log.jsonl")
