@@ -117,7 +117,7 @@ def main() -> None:
     logging.getLogger("tag2mask").setLevel(logging.ERROR)  # one batch again and again has no confident patch
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    whole = ApcSettings(decoder_width=args.width)
+    whole = ApcSettings(decoder_width=args.width, weight_penalty=0.01)
     variants = {
         "classifier": ApcSettings(
             single_stage=False, pooling="max", contrast=0.0, weight_penalty=0.0, equivariance=0.0

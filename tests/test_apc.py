@@ -87,7 +87,12 @@ def tiny() -> Backbone:
 
 
 def small(**changes: Any) -> ApcSettings:
-    return ApcSettings(**({"decoder_width": 8, "decoder_dilation": 1, "dropout": 0.0, "equivariance": 0.0} | changes))
+    return ApcSettings(
+        **(
+            {"decoder_width": 8, "decoder_dilation": 1, "dropout": 0.0, "weight_penalty": 0.01, "equivariance": 0.0}
+            | changes
+        )
+    )
 
 
 def one(losses: object) -> Losses:
@@ -869,6 +874,7 @@ def test_recipes_are_the_published_trainings() -> None:
     assert 6e-5 * schedule(1500, 20_000, run.train) == pytest.approx(5.59e-5, rel=1e-3)
     assert 6e-5 * schedule(749, 20_000, run.train) == pytest.approx(3e-5, rel=0.05)
     options: Any = run.options
+    assert options.weight_penalty == recipe("apc/multistage").options.weight_penalty == 0.01  # type: ignore[attr-defined]
     assert options.segmentation == 0.1 and options.segmentation_from * 20_000 == 2_000
     assert (
         options.equivariance == 0
@@ -903,7 +909,8 @@ def test_every_guess_says_so() -> None:
 
 # --- the road ---------------------------------------------------------------------------------------------------
 
-FLAGS = (*SMALL, "--method", "apc", "--apc.decoder-width", "8", "--refine", "none", "--inference.refine", "none")
+FLAGS = (*SMALL, "--method", "apc", "--apc.decoder-width", "8", "--apc.weight-penalty", "0.01", "--refine", "none",
+         "--inference.refine", "none")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -914,7 +921,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_trained_method_is_the_segmenter(finished: Path) -> None:
-    assert "how fast and how long apc trains by default was chosen" in (finished / "report.html").read_text()
+    assert "how apc is trained by default was chosen" in (finished / "report.html").read_text()
     stages = {p.name for p in finished.iterdir() if p.is_dir()}
     assert stages == {"images", "method", "maps", "masks", "predictions", "scores"}  # no segmenter, no relabelling
     (line,) = read_jsonl(finished / "method" / "log.jsonl")

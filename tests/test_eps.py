@@ -39,7 +39,7 @@ from tag2mask.recipes import recipe
 from tag2mask.run import read_maps
 from tag2mask.train import _optimizer, parameter_groups
 from tag2mask.types import Dataset, Sample
-from world import SMALL, run
+from world import SMALL, fails, run
 
 
 def small_backbone() -> Backbone:
@@ -457,14 +457,6 @@ def test_eps_on_stored_features(salient: Path, tmp_path: Path) -> None:
     ]
     assert run("label", salient, "--out", tmp_path / "run", *SMALL, *flags) == 0
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("tag2mask: ") and "Traceback" not in said
-    return said
 
 
 def test_saliency_that_is_not_there_or_black(

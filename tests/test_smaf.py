@@ -55,8 +55,8 @@ from tag2mask.segment.models import DeepLab, Pyramid
 from tag2mask.summary import supervision
 from tag2mask.train import fit, schedule
 from tag2mask.types import Batch, Dataset, LocalizationMaps, MaskedBatch, Sample
-from test_eps import fails, small_backbone, with_saliency
-from world import SMALL, make, run
+from test_eps import small_backbone, with_saliency
+from world import SMALL, fails, make, run
 
 SMAF = SelfTrainSettings("smaf", background=0.2, sharpness=1.0)  # as published
 

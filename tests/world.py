@@ -68,3 +68,12 @@ def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([str(a) for a in arguments])
     return int(ended.value.code or 0)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The last line of a command that must end in exit code 2 and one clear line, whatever it reported on the way."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("tag2mask: ") and not any("Traceback" in line for line in said)
+    return said[-1]

@@ -82,7 +82,7 @@ def supervision(work: Work) -> list[str]:
         if s.self_train.sharpness is None:
             lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     if methods.entry(s.method).train(TrainSettings()) != TrainSettings():
-        lines.append(f"how fast and how long {s.method} trains by default was chosen on VOC's truth")
+        lines.append(f"how {s.method} is trained by default was chosen on VOC's truth")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
