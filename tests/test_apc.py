@@ -30,23 +30,27 @@ from tag2mask.methods.apc import (
     ApcSettings,
     Decoder,
     HvBiLstm,
+    Refined,
     adaptive_k,
     balanced_loss,
+    best_labels,
     build,
     cells_inside,
     gate_and_rescale,
     mosaic,
-    online_labels,
+    online_scores,
     patch_contrast,
+    split_labels,
     tag_loss,
     with_background,
 )
 from tag2mask.methods.check import batch_of, check_method
+from tag2mask.pseudo import li_threshold, otsu_threshold, score_histogram
 from tag2mask.recipes import RunSettings, recipe, settings_from
 from tag2mask.refine import par
 from tag2mask.run import read_jsonl
 from tag2mask.train import TrainSettings, fit, schedule
-from tag2mask.types import BACKGROUND, IGNORE, Batch, Losses, Segmenter
+from tag2mask.types import BACKGROUND, IGNORE, Batch, LocalizationMaps, Losses, Segmenter
 from world import SMALL, run, scene
 
 RULES = ("ratio_to_max", "consecutive", "gap", "fixed", "max", "mean")
@@ -345,7 +349,7 @@ def test_labels_are_those_of_par_photo_by_photo() -> None:
     tags = torch.tensor([[1.0, 0, 0, 1, 1], [1, 0, 1, 0, 0], [1, 0, 0, 0, 0]])
     merged = gate_and_rescale(scores, tags)
     valid = torch.ones(3, 24, 36, dtype=torch.bool)
-    found = online_labels(merged, tags, valid, (12, 18), 0.45, images)
+    found = best_labels(online_scores(merged, tags, valid, (12, 18), images), 0.45)
     for b in range(3):
         present = tags[b].nonzero()[:, 0]
         image = F.interpolate(images[b : b + 1], (12, 18), mode="bilinear")[0].permute(1, 2, 0)
@@ -371,7 +375,7 @@ def test_labels_on_padding_are_ignored_and_padding_moves_nothing(refined: bool) 
     for noise in (0.0, 1.0):
         scores[..., 12:] = noise
         merged = gate_and_rescale(scores, tags, cells_inside(valid, (8, 16)))
-        labels.append(online_labels(merged, tags, valid, (16, 32), 0.34, images if refined else None))
+        labels.append(best_labels(online_scores(merged, tags, valid, (16, 32), images if refined else None), 0.34))
     assert torch.equal(*labels)
     assert (labels[0][:, :, 18:] == IGNORE).all() and (labels[0][:, :, :18] != IGNORE).float().mean() > 0.9
 
@@ -382,7 +386,7 @@ def test_padding_does_not_seep_in() -> None:
     valid[:, :, 32:] = False
     scores = torch.zeros(1, 2, 32, 64)
     scores[:, 0, :, :32], scores[:, 1, :, 32:] = 1, 1
-    labels = online_labels(scores, tags, valid, (32, 64), 0.99, images)
+    labels = best_labels(online_scores(scores, tags, valid, (32, 64), images), 0.99)
     assert (labels[:, :, :32] == 0).all() and (labels[:, :, 32:] == IGNORE).all()
 
 
@@ -402,8 +406,79 @@ def test_the_scores_on_padding_do_not_move_a_batchs_labels() -> None:
 def test_the_threshold_decides_what_is_ignored() -> None:
     scores = torch.tensor([0.7, 0.3])[None, :, None, None].expand(1, 2, 3, 4)
     tags, valid = torch.ones(1, 2), torch.ones(1, 6, 8, dtype=torch.bool)
-    assert (online_labels(scores, tags, valid, (6, 8), 0.69) == BACKGROUND).all()
-    assert (online_labels(scores, tags, valid, (6, 8), 0.71) == IGNORE).all()
+    refined = online_scores(scores, tags, valid, (6, 8))
+    assert (best_labels(refined, 0.69) == BACKGROUND).all() and (best_labels(refined, 0.71) == IGNORE).all()
+
+
+def test_split_labels_by_hand() -> None:
+    """Threshold 0.4 and a quarter around it: classes above 0.5, background below 0.3, the order of the labels shown."""
+    best = torch.tensor([[0.0, 0.29, 0.31], [0.49, 0.51, 0.9]])
+    first = torch.stack([1 - best, best, torch.zeros(2, 3)])  # shows 0, 3
+    second = torch.stack([1 - best, best / 3, best])  # shows 0, 1, 4; its labels add up to more, which does not matter
+    whole = torch.ones(2, 2, 3, dtype=torch.bool)
+    whole[1, 0, 0] = False
+    refined = Refined(torch.stack([first, second]), torch.tensor([[0, 3, 1], [0, 1, 4]]), whole)
+    found = split_labels(refined, 0.4, 0.25)
+    assert found[0].tolist() == [[0, 0, IGNORE], [IGNORE, 3, 3]]
+    assert found[1].tolist() == [[IGNORE, 0, IGNORE], [IGNORE, 4, 4]]
+    nothing = Refined(torch.ones(1, 1, 2, 3), torch.zeros(1, 1, dtype=torch.int64), whole[:1])
+    assert not split_labels(nothing, 0.4, 0.25).any()  # photos without a class are background
+
+
+def test_the_threshold_between_online_scores_is_that_of_maps() -> None:
+    """The running histogram is the pseudo masks', photo by photo, forgetting; its threshold theirs."""
+    method, maps = build(resnet(), 4, small(label_rule="split", refine="none")).train(), []
+    assert isinstance(method, ApcSegmenter)
+    batches = [batch_of(height=64, width=96), batch_of(height=64, width=96)]
+    batches[1].images.neg_()
+    batches[1].valid[0, :, 48:] = False
+    for batch in batches:
+        with torch.no_grad():
+            look = method.look(batch, 1.0)
+            labels = method.labels(batch, look)
+        merged = gate_and_rescale(look.scores, look.tags, look.inside)
+        refined = online_scores(merged, look.tags, batch.valid, (32, 48))
+        best = refined.scores[:, 1:].amax(1)
+        maps.append([best[b][refined.whole[b]] for b in range(len(best))])
+    old, new = (
+        len(photos) * score_histogram(LocalizationMaps("", (0,), x[None, None].numpy(), (1, x.numel())) for x in photos)
+        for photos in maps
+    )
+    expected = 0.98 * old + new
+    np.testing.assert_allclose(method.histogram.numpy(), expected, rtol=1e-4, atol=1e-6)
+    threshold = (otsu_threshold(expected) * li_threshold(expected)) ** 0.5
+    assert torch.equal(labels, split_labels(refined, threshold, 0.2))
+    kept = method.histogram.clone()
+    again = method.eval().labels(batches[1], look)
+    assert torch.equal(method.histogram, kept) and again.shape == labels.shape  # only training moves it
+
+
+def test_the_decoders_own_prediction_has_half_a_say() -> None:
+    method, batch = (
+        build(resnet(), 4, small(label_rule="best", label_confidence=0.01, refine="none")).eval(),
+        batch_of(),
+    )
+    assert isinstance(method, ApcSegmenter)
+    with torch.no_grad():
+        look = method.look(batch, 1.0)
+        patches = gate_and_rescale(look.scores, look.tags, look.inside)
+        own = torch.randn_like(look.scores)
+        gated = own.exp() * look.tags[:, :, None, None]
+        both = (patches + gated / gated.sum(1, keepdim=True)) / 2
+        size = (batch.images.shape[2] // 2, batch.images.shape[3] // 2)
+        expected = best_labels(online_scores(both, look.tags, batch.valid, size), 0.01)
+        assert torch.equal(method.labels(batch, look, own), expected)
+        assert not torch.equal(method.labels(batch, look), expected)
+
+
+def test_when_the_decoder_begins_to_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batch, asked = build(resnet(), 4, small(own_labels_from=0.5)).train(), batch_of(), []
+    honest = method.labels
+    monkeypatch.setattr(method, "labels", lambda b, look, own: asked.append(own) or honest(b, look, own))
+    for progress in (0.2, 0.49, 0.5, 0.9):
+        method.losses(batch, progress)
+    assert [own is not None for own in asked] == [False, False, True, True]
+    assert not any(own.requires_grad for own in asked if own is not None)
 
 
 def test_balanced_loss_by_hand() -> None:
@@ -671,7 +746,8 @@ def test_contract_on_a_vit() -> None:
     [("vit_tiny_patch16_224", 16), ("deit_tiny_distilled_patch16_224", 16), ("vit_small_patch14_dinov2", 14)],
 )
 def test_a_step_on_vits_of_any_patch(name: str, patch: int) -> None:
-    method = build(vit(name), 3, small(context="hv_bilstm", context_width=2, equivariance=1.0)).train()
+    options = {"context": "hv_bilstm", "context_width": 2, "equivariance": 1.0, "label_band": 0.0}
+    method = build(vit(name), 3, small(**options)).train()
     images, labels = torch.randn(2, 3, 4 * patch, 5 * patch), torch.eye(3)[:2]
     valid = torch.ones(2, 4 * patch, 5 * patch, dtype=torch.bool)
     losses = one(method.losses(Batch(("a", "b"), images, labels, valid), 0.5))
@@ -899,7 +975,7 @@ def test_every_guess_says_so() -> None:
     source = Path(apc.__file__).read_text(encoding="utf-8").split("class ApcSettings")[1].split("def __post_init__")[0]
     guesses = ("pooling", "ratio", "top", "least", "most", "absent", "contrast", "confidence", "scope",
                "contrast_background", "contrast_on", "context", "equivariance", "decoder_width", "segmentation",
-               "segmentation_from", "label_confidence", "refine", "heads_first")  # fmt: skip
+               "segmentation_from", "label_rule", "label_confidence", "refine", "heads_first")  # fmt: skip
     told = {f.name: source.split(f"\n    {f.name}: ")[1].split('"""')[1].lower() for f in fields(ApcSettings)}
     for name in guesses:
         assert "not verified against" in told[name].replace("\n    ", " "), name

@@ -54,6 +54,7 @@ Stored features hold no photo: with them the online labels are not refined and t
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -63,11 +64,15 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
+from tag2mask.pseudo import li_threshold, otsu_threshold
 from tag2mask.refine import ParSettings, pixel_adaptive
 from tag2mask.segment.models import weigh_classes
 from tag2mask.types import BACKGROUND, IGNORE, Batch, Losses
 
 log = logging.getLogger("tag2mask")
+
+BINS = 256  # of the histogram of online scores
+MEMORY = 0.98  # of it, a batch: the last fifty count
 
 Rule = Literal["ratio_to_max", "consecutive", "gap", "fixed", "max", "mean"]
 
@@ -137,8 +142,19 @@ class ApcSettings:
     """Weight of the decoder's loss once it has begun (ToCo); not verified against the paper."""
     segmentation_from: float = 0.1
     """Share of the training after which it begins (ToCo: 2,000 of 20,000 steps); not verified against the paper."""
+    label_rule: Literal["best", "split"] = "split"
+    """Which label a pixel gets online. best: that of its best refined score, the background's among them. split: the
+    best class's where its score lies above a threshold, else background; the threshold is found without truth on the
+    scores of the photos seen lately, as that of the maps is. Ours: the background's tag is 1 in every photo, so its
+    patches are too sure of themselves and best leaves little object. Not verified against the paper."""
     label_confidence: float = 0.5
-    """Pixels whose best refined score is lower teach the decoder nothing; not verified against the paper."""
+    """Of best: pixels whose score is lower teach the decoder nothing; not verified against the paper."""
+    label_band: float = 0.2
+    """Ours. Of split: pixels whose class's score lies this near the threshold, as a share of it, teach the decoder
+    nothing."""
+    own_labels_from: float = 1.0
+    """Share of the training after which the decoder's own prediction, gated by the tags, has half a say in the online
+    labels; 1: never. Ours, not the paper's."""
     refine: Literal["par", "none"] = "par"
     """What refines the online labels. Whether PAR or a CRF: not verified against the paper."""
     label_stride: int = 2
@@ -173,7 +189,7 @@ class ApcSettings:
             raise InputError(
                 f"apc.top {self.top} lies outside apc.least {self.least} to apc.most {self.most}: leave those at 1, 0"
             )
-        for name in ("dropout", "segmentation_from"):
+        for name in ("dropout", "segmentation_from", "label_band"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"apc.{name} is {getattr(self, name)}: it must be at least 0 and below 1")
         for name in ("contrast", "equivariance", "segmentation", "weight_penalty", "low_cap", "heads_first"):
@@ -316,27 +332,41 @@ class ApcSegmenter(Apc):
     def __init__(self, backbone: Backbone, classes: int, settings: ApcSettings = ApcSettings()) -> None:
         super().__init__(backbone, classes, settings)
         self.decoder = Decoder(backbone.channels, 1 + classes, settings.decoder_width, settings.decoder_dilation)
+        self.register_buffer("histogram", torch.zeros(BINS))  # of online scores, for the threshold between them
+        self.histogram: Tensor
 
     def losses(self, batch: Batch, progress: float) -> Losses:
+        s = self.settings
         look = self.look(batch, progress)
         terms = self.terms(batch, look, progress)
-        if progress >= self.settings.segmentation_from:
-            labels = self.labels(batch, look)
-            shown = look.pooled if self.settings.absent == "akp" else self.pool(look.scores, look.inside)  # no tags
+        if progress >= s.segmentation_from:
+            shown = look.pooled if s.absent == "akp" else self.pool(look.scores, look.inside)  # no tags
             logits = self._decode(look.features, shown.detach())
-            terms["segmentation"] = self.settings.segmentation * balanced_loss(logits, labels)
+            labels = self.labels(batch, look, logits.detach() if progress >= s.own_labels_from else None)
+            terms["segmentation"] = s.segmentation * balanced_loss(logits, labels)
         return Losses(terms)
 
-    def labels(self, batch: Batch, look: Look) -> Tensor:
-        """The online labels of a batch, ``[batch height width]`` at ``label_stride`` (stored features: at cells)."""
+    def labels(self, batch: Batch, look: Look, own: Tensor | None = None) -> Tensor:
+        """The online labels of a batch, ``[batch height width]`` at ``label_stride`` (stored features: at cells); with
+        ``own``, the decoder's logits, these have half a say."""
         s = self.settings
         images = None if batch.stored else batch.images
         size = (look.scores.shape[2], look.scores.shape[3])
         if images is not None:
             size = (max(1, images.shape[2] // s.label_stride), max(1, images.shape[3] // s.label_stride))
         wanted = gate_and_rescale(look.scores.detach(), look.tags, look.inside)
+        if own is not None:
+            absent = look.tags[:, :, None, None] == 0
+            wanted = (wanted + own.masked_fill(absent, -torch.inf).softmax(1) * look.inside[:, None]) / 2
         pixels = images if s.refine == "par" else None
-        return online_labels(wanted, look.tags, batch.valid, size, s.label_confidence, pixels)
+        found = online_scores(wanted, look.tags, batch.valid, size, pixels)
+        if s.label_rule == "best":
+            return best_labels(found, s.label_confidence)
+        histogram = MEMORY * self.histogram + class_histogram(found)
+        if self.training:
+            self.histogram.copy_(histogram)
+        lately = histogram.double().cpu().numpy()
+        return split_labels(found, math.sqrt(otsu_threshold(lately) * li_threshold(lately)), s.label_band)
 
     def _decode(self, features: Tensor, pooled: Tensor) -> Tensor:
         logits = self.decoder(features).float()
@@ -591,19 +621,20 @@ def gate_and_rescale(scores: Tensor, tags: Tensor, inside: Tensor | None = None)
     return kept / kept.sum(1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
 
 
-@torch.no_grad()
-def online_labels(
-    scores: Tensor,
-    tags: Tensor,
-    valid: Tensor,
-    size: tuple[int, int],
-    confidence: float,
-    images: Tensor | None = None,
-) -> Tensor:
-    """Merged patch scores to labels for the decoder, refined along the photo's edges.
+class Refined(NamedTuple):
+    """Scores of the labels that photos show, in the order of ``which``, background first."""
 
-    Only labels the photo shows are refined, at the labels' resolution; pixels of padding, or whose best refined score
-    (of scores that add up to one) is below ``confidence``, become IGNORE.
+    scores: Tensor  # [batch shown height width], adding up to one, or 0 where `which` is a label that is not shown
+    which: Tensor  # [batch shown] int64, indices into labels
+    whole: Tensor  # [batch height width] bool, False where padding is part of the pixel
+
+
+@torch.no_grad()
+def online_scores(
+    scores: Tensor, tags: Tensor, valid: Tensor, size: tuple[int, int], images: Tensor | None = None
+) -> Refined:
+    """Merged patch scores refined along the photo's edges, only those of labels the photo shows, at the labels'
+    resolution.
 
     Args:
         scores: of :func:`gate_and_rescale`, ``[batch labels rows columns]``.
@@ -612,8 +643,6 @@ def online_labels(
         size: (height, width) of the labels.
         images: ``[batch 3 height width]``, normalised or not, for PAR; None: no refinement.
 
-    Returns:
-        ``[batch *size]`` int64: indices into ``labels``, or IGNORE.
     """
     shown = int(tags.sum(1).max())
     which = tags.sort(dim=1, descending=True, stable=True).indices[:, :shown]  # present ones first, in order
@@ -624,10 +653,33 @@ def online_labels(
     if images is not None:
         small = F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
         part = pixel_adaptive(small, part, ParSettings())
-    part = part / part.sum(1, keepdim=True).clamp(min=torch.finfo(part.dtype).tiny)
-    best, index = part.max(1)
-    labels = which.gather(1, index.flatten(1)).view_as(index)
-    return torch.where(whole[:, 0] & (best >= confidence), labels, IGNORE)
+    return Refined(part / part.sum(1, keepdim=True).clamp(min=torch.finfo(part.dtype).tiny), which, whole[:, 0])
+
+
+def best_labels(refined: Refined, confidence: float) -> Tensor:
+    """``[batch height width]`` int64 indices into labels: the best one; IGNORE where its score is below ``confidence``
+    or padding is part of the pixel."""
+    best, index = refined.scores.max(1)
+    labels = refined.which.gather(1, index.flatten(1)).view_as(index)
+    return torch.where(refined.whole & (best >= confidence), labels, IGNORE)
+
+
+def split_labels(refined: Refined, threshold: float, band: float) -> Tensor:
+    """``[batch height width]`` int64 indices into labels: the best class above ``threshold * (1 + band)``, background
+    below ``threshold * (1 - band)``, IGNORE between and where padding is part of the pixel."""
+    best, index = F.pad(refined.scores[:, 1:], (0, 0, 0, 0, 0, 1)).max(1)  # a photo may show no class at all
+    classes = F.pad(refined.which[:, 1:], (0, 1)).gather(1, index.flatten(1)).view_as(index)
+    labels = torch.where(best < threshold * (1 - band), BACKGROUND, IGNORE)
+    return torch.where(refined.whole, torch.where(best > threshold * (1 + band), classes, labels), IGNORE)
+
+
+def class_histogram(refined: Refined) -> Tensor:
+    """``[BINS]`` float32 of the best class score of every pixel, over [0, 1]; each photo adds up to one."""
+    best = F.pad(refined.scores[:, 1:], (0, 0, 0, 0, 0, 1)).amax(1)
+    share = refined.whole / refined.whole.sum((1, 2), keepdim=True).clamp(min=1)
+    return torch.zeros(BINS, device=best.device).index_add_(
+        0, (best * BINS).long().clamp(max=BINS - 1).flatten(), share.flatten()
+    )
 
 
 def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
