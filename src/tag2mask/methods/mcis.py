@@ -109,9 +109,9 @@ class McisSettings:
     """Losses of the two photos of a pair are added, or averaged but for the contrastive ones."""
     contrast_from: float = 0.0
     """Share of the training after which the contrastive losses begin (released: with epoch 2 of 0, 1, 2, ...)."""
-    skip_empty: bool = False
-    """Leave out the contrastive loss of a side on which no photo of the batch has a class of its own. Otherwise, and
-    for the others, such a photo is to show nothing."""
+    skip_empty: Literal["no", "batch", "photo"] = "no"
+    """A photo without a class of its own is to show nothing in what is not found again (no); that is left out on a side
+    on which no photo of the batch has one (batch, released), or for each such photo (photo)."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
@@ -151,7 +151,7 @@ def official(epochs: float) -> McisSettings:
         share_head=False,
         reduction="mean",
         contrast_from=min(1.0, 2 / epochs),
-        skip_empty=True,
+        skip_empty="batch",
         self_pairs=True,
     )
 
@@ -329,12 +329,18 @@ class Mcis(nn.Module):
         terms["co"] = self._both(_loss(found.common_m, valid_m, common), _loss(found.common_n, valid_n, common))
         if found.own_m is not None and found.own_n is not None and progress >= s.contrast_from:
             sides = ((found.own_m, valid_m, labels_m - common), (found.own_n, valid_n, labels_n - common))
-            terms["contrast"] = torch.stack(
-                [_loss(*side) * (side[2].any() if s.skip_empty else 1) for side in sides]
-            ).sum()
+            terms["contrast"] = torch.stack([self._contrast(*side) for side in sides]).sum()
         if s.self_pairs:
             terms |= self._self_terms(batch, sorted({first for first, _ in pairs}), seen, scores)
         return Losses(terms)
+
+    def _contrast(self, maps: Tensor, valid: Tensor, own: Tensor) -> Tensor:
+        """The contrastive loss of one side."""
+        skip = self.settings.skip_empty
+        if skip == "photo":
+            each = F.multilabel_soft_margin_loss(masked_mean(maps, valid), own, reduction="none")
+            return (each * own.any(1)).mean()
+        return _loss(maps, valid, own) * (own.any() if skip == "batch" else 1)
 
     @property
     def _pair_weight(self) -> float:
