@@ -453,34 +453,6 @@ def test_the_threshold_between_online_scores_is_that_of_maps() -> None:
     assert torch.equal(method.histogram, kept) and again.shape == labels.shape  # only training moves it
 
 
-def test_the_decoders_own_prediction_has_half_a_say() -> None:
-    method, batch = (
-        build(resnet(), 4, small(label_rule="best", label_confidence=0.01, refine="none")).eval(),
-        batch_of(),
-    )
-    assert isinstance(method, ApcSegmenter)
-    with torch.no_grad():
-        look = method.look(batch, 1.0)
-        patches = gate_and_rescale(look.scores, look.tags, look.inside)
-        own = torch.randn_like(look.scores)
-        gated = own.exp() * look.tags[:, :, None, None]
-        both = (patches + gated / gated.sum(1, keepdim=True)) / 2
-        size = (batch.images.shape[2] // 2, batch.images.shape[3] // 2)
-        expected = best_labels(online_scores(both, look.tags, batch.valid, size), 0.01)
-        assert torch.equal(method.labels(batch, look, own), expected)
-        assert not torch.equal(method.labels(batch, look), expected)
-
-
-def test_when_the_decoder_begins_to_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, batch, asked = build(resnet(), 4, small(own_labels_from=0.5)).train(), batch_of(), []
-    honest = method.labels
-    monkeypatch.setattr(method, "labels", lambda b, look, own: asked.append(own) or honest(b, look, own))
-    for progress in (0.2, 0.49, 0.5, 0.9):
-        method.losses(batch, progress)
-    assert [own is not None for own in asked] == [False, False, True, True]
-    assert not any(own.requires_grad for own in asked if own is not None)
-
-
 def test_balanced_loss_by_hand() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 4, 6, requires_grad=True)

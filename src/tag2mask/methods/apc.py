@@ -33,9 +33,9 @@ network, one training, a segmenter at its end.
 * :math:`L_{\mathrm{equivariance}}` -- cross entropy of the patch classes of a mosaic of transformed half-size photos
   against the merged ones of the whole photos, which are constants; it holds the classes to the object against all that
   comes with it.
-* :math:`L_{\mathrm{seg}}` -- cross entropy of the decoder against the online labels (:func:`online_labels`), the mean
-  of one over background pixels and one over foreground pixels; :math:`\gamma` is 0 at first, since early labels are
-  noise. No gradient goes back through the labels; through the decoder's input it reaches the backbone.
+* :math:`L_{\mathrm{seg}}` -- cross entropy of the decoder against the online labels (:func:`online_scores`, then
+  :func:`best_labels` or :func:`split_labels`), the mean of one over background pixels and one over foreground pixels;
+  :math:`\gamma` is 0 at first, since early labels are noise. No gradient goes back through the labels; through the decoder's input it reaches the backbone.
 
 What is the paper's, and what is ours. No code was published. From the abstract and summaries: patch classes without
 CAM, an adaptive number of patch scores averaged in the place of the maximum, cosine similarity with high-high pairs
@@ -152,9 +152,6 @@ class ApcSettings:
     label_band: float = 0.2
     """Ours. Of split: pixels whose class's score lies this near the threshold, as a share of it, teach the decoder
     nothing."""
-    own_labels_from: float = 1.0
-    """Share of the training after which the decoder's own prediction, gated by the tags, has half a say in the online
-    labels; 1: never. Ours, not the paper's."""
     refine: Literal["par", "none"] = "par"
     """What refines the online labels. Whether PAR or a CRF: not verified against the paper."""
     label_stride: int = 2
@@ -342,22 +339,18 @@ class ApcSegmenter(Apc):
         if progress >= s.segmentation_from:
             shown = look.pooled if s.absent == "akp" else self.pool(look.scores, look.inside)  # no tags
             logits = self._decode(look.features, shown.detach())
-            labels = self.labels(batch, look, logits.detach() if progress >= s.own_labels_from else None)
-            terms["segmentation"] = s.segmentation * balanced_loss(logits, labels)
+            terms["segmentation"] = s.segmentation * balanced_loss(logits, self.labels(batch, look))
         return Losses(terms)
 
-    def labels(self, batch: Batch, look: Look, own: Tensor | None = None) -> Tensor:
-        """The online labels of a batch, ``[batch height width]`` at ``label_stride`` (stored features: at cells); with
-        ``own``, the decoder's logits, these have half a say."""
+    def labels(self, batch: Batch, look: Look) -> Tensor:
+        """The online labels of a batch, ``[batch height width]`` at ``label_stride`` (stored features: at cells). In
+        training, their scores are remembered for the threshold."""
         s = self.settings
         images = None if batch.stored else batch.images
         size = (look.scores.shape[2], look.scores.shape[3])
         if images is not None:
             size = (max(1, images.shape[2] // s.label_stride), max(1, images.shape[3] // s.label_stride))
         wanted = gate_and_rescale(look.scores.detach(), look.tags, look.inside)
-        if own is not None:
-            absent = look.tags[:, :, None, None] == 0
-            wanted = (wanted + own.masked_fill(absent, -torch.inf).softmax(1) * look.inside[:, None]) / 2
         pixels = images if s.refine == "par" else None
         found = online_scores(wanted, look.tags, batch.valid, size, pixels)
         if s.label_rule == "best":
