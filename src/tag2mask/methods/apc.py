@@ -35,7 +35,8 @@ network, one training, a segmenter at its end.
   comes with it.
 * :math:`L_{\mathrm{seg}}` -- cross entropy of the decoder against the online labels (:func:`online_scores`, then
   :func:`best_labels` or :func:`split_labels`), the mean of one over background pixels and one over foreground pixels;
-  :math:`\gamma` is 0 at first, since early labels are noise. No gradient goes back through the labels; through the decoder's input it reaches the backbone.
+  :math:`\gamma` is 0 at first, since early labels are noise. No gradient goes back through the labels; through the
+  decoder's input it reaches the backbone.
 
 What is the paper's, and what is ours. No code was published. From the abstract and summaries: patch classes without
 CAM, an adaptive number of patch scores averaged in the place of the maximum, cosine similarity with high-high pairs
