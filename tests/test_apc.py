@@ -93,7 +93,14 @@ def tiny() -> Backbone:
 def small(**changes: Any) -> ApcSettings:
     return ApcSettings(
         **(
-            {"decoder_width": 8, "decoder_dilation": 1, "dropout": 0.0, "weight_penalty": 0.01, "equivariance": 0.0}
+            {
+                "least_share": 0.0,
+                "decoder_width": 8,
+                "decoder_dilation": 1,
+                "dropout": 0.0,
+                "weight_penalty": 0.01,
+                "equivariance": 0.0,
+            }
             | changes
         )
     )
@@ -142,10 +149,14 @@ def test_golden_pooling(rule: Any, ratio: float, counts: list[int], means: list[
     assert pooled[0].tolist() == pytest.approx(means, abs=1e-6)
 
 
-def slow_k(scores: list[float], rule: str, ratio: float, top: int, least: int, most: int) -> tuple[float, int]:
+def slow_k(
+    scores: list[float], rule: str, ratio: float, top: int, least: int, most: int, share: float
+) -> tuple[float, int]:
     """The definitions, one list at a time."""
     z, n = sorted(scores, reverse=True), len(scores)
     low, high = min(least, n), min(most or n, n)
+    if rule != "fixed":
+        low = min(max(low, math.ceil(share * n)), high)
     if rule in ("max", "mean"):
         k = 1 if rule == "max" else n
         return sum(z[:k]) / k, k
@@ -179,15 +190,16 @@ def test_pooling_is_its_definition(data: st.DataObject) -> None:
     least = data.draw(st.integers(1, 4))
     most = data.draw(st.sampled_from([0, least, least + 2]))
     top = data.draw(st.integers(least, most or 6))
-    pooled, count = adaptive_k(scores, rule, ratio, top, least, most, inside)
+    share = data.draw(st.sampled_from([0.0, 0.125, 0.5, 1.0]))
+    pooled, count = adaptive_k(scores, rule, ratio, top, least, most, inside, share)
     order = torch.randperm(patches, generator=torch.Generator().manual_seed(0))
-    again, _ = adaptive_k(scores[:, :, order], rule, ratio, top, least, most, inside[:, order])
+    again, _ = adaptive_k(scores[:, :, order], rule, ratio, top, least, most, inside[:, order], share)
     torch.testing.assert_close(pooled, again)
     (gradient,) = torch.autograd.grad(pooled.sum(), scores)
     for b in range(batch):
         for c in range(classes):
             those = scores[b, c, inside[b]].tolist()
-            mean, k = slow_k(those, rule, ratio, top, least, most)
+            mean, k = slow_k(those, rule, ratio, top, least, most, share)
             assert int(count[b, c]) == k and float(pooled[b, c].detach()) == pytest.approx(mean, abs=1e-6)
             assert sum(those) / len(those) - 1e-6 <= float(pooled[b, c].detach()) <= max(those) + 1e-6
             assert not gradient[b, c, ~inside[b]].any()
@@ -874,6 +886,8 @@ def test_confident_patches_are_no_reason_to_warn(caplog: pytest.LogCaptureFixtur
     [
         ({"confidence": 1.0}, r"apc.confidence is 1.0: it must lie between 0 and 1"),
         ({"confidence": -0.2}, r"apc.confidence is -0.2"),
+        ({"least_share": 1.5}, r"apc.least_share is 1.5: it is a share, from 0 to 1"),
+        ({"label_band": 1.0}, r"apc.label_band is 1.0: it must be at least 0 and below 1"),
         ({"label_confidence": 0.0}, r"apc.label_confidence is 0.0: it must lie between 0 and 1"),
         ({"ratio": 1.5}, r"apc.ratio is 1.5: it must lie above 0"),
         ({"least": 9, "most": 4}, r"apc.least 9 is above apc.most 4: no number of patches lies between"),
@@ -922,7 +936,9 @@ def test_recipes_are_the_published_trainings() -> None:
     assert 6e-5 * schedule(1500, 20_000, run.train) == pytest.approx(5.59e-5, rel=1e-3)
     assert 6e-5 * schedule(749, 20_000, run.train) == pytest.approx(3e-5, rel=0.05)
     options: Any = run.options
-    assert options.weight_penalty == recipe("apc/multistage").options.weight_penalty == 0.01  # type: ignore[attr-defined]
+    multi: Any = recipe("apc/multistage").options
+    assert options.weight_penalty == multi.weight_penalty == 0.01
+    assert options.least_share == multi.least_share == 0 and options.label_rule == "best"
     assert options.segmentation == 0.1 and options.segmentation_from * 20_000 == 2_000
     assert (
         options.equivariance == 0

@@ -194,7 +194,9 @@ def apc_e2e() -> RunSettings:
     """
     return RunSettings(
         method="apc",
-        options=ApcSettings(weight_penalty=0.01, equivariance=0.0, decoder_width=512, presence=False),
+        options=ApcSettings(
+            least_share=0.0, weight_penalty=0.01, equivariance=0.0, decoder_width=512, presence=False, label_rule="best"
+        ),
         backbone=BackboneSettings("vit_base_patch16_224.orig_in21k_ft_in1k"),
         augment=AugmentSettings(size=448, scale=(250 / 448, 1000 / 448)),
         train=TrainSettings(
@@ -217,8 +219,8 @@ def apc_multistage() -> RunSettings:
     return RunSettings(
         method="apc",
         options=ApcSettings(
-            single_stage=False, context="hv_bilstm", weight_penalty=0.01, equivariance=1.0, heads_first=0.02,
-            fixed_until="block6",
+            single_stage=False, least_share=0.0, context="hv_bilstm", weight_penalty=0.01, equivariance=1.0,
+            heads_first=0.02, fixed_until="block6",
         ),
         backbone=BackboneSettings("vit_base_patch16_384.orig_in21k_ft_in1k"),
         augment=AugmentSettings(size=384, scale=(1.0, 1.0)),

@@ -97,6 +97,9 @@ class ApcSettings:
     """Of fixed; not verified against the paper."""
     least: int = 1
     """Fewest patches; not verified against the paper."""
+    least_share: float = 0.125
+    """Of the rules that adapt: fewest patches as a share of the photo's. Ours: without it a few patches carry all the
+    gradient, and an object's first confident patches are soon its only ones."""
     most: int = 0
     """Most patches, 0: all; not verified against the paper."""
     absent: Literal["akp", "max"] = "akp"
@@ -178,6 +181,8 @@ class ApcSettings:
                 f"apc.least {self.least}, apc.most {self.most}, apc.top {self.top} are numbers of patches: give at "
                 "least 1 (most may be 0, which is all)"
             )
+        if not 0 <= self.least_share <= 1:
+            raise InputError(f"apc.least_share is {self.least_share}: it is a share, from 0 to 1")
         if self.most and self.least > self.most:
             raise InputError(
                 f"apc.least {self.least} is above apc.most {self.most}: no number of patches lies between them; lower "
@@ -254,7 +259,7 @@ class Apc(nn.Module):
         r""":math:`\hat y`: patch scores to the photo's, ``[batch 1+classes]``."""
         s = self.settings
         flat, among = scores.flatten(2), inside.flatten(1)
-        pooled, _ = adaptive_k(flat, s.pooling, s.ratio, s.top, s.least, s.most, among)
+        pooled, _ = adaptive_k(flat, s.pooling, s.ratio, s.top, s.least, s.most, among, s.least_share)
         if s.absent == "akp" or tags is None:
             return pooled
         best, _ = adaptive_k(flat, "max", inside=among)
@@ -484,6 +489,7 @@ def adaptive_k(
     least: int = 1,
     most: int = 0,
     inside: Tensor | None = None,
+    share: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     r"""Adaptive-K pooling: the mean of the K best scores, K found for each photo and class.
 
@@ -491,13 +497,15 @@ def adaptive_k(
     ``consecutive`` the largest K such that :math:`z^{(k+1)} \ge \rho z^{(k)}` for all :math:`k < K`; ``gap``
     :math:`K = \arg\max_k z^{(k)} - z^{(k+1)}`; ``fixed`` K = top; ``max`` K = 1; ``mean`` K = N. Then K is clamped.
 
-    The first rule needs the maximum, a comparison and a mean; nothing is sorted unless K meets a limit of yours.
+    The first rule needs the maximum, a comparison and a mean; with a lower limit of K also that many best scores.
+    Everything is sorted only where K is limited from above.
 
     Args:
         scores: ``[batch classes patches]``, at least 0.
         ratio: :math:`\rho`.
         least, most: limits of K (``most`` 0: all patches). ``max`` and ``mean`` are not limited.
         inside: ``[batch patches]`` bool, the patches that count, at least one a photo; None: all.
+        share: of the first three rules, a lower limit of K as a share of N; ``most`` goes before it.
 
     Returns:
         The means ``[batch classes]``, with the gradient 1/K at every chosen score and no other; and K.
@@ -517,11 +525,17 @@ def adaptive_k(
     if rule == "fixed":
         limit = min(max(top, least), limit)
         return _mean_of_best(z.topk(limit, 2).values, torch.full_like(number, top).clamp(low, high))
+    low = torch.maximum(low, (number * share).ceil().long()).clamp(max=high)
     if rule == "ratio_to_max":
         chosen = z.detach() >= ratio * z.detach().amax(2, keepdim=True)
         count = chosen.sum(2)
-        if least == 1 and not most:
-            return torch.where(chosen, z, 0.0).sum(2) / count, count
+        if not most:
+            pooled = torch.where(chosen, z, 0.0).sum(2) / count
+            deepest = min(max(least, math.ceil(z.shape[2] * share)), z.shape[2])
+            if deepest == 1:
+                return pooled, count
+            few, _ = _mean_of_best(z.topk(deepest, 2).values, low)
+            return torch.where(count < low, few, pooled), torch.maximum(count, low)
         return _mean_of_best(z.topk(limit, 2).values, count.clamp(low, high))
     ordered = z.sort(2, descending=True).values
     known = ordered.detach()
