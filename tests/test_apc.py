@@ -795,7 +795,7 @@ def quality(found: Tensor, truth: Tensor) -> float:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ApcSegmenter, Path]:
     torch.manual_seed(0)
-    method = build(tiny(), 2, small(decoder_width=16, equivariance=1.0))
+    method = build(tiny(), 2, small(decoder_width=16, equivariance=1.0, least_share=0.125))
     assert isinstance(method, ApcSegmenter)
     train = TrainSettings(epochs=25, batch_size=8, learning_rate=5e-3, head_factor=1.0, precision="float32")
     folder = tmp_path_factory.mktemp("apc")
@@ -807,7 +807,7 @@ def test_the_loss_falls_and_the_decoder_learns(trained: tuple[ApcSegmenter, Path
     method, folder = trained
     lines = read_jsonl(folder / "log.jsonl")
     assert lines[-1]["classification"] < 0.2 * lines[0]["classification"]
-    assert lines[-1]["segmentation"] < 0.1  # weighted; under a tenth of the first seen by hand
+    assert lines[-1]["segmentation"] < 0.2 * method.settings.segmentation  # a uniform guess: 1.1
     assert lines[-1]["contrast"] > 0
     unseen = Scenes(range(100, 112))
     items = [unseen.item(0, i) for i in range(12)]

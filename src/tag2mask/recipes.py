@@ -195,7 +195,8 @@ def apc_e2e() -> RunSettings:
     return RunSettings(
         method="apc",
         options=ApcSettings(
-            least_share=0.0, weight_penalty=0.01, equivariance=0.0, decoder_width=512, presence=False, label_rule="best"
+            least_share=0.0, weight_penalty=0.01, equivariance=0.0, decoder_width=512, presence=False,
+            segmentation=0.1, label_rule="best",
         ),
         backbone=BackboneSettings("vit_base_patch16_224.orig_in21k_ft_in1k"),
         augment=AugmentSettings(size=448, scale=(250 / 448, 1000 / 448)),

@@ -142,8 +142,9 @@ class ApcSettings:
     """Of its two 3x3 convolutions (ToCo)."""
     presence: bool = True
     """The photo's class scores weigh the decoder's classes, as in the house's DeepLab heads; ours, not the paper's."""
-    segmentation: float = 0.1
-    """Weight of the decoder's loss once it has begun (ToCo); not verified against the paper."""
+    segmentation: float = 1.0
+    """Weight of the decoder's loss once it has begun (ToCo: 0.1, as the recipe at paper scale; here the patch classes
+    gain from more of it too); not verified against the paper."""
     segmentation_from: float = 0.1
     """Share of the training after which it begins (ToCo: 2,000 of 20,000 steps); not verified against the paper."""
     label_rule: Literal["best", "split"] = "split"
