@@ -44,6 +44,10 @@ drawn together and high-low pairs pushed apart, one stage. From the codes of its
 single stage): background channel, classifier, context module, equivariance, the merge of :func:`gate_and_rescale`,
 LargeFOV decoder, PAR, balanced loss, :math:`\gamma`. Everything else is a guess and a setting, and says so.
 
+Ours, settings that the recipes at paper scale leave out: K is at least an eighth of the patches (``least_share``), and
+online labels split the best class's score at a threshold instead of weighing classes against a background whose tag is
+always 1 (``label_rule``). On small data both are what lets objects grow beyond their first confident patches.
+
 Ours, not settings: the pairs are summed, never listed; a mosaic holds four photos and each photo comes once, so that it
 costs a quarter of a pass; PAR is given the merged scores as they are (AFA's code takes a softmax first, which suits raw
 CAMs; of probabilities it would leave none of three labels above 0.58), at the resolution at which the labels are used;
