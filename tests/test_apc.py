@@ -45,7 +45,7 @@ from tag2mask.methods.apc import (
     with_background,
 )
 from tag2mask.methods.check import batch_of, check_method
-from tag2mask.pseudo import li_threshold, otsu_threshold, score_histogram
+from tag2mask.pseudo import between_threshold, score_histogram
 from tag2mask.recipes import RunSettings, recipe, settings_from
 from tag2mask.refine import par
 from tag2mask.run import read_jsonl
@@ -190,7 +190,7 @@ def test_pooling_is_its_definition(data: st.DataObject) -> None:
     least = data.draw(st.integers(1, 4))
     most = data.draw(st.sampled_from([0, least, least + 2]))
     top = data.draw(st.integers(least, most or 6))
-    share = data.draw(st.sampled_from([0.0, 0.125, 0.5, 1.0]))
+    share = data.draw(st.sampled_from([0.0, 0.1, 0.125, 0.3, 0.5, 1.0]))
     pooled, count = adaptive_k(scores, rule, ratio, top, least, most, inside, share)
     order = torch.randperm(patches, generator=torch.Generator().manual_seed(0))
     again, _ = adaptive_k(scores[:, :, order], rule, ratio, top, least, most, inside[:, order], share)
@@ -458,8 +458,7 @@ def test_the_threshold_between_online_scores_is_that_of_maps() -> None:
     )
     expected = 0.98 * old + new
     np.testing.assert_allclose(method.histogram.numpy(), expected, rtol=1e-4, atol=1e-6)
-    threshold = (otsu_threshold(expected) * li_threshold(expected)) ** 0.5
-    assert torch.equal(labels, split_labels(refined, threshold, 0.2))
+    assert torch.equal(labels, split_labels(refined, between_threshold(expected), 0.2))
     kept = method.histogram.clone()
     again = method.eval().labels(batches[1], look)
     assert torch.equal(method.histogram, kept) and again.shape == labels.shape  # only training moves it

@@ -99,9 +99,9 @@ def found_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto") -> tup
     own = [share for share in shares if share is not None]
     if rule == "auto" and own and len(own) == len(shares):
         return covering_threshold(histogram, sum(own) / len(own)), "by the method's own background, no truth"
-    otsu, li = otsu_threshold(histogram), li_threshold(histogram)
     rule = "between" if rule == "auto" else rule
-    return {"otsu": otsu, "li": li, "between": math.sqrt(otsu * li)}[rule], f"rule '{rule}' on the maps, no truth"
+    found = {"otsu": otsu_threshold, "li": li_threshold, "between": between_threshold}[rule](histogram)
+    return found, f"rule '{rule}' on the maps, no truth"
 
 
 def covering_threshold(histogram: np.ndarray, share: float) -> float:
@@ -141,6 +141,11 @@ def li_threshold(histogram: np.ndarray) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         gained = mass * np.log(mass / below) + (mass[-1] - mass) * np.log((mass[-1] - mass) / (1 - below))
     return _best(gained, below)
+
+
+def between_threshold(histogram: np.ndarray) -> float:
+    """The geometric mean of Otsu's and Li's."""
+    return math.sqrt(otsu_threshold(histogram) * li_threshold(histogram))
 
 
 def _below(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -69,7 +69,7 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
-from tag2mask.pseudo import li_threshold, otsu_threshold
+from tag2mask.pseudo import between_threshold
 from tag2mask.refine import ParSettings, pixel_adaptive
 from tag2mask.segment.models import weigh_classes
 from tag2mask.types import BACKGROUND, IGNORE, Batch, Losses
@@ -369,8 +369,7 @@ class ApcSegmenter(Apc):
         histogram = MEMORY * self.histogram + class_histogram(found)
         if self.training:
             self.histogram.copy_(histogram)
-        lately = histogram.double().cpu().numpy()
-        return split_labels(found, math.sqrt(otsu_threshold(lately) * li_threshold(lately)), s.label_band)
+        return split_labels(found, between_threshold(histogram.double().cpu().numpy()), s.label_band)
 
     def _decode(self, features: Tensor, pooled: Tensor) -> Tensor:
         logits = self.decoder(features).float()
@@ -530,7 +529,7 @@ def adaptive_k(
     if rule == "fixed":
         limit = min(max(top, least), limit)
         return _mean_of_best(z.topk(limit, 2).values, torch.full_like(number, top).clamp(low, high))
-    low = torch.maximum(low, (number * share).ceil().long()).clamp(max=high)
+    low = torch.maximum(low, (number.double() * share).ceil().long()).clamp(max=high)
     if rule == "ratio_to_max":
         chosen = z.detach() >= ratio * z.detach().amax(2, keepdim=True)
         count = chosen.sum(2)
@@ -655,7 +654,6 @@ def online_scores(
         valid: ``[batch height width]`` bool, of the view, at any resolution.
         size: (height, width) of the labels.
         images: ``[batch 3 height width]``, normalised or not, for PAR; None: no refinement.
-
     """
     shown = int(tags.sum(1).max())
     which = tags.sort(dim=1, descending=True, stable=True).indices[:, :shown]  # present ones first, in order
