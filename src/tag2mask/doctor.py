@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,29 +140,45 @@ def _counts(split: str, selection: Selection) -> list[Finding]:
     return findings
 
 
-def _tags(train: Dataset, others: dict[str, Dataset]) -> list[Finding]:
+def _tags(train: Dataset, others: dict[str, Dataset]) -> Iterator[Finding]:
     """Whether the tags can tell the classes apart."""
-    findings: list[Finding] = []
     counts = _class_counts(train)
     present = {name: count for name, count in counts.items() if count}
     few = [f"{name} ({count})" for name, count in present.items() if count < FEW]
     if few:
-        findings.append(
-            Finding(
-                "warning",
-                f"fewer than {FEW} training photos of {listed(few, 6)}",
-                "find more, or select the other classes",
-            )
+        yield Finding(
+            "warning",
+            f"fewer than {FEW} training photos of {listed(few, 6)}",
+            "find more, or select the other classes",
         )
     if present and max(present.values()) > IMBALANCE * min(present.values()):
         most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
-        findings.append(
-            Finding(
-                "warning",
-                f"'{most}' has {present[most]} training photos and '{least}' {present[least]}",
-                "find more of the rare ones, or expect little of them",
-            )
+        yield Finding(
+            "warning",
+            f"'{most}' has {present[most]} training photos and '{least}' {present[least]}",
+            "find more of the rare ones, or expect little of them",
         )
+    yield from _together(train, counts)
+    everywhere = [name for name, count in present.items() if count == len(train)]
+    if everywhere and len(train) > 1:
+        yield Finding(
+            "warning",
+            f"every training photo is tagged {listed(everywhere)}",
+            "a classifier has nothing to compare with: add photos without it (--keep-untagged takes untagged ones)",
+        )
+    for split, dataset in others.items():
+        tagged = any(sample.labels for sample in dataset.samples)
+        unseen = [name for name, count in _class_counts(dataset).items() if not count]
+        if tagged and unseen:
+            yield Finding(
+                "warning",
+                f"{split}: no photo of {listed(unseen, 6)}",
+                "nothing will be measured for it" if len(unseen) == 1 else "nothing will be measured for them",
+            )
+
+
+def _together(train: Dataset, counts: Mapping[str, int]) -> Iterator[Finding]:
+    """Classes that are hardly tagged without each other."""
     together: Counter[tuple[int, int]] = Counter()
     for sample in train.samples:
         together.update(itertools.permutations(sorted(sample.labels or ()), 2))
@@ -170,115 +186,86 @@ def _tags(train: Dataset, others: dict[str, Dataset]) -> list[Finding]:
         a, b = train.classes[one], train.classes[other]
         if count == counts[a] == counts[b]:
             if one < other:
-                findings.append(
-                    Finding(
-                        "warning",
-                        f"'{a}' and '{b}' are always tagged together ({_some(count, 'photo')})",
-                        "tags cannot tell them apart: add photos of each alone, or make them one class",
-                    )
+                yield Finding(
+                    "warning",
+                    f"'{a}' and '{b}' are always tagged together ({_some(count, 'photo')})",
+                    "tags cannot tell them apart: add photos of each alone, or make them one class",
                 )
         elif count >= OFTEN * counts[a]:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{count} of {counts[a]} photos of '{a}' are tagged '{b}' too",
-                    f"tags hardly say which pixels are '{a}': add photos of it without '{b}'",
-                )
-            )
-    everywhere = [name for name, count in present.items() if count == len(train)]
-    if everywhere and len(train) > 1:
-        findings.append(
-            Finding(
+            yield Finding(
                 "warning",
-                f"every training photo is tagged {listed(everywhere)}",
-                "a classifier has nothing to compare with: add photos without it (--keep-untagged takes untagged ones)",
+                f"{count} of {counts[a]} photos of '{a}' are tagged '{b}' too",
+                f"tags hardly say which pixels are '{a}': add photos of it without '{b}'",
             )
-        )
-    for split, dataset in others.items():
-        tagged = any(sample.labels for sample in dataset.samples)
-        unseen = [name for name, count in _class_counts(dataset).items() if not count]
-        if tagged and unseen:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{split}: no photo of {listed(unseen, 6)}",
-                    "nothing will be measured for it" if len(unseen) == 1 else "nothing will be measured for them",
-                )
-            )
-    return findings
 
 
 # -------------------------------------------------------------------------------------------------- photos
 
 
-def _files(checked: dict[str, tuple[CheckedImage, ...]]) -> list[Finding]:
-    """Photos that cannot be read, that are there twice, that are very small or large."""
-    findings: list[Finding] = []
-    same: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+def _files(checked: dict[str, tuple[CheckedImage, ...]]) -> Iterator[Finding]:
+    """Photos that cannot be read, that are very small or large, that are there twice."""
     for split, checks in checked.items():
         bad = [check.error for check in checks if check.error]
         level: Level = "error" if 2 * len(bad) > len(checks) else "warning"  # training sets single ones aside
-        findings += [Finding(level, f"{split}: {error}") for error in bad[:10]]
+        yield from (Finding(level, f"{split}: {error}") for error in bad[:10])
         if bad:
-            findings.append(
-                Finding(
-                    level,
-                    f"{split}: {len(bad)} of {_some(len(checks), 'photo')} cannot be read",
-                    "training sets them aside and goes on without them",
-                )
+            yield Finding(
+                level,
+                f"{split}: {len(bad)} of {_some(len(checks), 'photo')} cannot be read",
+                "training sets them aside and goes on without them",
             )
-        good = [check for check in checks if not check.error]
-        for check in good:
-            same[check.digest].append((split, check.id))
-        tiny = [check.id for check in good if min(check.height, check.width) < TINY]
-        if tiny:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{split}: {_some(len(tiny), 'photo')} under {TINY} pixels on the shorter side: {listed(tiny)}",
-                    "their masks will be blurs: use the original photos",
-                )
-            )
-        huge = [check.id for check in good if check.height * check.width > HUGE]
-        if huge:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{split}: {_some(len(huge), 'photo')} over {HUGE // 1_000_000} megapixels: {listed(huge)}",
-                    "they are read slowly: shrink them once",
-                )
-            )
-        if good:
-            heights, widths = [check.height for check in good], [check.width for check in good]
-            findings.append(
-                Finding(
-                    "info",
-                    f"{split}: photos of {min(widths)} to {max(widths)} pixels wide, "
-                    f"{min(heights)} to {max(heights)} high",
-                )
-            )
+        yield from _sizes(split, [check for check in checks if not check.error])
+    yield from _copies(checked)
+
+
+def _sizes(split: str, good: Sequence[CheckedImage]) -> Iterator[Finding]:
+    """Of photos that can be read."""
+    tiny = [check.id for check in good if min(check.height, check.width) < TINY]
+    if tiny:
+        yield Finding(
+            "warning",
+            f"{split}: {_some(len(tiny), 'photo')} under {TINY} pixels on the shorter side: {listed(tiny)}",
+            "their masks will be blurs: use the original photos",
+        )
+    huge = [check.id for check in good if check.height * check.width > HUGE]
+    if huge:
+        yield Finding(
+            "warning",
+            f"{split}: {_some(len(huge), 'photo')} over {HUGE // 1_000_000} megapixels: {listed(huge)}",
+            "they are read slowly: shrink them once",
+        )
+    if good:
+        heights, widths = [check.height for check in good], [check.width for check in good]
+        yield Finding(
+            "info",
+            f"{split}: photos of {min(widths)} to {max(widths)} pixels wide, {min(heights)} to {max(heights)} high",
+        )
+
+
+def _copies(checked: dict[str, tuple[CheckedImage, ...]]) -> Iterator[Finding]:
+    """Files with the same bytes."""
+    same: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split, checks in checked.items():
+        for check in checks:
+            if not check.error:
+                same[check.digest].append((split, check.id))
     copies = [places for places in same.values() if len(places) > 1]
     across = [places for places in copies if len({split for split, _ in places}) > 1]
     if across:
         shown = listed([" = ".join(f"{split}/{id_}" for split, id_ in places[:3]) for places in across])
-        findings.append(
-            Finding(
-                "error",
-                f"{_some(len(across), 'photo')} in more than one split: {shown}",
-                "what is measured on them means nothing: remove them from one split",
-            )
+        yield Finding(
+            "error",
+            f"{_some(len(across), 'photo')} in more than one split: {shown}",
+            "what is measured on them means nothing: remove them from one split",
         )
     within = [places for places in copies if len({split for split, _ in places}) == 1]
     if within:
         shown = listed([" = ".join(id_ for _, id_ in places[:3]) for places in within])
-        findings.append(
-            Finding(
-                "warning",
-                f"{_some(len(within), 'photo')} more than once under different names: {shown}",
-                "remove the copies: they count twice, and their tags may differ",
-            )
+        yield Finding(
+            "warning",
+            f"{_some(len(within), 'photo')} more than once under different names: {shown}",
+            "remove the copies: they count twice, and their tags may differ",
         )
-    return findings
 
 
 def _some_of(samples: Sequence[Sample], most: int = MASKS) -> list[Sample]:
