@@ -525,35 +525,41 @@ def adaptive_k(
         return torch.where(inside[:, None], scores, 0.0).sum(2) / number, number.expand(z.shape[:2])
     low = number.clamp(max=least)
     high = number.clamp(max=most) if most else number
-    limit = min(most, z.shape[2]) if most else z.shape[2]  # scores beyond it are never wanted
     if rule == "fixed":
-        limit = min(max(top, least), limit)
-        return _mean_of_best(z.topk(limit, 2).values, torch.full_like(number, top).clamp(low, high))
+        best = z.topk(min(max(top, least), z.shape[2]), 2).values
+        return _mean_of_best(best, torch.full_like(number, top).clamp(low, high))
     low = torch.maximum(low, (number.double() * share).ceil().long()).clamp(max=high)
-    if rule == "ratio_to_max":
-        chosen = z.detach() >= ratio * z.detach().amax(2, keepdim=True)
-        count = chosen.sum(2)
-        if not most:
-            pooled = torch.where(chosen, z, 0.0).sum(2) / count
-            deepest = min(max(least, math.ceil(z.shape[2] * share)), z.shape[2])
-            if deepest == 1:
-                return pooled, count
-            few, _ = _mean_of_best(z.topk(deepest, 2).values, low)
-            return torch.where(count < low, few, pooled), torch.maximum(count, low)
-        return _mean_of_best(z.topk(limit, 2).values, count.clamp(low, high))
+    if rule == "ratio_to_max" and not most:
+        return _near_the_best(z, ratio, low, min(max(least, math.ceil(z.shape[2] * share)), z.shape[2]))
     ordered = z.sort(2, descending=True).values
-    known = ordered.detach()
+    return _mean_of_best(ordered, _count(ordered.detach(), rule, ratio, number, low, high).clamp(low, high))
+
+
+def _near_the_best(z: Tensor, ratio: float, low: Tensor, deepest: int) -> tuple[Tensor, Tensor]:
+    """Means of the scores within ``ratio`` of the best, or of the ``low`` best, at most ``deepest``, if those are
+    more."""
+    chosen = z.detach() >= ratio * z.detach().amax(2, keepdim=True)
+    count = chosen.sum(2)
+    pooled = torch.where(chosen, z, 0.0).sum(2) / count
+    if deepest == 1:
+        return pooled, count
+    few, _ = _mean_of_best(z.topk(deepest, 2).values, low)
+    return torch.where(count < low, few, pooled), torch.maximum(count, low)
+
+
+def _count(ordered: Tensor, rule: Rule, ratio: float, number: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """K of scores in descending order, padding (-1) last, before it is clamped."""
+    if rule == "ratio_to_max":
+        return (ordered >= ratio * ordered[:, :, :1]).sum(2)
     if rule == "consecutive":
-        holds = known[:, :, 1:] >= ratio * known[:, :, :-1]  # false where padding begins
-        return _mean_of_best(ordered, (1 + holds.long().cumprod(2).sum(2)).clamp(low, high))
+        holds = ordered[:, :, 1:] >= ratio * ordered[:, :, :-1]  # false where padding begins
+        return 1 + holds.long().cumprod(2).sum(2)
     assert rule == "gap", rule
-    if z.shape[2] == 1:
-        return ordered[:, :, 0], torch.ones_like(number).expand(z.shape[:2])
-    k = torch.arange(1, z.shape[2], device=z.device)
-    step = known[:, :, :-1] - known[:, :, 1:]
+    if ordered.shape[2] == 1:
+        return torch.ones_like(number).expand(ordered.shape[:2])
+    k = torch.arange(1, ordered.shape[2], device=ordered.device)
     allowed = (k >= low) & (k <= high) & (k < number)  # [batch patches-1]
-    step = torch.where(allowed[:, None], step, -1.0)
-    return _mean_of_best(ordered, (1 + step.argmax(2)).clamp(low, high))
+    return 1 + torch.where(allowed[:, None], ordered[:, :, :-1] - ordered[:, :, 1:], -1.0).argmax(2)
 
 
 def _mean_of_best(ordered: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
