@@ -500,9 +500,10 @@ def test_sweep_is_one_evaluation_per_threshold(tmp_path):
         return mask
 
     assert sweep.thresholds == tuple(sorted(thresholds))
-    for threshold, mean_iou in zip(sweep.thresholds, sweep.mean_iou, strict=True):
+    for at, threshold in enumerate(sweep.thresholds):
         expected = evaluate.evaluate_masks(dataset, lambda sample, at=threshold: mask_of(sample, at))
-        assert mean_iou == pytest.approx(expected.mean_iou)
+        for figure in ("mean_iou", "foreground_precision", "foreground_recall"):
+            assert getattr(sweep, figure)[at] == pytest.approx(getattr(expected, figure))
 
 
 def test_sweep_brings_maps_to_pixels_and_finds_the_best_constant(tmp_path):
@@ -517,7 +518,17 @@ def test_sweep_brings_maps_to_pixels_and_finds_the_best_constant(tmp_path):
     assert 0.4 < threshold < 0.56 and mean_iou == 100
     content = json.loads(json.dumps(sweep.to_json()))
     assert content["oracle"] is True and content["best_mean_iou"] == 100
-    assert OracleSweep.from_json(content).best == sweep.best
+    assert OracleSweep.from_json(content).to_json() == content
+    before_recall = {name: content[name] for name in ("thresholds", "mean_iou")}  # as older runs have it
+    assert OracleSweep.from_json(before_recall).best == sweep.best
+
+
+def test_recall_at_a_precision():
+    sweep = OracleSweep((0.1, 0.2, 0.3, 0.4), (0,) * 4, (40, 50, 60, float("nan")), (90, 80, 40, 0))
+    assert sweep.recall_at(30) == 90  # already at the lowest threshold
+    assert sweep.recall_at(50) == 80
+    assert sweep.recall_at(55) == 60
+    assert np.isnan(sweep.recall_at(61))
 
 
 # --- against the tags ---------------------------------------------------------------------------------------------

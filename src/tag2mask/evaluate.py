@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -527,13 +527,29 @@ class OracleSweep:
     """
 
     thresholds: tuple[float, ...]  # ascending
-    mean_iou: tuple[float, ...]  # percent
+    mean_iou: tuple[float, ...]  # percent, as the two below
+    foreground_precision: tuple[float, ...] = ()  # NaN where a threshold leaves no foreground; none in older runs
+    foreground_recall: tuple[float, ...] = ()
 
     @property
     def best(self) -> tuple[float, float]:
         """Threshold and mean IoU of the best constant."""
         at = int(np.nanargmax(self.mean_iou))
         return self.thresholds[at], self.mean_iou[at]
+
+    def recall_at(self, precision: float) -> float:
+        """Foreground recall, percent, of the lowest threshold that is as precise: what compares maps of different
+        coverage. Between two thresholds in proportion; NaN where none is as precise."""
+        precise = np.asarray(self.foreground_precision)
+        enough = np.flatnonzero(precise >= precision)
+        if not len(enough):
+            return float("nan")
+        at = int(enough[0])
+        if at == 0:
+            return self.foreground_recall[0]
+        share = (precision - precise[at - 1]) / (precise[at] - precise[at - 1])
+        before, after = self.foreground_recall[at - 1 : at + 1]
+        return float(before + share * (after - before))
 
     def to_json(self) -> dict[str, Any]:
         threshold, mean_iou = self.best
@@ -542,13 +558,20 @@ class OracleSweep:
             "best_threshold": threshold,
             "best_mean_iou": _plain(mean_iou),
             "thresholds": list(self.thresholds),
-            "mean_iou": [_plain(value) for value in self.mean_iou],
+            **{name: [_plain(value) for value in getattr(self, name)] for name in self._figures},
             "unit": "percent",
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> OracleSweep:
-        return cls(tuple(content["thresholds"]), tuple(float("nan") if v is None else v for v in content["mean_iou"]))
+        """Back from :meth:`to_json`."""
+
+        def figures(name: str) -> tuple[float, ...]:
+            return tuple(float("nan") if value is None else value for value in content.get(name, ()))
+
+        return cls(tuple(content["thresholds"]), *map(figures, cls._figures))
+
+    _figures: ClassVar = ("mean_iou", "foreground_precision", "foreground_recall")
 
 
 def sweep_thresholds(
@@ -595,7 +618,13 @@ def sweep_thresholds(
     hits = np.diagonal(foreground).T.copy()  # label, threshold
     hits[0] = background[0]
     iou = _percent(hits, totals[:, None] + predicted - hits)
-    return OracleSweep(tuple(round(float(t), 6) for t in ordered), tuple(_mean(column) for column in iou.T))
+    right, found = foreground[1:, 1:].sum(axis=(0, 1)), foreground[:, 1:].sum(axis=(0, 1))
+    return OracleSweep(
+        tuple(round(float(t), 6) for t in ordered),
+        tuple(_mean(column) for column in iou.T),
+        tuple(_percent(right, found).tolist()),
+        tuple(_percent(right, totals[1:].sum()).tolist()),
+    )
 
 
 def _at_pixels(maps: LocalizationMaps, size: Sequence[int]) -> np.ndarray:
