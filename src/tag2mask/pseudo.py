@@ -64,7 +64,8 @@ class PseudoSettings:
     """Score in (0, 1) at which a class beats the background. None: found on the maps by `rule`."""
     rule: Literal["auto", "between", "otsu", "li"] = "auto"
     """How it is found, from the maps alone: Otsu's threshold, Li's, or their geometric mean (between). auto: by
-    the method's own background, if it scores one, else between."""
+    the method's own background, if it scores one; by the rule the method names for its maps (mcis: otsu); else
+    between."""
     margin: float = 0.0
     """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
     saliency_rule: SaliencyRule = SaliencyRule()

@@ -109,9 +109,10 @@ class McisSettings:
     """Losses of the two photos of a pair are added, or averaged but for the contrastive ones."""
     contrast_from: float = 0.0
     """Share of the training after which the contrastive losses begin (released: with epoch 2 of 0, 1, 2, ...)."""
-    skip_empty: Literal["no", "batch", "photo"] = "no"
-    """A photo without a class of its own is to show nothing in what is not found again (no); that is left out on a side
-    on which no photo of the batch has one (batch, released), or for each such photo (photo)."""
+    skip_empty: Literal["no", "batch", "photo"] = "photo"
+    """What of a photo without a class of its own is not found again is to show nothing (no, paper); that is left out on
+    a side on which no photo of the batch has one (batch, released), or for each such photo (photo, ours: on an object
+    that the other photo misses it contradicts the basic loss, docs/log.md)."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
@@ -135,10 +136,17 @@ class McisSettings:
         """References of each class that localization wants."""
         return self.references if self.pairs else 0
 
+    @property
+    def threshold_rule(self) -> str:
+        """How the background threshold of the maps is found unless the user says. A map beside references is made of
+        means over them: cells of an object come out alike, so the two groups spread alike, as Otsu's rule takes
+        them to (docs/decisions/0002)."""
+        return "otsu" if self.beside else "auto"
+
 
 def paper() -> McisSettings:
     """The paper's form, on VGG-16."""
-    return McisSettings(affinity="plain", extra_convs=3)
+    return McisSettings(affinity="plain", extra_convs=3, skip_empty="no")
 
 
 def official(epochs: float) -> McisSettings:

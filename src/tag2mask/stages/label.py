@@ -218,7 +218,7 @@ def make_maps(work: Work) -> None:
 
 def maps_of(work: Work, sample: Sample) -> LocalizationMaps:
     """The last maps of a photo, before any walk."""
-    return read_maps(work.best_maps.path(sample.id, ".npz"), sample.id)
+    return reader(work.best_maps)(sample)
 
 
 def train_students(work: Work) -> None:
@@ -256,15 +256,14 @@ def _train_student(work: Work, turn: int) -> None:
                 f"self-training reads the maps in {taught.folder} and {len(lacking)} of {len(work.train)} photos have "
                 f"none ({listed(lacking)}): delete that folder and run again, which makes them anew"
             )
-        maps_in = lambda sample: read_maps(taught.path(sample.id, ".npz"), sample.id)  # noqa: E731
         background = s.self_train.constant
         if background is None:
-            background, _ = ruled_threshold(work, maps_in)
+            background, _ = ruled_threshold(work, taught)
         torch.manual_seed(s.seed + turn + 1)
         network, backbone = load_network(work, teacher)
         student = Student(student_of(network, backbone, len(work.train.classes)), s.self_train, background)
         source = tagged_source(
-            work, backbone, augment, s.seed + turn + 1, saliency=salient, maps_of=maps_in,
+            work, backbone, augment, s.seed + turn + 1, saliency=salient, maps_of=reader(taught),
             map_stride=s.self_train.stride,
         )  # fmt: skip
         title = f"training student {turn + 1}"
@@ -279,26 +278,32 @@ def _train_student(work: Work, turn: int) -> None:
     done(stage, f"student {turn + 1} trained on {taught.folder.name} of {len(work.train)} photos")
 
 
-def chosen_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> tuple[float, str]:
-    """The user's threshold, or the rule's on an evenly spread sample of the maps, and where it is from. No truth is
-    looked at."""
+def reader(maps: Stage) -> Callable[[Sample], LocalizationMaps]:
+    """What reads a photo's maps from a finished stage."""
+    return lambda sample: read_maps(maps.path(sample.id, ".npz"), sample.id)
+
+
+def chosen_threshold(work: Work, maps: Stage) -> tuple[float, str]:
+    """The user's threshold, or the rule's on the maps of this stage, and where it is from. No truth is looked at."""
     if work.settings.pseudo.threshold is not None:
         return work.settings.pseudo.threshold, "given"
-    return ruled_threshold(work, maps, most)
+    return ruled_threshold(work, maps)
 
 
-def ruled_threshold(work: Work, maps: Callable[[Sample], LocalizationMaps], most: int = 500) -> tuple[float, str]:
-    """What the rule finds on an evenly spread sample of the maps, whatever the user gave, and how."""
+def ruled_threshold(work: Work, maps: Stage, most: int = 500) -> tuple[float, str]:
+    """What the rule finds on an evenly spread sample of the maps of this stage, whatever the user gave, and how."""
     samples = [s for s in work.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // most)]
-    return pseudo.found_threshold((maps(s) for s in samples), work.settings.pseudo.rule)
+    rule = work.settings.pseudo.rule
+    if rule == "auto" and maps.folder.name == "maps":  # the method's own, neither a student's nor walked
+        rule = getattr(work.settings.options, "threshold_rule", rule)
+    return pseudo.found_threshold(map(reader(maps), samples), rule)
 
 
 def unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
     """Masks straight from the maps of a stage, at the threshold chosen on these very maps."""
-    settings = replace(work.settings.pseudo, margin=0.0)
-    read = lambda sample: read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)  # noqa: E731
-    threshold, _ = chosen_threshold(work, read)
+    settings, read = replace(work.settings.pseudo, margin=0.0), reader(work.stages[name])
+    threshold, _ = chosen_threshold(work, work.stages[name])
 
     def mask(sample: Sample) -> np.ndarray:
         maps = read(sample)
@@ -326,11 +331,11 @@ def make_masks(work: Work) -> None:
     stage = work.stages["masks"] = work.run.stage("masks", settings, [source])
     if stage.done:
         return
-    maps_in = lambda sample: read_maps(source.path(sample.id, ".npz"), sample.id)  # noqa: E731
+    maps_in = reader(source)
     if s.pseudo.background == "saliency-rule":
         _masks_by_saliency(work, stage, maps_in)
         return
-    threshold, threshold_from = chosen_threshold(work, maps_in)
+    threshold, threshold_from = chosen_threshold(work, source)
     sharpen = refiner(pixelwise, s.refine_longest)
 
     def scored(sample: Sample) -> tuple[tuple[int, ...], Tensor]:
