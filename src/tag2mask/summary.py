@@ -16,7 +16,6 @@ from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.run import Stage, read_json, read_jsonl, read_maps
 from tag2mask.stages import Work, map_names, mask_names
 from tag2mask.stages import unrefined as unrefined_masks
-from tag2mask.train import TrainSettings
 from tag2mask.types import Dataset, LocalizationMaps, Sample
 
 ROWS = 6  # photos in each group of the gallery
@@ -81,7 +80,7 @@ def supervision(work: Work) -> list[str]:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
         if s.self_train.sharpness is None:
             lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
-    if methods.entry(s.method).train(TrainSettings()) != TrainSettings():
+    if methods.entry(s.method).chosen_on_truth:
         lines.append(f"how {s.method} is trained by default was chosen on VOC's truth")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")

@@ -30,12 +30,19 @@ class Entry:
     line: str
     train: Callable[[TrainSettings], TrainSettings] = lambda settings: settings
     """From the training of a classifier to this method's, where its loss wants another."""
+    chosen_on_truth: bool = False
+    """Whether defaults of its own, or of its training, were chosen on VOC's truth: the report says so."""
 
 
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
     "eps": Entry(Eps, EpsSettings, "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)"),
-    "mcis": Entry(Mcis, McisSettings, "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)"),
+    "mcis": Entry(
+        Mcis,
+        McisSettings,
+        "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)",
+        chosen_on_truth=True,  # when the contrastive losses begin
+    ),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
     "apc": Entry(
         apc.build,
@@ -43,6 +50,7 @@ METHODS: dict[str, Entry] = {
         "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)",
         # single patches carry the gradient: at a classifier's rate the tags are never learnt (docs/log.md)
         lambda train: replace(train, epochs=2 * train.epochs, learning_rate=train.learning_rate / 5),
+        chosen_on_truth=True,
     ),
 }
 

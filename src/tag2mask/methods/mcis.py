@@ -50,8 +50,9 @@ photos of a class have the same references, drawn once per run (released: three 
 views of a photo with itself are made from the training view (released: from the photo, without colour jitter); padding
 takes no part; batch norm keeps its pretrained statistics.
 
-The default form is the paper's, made for any pretrained backbone and AdamW: no new convolutions, and features are
-compared by their direction, with a :math:`W_P` that starts as the identity (:attr:`McisSettings.affinity` says why).
+The default form is the paper's, made for any pretrained backbone and AdamW: no new convolutions; features are compared
+by their direction, with a :math:`W_P` that starts as the identity (:attr:`McisSettings.affinity` says why); and the
+contrastive losses begin late, of photos that have a class of their own alone.
 """
 
 from __future__ import annotations
@@ -107,8 +108,9 @@ class McisSettings:
     """C, where there are new convolutions; without, it is the backbone's."""
     reduction: Literal["sum", "mean"] = "sum"
     """Losses of the two photos of a pair are added, or averaged but for the contrastive ones."""
-    contrast_from: float = 0.0
-    """Share of the training after which the contrastive losses begin (released: with epoch 2 of 0, 1, 2, ...)."""
+    contrast_from: float = 0.4
+    """Share of the training after which the contrastive losses begin (paper: at once; released: with epoch 2 of 0, 1,
+    2, ...). Ours: what is found again must be learnt first, or the gate ends where nothing is (docs/log.md)."""
     skip_empty: Literal["no", "batch", "photo"] = "photo"
     """What of a photo without a class of its own is not found again is to show nothing (no, paper); that is left out on
     a side on which no photo of the batch has one (batch, released), or for each such photo (photo, ours: on an object
@@ -146,7 +148,7 @@ class McisSettings:
 
 def paper() -> McisSettings:
     """The paper's form, on VGG-16."""
-    return McisSettings(affinity="plain", extra_convs=3, skip_empty="no")
+    return McisSettings(affinity="plain", extra_convs=3, contrast_from=0.0, skip_empty="no")
 
 
 def official(epochs: float) -> McisSettings:
