@@ -1,6 +1,7 @@
 """Do maps cover more of the objects at equal precision? Recall of the foreground where maps are as precise as a baseline's.
 
     python benchmarks/coverage.py BASELINE RUN [RUN ...]     # runs on data with truth, finished
+    python benchmarks/coverage.py --domain target RUN ...    # of these training photos alone (tags.py makes domains)
 
 Precision and recall depend on the threshold, so runs are compared on their whole curve: the baseline's maps are cut at
 the threshold found on them, without truth, and every other run's at the constant that makes them as precise. That
@@ -10,6 +11,7 @@ constant, like the best one (*oracle*), is chosen on truth: it compares maps and
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from tag2mask import evaluate
@@ -19,21 +21,23 @@ from tag2mask.stages import unrefined
 from tag2mask.stages.label import maps_of
 
 
-def measure(folder: Path) -> tuple[evaluate.Scores, evaluate.OracleSweep]:
+def measure(folder: Path, domain: str | None) -> tuple[evaluate.Scores, evaluate.OracleSweep]:
     """A run's maps, cut at the threshold found on them and at every one."""
     with Run(folder, resume=True) as run:
         work = reopen(run)
-        cut = evaluate.evaluate_masks(work.train, unrefined(work, "maps"))
-        return cut, evaluate.sweep_thresholds(work.train, lambda sample: maps_of(work, sample))
+        photos = replace(work.train, samples=[s for s in work.train.samples if domain in (None, s.domain)])
+        cut = evaluate.evaluate_masks(photos, unrefined(work, "maps"))
+        return cut, evaluate.sweep_thresholds(photos, lambda sample: maps_of(work, sample))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="the first is the baseline")
+    parser.add_argument("--domain", choices=["target", "single-label", "web"])
     args = parser.parse_args()
     precision: float | None = None
     for folder in args.runs:
-        cut, sweep = measure(folder)
+        cut, sweep = measure(folder, args.domain)
         precision = cut.foreground_precision if precision is None else precision
         print(
             f"{folder.name:24} mIoU {cut.mean_iou:5.1f} (oracle {sweep.best[1]:5.1f})  "
