@@ -18,6 +18,7 @@ from tag2mask.errors import InputError
 from tag2mask.refine import PRESETS, REFINERS, Chain, CrfSettings, DenseCrf, crf, dense_crf, dense_crf_from_labels
 from tag2mask.refine import permutohedral as lattice
 from tag2mask.refine import refiner as named_refiner
+from world import probabilities, two_tones
 
 PATHS = ("portable", "compiled")
 
@@ -32,22 +33,8 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Two tones with a slanted border and noise: ``[height width 3]`` uint8."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    tones = np.array([[40, 90, 160], [200, 170, 60]])
-    image = tones[(2 * y + 3 * x > height + 1.5 * width).astype(int)]
-    return np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
-
-
-def probabilities(labels: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    scores = np.random.default_rng(seed).gamma(0.7, size=(labels, height, width)) + 1e-3
-    return (scores / scores.sum(0)).astype(np.float32)
-
-
 def noisy_scores(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores ``[2 height width]`` that are right about the second tone of :func:`photo` rather more often than not."""
+    """Scores ``[2 height width]`` that are right about the second tone of :func:`two_tones` more often than not."""
     truth = image[..., 0] > 120
     noise = np.random.default_rng(3).normal(0, 0.25, truth.shape)
     foreground = np.clip(0.5 + 0.15 * (2 * truth - 1) + noise, 0.02, 0.98)
@@ -173,7 +160,7 @@ def test_barycentric_weights(d: int, points: int, seed: int) -> None:
 
 def test_compiled_lattice_is_the_portable_one() -> None:
     crf_numba = pytest.importorskip("tag2mask.refine.crf_numba", reason="needs the extra 'fast'")
-    image = photo(31, 44)
+    image = two_tones(31, 44)
     kernel = crf_numba.Kernel(image, 20.0, 7.0, 1.5)
     features = lattice.scaled_features(31, 44, 20.0, torch.from_numpy(image), 7.0)
     portable = lattice.build(features)
@@ -192,7 +179,7 @@ def test_compiled_lattice_is_the_portable_one() -> None:
 def test_mean_field_is_the_slow_one(path: str) -> None:
     # Widths which put no pixel on a simplex' border, where float32 and float64 could disagree about it.
     s = CrfSettings(4, 1.7320508, 2.5, 3.1415926, 41.2310563, 6.0)
-    image, scores = photo(5, 7), probabilities(4, 5, 7)
+    image, scores = two_tones(5, 7), probabilities(4, 5, 7)
     spatial, bilateral = pixel_features(image, s)
     kernels = [(2.5, slow_lattice_kernel(spatial)), (6.0, slow_lattice_kernel(bilateral))]
     expected = slow_mean_field(-np.log(scores.reshape(4, -1).astype(float)), kernels, 4).reshape(4, 5, 7)
@@ -203,7 +190,7 @@ def test_mean_field_is_near_the_exact_one(path: str) -> None:
     # The lattice approximates the kernels (here of 20 points, its worst case), so this is a loose bound: the same
     # labels except where two are close, and probabilities near on average.
     s = CrfSettings(10, 2.0, 2.0, 3.0, 50.0, 2.0)
-    image, scores = photo(4, 5), probabilities(3, 4, 5)
+    image, scores = two_tones(4, 5), probabilities(3, 4, 5)
     spatial, bilateral = pixel_features(image, s)
     kernels = [(2.0, exact_kernel(spatial)), (2.0, exact_kernel(bilateral))]
     exact = slow_mean_field(-np.log(scores.reshape(3, -1).astype(float)), kernels, 10).reshape(3, 4, 5)
@@ -255,7 +242,7 @@ def pydensecrf(image: np.ndarray, energies: np.ndarray, s: CrfSettings) -> np.nd
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_scores_as_pydensecrf(preset: str, path: str) -> None:
-    image, scores = photo(37, 53), probabilities(3, 37, 53)
+    image, scores = two_tones(37, 53), probabilities(3, 37, 53)
     theirs = pydensecrf(image, -np.log(np.maximum(scores, 1e-5)), PRESETS[preset])
     ours = dense_crf(image, scores, preset)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
@@ -272,7 +259,7 @@ def label_energies(labels: np.ndarray, n_labels: int, gt_prob: float) -> np.ndar
 
 @pytest.mark.parametrize(("n_labels", "unsure"), [(2, False), (3, True), (7, True)])
 def test_labels_as_pydensecrf(n_labels: int, unsure: bool, path: str) -> None:
-    image = photo(23, 41)
+    image = two_tones(23, 41)
     labels = np.random.default_rng(1).integers(0, 3 if n_labels > 2 else 2, (23, 41), dtype=np.uint8)
     if unsure:
         labels[5:9] = 255
@@ -281,7 +268,7 @@ def test_labels_as_pydensecrf(n_labels: int, unsure: bool, path: str) -> None:
 
 
 def test_labels_without_a_pixel_share_one_computation_exactly(path: str) -> None:
-    image = photo(9, 14)
+    image = two_tones(9, 14)
     labels = np.random.default_rng(2).integers(0, 2, (9, 14), dtype=np.uint8) * 3  # 0 and 3 of six
     labels[0] = 255
     ours = dense_crf_from_labels(image, labels, 6, gt_prob=0.6, preset="psa")
@@ -292,9 +279,9 @@ def test_labels_without_a_pixel_share_one_computation_exactly(path: str) -> None
 
 
 def test_all_pixels_unsure_stay_uniform(path: str) -> None:
-    q = dense_crf_from_labels(photo(6, 11), np.full((6, 11), 255, np.uint8), 4)
+    q = dense_crf_from_labels(two_tones(6, 11), np.full((6, 11), 255, np.uint8), 4)
     np.testing.assert_allclose(q, 0.25, atol=1e-6)
-    np.testing.assert_array_equal(dense_crf_from_labels(photo(6, 11), np.zeros((6, 11), np.uint8), 1), 1.0)
+    np.testing.assert_array_equal(dense_crf_from_labels(two_tones(6, 11), np.zeros((6, 11), np.uint8), 1), 1.0)
 
 
 # --- properties
@@ -315,7 +302,7 @@ def test_probabilities(size: tuple[int, int], labels: int, seed: int, preset: st
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(SIZES, st.permutations(range(4)), st.integers(0, 2**16))
 def test_labels_can_be_permuted(size: tuple[int, int], order: list[int], seed: int) -> None:
-    image, scores = photo(*size, seed), probabilities(4, *size, seed)
+    image, scores = two_tones(*size, seed), probabilities(4, *size, seed)
     few = CrfSettings(iterations=3)  # where two labels are nearly even, each iteration multiplies rounding errors
     permuted = dense_crf(image, scores[order], settings=few)
     np.testing.assert_allclose(permuted, dense_crf(image, scores, settings=few)[order], atol=1e-4)
@@ -340,7 +327,7 @@ def test_paths_agree(size: tuple[int, int], labels: int, seed: int, preset: str)
 
 def test_flipped_image_gives_flipped_result(path: str) -> None:
     # The lattice is laid from the corner of the image, so only nearly so.
-    image = photo(30, 44)
+    image = two_tones(30, 44)
     scores, _ = noisy_scores(image)
     q = dense_crf(image, scores)
     mirrored = dense_crf(image[:, ::-1], scores[:, :, ::-1])[:, :, ::-1]
@@ -358,7 +345,7 @@ def test_constant_image_and_constant_scores_keep_the_label(path: str) -> None:
 
 
 def test_noisy_scores_snap_to_the_edge(path: str) -> None:
-    image = photo(40, 56)
+    image = two_tones(40, 56)
     scores, truth = noisy_scores(image)
     before = ((scores[1] > 0.5) == truth).mean()
     after = (dense_crf(image, scores).argmax(0) == truth).mean()
@@ -366,7 +353,7 @@ def test_noisy_scores_snap_to_the_edge(path: str) -> None:
 
 
 def test_without_kernels_or_iterations_scores_are_only_normalised(path: str) -> None:
-    image, scores = photo(4, 7), probabilities(3, 4, 7)
+    image, scores = two_tones(4, 7), probabilities(3, 4, 7)
     for s in (CrfSettings(gaussian_compat=0, bilateral_compat=0), CrfSettings(iterations=0)):
         np.testing.assert_allclose(dense_crf(image, scores * 0.5, settings=s), scores, rtol=1e-5)
 
@@ -374,7 +361,7 @@ def test_without_kernels_or_iterations_scores_are_only_normalised(path: str) -> 
 @pytest.mark.parametrize("off", ["gaussian_compat", "bilateral_compat"])
 def test_a_kernel_can_be_left_out(off: str, path: str) -> None:
     s = CrfSettings(**{"iterations": 3, "gaussian_sxy": 1.7320508, "bilateral_srgb": 41.2310563, off: 0.0})
-    image, scores = photo(4, 6), probabilities(3, 4, 6)
+    image, scores = two_tones(4, 6), probabilities(3, 4, 6)
     spatial, bilateral = pixel_features(image, s)
     features, weight = (bilateral, 10.0) if off == "gaussian_compat" else (spatial, 3.0)
     energies = -np.log(scores.reshape(3, -1).astype(float))
@@ -386,7 +373,7 @@ def test_a_kernel_can_be_left_out(off: str, path: str) -> None:
 
 
 def test_absent_labels_stay_out_and_come_back_zero(path: str) -> None:
-    image, scores = photo(8, 13), probabilities(3, 8, 13)
+    image, scores = two_tones(8, 13), probabilities(3, 8, 13)
     wide = np.zeros((7, 8, 13), np.float32)
     wide[[1, 4, 6]] = scores
     q = dense_crf(image, wide)
@@ -397,20 +384,20 @@ def test_absent_labels_stay_out_and_come_back_zero(path: str) -> None:
 def test_single_present_label_is_certain(path: str) -> None:
     scores = np.zeros((3, 5, 8), np.float32)
     scores[0] = 0.4
-    q = dense_crf(photo(5, 8), scores)
+    q = dense_crf(two_tones(5, 8), scores)
     assert (q[0] == 1).all() and not q[1:].any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 17), (17, 1), (2, 3)])
 def test_thin_images(size: tuple[int, int], path: str) -> None:
-    q = dense_crf(photo(*size), probabilities(3, *size))
+    q = dense_crf(two_tones(*size), probabilities(3, *size))
     assert np.isfinite(q).all()
     np.testing.assert_allclose(q.sum(0), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_float_types_and_tensors(dtype: torch.dtype, path: str) -> None:
-    image, scores = photo(6, 10), torch.from_numpy(probabilities(3, 6, 10)).to(dtype)
+    image, scores = two_tones(6, 10), torch.from_numpy(probabilities(3, 6, 10)).to(dtype)
     before = scores.clone()
     q = dense_crf(torch.from_numpy(image), scores)
     assert isinstance(q, torch.Tensor) and q.dtype == torch.float32
@@ -419,7 +406,7 @@ def test_float_types_and_tensors(dtype: torch.dtype, path: str) -> None:
 
 
 def test_any_memory_layout_and_read_only_arrays() -> None:
-    image, scores = photo(6, 10), probabilities(3, 6, 10)
+    image, scores = two_tones(6, 10), probabilities(3, 6, 10)
     expected = dense_crf(image, scores)
     frozen = image.copy()
     frozen.flags.writeable = False
@@ -429,7 +416,7 @@ def test_any_memory_layout_and_read_only_arrays() -> None:
 
 
 def test_batch_is_the_images_one_by_one(path: str) -> None:
-    images = np.stack([photo(7, 12, seed) for seed in range(5)])
+    images = np.stack([two_tones(7, 12, seed) for seed in range(5)])
     scores = np.stack([probabilities(4, 7, 12, seed) for seed in range(5)])
     scores[1, 2] = 0  # each image has labels of its own
     scores[3, 1:] = 0
@@ -445,7 +432,7 @@ def test_batch_is_the_images_one_by_one(path: str) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_is_the_cpu() -> None:
-    image, scores = torch.from_numpy(photo(37, 53)), torch.from_numpy(probabilities(4, 37, 53))
+    image, scores = torch.from_numpy(two_tones(37, 53)), torch.from_numpy(probabilities(4, 37, 53))
     few = CrfSettings(iterations=3)
     q = dense_crf(image, scores.cuda(), settings=few)
     assert q.is_cuda
@@ -453,7 +440,7 @@ def test_gpu_is_the_cpu() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    images = np.stack([photo(9, 12, seed) for seed in range(4)])
+    images = np.stack([two_tones(9, 12, seed) for seed in range(4)])
     scores = np.stack([probabilities(3, 9, 12, seed) for seed in range(4)])
     before = torch.get_num_threads()
     try:
@@ -467,13 +454,13 @@ def test_threads_change_nothing() -> None:
 
 
 def test_runs_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = dense_crf(photo(6, 9), probabilities(2, 6, 9))
+    expected = dense_crf(two_tones(6, 9), probabilities(2, 6, 9))
     crf._fast.cache_clear()
     monkeypatch.setitem(sys.modules, "tag2mask.refine.crf_numba", None)
     monkeypatch.delattr("tag2mask.refine.crf_numba", raising=False)
     try:
         assert crf._fast() is None
-        np.testing.assert_allclose(dense_crf(photo(6, 9), probabilities(2, 6, 9)), expected, atol=1e-5)
+        np.testing.assert_allclose(dense_crf(two_tones(6, 9), probabilities(2, 6, 9)), expected, atol=1e-5)
     finally:
         crf._fast.cache_clear()
 
@@ -481,7 +468,7 @@ def test_runs_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- bad input: one line each, saying what to do
 
 
-IMAGE, SCORES = photo(4, 6), probabilities(2, 4, 6)
+IMAGE, SCORES = two_tones(4, 6), probabilities(2, 4, 6)
 
 
 def with_value(value: float) -> np.ndarray:
@@ -560,7 +547,7 @@ def test_too_narrow_a_kernel(path: str) -> None:
 
 
 def test_refiners_promise_the_protocol(path: str) -> None:
-    images = torch.from_numpy(np.stack([photo(6, 9, 0), photo(6, 9, 1)])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([two_tones(6, 9, 0), two_tones(6, 9, 1)])).permute(0, 3, 1, 2)
     scores = torch.from_numpy(np.stack([probabilities(3, 6, 9, 0), probabilities(3, 6, 9, 1)]))
     for name in REFINERS:
         q = named_refiner(name).refine(images, scores)
@@ -573,7 +560,7 @@ def test_refiners_promise_the_protocol(path: str) -> None:
 
 
 def test_chains(path: str) -> None:
-    images = torch.from_numpy(photo(6, 9)).permute(2, 0, 1)[None]
+    images = torch.from_numpy(two_tones(6, 9)).permute(2, 0, 1)[None]
     scores = torch.from_numpy(probabilities(3, 6, 9))[None]
     once = named_refiner("crf").refine(images, scores)
     twice = named_refiner("crf, crf/afa").refine(images, scores)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tag2mask.errors import InputError
 from tag2mask.refine import REFINERS, Par, ParSettings, par, pixel_adaptive, refiner
 from tag2mask.refine.par import _gather, _in_proportion, _scatter, affinities
+from world import probabilities, two_tones
 
 MODULE = importlib.import_module("tag2mask.refine.par")  # `tag2mask.refine.par` as an attribute is the function
 
@@ -24,23 +25,9 @@ SMALL = ParSettings(dilations=(1, 3), iterations=3)
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Two tones with a slanted border and noise: ``[height width 3]`` uint8."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    tones = np.array([[40, 90, 160], [200, 170, 60]])
-    image = tones[(2 * y + 3 * x > height + 1.5 * width).astype(int)]
-    return np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
-
-
-def probabilities(labels: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    scores = np.random.default_rng(seed).gamma(0.7, size=(labels, height, width)) + 1e-3
-    return (scores / scores.sum(0)).astype(np.float32)
-
-
 def tensors(height: int, width: int, labels: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """``[1 3 height width]`` and ``[1 labels height width]``, float64."""
-    image = torch.from_numpy(photo(height, width, seed)).permute(2, 0, 1)[None].double()
+    image = torch.from_numpy(two_tones(height, width, seed)).permute(2, 0, 1)[None].double()
     return image, torch.from_numpy(probabilities(labels, height, width, seed))[None].double()
 
 
@@ -111,7 +98,7 @@ def test_golden_numbers() -> None:
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(SIZES, st.integers(1, 3), st.integers(0, 2**16), st.sampled_from([SMALL, ParSettings(iterations=2)]))
 def test_equals_the_loop_over_pixels(size: tuple[int, int], labels: int, seed: int, s: ParSettings) -> None:
-    image, scores = photo(*size, seed), probabilities(labels, *size, seed)
+    image, scores = two_tones(*size, seed), probabilities(labels, *size, seed)
     expected = slow_par(image, scores, s)
     np.testing.assert_allclose(par(image, scores, s), expected, rtol=1e-5)
     double = torch.from_numpy(scores)[None].double()
@@ -128,13 +115,13 @@ def test_equals_the_loop_over_pixels(size: tuple[int, int], labels: int, seed: i
     ],
 )
 def test_every_setting_equals_the_loop(s: ParSettings) -> None:
-    image, scores = photo(7, 11), probabilities(2, 7, 11)
+    image, scores = two_tones(7, 11), probabilities(2, 7, 11)
     np.testing.assert_allclose(par(image, scores, s), slow_par(image, scores, s), rtol=1e-5)
 
 
 def test_no_iterations_change_nothing() -> None:
     scores = probabilities(2, 5, 8)
-    np.testing.assert_array_equal(par(photo(5, 8), scores, ParSettings(iterations=0)), scores)
+    np.testing.assert_array_equal(par(two_tones(5, 8), scores, ParSettings(iterations=0)), scores)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,14 +166,14 @@ def test_only_the_weights_are_held_for_every_neighbour(monkeypatch: pytest.Monke
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(SIZES, st.integers(1, 4), st.integers(0, 2**16))
 def test_sums_grow_as_said(size: tuple[int, int], labels: int, seed: int) -> None:
-    out = par(photo(*size, seed), probabilities(labels, *size, seed))
+    out = par(two_tones(*size, seed), probabilities(labels, *size, seed))
     assert (out >= 0).all()
     np.testing.assert_allclose(out.sum(0), 1.01**10, rtol=1e-5)
 
 
 def test_constant_scores_stay_constant() -> None:
     scores = np.array([0.1, 0.6, 0.3], np.float32)[:, None, None].repeat(9, 1).repeat(14, 2)
-    np.testing.assert_allclose(par(photo(9, 14), scores), scores * 1.01**10, rtol=1e-5)
+    np.testing.assert_allclose(par(two_tones(9, 14), scores), scores * 1.01**10, rtol=1e-5)
 
 
 def test_on_a_constant_image_all_neighbours_count_alike() -> None:
@@ -211,7 +198,7 @@ def test_lone_pixel_on_a_constant_image_takes_from_all_alike() -> None:
 
 @pytest.mark.parametrize("downscale", [1, 2])
 def test_flipped_and_transposed_images_give_the_like(downscale: int) -> None:
-    image, scores = photo(20, 26), probabilities(3, 20, 26)
+    image, scores = two_tones(20, 26), probabilities(3, 20, 26)
     s = ParSettings(downscale=downscale)
     out = par(image, scores, s)
     np.testing.assert_allclose(par(image[:, ::-1], scores[:, :, ::-1], s)[:, :, ::-1], out, rtol=1e-5)
@@ -223,13 +210,13 @@ def test_flipped_and_transposed_images_give_the_like(downscale: int) -> None:
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(SIZES, st.permutations(range(4)), st.integers(0, 2**16))
 def test_order_of_labels_does_not_matter(size: tuple[int, int], order: list[int], seed: int) -> None:
-    image, scores = photo(*size, seed), probabilities(4, *size, seed)
+    image, scores = two_tones(*size, seed), probabilities(4, *size, seed)
     np.testing.assert_array_equal(par(image, scores[order]), par(image, scores)[order])
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1 / 255, 0.0), (1e4, 0.0), (1e-3, 0.0), (2.0, 31.0), (1 / 58, -2.1)])
 def test_scale_and_offset_of_the_image_do_not_matter(scale: float, offset: float) -> None:
-    image, scores = photo(15, 22), probabilities(3, 15, 22)
+    image, scores = two_tones(15, 22), probabilities(3, 15, 22)
     expected = par(image, scores)
     np.testing.assert_allclose(par(image * scale + offset, scores), expected, rtol=1e-4)
     each = np.array([1, 0.5, 3]) * scale  # each channel has its own spread
@@ -237,7 +224,7 @@ def test_scale_and_offset_of_the_image_do_not_matter(scale: float, offset: float
 
 
 def test_scores_move_to_the_edge() -> None:
-    image = photo(40, 56)
+    image = two_tones(40, 56)
     truth = image[..., 0] > 120
     beside = np.concatenate([truth[:, :1]] * 6 + [truth[:, :-6]], 1)  # six pixels to the right, and blurred
     blurred = F.avg_pool2d(torch.from_numpy(beside)[None].double(), 9, 1, 4, count_include_pad=False)[0].numpy()
@@ -251,7 +238,7 @@ def test_scores_move_to_the_edge() -> None:
 
 
 def test_absent_labels_come_back_zero() -> None:
-    image, scores = photo(8, 13), probabilities(3, 8, 13)
+    image, scores = two_tones(8, 13), probabilities(3, 8, 13)
     wide = np.zeros((7, 8, 13), np.float32)
     wide[[1, 4, 6]] = scores
     with Largest() as seen:
@@ -265,9 +252,9 @@ def test_absent_labels_come_back_zero() -> None:
 def test_single_present_label_is_smoothed_and_certain() -> None:
     scores = np.zeros((3, 5, 8), np.float32)
     scores[1] = probabilities(2, 5, 8)[0]
-    out = par(photo(5, 8), scores, SMALL)
-    np.testing.assert_allclose(out[1], slow_par(photo(5, 8), scores[1:2], SMALL)[0], rtol=1e-5)
-    images = torch.from_numpy(photo(5, 8)).permute(2, 0, 1)[None]
+    out = par(two_tones(5, 8), scores, SMALL)
+    np.testing.assert_allclose(out[1], slow_par(two_tones(5, 8), scores[1:2], SMALL)[0], rtol=1e-5)
+    images = torch.from_numpy(two_tones(5, 8)).permute(2, 0, 1)[None]
     sure = Par(SMALL).refine(images, torch.from_numpy(scores)[None])[0]
     torch.testing.assert_close(sure[1], torch.ones(5, 8))
     assert not sure[[0, 2]].any()
@@ -276,14 +263,14 @@ def test_single_present_label_is_smoothed_and_certain() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 17), (17, 1), (2, 3)])
 @pytest.mark.parametrize("downscale", [1, 2, 30])
 def test_thin_images(size: tuple[int, int], downscale: int) -> None:
-    out = par(photo(*size), probabilities(3, *size), ParSettings(downscale=downscale))
+    out = par(two_tones(*size), probabilities(3, *size), ParSettings(downscale=downscale))
     assert out.shape == (3, *size)
     np.testing.assert_allclose(out.sum(0), 1.01**10, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_float_types_and_tensors(dtype: torch.dtype) -> None:
-    image, scores = photo(6, 10), torch.from_numpy(probabilities(3, 6, 10)).to(dtype)
+    image, scores = two_tones(6, 10), torch.from_numpy(probabilities(3, 6, 10)).to(dtype)
     before = scores.clone()
     out = par(torch.from_numpy(image), scores.requires_grad_())
     assert isinstance(out, torch.Tensor) and out.dtype == torch.float32 and not out.requires_grad
@@ -293,12 +280,12 @@ def test_float_types_and_tensors(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_float_images(dtype: type) -> None:
-    image, scores = photo(6, 10), probabilities(3, 6, 10)
+    image, scores = two_tones(6, 10), probabilities(3, 6, 10)
     np.testing.assert_array_equal(par(image.astype(dtype), scores), par(image, scores))
 
 
 def test_any_memory_layout_and_read_only_arrays() -> None:
-    image, scores = photo(6, 10), probabilities(3, 6, 10)
+    image, scores = two_tones(6, 10), probabilities(3, 6, 10)
     expected = par(image, scores)
     frozen, kept = image.copy(), scores.copy()
     frozen.flags.writeable = kept.flags.writeable = False
@@ -310,7 +297,7 @@ def test_any_memory_layout_and_read_only_arrays() -> None:
 
 
 def test_batch_is_the_images_one_by_one() -> None:
-    images = np.stack([photo(7, 12, seed) for seed in range(4)])
+    images = np.stack([two_tones(7, 12, seed) for seed in range(4)])
     scores = np.stack([probabilities(4, 7, 12, seed) for seed in range(4)])
     scores[1, 2] = 0  # each image has labels of its own
     scores[3, 1:] = 0
@@ -322,7 +309,7 @@ def test_batch_is_the_images_one_by_one() -> None:
 
 @pytest.mark.parametrize("size", [(5, 7), (9, 15), (40, 61), (1, 1)])
 def test_scores_of_another_size_are_brought_to_the_images(size: tuple[int, int]) -> None:
-    image, scores = photo(18, 27), probabilities(2, *size)
+    image, scores = two_tones(18, 27), probabilities(2, *size)
     resized = F.interpolate(torch.from_numpy(scores)[None], (18, 27), mode="bilinear", align_corners=True)[0]
     np.testing.assert_array_equal(par(image, scores), par(image, resized.numpy()))
 
@@ -353,7 +340,7 @@ def test_half_resolution_as_in_training_codes() -> None:
     small = [F.interpolate(x, (10, 16), mode="bilinear", align_corners=False) for x in (image, scores)]
     expected = F.interpolate(pixel_adaptive(*small), (21, 32), mode="bilinear", align_corners=False)
     torch.testing.assert_close(pixel_adaptive(image, scores, ParSettings(downscale=2)), expected, rtol=0, atol=0)
-    out = par(photo(21, 32), probabilities(3, 21, 32), ParSettings(downscale=2))
+    out = par(two_tones(21, 32), probabilities(3, 21, 32), ParSettings(downscale=2))
     np.testing.assert_allclose(out, expected[0].numpy(), rtol=1e-5)
 
 
@@ -421,7 +408,7 @@ def test_gpu_is_the_cpu() -> None:
 
 
 def test_refiner_gives_probabilities() -> None:
-    images = torch.from_numpy(np.stack([photo(14, 21, 0), photo(14, 21, 1)])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([two_tones(14, 21, 0), two_tones(14, 21, 1)])).permute(0, 3, 1, 2)
     scores = torch.from_numpy(np.stack([probabilities(3, 14, 21, 0), probabilities(3, 14, 21, 1)]))
     for name, s in (("par", ParSettings(downscale=2)), ("par/full", ParSettings())):
         refined = refiner(name).refine(images, scores)
@@ -435,7 +422,7 @@ def test_refiner_gives_probabilities() -> None:
 
 
 def test_where_nothing_scores_anywhere_near_nothing_comes() -> None:
-    image, scores = photo(4, 40), np.zeros((2, 4, 40), np.float32)
+    image, scores = two_tones(4, 40), np.zeros((2, 4, 40), np.float32)
     scores[:, :, :3] = 0.5
     images = torch.from_numpy(image).permute(2, 0, 1)[None]
     refined = Par(ParSettings(dilations=(1, 2), iterations=3)).refine(images, torch.from_numpy(scores)[None])[0]
@@ -446,7 +433,7 @@ def test_where_nothing_scores_anywhere_near_nothing_comes() -> None:
 # --- bad input: one line each, saying what to do
 
 
-IMAGE, SCORES = photo(4, 6), probabilities(2, 4, 6)
+IMAGE, SCORES = two_tones(4, 6), probabilities(2, 4, 6)
 
 
 def with_value(value: float) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""A small world for tests: photos of textured discs and bars with exact masks, in the folder layout. Never square."""
+"""A small world for tests: photos of textured discs and bars with exact masks, in the folder layout. Never square.
+
+And photos and scores for refiners alone.
+"""
 
 from __future__ import annotations
 
@@ -77,3 +80,17 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith("tag2mask: ") and not any("Traceback" in line for line in said)
     return said[-1]
+
+
+def two_tones(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Two tones with a slanted border and noise: ``[height width 3]`` uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    tones = np.array([[40, 90, 160], [200, 170, 60]])
+    image = tones[(2 * y + 3 * x > height + 1.5 * width).astype(int)]
+    return np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+
+
+def probabilities(labels: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    scores = np.random.default_rng(seed).gamma(0.7, size=(labels, height, width)) + 1e-3
+    return (scores / scores.sum(0)).astype(np.float32)

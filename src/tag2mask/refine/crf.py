@@ -21,7 +21,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,8 +28,7 @@ from torch import Tensor
 
 from tag2mask.errors import InputError, unknown
 from tag2mask.refine import permutohedral
-
-Array = TypeVar("Array", np.ndarray, Tensor)
+from tag2mask.refine.arrays import Array, as_given, dtype_of, shape_of, tensor_of
 
 
 @dataclass(frozen=True)
@@ -106,21 +104,21 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
     """
     settings = preset_settings(preset) if settings is None else settings
     images = _images(image)
-    values = _tensor(scores, "scores")
+    values = tensor_of(scores, "dense CRF", "scores")
     if not values.is_floating_point():
-        raise InputError(f"dense CRF: scores are {_dtype(values)}; give probabilities of a float type")
+        raise InputError(f"dense CRF: scores are {dtype_of(values)}; give probabilities of a float type")
     batched = values.ndim == 4
     if values.ndim not in (3, 4):
-        raise InputError(f"dense CRF: scores have shape {_shape(values)}; give [labels height width]")
+        raise InputError(f"dense CRF: scores have shape {shape_of(values)}; give [labels height width]")
     values = values if batched else values[None]
     images = images if images.ndim == 4 else images[None]
     if len(images) != len(values) or images.shape[1:3] != values.shape[2:]:
         raise InputError(
-            f"dense CRF: image {_shape(_images(image))} and scores {_shape(scores)} disagree; "
+            f"dense CRF: image {shape_of(_images(image))} and scores {shape_of(scores)} disagree; "
             "resize the scores to [labels height width] of the image"
         )
     if values.numel() == 0:
-        raise InputError(f"dense CRF: scores have shape {_shape(scores)}; there is nothing to refine")
+        raise InputError(f"dense CRF: scores have shape {shape_of(scores)}; there is nothing to refine")
     least, most = torch.aminmax(values.flatten(2), dim=2)  # [batch labels]; NaN comes through
     low, high = float(least.amin()), float(most.amax())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -140,7 +138,7 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
         out[b, labels[b]] = solver(images[b], chosen.float(), settings, settings.floor, 1)
 
     _each(len(values), solve, values.device)
-    return _as(scores, out if batched else out[0])
+    return as_given(scores, out if batched else out[0])
 
 
 def dense_crf_from_labels(
@@ -174,17 +172,17 @@ def dense_crf_from_labels(
     """
     settings = preset_settings(preset) if settings is None else settings
     images = _images(image)
-    values = _tensor(labels, "labels")
+    values = tensor_of(labels, "dense CRF", "labels")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise InputError(f"dense CRF: labels are {_dtype(values)}; give an integer label map, for instance uint8")
+        raise InputError(f"dense CRF: labels are {dtype_of(values)}; give an integer label map, for instance uint8")
     if values.ndim not in (2, 3):
-        raise InputError(f"dense CRF: labels have shape {_shape(values)}; give [height width]")
+        raise InputError(f"dense CRF: labels have shape {shape_of(values)}; give [height width]")
     batched = values.ndim == 3
     values = (values if batched else values[None]).long()
     images = images if images.ndim == 4 else images[None]
     if images.shape[:3] != values.shape:
         raise InputError(
-            f"dense CRF: image {_shape(_images(image))} and labels {_shape(labels)} disagree; "
+            f"dense CRF: image {shape_of(_images(image))} and labels {shape_of(labels)} disagree; "
             "resize the labels to the image's height and width"
         )
     if not 1 <= n_labels <= 255:
@@ -192,7 +190,7 @@ def dense_crf_from_labels(
     if not 0 < gt_prob < 1:
         raise InputError(f"dense CRF: gt_prob is {gt_prob}; give a probability between 0 and 1")
     if values.numel() == 0:
-        raise InputError(f"dense CRF: labels have shape {_shape(labels)}; there is nothing to refine")
+        raise InputError(f"dense CRF: labels have shape {shape_of(labels)}; there is nothing to refine")
     sure = values != 255
     wrong = values[sure & ((values < 0) | (values >= n_labels))]
     if len(wrong):
@@ -215,7 +213,7 @@ def dense_crf_from_labels(
         out[b, found] = q[: len(found)]
 
     _each(len(values), solve, values.device)
-    return _as(labels, out if batched else out[0])
+    return as_given(labels, out if batched else out[0])
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ class DenseCrf:
     def refine(self, images: Tensor, scores: Tensor) -> Tensor:
         """``[batch 3 height width]`` uint8 RGB, ``[batch labels height width]`` probabilities to probabilities."""
         if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(f"dense CRF: images have shape {_shape(images)}; give [batch 3 height width]")
+            raise InputError(f"dense CRF: images have shape {shape_of(images)}; give [batch 3 height width]")
         return dense_crf(images.permute(0, 2, 3, 1), scores, settings=self.settings)
 
 
@@ -243,7 +241,7 @@ class LabelCrf:
     def refine(self, images: Tensor, scores: Tensor) -> Tensor:
         """``[batch 3 height width]`` uint8 RGB, ``[batch labels height width]`` probabilities to probabilities."""
         if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(f"dense CRF: images have shape {_shape(images)}; give [batch 3 height width]")
+            raise InputError(f"dense CRF: images have shape {shape_of(images)}; give [batch 3 height width]")
         present = scores.shape[1]
         labels = min(max(self.labels, present), 255)
         pixels, best = images.permute(0, 2, 3, 1), scores.argmax(1)
@@ -339,31 +337,9 @@ def _gaussian(height: int, width: int, sxy: float, compat: float, device: str) -
 
 
 def _images(image: np.ndarray | Tensor) -> Tensor:
-    tensor = _tensor(image, "image")
+    tensor = tensor_of(image, "dense CRF", "image")
     if tensor.dtype != torch.uint8:
-        raise InputError(f"dense CRF: the image is {_dtype(tensor)}; give uint8 RGB, 0 to 255")
+        raise InputError(f"dense CRF: the image is {dtype_of(tensor)}; give uint8 RGB, 0 to 255")
     if tensor.ndim not in (3, 4) or tensor.shape[-1] != 3:
-        raise InputError(f"dense CRF: the image has shape {_shape(tensor)}; give RGB as [height width 3]")
+        raise InputError(f"dense CRF: the image has shape {shape_of(tensor)}; give RGB as [height width 3]")
     return tensor
-
-
-def _tensor(array: object, what: str) -> Tensor:
-    if isinstance(array, Tensor):
-        return array.detach()
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"dense CRF: {what} is a {type(array).__name__}; give a numpy array or a torch tensor")
-    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-        raise InputError(f"dense CRF: {what} is of type {array.dtype}; give numbers")
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def _as(like: Array, result: Tensor) -> Array:
-    return cast("Array", result.numpy() if isinstance(like, np.ndarray) else result)
-
-
-def _shape(array: np.ndarray | Tensor) -> str:
-    return "[" + " ".join(str(n) for n in array.shape) + "]"
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -16,16 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
-
-Array = TypeVar("Array", np.ndarray, Tensor)
+from tag2mask.refine.arrays import Array, as_given, dtype_of, shape_of, tensor_of
 
 EPSILON = 1e-8  # of the published code, beside each standard deviation
 BLOCK = 2**19  # values worked on at a time on a CPU: 2 MB stay in the second-level cache of most
@@ -96,20 +94,20 @@ def par(image: Array, scores: Array, settings: ParSettings | None = None) -> Arr
             scores that are zero for all labels.
     """
     settings = ParSettings() if settings is None else settings
-    images, values = _image(image), _tensor(scores, "scores")
+    images, values = _image(image), tensor_of(scores, "PAR", "scores")
     if not values.is_floating_point():
-        raise InputError(f"PAR: scores are {_dtype(values)}; give scores of a float type")
+        raise InputError(f"PAR: scores are {dtype_of(values)}; give scores of a float type")
     if values.ndim not in (3, 4):
-        raise InputError(f"PAR: scores have shape {_shape(values)}; give [labels height width]")
+        raise InputError(f"PAR: scores have shape {shape_of(values)}; give [labels height width]")
     batched = values.ndim == 4
     values = values if batched else values[None]
     images = images if images.ndim == 4 else images[None]
     if values.numel() == 0 or images.numel() == 0:
-        raise InputError(f"PAR: image {_shape(image)} and scores {_shape(scores)}: there is nothing to refine")
+        raise InputError(f"PAR: image {shape_of(image)} and scores {shape_of(scores)}: there is nothing to refine")
     height, width = images.shape[1:3]
     if len(images) != len(values) or not _in_proportion((height, width), (values.shape[2], values.shape[3])):
         raise InputError(
-            f"PAR: image {_shape(image)} and scores {_shape(scores)} disagree; "
+            f"PAR: image {shape_of(image)} and scores {shape_of(scores)} disagree; "
             "give [labels height width] of the same picture, at any resolution"
         )
     least, most = torch.aminmax(values.flatten(2), dim=2)  # [batch labels]; NaN comes through
@@ -126,7 +124,7 @@ def par(image: Array, scores: Array, settings: ParSettings | None = None) -> Arr
         for b, labels in enumerate(row.nonzero()[:, 0] for row in present):  # one at a time: the weights are large
             pixels = images[b].to(values.device).permute(2, 0, 1)
             out[b, labels] = pixel_adaptive(pixels[None], values[b, labels].float()[None], settings)[0]
-    return _as(scores, out if batched else out[0])
+    return as_given(scores, out if batched else out[0])
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class Par:
         They add up to one over the labels; where scores were zero as far as PAR reaches, they stay zero.
         """
         if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(f"PAR: images have shape {_shape(images)}; give [batch 3 height width]")
+            raise InputError(f"PAR: images have shape {shape_of(images)}; give [batch 3 height width]")
         refined = par(images.permute(0, 2, 3, 1), scores, self.settings)
         return refined.div_(refined.sum(1, keepdim=True).clamp_(min=torch.finfo(refined.dtype).tiny))
 
@@ -166,7 +164,7 @@ def pixel_adaptive(images: Tensor, scores: Tensor, settings: ParSettings | None 
     settings = ParSettings() if settings is None else settings
     if images.ndim != 4 or scores.ndim != 4 or len(images) != len(scores):
         raise InputError(
-            f"PAR: images {_shape(images)} and scores {_shape(scores)} do not fit; "
+            f"PAR: images {shape_of(images)} and scores {shape_of(scores)} do not fit; "
             "give [batch 3 height width] and [batch labels height width]"
         )
     height, width = images.shape[2:]
@@ -299,34 +297,12 @@ def _in_proportion(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _image(image: object) -> Tensor:
-    tensor = _tensor(image, "image")
+    tensor = tensor_of(image, "PAR", "image")
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
-        raise InputError(f"PAR: the image is {_dtype(tensor)}; give RGB as uint8 or of a float type")
+        raise InputError(f"PAR: the image is {dtype_of(tensor)}; give RGB as uint8 or of a float type")
     if tensor.ndim not in (3, 4) or tensor.shape[-1] != 3:
-        raise InputError(f"PAR: the image has shape {_shape(tensor)}; give RGB as [height width 3]")
+        raise InputError(f"PAR: the image has shape {shape_of(tensor)}; give RGB as [height width 3]")
     # Beyond 1e9 squares of differences over 1e-8 leave the range of float32.
     if tensor.is_floating_point() and tensor.numel() and not bool((tensor.abs() <= 1e9).all()):
         raise InputError("PAR: the image holds NaN, infinity or values beyond 1e9; check how it was read")
     return tensor
-
-
-def _tensor(array: object, what: str) -> Tensor:
-    if isinstance(array, Tensor):
-        return array.detach()
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"PAR: {what} is a {type(array).__name__}; give a numpy array or a torch tensor")
-    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-        raise InputError(f"PAR: {what} is of type {array.dtype}; give numbers")
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def _as(like: Array, result: Tensor) -> Array:
-    return cast("Array", result.numpy() if isinstance(like, np.ndarray) else result)
-
-
-def _shape(array: np.ndarray | Tensor) -> str:
-    return "[" + " ".join(str(n) for n in array.shape) + "]"
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

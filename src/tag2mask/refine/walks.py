@@ -21,16 +21,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
+from tag2mask.refine.arrays import Array, as_given, dtype_of, shape_of, tensor_of
 
-Array = TypeVar("Array", np.ndarray, Tensor)
 Offset = tuple[int, int]
 
 
@@ -188,12 +186,12 @@ def random_walk(
     Raises:
         InputError: sizes that disagree, an image that is not uint8, scores that are not finite or negative.
     """
-    pixels, values = torch.as_tensor(image), torch.as_tensor(scores)
+    pixels, values = tensor_of(image, "random walk", "image"), tensor_of(scores, "random walk", "scores")
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise InputError(f"random walk: image is {list(pixels.shape)} {pixels.dtype}; give [height width 3] uint8")
+        raise InputError(f"random walk: image is {shape_of(pixels)} {dtype_of(pixels)}; give [height width 3] uint8")
     if values.ndim != 3 or values.shape[1:] != pixels.shape[:2] or not values.is_floating_point():
         raise InputError(
-            f"random walk: image {list(pixels.shape)} and scores {list(values.shape)} {values.dtype} disagree; "
+            f"random walk: image {shape_of(pixels)} and scores {shape_of(values)} {dtype_of(values)} disagree; "
             "give float scores [labels height width] of the image's size"
         )
     if not bool(torch.isfinite(values).all()) or (values.numel() and float(values.amin()) < 0):
@@ -202,7 +200,7 @@ def random_walk(
         pixels.permute(2, 0, 1)[None], values.float()[None], radius=radius, sigma=sigma, beta=beta, steps=steps,
         stride=stride,
     )[0]  # fmt: skip
-    return refined.numpy() if isinstance(scores, np.ndarray) else refined.to(values.device)  # type: ignore[return-value]
+    return as_given(scores, refined.to(values.device))
 
 
 def colour_walk(

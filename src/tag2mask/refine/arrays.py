@@ -1,0 +1,44 @@
+"""Arrays as users of the refiners hold them: numpy or torch in, the same out."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tag2mask.errors import InputError
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def tensor_of(array: object, who: str, what: str) -> Tensor:
+    """Numbers as a tensor, without gradient; what need not be copied is not.
+
+    Args:
+        who, what: whose input it is and which, for the error.
+
+    Raises:
+        InputError: neither an array nor a tensor, or not of numbers.
+    """
+    if isinstance(array, Tensor):
+        return array.detach()
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{who}: {what} is a {type(array).__name__}; give a numpy array or a torch tensor")
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise InputError(f"{who}: {what} is of type {array.dtype}; give numbers")
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def as_given(given: Array, result: Tensor) -> Array:
+    """The result as a numpy array, if that is what was given."""
+    return cast("Array", result.numpy() if isinstance(given, np.ndarray) else result)
+
+
+def shape_of(array: np.ndarray | Tensor) -> str:
+    return "[" + " ".join(str(n) for n in array.shape) + "]"
+
+
+def dtype_of(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
