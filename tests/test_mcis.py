@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -497,6 +498,14 @@ def test_a_step_learns_every_part_in_half_precision() -> None:
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         # the last norm of a residual block starts at zero and hides what is before it
         assert parameter.grad.abs().sum() > 0 or name.startswith("backbone.blocks.layer"), name
+
+
+def test_affinities_are_in_full_precision_beside_references_too() -> None:
+    method, features = small_method("default"), torch.randn(1, 6, 3, 4)
+    for side, other in itertools.product((False, True), repeat=2):
+        expected = method._keys(features, side, other)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(method._keys(features, side, other), expected, rtol=0, atol=0)
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------

@@ -191,8 +191,7 @@ class Compared(NamedTuple):
 class Beside(NamedTuple):
     """What localization needs of the references of one class: R photos of one side (target or not)."""
 
-    keys: Tensor  # [references channels cells], for a reference that is n
-    projected: Tensor | None  # the same for one that is m; None where that cannot be
+    keys: dict[bool, Tensor]  # by whether the photo beside them is one from elsewhere: [references channels cells]
     values: Tensor  # the head's map of the class [references cells]
     inside: Tensor  # [references cells] bool: photos differ in size
 
@@ -295,18 +294,20 @@ class Mcis(nn.Module):
         features = features.float()
         return F.normalize(features, dim=1) if self.settings.affinity == "cosine" else features
 
-    def _project(self, features: Tensor, kinds: Sequence[int]) -> Tensor:
-        """:math:`W_P^T F` of each photo with the matrix of its kind."""
+    def _project(self, features: Tensor, kinds: Sequence[int], *, back: bool = False) -> Tensor:
+        """:math:`W_P^T F` of each photo with the matrix of its kind; ``back``: :math:`W_P F`."""
         features = self._plain(features)
+
+        def times(rows: Tensor, kind: int) -> Tensor:
+            matrix = self.affinity[kind].float()
+            return F.conv2d(rows, (matrix.T if back else matrix)[:, :, None, None])
+
         present = sorted(set(kinds))
         if len(present) == 1:
-            projected = F.conv2d(features, self.affinity[present[0], :, :, None, None].float())
+            projected = times(features, present[0])
         else:
             rows = [[row for row, kind in enumerate(kinds) if kind == each] for each in present]
-            parts = [
-                F.conv2d(features[own], self.affinity[each, :, :, None, None].float())
-                for each, own in zip(present, rows, strict=True)
-            ]
+            parts = [times(features[own], each) for each, own in zip(present, rows, strict=True)]
             order = {row: place for place, row in enumerate(row for own in rows for row in own)}
             projected = torch.cat(parts)[[order[row] for row in range(len(kinds))]]
         if self.settings.affinity == "plain":
@@ -403,31 +404,23 @@ class Mcis(nn.Module):
     @torch.no_grad()
     def prepare_localization(self, references: Iterable[Reference], *, stored: bool = False) -> None:
         """Look at the references, once for all photos to come; what is kept of each is a feature map a class."""
-        kept: dict[tuple[int, bool], list[tuple[Tensor, Tensor]]] = {}
+        kept: dict[tuple[int, bool], list[tuple[dict[bool, Tensor], Tensor]]] = {}
         for reference in references:
             seen = self.see(self.features(reference.images, stored=stored))
             extra = self._extra(reference.domain)
+            keys = {side: self._keys(seen.features, side, extra) for side in {False, self.settings.by_domain}}
             for label in reference.classes:
-                kept.setdefault((label, extra), []).append((self._plain(seen.features), seen.values[0, label].float()))
+                kept.setdefault((label, extra), []).append((keys, seen.values[0, label].float().flatten()))
         self._beside = {}
         for (label, extra), found in kept.items():
-            self._beside.setdefault(label, {})[extra] = self._side_by_side(found, extra)
+            self._beside.setdefault(label, {})[extra] = _side_by_side(found)
 
-    def _side_by_side(self, found: Sequence[tuple[Tensor, Tensor]], extra: bool) -> Beside:
-        """References of one class and side, brought to one number of cells."""
-        most = max(values.numel() for _, values in found)
-
-        def level(flat: Tensor) -> Tensor:
-            return F.pad(flat, (0, most - flat.shape[-1]))
-
-        keys = torch.stack([level(features[0].flatten(1)) for features, _ in found])
-        values = torch.stack([level(values.flatten()) for _, values in found])
-        inside = torch.arange(most) < torch.tensor([values.numel() for _, values in found])[:, None]
-        projected = None
-        if self.settings.by_domain and not extra:  # beside a photo from elsewhere, it is m
-            # its features are normalised already; doing so again changes nothing
-            projected = torch.stack([level(self._project(features, [2])[0].flatten(1)) for features, _ in found])
-        return Beside(keys, projected, values, inside.to(values.device))
+    def _keys(self, reference: Tensor, side: bool, other: bool) -> Tensor:
+        """What plain features of a photo of this side are multiplied with, ``[channels cells]``. With the photo as m,
+        :math:`P = F_m^T (W_P F_n)`: so the matrix meets each reference once, and no photo."""
+        is_m = side and not other  # the target photo is m
+        with torch.autocast(reference.device.type, enabled=False):  # as in compare
+            return self._project(reference, [_kind(side, other)], back=not is_m)[0].flatten(1)
 
     def localize(
         self, images: Tensor, labels: Tensor, *, stored: bool = False, domains: Sequence[Domain] = ()
@@ -452,8 +445,7 @@ class Mcis(nn.Module):
         assert self._beside is not None
         extra = [self._extra(domain) for domain in domains] or [False] * len(features)
         out = features.new_zeros(len(features), self.classes, *features.shape[2:], dtype=torch.float32)
-        as_n = self._plain(features).flatten(2)
-        as_m: dict[int, Tensor] = {}  # by kind
+        queries = self._plain(features).flatten(2)
         for label in labels.any(0).nonzero().flatten().tolist():
             if label not in self._beside:
                 raise InputError(
@@ -468,15 +460,8 @@ class Mcis(nn.Module):
                 if not rows:
                     continue
                 total = torch.zeros((), device=out.device)
-                for other, found in sides.items():
-                    kind = _kind(side, other)
-                    if side and not other and found.projected is not None:  # the reference is m
-                        queries, keys = as_n, found.projected
-                    else:
-                        if kind not in as_m:
-                            as_m[kind] = self._project(features, [kind]).flatten(2)
-                        queries, keys = as_m[kind], found.keys
-                    total = total + look_up(queries[rows], keys, found.values, found.inside)
+                for found in sides.values():
+                    total = total + look_up(queries[rows], found.keys[side], found.values, found.inside)
                 out[rows, label] = (total / count).unflatten(1, features.shape[2:])
         return out
 
@@ -657,6 +642,19 @@ def gated_sum(maps: Sequence[Tensor]) -> Tensor:
 def by_maximum(raw: Tensor) -> Tensor:
     positive = raw.relu()
     return positive / (positive.amax((2, 3), keepdim=True) + 1e-8)
+
+
+def _side_by_side(found: Sequence[tuple[dict[bool, Tensor], Tensor]]) -> Beside:
+    """References of one class and side, brought to one number of cells."""
+    cells = [len(values) for _, values in found]
+
+    def level(flat: Tensor) -> Tensor:
+        return F.pad(flat, (0, max(cells) - flat.shape[-1]))
+
+    keys = {side: torch.stack([level(of_each[side]) for of_each, _ in found]) for side in found[0][0]}
+    values = torch.stack([level(of_each) for _, of_each in found])
+    inside = torch.arange(max(cells)) < torch.tensor(cells)[:, None]
+    return Beside(keys, values, inside.to(values.device))
 
 
 def _kind(extra_m: bool, extra_n: bool) -> int:
