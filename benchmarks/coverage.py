@@ -1,4 +1,4 @@
-"""Do maps cover more of the objects at equal precision? Recall of the foreground where maps are as precise as a baseline's.
+"""Do maps cover more of the objects at equal precision? Foreground recall where maps are as precise as a baseline's.
 
     python benchmarks/coverage.py BASELINE RUN [RUN ...]     # runs on data with truth, finished
     python benchmarks/coverage.py --domain target RUN ...    # of these training photos alone (tags.py makes domains)
