@@ -18,16 +18,16 @@ from tag2mask import evaluate
 from tag2mask.pipeline import reopen
 from tag2mask.run import Run
 from tag2mask.stages import unrefined
-from tag2mask.stages.label import maps_of
+from tag2mask.stages.label import reader
 
 
 def measure(folder: Path, domain: str | None) -> tuple[evaluate.Scores, evaluate.OracleSweep]:
-    """A run's maps, cut at the threshold found on them and at every one."""
+    """The maps of a run's method, not of its students, cut at the threshold found on them and at every one."""
     with Run(folder, resume=True) as run:
         work = reopen(run)
         photos = replace(work.train, samples=[s for s in work.train.samples if domain in (None, s.domain)])
         cut = evaluate.evaluate_masks(photos, unrefined(work, "maps"))
-        return cut, evaluate.sweep_thresholds(photos, lambda sample: maps_of(work, sample))
+        return cut, evaluate.sweep_thresholds(photos, reader(work.stages["maps"]))
 
 
 def main() -> None:

@@ -156,6 +156,8 @@ def test_a_method_is_trained_as_it_wants_unless_a_flag_says_otherwise(world: Pat
     published = train("--recipe", "apc/multistage")
     assert train("--recipe", "apc/multistage", "--method", "apc") == published
     assert train("--method", "ppl") == cam
+    mcis = train("--method", "mcis")  # of pairs: as many photos, as many steps
+    assert (mcis.batch_size * 2, mcis.epochs * 2) == (cam.batch_size, cam.epochs)
 
 
 def test_bad_values_are_one_line(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:

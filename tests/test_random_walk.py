@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -214,9 +216,11 @@ def test_the_walk_without_training_stays_inside_a_colour() -> None:
         (np.zeros((6, 8, 3), np.uint8), np.full((2, 6, 8), np.nan, np.float32), "NaN"),
         (np.zeros((6, 8, 3), np.uint8), np.full((2, 6, 8), -0.1, np.float32), "negative"),
         (np.zeros((6, 8, 3), np.uint8), np.zeros((2, 6, 8), np.int64), "disagree"),
+        (np.zeros((6, 8, 3), np.uint8), [[[0.5]]], "is a list; give a numpy array"),
+        ("cow.jpg", np.zeros((2, 6, 8), np.float32), "is a str; give a numpy array"),
     ],
 )
-def test_bad_input_is_one_clear_line(image: np.ndarray, scores: np.ndarray, says: str) -> None:
+def test_bad_input_is_one_clear_line(image: Any, scores: Any, says: str) -> None:
     with pytest.raises(InputError, match=says) as found:
         random_walk(image, scores)
     assert "\n" not in str(found.value)

@@ -526,6 +526,8 @@ class OracleSweep:
     the report only; no threshold that is used may come from here.
     """
 
+    _figures: ClassVar = ("mean_iou", "foreground_precision", "foreground_recall")
+
     thresholds: tuple[float, ...]  # ascending
     mean_iou: tuple[float, ...]  # percent, as the two below
     foreground_precision: tuple[float, ...] = ()  # NaN where a threshold leaves no foreground; none in older runs
@@ -570,8 +572,6 @@ class OracleSweep:
             return tuple(float("nan") if value is None else value for value in content.get(name, ()))
 
         return cls(tuple(content["thresholds"]), *map(figures, cls._figures))
-
-    _figures: ClassVar = ("mean_iou", "foreground_precision", "foreground_recall")
 
 
 def sweep_thresholds(

@@ -84,7 +84,8 @@ class McisSettings:
     """What the two published forms differ in, what an ablation switches off, and where it looks."""
 
     parts: Literal["basic", "co", "full"] = "full"
-    """basic: the classifier alone, nothing is compared; co: and co-attention; full: and contrastive co-attention."""
+    """basic: the classifier alone, nothing is compared (so give it the epochs and the batch size of --method cam); co:
+    and co-attention; full: and contrastive co-attention."""
     references: int = 3
     """Photos of each class beside which a photo is looked at (the paper's best of 1 to 5). 0: alone (single-round)."""
     aggregation: Literal["mean", "gated"] = "mean"
@@ -140,9 +141,8 @@ class McisSettings:
 
     @property
     def threshold_rule(self) -> str:
-        """How the background threshold of the maps is found unless the user says. A map beside references is made of
-        means over them: cells of an object come out alike, so the two groups spread alike, as Otsu's rule takes
-        them to (docs/decisions/0002)."""
+        """How the background threshold of the maps is found unless the user says. Beside references background comes
+        out higher and more spread than alone, and a rule that expects it low cuts too low (docs/decisions/0002)."""
         return "otsu" if self.beside else "auto"
 
 
