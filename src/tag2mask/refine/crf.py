@@ -103,33 +103,7 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
             zero for all labels, an unknown preset.
     """
     settings = preset_settings(preset) if settings is None else settings
-    images = _images(image)
-    values = tensor_of(scores, "dense CRF", "scores")
-    if not values.is_floating_point():
-        raise InputError(f"dense CRF: scores are {dtype_of(values)}; give probabilities of a float type")
-    batched = values.ndim == 4
-    if values.ndim not in (3, 4):
-        raise InputError(f"dense CRF: scores have shape {shape_of(values)}; give [labels height width]")
-    values = values if batched else values[None]
-    images = images if images.ndim == 4 else images[None]
-    if len(images) != len(values) or images.shape[1:3] != values.shape[2:]:
-        raise InputError(
-            f"dense CRF: image {shape_of(_images(image))} and scores {shape_of(scores)} disagree; "
-            "resize the scores to [labels height width] of the image"
-        )
-    if values.numel() == 0:
-        raise InputError(f"dense CRF: scores have shape {shape_of(scores)}; there is nothing to refine")
-    least, most = torch.aminmax(values.flatten(2), dim=2)  # [batch labels]; NaN comes through
-    low, high = float(least.amin()), float(most.amax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InputError("dense CRF: scores hold NaN or infinity; check the maps they were made from")
-    if low < 0:
-        raise InputError(f"dense CRF: scores go down to {low:.3g}; give probabilities in [0, 1], not logits")
-    if high > 1.01:  # half-precision sums may pass one a little
-        raise InputError(f"dense CRF: scores reach {high:.3g}; give probabilities in [0, 1]: apply a softmax first")
-    present = most > 0
-    if not bool(present.any(1).all()):
-        raise InputError("dense CRF: the scores of an image are zero for every label; give it at least background")
+    images, values, present = _pixels_and_scores(image, scores)
     out = torch.zeros(values.shape, device=values.device)
     labels = [row.nonzero()[:, 0] for row in present]
 
@@ -138,7 +112,7 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
         out[b, labels[b]] = solver(images[b], chosen.float(), settings, settings.floor, 1)
 
     _each(len(values), solve, values.device)
-    return as_given(scores, out if batched else out[0])
+    return as_given(scores, out.reshape(scores.shape))
 
 
 def dense_crf_from_labels(
@@ -171,33 +145,12 @@ def dense_crf_from_labels(
         InputError: sizes that disagree, labels out of range, ``gt_prob`` or ``n_labels`` out of range, unknown preset.
     """
     settings = preset_settings(preset) if settings is None else settings
-    images = _images(image)
-    values = tensor_of(labels, "dense CRF", "labels")
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise InputError(f"dense CRF: labels are {dtype_of(values)}; give an integer label map, for instance uint8")
-    if values.ndim not in (2, 3):
-        raise InputError(f"dense CRF: labels have shape {shape_of(values)}; give [height width]")
-    batched = values.ndim == 3
-    values = (values if batched else values[None]).long()
-    images = images if images.ndim == 4 else images[None]
-    if images.shape[:3] != values.shape:
-        raise InputError(
-            f"dense CRF: image {shape_of(_images(image))} and labels {shape_of(labels)} disagree; "
-            "resize the labels to the image's height and width"
-        )
     if not 1 <= n_labels <= 255:
         raise InputError(f"dense CRF: n_labels is {n_labels}; give a number from 1 to 255")
     if not 0 < gt_prob < 1:
         raise InputError(f"dense CRF: gt_prob is {gt_prob}; give a probability between 0 and 1")
-    if values.numel() == 0:
-        raise InputError(f"dense CRF: labels have shape {shape_of(labels)}; there is nothing to refine")
+    images, values = _pixels_and_labels(image, labels, n_labels)
     sure = values != 255
-    wrong = values[sure & ((values < 0) | (values >= n_labels))]
-    if len(wrong):
-        raise InputError(
-            f"dense CRF: the label map holds {int(wrong[0])}, but n_labels is {n_labels}: it may hold "
-            f"0 to {n_labels - 1}, and 255 for pixels nothing is known about"
-        )
     hit, miss = gt_prob, (1 - gt_prob) / max(n_labels - 1, 1)
     out = torch.empty(len(values), n_labels, *values.shape[1:], device=values.device)
 
@@ -213,7 +166,7 @@ def dense_crf_from_labels(
         out[b, found] = q[: len(found)]
 
     _each(len(values), solve, values.device)
-    return as_given(labels, out if batched else out[0])
+    return as_given(labels, out if labels.ndim == 3 else out[0])
 
 
 @dataclass(frozen=True)
@@ -343,3 +296,62 @@ def _images(image: np.ndarray | Tensor) -> Tensor:
     if tensor.ndim not in (3, 4) or tensor.shape[-1] != 3:
         raise InputError(f"dense CRF: the image has shape {shape_of(tensor)}; give RGB as [height width 3]")
     return tensor
+
+
+def _pixels_and_scores(image: np.ndarray | Tensor, scores: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images ``[batch height width 3]``, scores ``[batch labels height width]`` and which labels each image has,
+    ``[batch labels]``; :class:`InputError` where :func:`dense_crf` says."""
+    images = _images(image)
+    values = tensor_of(scores, "dense CRF", "scores")
+    if not values.is_floating_point():
+        raise InputError(f"dense CRF: scores are {dtype_of(values)}; give probabilities of a float type")
+    if values.ndim not in (3, 4):
+        raise InputError(f"dense CRF: scores have shape {shape_of(values)}; give [labels height width]")
+    values = values if values.ndim == 4 else values[None]
+    images = images if images.ndim == 4 else images[None]
+    if len(images) != len(values) or images.shape[1:3] != values.shape[2:]:
+        raise InputError(
+            f"dense CRF: image {shape_of(_images(image))} and scores {shape_of(scores)} disagree; "
+            "resize the scores to [labels height width] of the image"
+        )
+    if values.numel() == 0:
+        raise InputError(f"dense CRF: scores have shape {shape_of(scores)}; there is nothing to refine")
+    least, most = torch.aminmax(values.flatten(2), dim=2)  # [batch labels]; NaN comes through
+    low, high = float(least.amin()), float(most.amax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError("dense CRF: scores hold NaN or infinity; check the maps they were made from")
+    if low < 0:
+        raise InputError(f"dense CRF: scores go down to {low:.3g}; give probabilities in [0, 1], not logits")
+    if high > 1.01:  # half-precision sums may pass one a little
+        raise InputError(f"dense CRF: scores reach {high:.3g}; give probabilities in [0, 1]: apply a softmax first")
+    present = most > 0
+    if not bool(present.any(1).all()):
+        raise InputError("dense CRF: the scores of an image are zero for every label; give it at least background")
+    return images, values, present
+
+
+def _pixels_and_labels(image: np.ndarray | Tensor, labels: np.ndarray | Tensor, n_labels: int) -> tuple[Tensor, Tensor]:
+    """Images ``[batch height width 3]`` and label maps ``[batch height width]``; :class:`InputError` where
+    :func:`dense_crf_from_labels` says."""
+    images = _images(image)
+    values = tensor_of(labels, "dense CRF", "labels")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"dense CRF: labels are {dtype_of(values)}; give an integer label map, for instance uint8")
+    if values.ndim not in (2, 3):
+        raise InputError(f"dense CRF: labels have shape {shape_of(values)}; give [height width]")
+    values = (values if values.ndim == 3 else values[None]).long()
+    images = images if images.ndim == 4 else images[None]
+    if images.shape[:3] != values.shape:
+        raise InputError(
+            f"dense CRF: image {shape_of(_images(image))} and labels {shape_of(labels)} disagree; "
+            "resize the labels to the image's height and width"
+        )
+    if values.numel() == 0:
+        raise InputError(f"dense CRF: labels have shape {shape_of(labels)}; there is nothing to refine")
+    wrong = values[(values != 255) & ((values < 0) | (values >= n_labels))]
+    if len(wrong):
+        raise InputError(
+            f"dense CRF: the label map holds {int(wrong[0])}, but n_labels is {n_labels}: it may hold "
+            f"0 to {n_labels - 1}, and 255 for pixels nothing is known about"
+        )
+    return images, values
