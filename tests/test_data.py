@@ -18,6 +18,7 @@ from PIL import Image
 
 from tag2mask import data
 from tag2mask.data import DataSettings, coco, download, folder, listing, voc
+from tag2mask.data.batches import domains_of
 from tag2mask.data.images import read_index_mask, write_index_mask
 from tag2mask.errors import InputError
 from tag2mask.types import Sample
@@ -76,6 +77,8 @@ def test_folder(barn):
         Sample("b", barn / "images" / "b.JPG", frozenset({0, 1}), "web"),
         Sample("far/c", barn / "images" / "far" / "c.png", frozenset({0, 2}), "single-label"),
     ]
+    assert list(domains_of(dataset)) == ["target", "web", "single-label"]
+    assert list(domains_of(data.load(barn, split="val"))) == ["target", "target"]
     assert data.splits(barn) == ("train", "val")
 
 

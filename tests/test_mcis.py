@@ -648,11 +648,22 @@ def photo(backbone: Backbone, sample: Sample) -> Tensor:
     return view_batch([pixels], reference_view(*pixels.shape[:2], LOOK), backbone)
 
 
+def from_all_domains(photos: Dataset, count: int) -> list[tuple[Sample, tuple[int, ...]]]:
+    """References of each class from every domain that shows it, as far as they are wanted."""
+    drawn: list[tuple[Sample, tuple[int, ...]]] = []
+    for label in range(3):
+        showing = [sample for sample in photos.samples if label in (sample.labels or ())]
+        first = {sample.domain: sample for sample in reversed(showing)}  # one of each domain
+        others = [sample for sample in showing if sample not in first.values()]
+        drawn += [(sample, (label,)) for sample in [*first.values(), *others][:count]]
+    return drawn
+
+
 @pytest.mark.parametrize(("kind", "references"), [("default", 2), ("paper", 3), ("paper", 1)])
 def test_multi_round_equals_the_formulas(kind: str, references: int, photos: Dataset) -> None:
     """The mean over references of the co-attentive map, each pair computed by itself, in the order of its domains."""
     method, backbone, _ = counted(kind, references)
-    drawn = draw_references(photos, references, 0)
+    drawn = from_all_domains(photos, references)
     show_references(method, backbone, drawn, photos.samples, LOOK, photos.classes)
     found = {m.id: m for m in localize(method, backbone, photos.samples, LOOK, 3)}
     with torch.no_grad():
@@ -700,8 +711,18 @@ def test_references_are_drawn_by_seed_and_class_alone(photos: Dataset) -> None:
     assert all(set(labels) <= set(sample.labels or ()) for sample, labels in drawn)
     assert draw_references(photos, 3, 7) == drawn != draw_references(photos, 3, 8)
     assert Counter(label for _, labels in draw_references(photos, 99, 7) for label in labels) == {0: 5, 1: 5, 2: 6}
-    many = {s.id for seed in range(40) for s, labels in draw_references(photos, 1, seed) if 2 in labels}
-    assert many == {"3", "4", "6", "8", "9", "10"}
+
+
+def test_references_are_photos_whose_tags_can_be_relied_on(photos: Dataset) -> None:
+    """Class 2 is shown by 4, 8 and 9 of the target set, by 6 and 10 of a single label, by 3 from the web."""
+
+    def drawn(count: int) -> list[set[str]]:
+        return [{s.id for s, own in draw_references(photos, count, seed) if 2 in own} for seed in range(40)]
+
+    assert set().union(*drawn(1)) == {"4", "8", "9"} and {len(ids) for ids in drawn(1)} == {1}
+    assert all(ids > {"4", "8", "9"} and ids & {"6", "10"} and "3" not in ids for ids in drawn(4))
+    assert {"6", "10"} == set().union(*drawn(4)) - {"4", "8", "9"}
+    assert drawn(6)[0] == {"3", "4", "6", "8", "9", "10"}
 
 
 def test_stored_features_serve_references_too(photos: Dataset, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
-from tag2mask.data.batches import labels_of
+from tag2mask.data.batches import domains_of, labels_of
 from tag2mask.data.images import read_image
 from tag2mask.errors import InputError, listed
 from tag2mask.features import FeatureStore, View, by_size, view_batch, views
-from tag2mask.types import Compares, Dataset, LocalizationMaps, Reference, Sample, label_vector
+from tag2mask.types import DOMAINS, Compares, Dataset, Domain, LocalizationMaps, Reference, Sample, label_vector
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,21 @@ def localize(
 def draw_references(dataset: Dataset, count: int, seed: int) -> list[tuple[Sample, tuple[int, ...]]]:
     """``count`` photos of each class (all, where there are fewer), with the classes each was drawn for.
 
-    A function of (seed, class) and the data set alone, so maps do not depend on what was done before.
+    From the target set as far as it has them, then from photos of a single label, then from the web, whose tags may
+    lie: each reference speaks for its class in all maps. A function of (seed, class) and the data set alone, so maps do
+    not depend on what was done before.
     """
-    pools: dict[int, list[int]] = {}
-    for index, labels in enumerate(labels_of(dataset)):
+    pools: dict[int, dict[Domain, list[int]]] = {}
+    for index, (labels, domain) in enumerate(zip(labels_of(dataset), domains_of(dataset), strict=True)):
         for label in labels or ():
-            pools.setdefault(label, []).append(index)
+            pools.setdefault(label, {}).setdefault(domain, []).append(index)
     drawn: dict[int, list[int]] = {}
-    for label, pool in sorted(pools.items()):
-        random = np.random.default_rng([seed, label, 52_711])
-        for index in random.choice(pool, min(count, len(pool)), replace=False).tolist():
-            drawn.setdefault(index, []).append(label)
+    for label, by_domain in sorted(pools.items()):
+        random, wanted = np.random.default_rng([seed, label, 52_711]), count
+        for pool in (by_domain[domain] for domain in DOMAINS if domain in by_domain):
+            for index in random.choice(pool, min(wanted, len(pool)), replace=False).tolist():
+                drawn.setdefault(index, []).append(label)
+                wanted -= 1
     return [(dataset.samples[index], tuple(stands_for)) for index, stands_for in drawn.items()]
 
 

@@ -25,6 +25,7 @@ IGNORE = 255
 
 Domain = Literal["target", "single-label", "web"]
 DOMAINS: tuple[Domain, ...] = ("target", "single-label", "web")
+"""The more a photo's tags can be relied on, the earlier."""
 
 
 @dataclass(frozen=True, slots=True)

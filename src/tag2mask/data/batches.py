@@ -339,6 +339,12 @@ def labels_of(dataset: Dataset) -> Iterator[frozenset[int] | None]:
     return samples.labels() if isinstance(samples, Samples) else (sample.labels for sample in samples)
 
 
+def domains_of(dataset: Dataset) -> Iterator[Domain]:
+    """Where each sample comes from, in order, likewise."""
+    samples = dataset.samples
+    return samples.domains() if isinstance(samples, Samples) else (sample.domain for sample in samples)
+
+
 def _labels(samples: Sequence[Sample], dataset: Dataset) -> Tensor:
     return torch.stack([label_vector(s.labels or frozenset(), len(dataset.classes)) for s in samples])
 

@@ -176,6 +176,10 @@ class Samples(Sequence[Sample]):
         """The label set of each sample, without making samples."""
         return (self._sets[number] for number in self._labels)
 
+    def domains(self) -> Iterator[Domain]:
+        """Where each sample comes from, without making samples."""
+        return (DOMAINS[number] for number in self._domains or bytes(len(self)))
+
     def take(self, indices: Sequence[int]) -> Samples:
         """These samples, in this order."""
         return Samples(

@@ -32,7 +32,8 @@ class :math:`k` (multi-round): :math:`M_k = \max(0, \frac{1}{|R_k|} \sum_{r \in 
 
 *Other sources of photos.* Photos of one object each, or from the web, pair with any photo of their class. Three
 :math:`W_P` bridge the difference: both photos from the target set, both from elsewhere, one of each (the target photo
-is then :math:`m`). A wrong tag of one photo harms little: what it claims is not found again in the others.
+is then :math:`m`). A wrong tag of one photo harms little: what it claims is not found again in the others. References
+are therefore of the target set, as far as it has them.
 
 How it is computed. Heads and :math:`W_B` are linear and the columns of :math:`A` add up to one, so they commute with
 the attention: :math:`\varphi(F_n A_n) = \varphi(F_n) A_n`. Thus :math:`F^\cap` is never formed, and of the three large
