@@ -161,7 +161,7 @@ def test_saliency_rule_of_photos_with_little_or_nothing() -> None:
 
 def weighted(kind: str, parts: str = "full") -> McisSettings:
     form = {
-        "default": McisSettings(temperature=0.5),
+        "default": McisSettings(temperature=0.5, feedback=1.0),
         "paper": replace(mcis.paper(), extra_convs=0),
         "official": OFFICIAL,
     }[kind]
@@ -442,6 +442,34 @@ def test_a_side_without_tags_of_its_own_is_left_out_where_released() -> None:
     expected = losses_by_hand(released, batch, [(0, 3, 0), (1, 4, 0), (2, 5, 0)])["contrast"]
     found = released.losses(batch, 1.0)["contrast"]
     assert 0 < found.item() < expected.item() - 1e-3
+
+
+@pytest.mark.parametrize("kind", ["default", "official"])
+def test_feedback_is_the_share_of_the_gradient_that_reaches_the_classifier(kind: str) -> None:
+    """W_P, W_B and a head of its own have all of it; features and the classifier's head that of the basic losses and
+    this share of the others'. The losses do not change."""
+    gradients, losses = {}, {}
+    for share in (0.0, 0.25, 1.0, "basic"):
+        method, batch = small_method(kind), three_pairs()
+        method.settings = replace(method.settings, feedback=1.0 if share == "basic" else share)
+        batch = replace(batch, images=batch.images.clone().requires_grad_())
+        terms = method.losses(batch, 1.0)
+        kept = [value for name, value in terms.items() if share != "basic" or "basic" in name]
+        losses[share] = torch.stack(kept).sum()
+        losses[share].backward()
+        gradients[share] = {name: p.grad for name, p in method.named_parameters()} | {"features": batch.images.grad}
+    assert losses[0.0] == losses[0.25] == losses[1.0]
+    for name, whole in gradients[1.0].items():
+        alone = gradients["basic"][name]
+        if name.split(".")[0] in ("head", "features"):
+            meets_both = name == "features" or kind == "default"  # a second head has the others to itself
+            assert meets_both != torch.allclose(whole, alone, rtol=1e-3)
+            torch.testing.assert_close(gradients[0.0][name], alone)
+            torch.testing.assert_close(gradients[0.25][name], alone + 0.25 * (whole - alone), rtol=1e-4, atol=1e-6)
+        else:
+            assert whole.abs().sum() > 0
+            torch.testing.assert_close(gradients[0.0][name], whole)
+            torch.testing.assert_close(gradients[0.25][name], whole)
 
 
 def test_parts_of_the_method_can_be_left_out() -> None:

@@ -117,6 +117,9 @@ class McisSettings:
     """What of a photo without a class of its own is not found again is to show nothing (no, paper); that is left out on
     a side on which no photo of the batch has one (batch, released), or for each such photo (photo, ours: on an object
     that the other photo misses it contradicts the basic loss, docs/log.md)."""
+    feedback: float = 0.0
+    """How much of the gradient of what is (not) found again reaches features and head; W_P and W_B have all of it. Paper:
+    1. Ours: they learn to compare what the classifier sees, and it is not taught to see what can be found."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
@@ -127,6 +130,8 @@ class McisSettings:
             raise InputError(f"mcis.references is {self.references}: give 0 (single-round) or more")
         if self.temperature <= 0:
             raise InputError(f"mcis.temperature is {self.temperature}: it must be above 0")
+        if not 0 <= self.feedback <= 1:
+            raise InputError(f"mcis.feedback is {self.feedback}: it must be from 0 to 1")
         if self.extra_convs < 0 or self.channels < 1:
             raise InputError(f"mcis.extra-convs {self.extra_convs} of {self.channels} channels cannot be built")
 
@@ -149,7 +154,7 @@ class McisSettings:
 
 def paper() -> McisSettings:
     """The paper's form, on VGG-16."""
-    return McisSettings(affinity="plain", extra_convs=3, contrast_from=0.0, skip_empty="no")
+    return McisSettings(affinity="plain", extra_convs=3, contrast_from=0.0, skip_empty="no", feedback=1.0)
 
 
 def official(epochs: float) -> McisSettings:
@@ -163,6 +168,7 @@ def official(epochs: float) -> McisSettings:
         reduction="mean",
         contrast_from=min(1.0, 2 / epochs),
         skip_empty="batch",
+        feedback=1.0,
         self_pairs=True,
     )
 
@@ -287,7 +293,7 @@ class Mcis(nn.Module):
             return common, None
         own = values[:, : self.classes] * (kept := 1 - found[:, self.classes :].sigmoid())
         if self.settings.share_head and self.head.bias is not None:  # F is gated, the bias is not
-            own = own + self.head.bias[:, None, None] * (1 - kept)
+            own = own + _let_back(self.head.bias, self.settings.feedback)[:, None, None] * (1 - kept)
         return common, own
 
     def _plain(self, features: Tensor) -> Tensor:
@@ -332,7 +338,7 @@ class Mcis(nn.Module):
         pairs = batch.pairs if batch.pairs is not None else pairs_within(batch) if s.pairs else ()
         if not s.pairs or not pairs:
             return Losses(terms)
-        seen = self.see(features, scores, batch.valid)
+        seen = self.see(_let_back(features, s.feedback), _let_back(scores, s.feedback), batch.valid)
         m, n, kinds = self._in_order(pairs, batch.domains)
         found = self.compare(seen.take(m), seen.take(n), kinds)
         labels_m, labels_n = batch.labels[m], batch.labels[n]
@@ -383,7 +389,8 @@ class Mcis(nn.Module):
         for scale, mirrored in VIEWS:
             there = self.features(self._view(batch.images[rows], scale, mirrored))
             there_scores, there_valid = self.head(there), valid.flip(2) if mirrored else valid
-            found = self.compare(here, self.see(there, there_scores, there_valid), kinds)
+            back = [_let_back(each, self.settings.feedback) for each in (there, there_scores)]
+            found = self.compare(here, self.see(back[0], back[1], there_valid), kinds)
             basic.append(self._both(of_photo, _loss(there_scores, there_valid, labels)))
             of_m, of_n = _loss(found.common_m, valid, labels), _loss(found.common_n, there_valid, labels)
             co.append(self._both(of_m, of_n))
@@ -656,6 +663,11 @@ def _side_by_side(found: Sequence[tuple[dict[bool, Tensor], Tensor]]) -> Beside:
     values = torch.stack([level(of_each) for _, of_each in found])
     inside = torch.arange(max(cells)) < torch.tensor(cells)[:, None]
     return Beside(keys, values, inside.to(values.device))
+
+
+def _let_back(values: Tensor, share: float) -> Tensor:
+    """The same values, which pass on so much of their gradient."""
+    return values if share == 1 else values.detach().lerp(values, share) if share else values.detach()
 
 
 def _kind(extra_m: bool, extra_n: bool) -> int:
