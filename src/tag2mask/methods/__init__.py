@@ -43,7 +43,7 @@ METHODS: dict[str, Entry] = {
         "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)",
         # a pair is two photos: as many photos and steps as a classifier's; twice that gains nothing (docs/log.md)
         lambda train: replace(train, epochs=train.epochs / 2, batch_size=max(1, train.batch_size // 2)),
-        chosen_on_truth=True,  # when the contrastive losses begin
+        chosen_on_truth=True,  # whom the co-attention losses teach, and when the contrastive ones begin
     ),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
     "apc": Entry(

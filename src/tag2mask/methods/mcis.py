@@ -52,8 +52,9 @@ views of a photo with itself are made from the training view (released: from the
 takes no part; batch norm keeps its pretrained statistics.
 
 The default form is the paper's, made for any pretrained backbone and AdamW: no new convolutions; features are compared
-by their direction, with a :math:`W_P` that starts as the identity (:attr:`McisSettings.affinity` says why); and the
-contrastive losses begin late, of photos that have a class of their own alone.
+by their direction, with a :math:`W_P` that starts as the identity (:attr:`McisSettings.affinity` says why); the
+contrastive losses begin late, of photos that have a class of their own alone; and what is (not) found again teaches the
+comparison, not the classifier (:attr:`McisSettings.feedback`), which thus is that of single photos.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ class McisSettings:
     a side on which no photo of the batch has one (batch, released), or for each such photo (photo, ours: on an object
     that the other photo misses it contradicts the basic loss, docs/log.md)."""
     feedback: float = 0.0
-    """How much of the gradient of what is (not) found again reaches features and head; W_P and W_B have all of it. Paper:
-    1. Ours: they learn to compare what the classifier sees, and it is not taught to see what can be found."""
+    """Share of the gradient of what is (not) found again that reaches features and classifier; W_P, W_B and a second
+    head have all of it. Paper: 1. Ours: they learn to compare what the classifier sees. Where they teach it too, its own
+    maps lose more than looking beside references gives (docs/log.md)."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
