@@ -120,8 +120,8 @@ class McisSettings:
     that the other photo misses it contradicts the basic loss, docs/log.md)."""
     feedback: float = 0.0
     """Share of the gradient of what is (not) found again that reaches features and classifier; W_P, W_B and a second
-    head have all of it. Paper: 1. Ours: they learn to compare what the classifier sees. Where they teach it too, its own
-    maps lose more than looking beside references gives (docs/log.md)."""
+    head have all of it. Paper: 1. Ours: they learn to compare what the classifier sees. Where they teach it, too, its
+    own maps lose more than looking beside references gives (docs/log.md)."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
