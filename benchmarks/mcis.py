@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,8 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone, BackboneSettings, build
-from tag2mask.methods.mcis import CELLS, Mcis, McisSettings, Side, co_attend
+from tag2mask.methods import mcis
+from tag2mask.methods.mcis import CELLS, Mcis, Side, co_attend
 from tag2mask.types import Batch
 
 
@@ -107,8 +109,8 @@ def compare_speed(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     backbone: Backbone = build(BackboneSettings(args.backbone, weights=args.weights, output_stride=args.stride))
-    # the plain form: the other side is written from the paper's equations; one domain, as VOC alone has
-    settings = McisSettings(affinity="plain", by_domain=False, extra_convs=args.extra)
+    # the paper's form, from whose equations the other side is written; one domain, as VOC alone has
+    settings = replace(mcis.paper(), by_domain=False, extra_convs=args.extra)
     method = Mcis(backbone, 20, settings).train()
     nn.init.normal_(method.affinity, std=1e-3)
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
