@@ -33,7 +33,7 @@ from tag2mask.methods.check import batch_of, check_method
 from tag2mask.methods.mcis import Mcis, McisSettings, co_attend, gated_sum, pairs_within
 from tag2mask.recipes import recipe
 from tag2mask.run import read_jsonl
-from tag2mask.train import parameter_groups, schedule
+from tag2mask.train import clipped_together, parameter_groups, schedule
 from tag2mask.types import Batch, Compares, Dataset, Domain, LocalizationMaps, Sample, masked_mean
 from world import SMALL, fails, run, scene
 
@@ -470,6 +470,20 @@ def test_feedback_is_the_share_of_the_gradient_that_reaches_the_classifier(kind:
             assert whole.abs().sum() > 0
             torch.testing.assert_close(gradients[0.0][name], whole)
             torch.testing.assert_close(gradients[0.25][name], whole)
+
+
+def test_what_pairs_alone_teach_is_clipped_apart() -> None:
+    names = {}
+    for feedback, share in ((0.0, True), (0.0, False), (0.5, True)):
+        method = Mcis(plain_backbone(6, 4), 4, McisSettings(feedback=feedback, share_head=share))
+        known = {id(p): name for name, p in method.named_parameters()}
+        names[feedback, share] = [{known[id(p)] for p in part} for part in clipped_together(method)]
+    head = {"head.weight", "head.bias"}
+    assert names[0.0, True] == [head, {"affinity", "gate.weight"}]
+    assert names[0.0, False] == [head, {"affinity", "gate.weight", "second_head.weight"}]
+    assert names[0.5, True] == [head | {"affinity", "gate.weight"}]
+    basic = Mcis(plain_backbone(6, 4), 4, McisSettings(parts="basic"))
+    assert len(clipped_together(basic)) == 1
 
 
 def test_parts_of_the_method_can_be_left_out() -> None:

@@ -105,6 +105,30 @@ def test_losses_in_turn_get_a_step_each(tmp_path: Path) -> None:
     assert task.calls == 2 * 3 * len(epoch_batches(Points(), 4, 0, 0))
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_gradients_are_clipped_by_the_norm_of_what_learns_together(apart: bool, tmp_path: Path) -> None:
+    """One step of plain descent, by hand. One weight's loss is steep, the other's hardly slopes."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier, self.affinity = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+        def losses(self, batch: Batch, progress: float) -> Losses:
+            return Losses({"own": (self.classifier * 0.3).sum(), "pairs": (self.affinity * 400).sum()})
+
+    if apart:
+        Two.learnt_apart = lambda self: [self.affinity]  # type: ignore[attr-defined]
+    settings = replace(
+        FAST, epochs=1, batch_size=8, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip=1.0, warmup=0.0, power=0.0,
+        head_factor=1.0, learning_rate=0.1, precision="float32",
+    )  # fmt: skip
+    fit(Two(), Points(8), settings, tmp_path, seed=0, title="t")
+    norm = (0.3**2 + 400**2) ** 0.5
+    moved = {name: -value.item() / 0.1 for name, value in weights(tmp_path).items()}
+    assert moved == pytest.approx({"classifier": 0.3 if apart else 0.3 / norm, "affinity": 1 if apart else 400 / norm})
+
+
 def test_accumulation_is_one_step_of_the_mean(tmp_path: Path) -> None:
     """Two batches of one accumulated step = one step on the mean of their gradients, computed by hand."""
 

@@ -117,6 +117,15 @@ def parameter_groups(task: nn.Module, settings: TrainSettings) -> list[dict[str,
     ]
 
 
+def clipped_together(task: nn.Module) -> list[list[nn.Parameter]]:
+    """Learnable parameters in parts whose gradients are clipped by the norm of the part: all in one, unless a task says
+    which are ``learnt_apart``, by losses that teach nothing else."""
+    apart: list[nn.Parameter] = task.learnt_apart() if hasattr(task, "learnt_apart") else []  # type: ignore[operator]
+    known = set(map(id, apart))
+    rest = [p for p in task.parameters() if p.requires_grad and id(p) not in known]
+    return [part for part in (rest, apart) if part]
+
+
 def schedule(step: int, steps: int, settings: TrainSettings) -> float:
     """Factor on every learning rate before step ``step`` of ``steps``: warm-up times poly decay times milestones."""
     warm = max(1, round(settings.warmup * steps))
@@ -160,7 +169,7 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
     checkpoint = folder / "checkpoint.safetensors"
     start = _restore(checkpoint, key, task, optimizer)
     log = _Log(folder / "log.jsonl", start, accelerator.is_main_process)
-    saved = time.monotonic()
+    saved, clipped = time.monotonic(), clipped_together(task)
     task.train()
     with _progress(title, steps, start, accelerator.is_main_process) as advance:
         for step, batch in _batches(source, settings, seed, start, steps, accelerator):
@@ -169,7 +178,7 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             update = (step + 1) % settings.accumulate == 0 or step + 1 == steps
-            terms = _step(step_module, optimizer, accelerator, batch, step / steps, settings, update, title)
+            terms = _step(step_module, optimizer, accelerator, batch, step / steps, settings, clipped, update, title)
             photos = len(batch.ids) * accelerator.num_processes
             log.add(step, terms, rates[0] * factor, photos, last=step + 1 == steps)
             if settings.tracker:
@@ -194,11 +203,12 @@ def _step(
     batch: Any,
     progress: float,
     settings: TrainSettings,
+    clipped: Sequence[Sequence[Tensor]],
     update: bool,
     title: str,
 ) -> dict[str, float]:
     """Forward, backward and, when ``update``, the optimiser; a task that gives several losses in turn gets an
-    optimiser step for each (PPL's per-iteration schedule)."""
+    optimiser step for each (PPL's per-iteration schedule). ``clipped``: :func:`clipped_together`."""
     batch = batch.to(accelerator.device)
     images = batch.images
     if images.ndim == 4:
@@ -220,7 +230,9 @@ def _step(
         terms |= {name: float(value.detach()) for name, value in losses.items()}
         if update:
             if settings.clip > 0:
-                accelerator.clip_grad_norm_(module.parameters(), settings.clip)
+                accelerator.unscale_gradients()
+                for part in clipped:
+                    nn.utils.clip_grad_norm_(part, settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -323,6 +323,13 @@ class Mcis(nn.Module):
             return projected
         return (features + projected / math.sqrt(self.channels)) / self.settings.temperature
 
+    def learnt_apart(self) -> list[nn.Parameter]:
+        """What the losses of a pair teach and nothing else does, unless they teach the classifier, too: their
+        gradients would scale the classifier's steps down, most where tags are noisy (docs/log.md)."""
+        s = self.settings
+        parts = () if s.feedback or not s.pairs else ("affinity", "gate", "second_head")
+        return [p for name, p in self.named_parameters() if name.split(".")[0] in parts]
+
     # --- training -----------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch, progress: float) -> Losses:
