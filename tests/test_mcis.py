@@ -472,35 +472,16 @@ def test_feedback_is_the_share_of_the_gradient_that_reaches_the_classifier(kind:
             torch.testing.assert_close(gradients[0.25][name], whole)
 
 
-def test_pairs_with_a_photo_from_the_web_teach_the_classifier() -> None:
-    gradients = {}
-    for name, form in {"ours": (0.0, 1.0), "all": (1.0, 1.0), "none": (0.0, 0.0)}.items():
-        method, batch = (
-            small_method("default"),
-            three_pairs(("target", "single-label", "target", "web", *["target"] * 2)),
-        )
-        method.settings = replace(method.settings, feedback=form[0], feedback_web=form[1])
-        batch = replace(batch, images=batch.images.clone().requires_grad_())
-        method.losses(batch, 1.0).total().backward()
-        gradients[name] = batch.images.grad
-    web, others = [0, 3], [1, 2, 4, 5]
-    assert gradients["ours"] is not None and gradients["all"] is not None and gradients["none"] is not None
-    torch.testing.assert_close(gradients["ours"][web], gradients["all"][web])
-    torch.testing.assert_close(gradients["ours"][others], gradients["none"][others])
-    for row in range(6):
-        assert not torch.allclose(gradients["all"][row], gradients["none"][row], rtol=1e-3)
-
-
 def test_what_pairs_alone_teach_is_clipped_apart() -> None:
     names = {}
-    for feedback, share in ((0.0, True), (0.0, False), (1.0, True)):
+    for feedback, share in ((0.0, True), (0.0, False), (0.5, True)):
         method = Mcis(plain_backbone(6, 4), 4, McisSettings(feedback=feedback, share_head=share))
         known = {id(p): name for name, p in method.named_parameters()}
         names[feedback, share] = [{known[id(p)] for p in part} for part in clipped_together(method)]
     head = {"head.weight", "head.bias"}
     assert names[0.0, True] == [head, {"affinity", "gate.weight"}]
     assert names[0.0, False] == [head, {"affinity", "gate.weight", "second_head.weight"}]
-    assert names[1.0, True] == [head | {"affinity", "gate.weight"}]
+    assert names[0.5, True] == [head | {"affinity", "gate.weight"}]
     basic = Mcis(plain_backbone(6, 4), 4, McisSettings(parts="basic"))
     assert len(clipped_together(basic)) == 1
 

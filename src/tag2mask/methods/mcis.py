@@ -122,8 +122,6 @@ class McisSettings:
     """Share of the gradient of what is (not) found again that reaches features and classifier; W_P, W_B and a second
     head have all of it. Paper: 1. Ours: they learn to compare what the classifier sees. Where they teach it, too, its
     own maps lose more than looking beside references gives (docs/log.md)."""
-    feedback_web: float = 1.0
-    """The same for pairs with a photo from the web: a classifier taught by pairs bears wrong tags (docs/log.md)."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
@@ -134,9 +132,8 @@ class McisSettings:
             raise InputError(f"mcis.references is {self.references}: give 0 (single-round) or more")
         if self.temperature <= 0:
             raise InputError(f"mcis.temperature is {self.temperature}: it must be above 0")
-        for name in ("feedback", "feedback_web"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise InputError(f"mcis.{name.replace('_', '-')} is {share}: it must be from 0 to 1")
+        if not 0 <= self.feedback <= 1:
+            raise InputError(f"mcis.feedback is {self.feedback}: it must be from 0 to 1")
         if self.extra_convs < 0 or self.channels < 1:
             raise InputError(f"mcis.extra-convs {self.extra_convs} of {self.channels} channels cannot be built")
 
@@ -184,9 +181,11 @@ class Side(NamedTuple):
     features: Tensor  # F [photos channels rows columns]
     values: Tensor  # of the head, then of W_B [photos classes+1 rows columns]; without W_B where it is not trained
     inside: Tensor | None = None  # [photos cells] bool, False on padding; None: no padding
-    bias: Tensor | None = (
-        None  # of the shared head [classes 1 1], or for each photo; without W_B or with a second head, None
-    )
+
+    def take(self, rows: Sequence[int]) -> Side:
+        where = torch.as_tensor(rows, device=self.features.device)
+        inside = None if self.inside is None else self.inside[where]
+        return Side(self.features[where], self.values[where], inside)
 
 
 class Compared(NamedTuple):
@@ -253,32 +252,23 @@ class Mcis(nn.Module):
         """:math:`F`: ``[photos channels rows columns]``."""
         return self.extra(self.backbone(images, stored=stored))
 
-    def see(
-        self,
-        features: Tensor,
-        scores: Tensor | None = None,
-        valid: Tensor | None = None,
-        feedback: Sequence[float] | None = None,
-    ) -> Side:
+    def see(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Side:
         """Everything about photos that does not depend on what they are compared with.
 
         Args:
             scores: the head's maps of these features, where they are known.
             valid: ``[photos height width]`` bool, False on padding; None: there is none.
-            feedback: :attr:`McisSettings.feedback` of each photo; None: 1.
         """
-        seen = self.head(features) if scores is None else scores
-        bias = None if self.head.bias is None else self.head.bias[:, None, None]
-        if feedback is not None:
-            features, seen = _let_back(features, feedback), _let_back(seen, feedback)
-            bias = None if bias is None else _let_back(bias, feedback)
         if not self.settings.share_head:
-            seen, bias = self.second_head(features), None
-        values = torch.cat([seen, self.gate(features)], 1) if self.settings.parts == "full" else seen
+            scores = self.second_head(features)
+        elif scores is None:
+            scores = self.head(features)
+        assert scores is not None
+        values = torch.cat([scores, self.gate(features)], 1) if self.settings.parts == "full" else scores
         if valid is None:
-            return Side(features, values, None, bias)
+            return Side(features, values)
         share = F.adaptive_avg_pool2d(valid[:, None].float(), (features.shape[2], features.shape[3]))
-        return Side(features, values, share.flatten(1) > 0, bias)
+        return Side(features, values, share.flatten(1) > 0)
 
     def compare(self, m: Side, n: Side, kinds: Sequence[int]) -> Compared:
         """Co-attention and contrastive co-attention of pairs.
@@ -294,18 +284,18 @@ class Mcis(nn.Module):
             to_m, to_n = co_attend(
                 queries.flatten(2), keys.flatten(2), values_m.flatten(2), values_n.flatten(2), m.inside, n.inside
             )
-            common_m, own_m = self._split(values_m, to_m.unflatten(2, values_m.shape[2:]), m.bias)
-            common_n, own_n = self._split(values_n, to_n.unflatten(2, values_n.shape[2:]), n.bias)
+            common_m, own_m = self._split(values_m, to_m.unflatten(2, values_m.shape[2:]))
+            common_n, own_n = self._split(values_n, to_n.unflatten(2, values_n.shape[2:]))
         return Compared(common_m, common_n, own_m, own_n)
 
-    def _split(self, values: Tensor, found: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _split(self, values: Tensor, found: Tensor) -> tuple[Tensor, Tensor | None]:
         """The maps of what is found again and, from a photo's own values, of what is not."""
         common = found[:, : self.classes]
         if self.settings.parts != "full":
             return common, None
         own = values[:, : self.classes] * (kept := 1 - found[:, self.classes :].sigmoid())
-        if bias is not None:  # F is gated, the bias is not
-            own = own + bias * (1 - kept)
+        if self.settings.share_head and self.head.bias is not None:  # F is gated, the bias is not
+            own = own + _let_back(self.head.bias, self.settings.feedback)[:, None, None] * (1 - kept)
         return common, own
 
     def _plain(self, features: Tensor) -> Tensor:
@@ -334,10 +324,10 @@ class Mcis(nn.Module):
         return (features + projected / math.sqrt(self.channels)) / self.settings.temperature
 
     def learnt_apart(self) -> list[nn.Parameter]:
-        """What the losses of a pair teach and nothing else does, unless they teach the classifier as much: their
+        """What the losses of a pair teach and nothing else does, unless they teach the classifier, too: their
         gradients would scale the classifier's steps down, most where tags are noisy (docs/log.md)."""
         s = self.settings
-        parts = ("affinity", "gate", "second_head") if s.pairs and s.feedback < 1 else ()
+        parts = () if s.feedback or not s.pairs else ("affinity", "gate", "second_head")
         return [p for name, p in self.named_parameters() if name.split(".")[0] in parts]
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -357,19 +347,18 @@ class Mcis(nn.Module):
         pairs = batch.pairs if batch.pairs is not None else pairs_within(batch) if s.pairs else ()
         if not s.pairs or not pairs:
             return Losses(terms)
+        seen = self.see(_let_back(features, s.feedback), _let_back(scores, s.feedback), batch.valid)
         m, n, kinds = self._in_order(pairs, batch.domains)
-        feedback = self._feedback(batch.domains, pairs)
-        side_m, side_n = (self.see(features[of], scores[of], batch.valid[of], feedback) for of in (m, n))
-        found = self.compare(side_m, side_n, kinds)
+        found = self.compare(seen.take(m), seen.take(n), kinds)
         labels_m, labels_n = batch.labels[m], batch.labels[n]
         valid_m, valid_n = batch.valid[m], batch.valid[n]
         common = labels_m * labels_n
         terms["co"] = self._both(_loss(found.common_m, valid_m, common), _loss(found.common_n, valid_n, common))
         if found.own_m is not None and found.own_n is not None and progress >= s.contrast_from:
-            owns = ((found.own_m, valid_m, labels_m - common), (found.own_n, valid_n, labels_n - common))
-            terms["contrast"] = torch.stack([self._contrast(*own) for own in owns]).sum()
+            sides = ((found.own_m, valid_m, labels_m - common), (found.own_n, valid_n, labels_n - common))
+            terms["contrast"] = torch.stack([self._contrast(*side) for side in sides]).sum()
         if s.self_pairs:
-            terms |= self._self_terms(batch, sorted({first for first, _ in pairs}), features, scores)
+            terms |= self._self_terms(batch, sorted({first for first, _ in pairs}), seen, scores)
         return Losses(terms)
 
     def _contrast(self, maps: Tensor, valid: Tensor, own: Tensor) -> Tensor:
@@ -395,28 +384,22 @@ class Mcis(nn.Module):
         ordered = [(n, m) if extra[m] and not extra[n] else (m, n) for m, n in pairs]
         return [m for m, _ in ordered], [n for _, n in ordered], [_kind(extra[m], extra[n]) for m, n in ordered]
 
-    def _feedback(self, domains: Sequence[Domain], pairs: Sequence[tuple[int, int]]) -> list[float]:
-        """How much of its gradient each pair passes on."""
-        s = self.settings
-        return [s.feedback_web if domains and "web" in (domains[m], domains[n]) else s.feedback for m, n in pairs]
-
     def _extra(self, domain: Domain) -> bool:
         """Whether a photo counts as one from elsewhere."""
         return self.settings.by_domain and domain != "target"
 
-    def _self_terms(self, batch: Batch, rows: list[int], features: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    def _self_terms(self, batch: Batch, rows: list[int], seen: Side, scores: Tensor) -> dict[str, Tensor]:
         """The losses of photos paired with themselves: all their tags are common."""
         assert not batch.stored, "refused when the method was built"
-        valid, labels = batch.valid[rows], batch.labels[rows]
-        feedback = self._feedback(batch.domains, [(row, row) for row in rows])
-        here = self.see(features[rows], scores[rows], valid, feedback)
+        here, valid, labels = seen.take(rows), batch.valid[rows], batch.labels[rows]
         kinds = self._own_kinds(batch.domains, rows)
         of_photo = _loss(scores[rows], valid, labels)
         basic, co = [], []
         for scale, mirrored in VIEWS:
             there = self.features(self._view(batch.images[rows], scale, mirrored))
             there_scores, there_valid = self.head(there), valid.flip(2) if mirrored else valid
-            found = self.compare(here, self.see(there, there_scores, there_valid, feedback), kinds)
+            back = [_let_back(each, self.settings.feedback) for each in (there, there_scores)]
+            found = self.compare(here, self.see(back[0], back[1], there_valid), kinds)
             basic.append(self._both(of_photo, _loss(there_scores, there_valid, labels)))
             of_m, of_n = _loss(found.common_m, valid, labels), _loss(found.common_n, there_valid, labels)
             co.append(self._both(of_m, of_n))
@@ -691,12 +674,9 @@ def _side_by_side(found: Sequence[tuple[dict[bool, Tensor], Tensor]]) -> Beside:
     return Beside(keys, values, inside.to(values.device))
 
 
-def _let_back(values: Tensor, shares: Sequence[float]) -> Tensor:
-    """The same values, one photo's for each share, which pass on so much of their gradient."""
-    if len(set(shares)) == 1:
-        return values if shares[0] == 1 else values.detach().lerp(values, shares[0]) if shares[0] else values.detach()
-    each = values.new_tensor(shares)[:, None, None, None]
-    return values.detach().lerp(values, each)
+def _let_back(values: Tensor, share: float) -> Tensor:
+    """The same values, which pass on so much of their gradient."""
+    return values if share == 1 else values.detach().lerp(values, share) if share else values.detach()
 
 
 def _kind(extra_m: bool, extra_n: bool) -> int:
