@@ -1022,6 +1022,7 @@ def test_recipes_are_the_two_forms() -> None:
     paper, official = recipe("mcis/paper"), recipe("mcis/official")
     assert paper.options == mcis.paper() and official.options == mcis.official(11)
     assert mcis.official(15).contrast_from == 2 / 15
+    assert mcis.paper().feedback == mcis.official(15).feedback == 1 and McisSettings().feedback == 0
     assert {paper.backbone.name, paper.backbone.output_stride, paper.refine} == {"vgg16.tv_in1k", 8, "none"}
     assert paper.pseudo.background == "saliency-rule"
     rule = paper.pseudo.saliency_rule
@@ -1033,6 +1034,7 @@ def test_recipes_are_the_two_forms() -> None:
     [
         ({"references": -1}, r"mcis\.references is -1: give 0 \(single-round\) or more"),
         ({"temperature": 0.0}, r"mcis\.temperature is 0.0: it must be above 0"),
+        ({"feedback": 1.5}, r"mcis\.feedback is 1.5: it must be from 0 to 1"),
         ({"extra_convs": -1}, r"mcis\.extra-convs -1 of 512 channels"),
     ],
 )

@@ -142,17 +142,10 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
     Raises:
         InputError: a loss that is not finite (with what to change); a full disk.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
-    where = compute.device()
     compute.keep_memory()
-    AcceleratorState._reset_state()  # a run's trainings may differ in precision; accelerate keeps the first one's
-    mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[compute.resolve(settings.precision, where)]
-    accelerator = Accelerator(
-        mixed_precision=mixed, log_with=settings.tracker, project_dir=folder if settings.tracker else None
-    )
+    accelerator = _accelerator(settings, folder)
     set_seed(seed)
     step_module: nn.Module = _Step(task.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     optimizer = _optimizer(task, settings)
@@ -169,7 +162,8 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
     checkpoint = folder / "checkpoint.safetensors"
     start = _restore(checkpoint, key, task, optimizer)
     log = _Log(folder / "log.jsonl", start, accelerator.is_main_process)
-    saved, clipped = time.monotonic(), clipped_together(task)
+    clipped = clipped_together(task)
+    saved = time.monotonic()
     task.train()
     with _progress(title, steps, start, accelerator.is_main_process) as advance:
         for step, batch in _batches(source, settings, seed, start, steps, accelerator):
@@ -194,6 +188,19 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     task.eval()
+
+
+def _accelerator(settings: TrainSettings, folder: Path) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # a run's trainings may differ in precision; accelerate keeps the first one's
+    precision = compute.resolve(settings.precision, compute.device())
+    return Accelerator(
+        mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision],
+        log_with=settings.tracker,
+        project_dir=folder if settings.tracker else None,
+    )
 
 
 def _step(

@@ -165,7 +165,8 @@ class Losses(Mapping[str, Tensor]):
 
 @runtime_checkable
 class Method(Protocol):
-    """A weakly supervised method. An ``nn.Module`` that promises these two."""
+    """A weakly supervised method. An ``nn.Module`` that promises these two, and may say how it wants to be taught
+    (``parameter_groups``, ``learnt_apart``: :mod:`tag2mask.train`)."""
 
     def losses(self, batch: Batch, progress: float) -> Losses:
         """Losses of one step; ``progress`` runs from 0 to 1 over the training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar, cast
 
 import numpy as np
@@ -29,6 +30,31 @@ def tensor_of(array: object, who: str, what: str) -> Tensor:
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise InputError(f"{who}: {what} is of type {array.dtype}; give numbers")
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def present_labels(scores: Tensor, who: str, wants: str, highest: float = math.inf) -> Tensor:
+    """Which labels each image has, ``[batch labels]`` bool: those whose scores are not zero everywhere.
+
+    Args:
+        scores: ``[batch labels height width]``.
+        who, wants: whose input it is and what it should be, for the error.
+        highest: what no score may exceed.
+
+    Raises:
+        InputError: scores that are not finite, negative, too high, or of an image zero for every label.
+    """
+    least, most = torch.aminmax(scores.flatten(2), dim=2)  # [batch labels]; NaN comes through
+    low, high = float(least.amin()), float(most.amax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(f"{who}: scores hold NaN or infinity; check the maps they were made from")
+    if low < 0:
+        raise InputError(f"{who}: scores go down to {low:.3g}; give {wants}, not logits")
+    if high > highest:
+        raise InputError(f"{who}: scores reach {high:.3g}; give {wants}: apply a softmax first")
+    present = most > 0
+    if not bool(present.any(1).all()):
+        raise InputError(f"{who}: the scores of an image are zero for every label; give it at least background")
+    return present
 
 
 def as_given(given: Array, result: Tensor) -> Array:

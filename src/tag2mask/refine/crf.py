@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tag2mask.errors import InputError, unknown
 from tag2mask.refine import permutohedral
-from tag2mask.refine.arrays import Array, as_given, dtype_of, shape_of, tensor_of
+from tag2mask.refine.arrays import Array, as_given, dtype_of, present_labels, shape_of, tensor_of
 
 
 @dataclass(frozen=True)
@@ -316,18 +316,8 @@ def _pixels_and_scores(image: np.ndarray | Tensor, scores: np.ndarray | Tensor) 
         )
     if values.numel() == 0:
         raise InputError(f"dense CRF: scores have shape {shape_of(scores)}; there is nothing to refine")
-    least, most = torch.aminmax(values.flatten(2), dim=2)  # [batch labels]; NaN comes through
-    low, high = float(least.amin()), float(most.amax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InputError("dense CRF: scores hold NaN or infinity; check the maps they were made from")
-    if low < 0:
-        raise InputError(f"dense CRF: scores go down to {low:.3g}; give probabilities in [0, 1], not logits")
-    if high > 1.01:  # half-precision sums may pass one a little
-        raise InputError(f"dense CRF: scores reach {high:.3g}; give probabilities in [0, 1]: apply a softmax first")
-    present = most > 0
-    if not bool(present.any(1).all()):
-        raise InputError("dense CRF: the scores of an image are zero for every label; give it at least background")
-    return images, values, present
+    # half-precision sums may pass one a little
+    return images, values, present_labels(values, "dense CRF", "probabilities in [0, 1]", highest=1.01)
 
 
 def _pixels_and_labels(image: np.ndarray | Tensor, labels: np.ndarray | Tensor, n_labels: int) -> tuple[Tensor, Tensor]:

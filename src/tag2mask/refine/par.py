@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
-from tag2mask.refine.arrays import Array, as_given, dtype_of, shape_of, tensor_of
+from tag2mask.refine.arrays import Array, as_given, dtype_of, present_labels, shape_of, tensor_of
 
 EPSILON = 1e-8  # of the published code, beside each standard deviation
 BLOCK = 2**19  # values worked on at a time on a CPU: 2 MB stay in the second-level cache of most
@@ -110,15 +110,7 @@ def par(image: Array, scores: Array, settings: ParSettings | None = None) -> Arr
             f"PAR: image {shape_of(image)} and scores {shape_of(scores)} disagree; "
             "give [labels height width] of the same picture, at any resolution"
         )
-    least, most = torch.aminmax(values.flatten(2), dim=2)  # [batch labels]; NaN comes through
-    low, high = float(least.amin()), float(most.amax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InputError("PAR: scores hold NaN or infinity; check the maps they were made from")
-    if low < 0:
-        raise InputError(f"PAR: scores go down to {low:.3g}; give scores of at least 0, not logits")
-    present = most > 0
-    if not bool(present.any(1).all()):
-        raise InputError("PAR: the scores of an image are zero for every label; give it at least background")
+    present = present_labels(values, "PAR", "scores of at least 0")
     out = torch.zeros(*values.shape[:2], height, width, device=values.device)
     with torch.no_grad():
         for b, labels in enumerate(row.nonzero()[:, 0] for row in present):  # one at a time: the weights are large
