@@ -94,11 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--extra", type=float, default=0.5, help="share of the training photos that come from elsewhere"
     )
-    parser.add_argument("--corrupt", type=float, default=0.0, metavar="SHARE", help="of all tags")
+    parser.add_argument("--corrupt", type=float, metavar="SHARE", help="of all tags; 0: all are right")
     parser.add_argument("--single-label", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    if args.single_label == bool(args.corrupt):
+    if args.single_label == (args.corrupt is not None):
         parser.error("give one of --corrupt SHARE and --single-label")
     settings = DataSettings(classes=(args.classes,) if args.classes else (), train_split=args.train_split)
     train = data.load(args.DATA, settings)

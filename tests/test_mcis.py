@@ -472,6 +472,32 @@ def test_feedback_is_the_share_of_the_gradient_that_reaches_the_classifier(kind:
             torch.testing.assert_close(gradients[0.25][name], whole)
 
 
+@pytest.mark.parametrize("q", [0.7, 1.0])
+def test_wrong_tags_from_the_web_are_tolerated(q: float) -> None:
+    """(1 - p^q) / q of each class of photos from the web, -log p of the others, by numpy; its gradient is the plain
+    one's times p^q."""
+    domains: tuple[Domain, ...] = ("target", "web", "single-label", "web", "single-label", "target")
+    batch = replace(three_pairs(domains), valid=torch.ones(6, 2, 3, dtype=torch.bool))
+    gradients = {}
+    for tolerance in (0.0, q):
+        method = small_method("default")
+        method.settings = replace(method.settings, web_tolerance=tolerance)
+        scores = method.head(method.features(batch.images)).detach().requires_grad_()
+        loss = method._basic(scores, batch.valid, batch.labels, domains)
+        loss.backward()
+        gradients[tolerance] = scores.grad
+    s = scores.detach().double().mean((2, 3)).numpy()
+    says = 1 / (1 + np.exp(-np.where(batch.labels.numpy() > 0, s, -s)))
+    web = np.array([d == "web" for d in domains])[:, None]
+    assert loss.item() == pytest.approx(np.where(web, (1 - says**q) / q, -np.log(says)).mean(), rel=1e-5)
+    weights = torch.from_numpy(np.where(web, says**q, 1)).float()[:, :, None, None]
+    torch.testing.assert_close(gradients[q], weights * gradients[0.0])
+    plain = method._basic(scores, batch.valid, batch.labels, ("target",) * 6)
+    torch.testing.assert_close(
+        plain, F.multilabel_soft_margin_loss(scores.mean((2, 3)), batch.labels)
+    )  # nobody from the web
+
+
 def test_what_pairs_alone_teach_is_clipped_apart() -> None:
     names = {}
     for feedback, share in ((0.0, True), (0.0, False), (0.5, True)):
@@ -1035,6 +1061,7 @@ def test_recipes_are_the_two_forms() -> None:
         ({"references": -1}, r"mcis\.references is -1: give 0 \(single-round\) or more"),
         ({"temperature": 0.0}, r"mcis\.temperature is 0.0: it must be above 0"),
         ({"feedback": 1.5}, r"mcis\.feedback is 1.5: it must be from 0 to 1"),
+        ({"web_tolerance": 2.0}, r"mcis\.web-tolerance is 2.0: it must be from 0 \(none\) to 1"),
         ({"extra_convs": -1}, r"mcis\.extra-convs -1 of 512 channels"),
     ],
 )

@@ -32,8 +32,16 @@ class :math:`k` (multi-round): :math:`M_k = \max(0, \frac{1}{|R_k|} \sum_{r \in 
 
 *Other sources of photos.* Photos of one object each, or from the web, pair with any photo of their class. Three
 :math:`W_P` bridge the difference: both photos from the target set, both from elsewhere, one of each (the target photo
-is then :math:`m`). A wrong tag of one photo harms little: what it claims is not found again in the others. References
-are therefore of the target set, as far as it has them.
+is then :math:`m`). References are of the target set, as far as it has them. Tags from the web may be wrong, and a
+classifier that must explain them all learns little (docs/log.md). There :math:`L(s, l)` is the generalised cross
+entropy of Zhang & Sabuncu (NeurIPS 2018, eq. 6), here of each class, with :math:`p_c` the probability that the
+classifier gives to what the tag says of class :math:`c`:
+
+.. math::
+    L_q = \frac{1}{|c|} \sum_c \frac{1 - p_c^q}{q}, \qquad p_c = l_c \, \sigma(s_c) + (1 - l_c) (1 - \sigma(s_c))
+
+Its gradient is that of :math:`L`, the limit :math:`q \to 0`, times :math:`p_c^q` for each class: what contradicts what
+the other photos taught weighs little.
 
 How it is computed. Heads and :math:`W_B` are linear and the columns of :math:`A` add up to one, so they commute with
 the attention: :math:`\varphi(F_n A_n) = \varphi(F_n) A_n`. Thus :math:`F^\cap` is never formed, and of the three large
@@ -53,8 +61,9 @@ takes no part; batch norm keeps its pretrained statistics.
 
 The default form is the paper's, made for any pretrained backbone and AdamW: no new convolutions; features are compared
 by their direction, with a :math:`W_P` that starts as the identity (:attr:`McisSettings.affinity` says why); the
-contrastive losses begin late, of photos that have a class of their own alone; and what is (not) found again teaches the
-comparison, not the classifier (:attr:`McisSettings.feedback`), which thus is that of single photos.
+contrastive losses begin late, of photos that have a class of their own alone; what is (not) found again teaches the
+comparison, not the classifier (:attr:`McisSettings.feedback`), which thus is that of single photos; and the classifier
+tolerates wrong tags of photos from the web (:attr:`McisSettings.web_tolerance`).
 """
 
 from __future__ import annotations
@@ -122,6 +131,9 @@ class McisSettings:
     """Share of the gradient of what is (not) found again that reaches features and classifier; W_P, W_B and a second
     head have all of it. Paper: 1. Ours: they learn to compare what the classifier sees. Where they teach it, too, its
     own maps lose more than looking beside references gives (docs/log.md)."""
+    web_tolerance: float = 0.7
+    """q of the generalised cross entropy with which photos from the web teach the classifier (0.7 is its authors'; 1:
+    absolute error). 0, both published forms: their tags are taken as true."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
@@ -134,6 +146,8 @@ class McisSettings:
             raise InputError(f"mcis.temperature is {self.temperature}: it must be above 0")
         if not 0 <= self.feedback <= 1:
             raise InputError(f"mcis.feedback is {self.feedback}: it must be from 0 to 1")
+        if not 0 <= self.web_tolerance <= 1:
+            raise InputError(f"mcis.web-tolerance is {self.web_tolerance}: it must be from 0 (none) to 1")
         if self.extra_convs < 0 or self.channels < 1:
             raise InputError(f"mcis.extra-convs {self.extra_convs} of {self.channels} channels cannot be built")
 
@@ -156,7 +170,9 @@ class McisSettings:
 
 def paper() -> McisSettings:
     """The paper's form, on VGG-16."""
-    return McisSettings(affinity="plain", extra_convs=3, contrast_from=0.0, skip_empty="no", feedback=1.0)
+    return McisSettings(
+        affinity="plain", extra_convs=3, contrast_from=0.0, skip_empty="no", feedback=1.0, web_tolerance=0.0
+    )
 
 
 def official(epochs: float) -> McisSettings:
@@ -171,6 +187,7 @@ def official(epochs: float) -> McisSettings:
         contrast_from=min(1.0, 2 / epochs),
         skip_empty="batch",
         feedback=1.0,
+        web_tolerance=0.0,
         self_pairs=True,
     )
 
@@ -343,7 +360,7 @@ class Mcis(nn.Module):
         s = self.settings
         features = self.features(batch.images, stored=batch.stored)
         scores = self.head(features)
-        terms = {"basic": self._pair_weight * _loss(scores, batch.valid, batch.labels)}
+        terms = {"basic": self._pair_weight * self._basic(scores, batch.valid, batch.labels, batch.domains)}
         pairs = batch.pairs if batch.pairs is not None else pairs_within(batch) if s.pairs else ()
         if not s.pairs or not pairs:
             return Losses(terms)
@@ -360,6 +377,16 @@ class Mcis(nn.Module):
         if s.self_pairs:
             terms |= self._self_terms(batch, sorted({first for first, _ in pairs}), seen, scores)
         return Losses(terms)
+
+    def _basic(self, scores: Tensor, valid: Tensor, labels: Tensor, domains: Sequence[Domain]) -> Tensor:
+        """The classifier's loss of photos whose tags are true, or, from the web, may be."""
+        q = self.settings.web_tolerance
+        if not q or "web" not in domains:
+            return _loss(scores, valid, labels)
+        means = masked_mean(scores, valid)
+        agreed = F.logsigmoid(torch.where(labels > 0, means, -means))  # log p_c
+        from_web = torch.tensor([domain == "web" for domain in domains], device=means.device)[:, None]
+        return torch.where(from_web, (1 - (q * agreed).exp()) / q, -agreed).mean()
 
     def _contrast(self, maps: Tensor, valid: Tensor, own: Tensor) -> Tensor:
         """The contrastive loss of one side."""
@@ -392,15 +419,16 @@ class Mcis(nn.Module):
         """The losses of photos paired with themselves: all their tags are common."""
         assert not batch.stored, "refused when the method was built"
         here, valid, labels = seen.take(rows), batch.valid[rows], batch.labels[rows]
+        domains = [batch.domains[row] for row in rows] if batch.domains else ()
         kinds = self._own_kinds(batch.domains, rows)
-        of_photo = _loss(scores[rows], valid, labels)
+        of_photo = self._basic(scores[rows], valid, labels, domains)
         basic, co = [], []
         for scale, mirrored in VIEWS:
             there = self.features(self._view(batch.images[rows], scale, mirrored))
             there_scores, there_valid = self.head(there), valid.flip(2) if mirrored else valid
             back = [_let_back(each, self.settings.feedback) for each in (there, there_scores)]
             found = self.compare(here, self.see(back[0], back[1], there_valid), kinds)
-            basic.append(self._both(of_photo, _loss(there_scores, there_valid, labels)))
+            basic.append(self._both(of_photo, self._basic(there_scores, there_valid, labels, domains)))
             of_m, of_n = _loss(found.common_m, valid, labels), _loss(found.common_n, there_valid, labels)
             co.append(self._both(of_m, of_n))
         return {"self_basic": torch.stack(basic).sum(), "self_co": torch.stack(co).sum()}
