@@ -419,7 +419,7 @@ class Mcis(nn.Module):
         """The losses of photos paired with themselves: all their tags are common."""
         assert not batch.stored, "refused when the method was built"
         here, valid, labels = seen.take(rows), batch.valid[rows], batch.labels[rows]
-        domains = [batch.domains[row] for row in rows] if batch.domains else ()
+        domains: Sequence[Domain] = [batch.domains[row] for row in rows] if batch.domains else []
         kinds = self._own_kinds(batch.domains, rows)
         of_photo = self._basic(scores[rows], valid, labels, domains)
         basic, co = [], []
