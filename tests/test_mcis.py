@@ -474,28 +474,35 @@ def test_feedback_is_the_share_of_the_gradient_that_reaches_the_classifier(kind:
 
 @pytest.mark.parametrize("q", [0.7, 1.0])
 def test_wrong_tags_from_the_web_are_tolerated(q: float) -> None:
-    """(1 - p^q) / q of each class of photos from the web, -log p of the others, by numpy; its gradient is the plain
-    one's times p^q."""
+    """The basic loss by numpy, twice the mean for the two photos of a pair: (1 - p^q) / q of each class of photos from
+    the web, -log p of the others; its gradient is the plain one's times p^q."""
     domains: tuple[Domain, ...] = ("target", "web", "single-label", "web", "single-label", "target")
-    batch = replace(three_pairs(domains), valid=torch.ones(6, 2, 3, dtype=torch.bool))
-    gradients = {}
-    for tolerance in (0.0, q):
-        method = small_method("default")
-        method.settings = replace(method.settings, web_tolerance=tolerance)
-        scores = method.head(method.features(batch.images)).detach().requires_grad_()
-        loss = method._basic(scores, batch.valid, batch.labels, domains)
-        loss.backward()
-        gradients[tolerance] = scores.grad
-    s = scores.detach().double().mean((2, 3)).numpy()
-    says = 1 / (1 + np.exp(-np.where(batch.labels.numpy() > 0, s, -s)))
-    web = np.array([d == "web" for d in domains])[:, None]
-    assert loss.item() == pytest.approx(np.where(web, (1 - says**q) / q, -np.log(says)).mean(), rel=1e-5)
-    weights = torch.from_numpy(np.where(web, says**q, 1)).float()[:, :, None, None]
-    torch.testing.assert_close(gradients[q], weights * gradients[0.0])
-    plain = method._basic(scores, batch.valid, batch.labels, ("target",) * 6)
-    torch.testing.assert_close(
-        plain, F.multilabel_soft_margin_loss(scores.mean((2, 3)), batch.labels)
-    )  # nobody from the web
+    batch = replace(three_pairs(domains), valid=torch.ones(6, 8, 12, dtype=torch.bool))
+    method = small_method("default")
+    method.settings = replace(method.settings, web_tolerance=q)
+    loss = method.losses(batch, 0.0)["basic"]
+    loss.backward()
+    s = method.head(method.features(batch.images)).detach().double().mean((2, 3)).numpy()
+    y = batch.labels.numpy()
+    says, web = 1 / (1 + np.exp(-np.where(y > 0, s, -s))), np.array([[d == "web"] for d in domains])
+    assert loss.item() == pytest.approx(2 * np.where(web, (1 - says**q) / q, -np.log(says)).mean(), rel=1e-5)
+    slopes = np.where(web, says**q, 1) * (1 / (1 + np.exp(-s)) - y)  # the bias adds to every score of its class
+    assert method.head.bias is not None and method.head.bias.grad is not None
+    np.testing.assert_allclose(method.head.bias.grad.numpy(), 2 * slopes.sum(0) / y.size, rtol=1e-4, atol=1e-6)
+
+
+def test_tolerance_is_for_the_web_alone_and_for_a_photo_with_itself_too() -> None:
+    values = {}
+    for domain in ("target", "single-label", "web"):
+        for tolerance in (0.0, 0.7):
+            method = small_method("official")
+            method.settings = replace(method.settings, web_tolerance=tolerance)
+            terms = method.losses(three_pairs((domain,) * 6), 0.0)
+            values[domain, tolerance] = {name: terms[name].item() for name in ("basic", "self_basic")}
+    for domain in ("target", "single-label"):
+        assert values[domain, 0.7] == values[domain, 0.0]
+    shares = {name: values["web", 0.7][name] / values["web", 0.0][name] for name in ("basic", "self_basic")}
+    assert shares["basic"] < 0.8 and shares["self_basic"] == pytest.approx(shares["basic"], abs=0.05), shares
 
 
 def test_what_pairs_alone_teach_is_clipped_apart() -> None:
@@ -1049,6 +1056,7 @@ def test_recipes_are_the_two_forms() -> None:
     assert paper.options == mcis.paper() and official.options == mcis.official(11)
     assert mcis.official(15).contrast_from == 2 / 15
     assert mcis.paper().feedback == mcis.official(15).feedback == 1 and McisSettings().feedback == 0
+    assert mcis.paper().web_tolerance == mcis.official(15).web_tolerance == 0 and McisSettings().web_tolerance == 0.7
     assert {paper.backbone.name, paper.backbone.output_stride, paper.refine} == {"vgg16.tv_in1k", 8, "none"}
     assert paper.pseudo.background == "saliency-rule"
     rule = paper.pseudo.saliency_rule

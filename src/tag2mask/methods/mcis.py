@@ -38,7 +38,7 @@ entropy of Zhang & Sabuncu (NeurIPS 2018, eq. 6), here of each class, with :math
 classifier gives to what the tag says of class :math:`c`:
 
 .. math::
-    L_q = \frac{1}{|c|} \sum_c \frac{1 - p_c^q}{q}, \qquad p_c = l_c \, \sigma(s_c) + (1 - l_c) (1 - \sigma(s_c))
+    L_q = \mathrm{mean}_c \, \frac{1 - p_c^q}{q}, \qquad p_c = l_c \, \sigma(s_c) + (1 - l_c) (1 - \sigma(s_c))
 
 Its gradient is that of :math:`L`, the limit :math:`q \to 0`, times :math:`p_c^q` for each class: what contradicts what
 the other photos taught weighs little.
