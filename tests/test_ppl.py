@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,19 @@ from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
 from tag2mask.methods import check
 from tag2mask.methods.check import batch_of, check_method
-from tag2mask.methods.ppl import Cut, Ppl, PplSettings, cuts_of, default_cuts, edges, merge, patchwise, split
+from tag2mask.methods.ppl import (
+    Cut,
+    Ppl,
+    PplSettings,
+    cuts_of,
+    default_cuts,
+    edges,
+    merge,
+    patchwise,
+    reconstruction,
+    split,
+)
+from tag2mask.recipes import recipe
 from tag2mask.run import read_jsonl
 from tag2mask.train import TrainSettings, fit
 from tag2mask.types import Batch, Losses, masked_mean
@@ -49,6 +62,9 @@ def lite0() -> Backbone:
 def vit() -> Backbone:
     torch.manual_seed(0)
     return build(BackboneSettings("vit_tiny_patch16_224", weights="none")).eval()
+
+
+PUBLISHED_FORM = PplSettings(reconstruction=0.0)
 
 
 def one(losses: object) -> Losses:
@@ -348,11 +364,15 @@ def test_z_is_merged_then_uncut() -> None:
 def test_per_iteration_gives_a_loss_for_each_stage_from_low_to_high() -> None:
     method = Ppl(resnet(), 4, PplSettings(grids=(4, 2, 2)))
     names = [name for losses in method.losses(batch_of(), 0.3) for name in one(losses)]
-    assert names == ["stage1_layer1_4x4", "stage2_layer2_2x2", "stage3_layer3_2x2"]
+    stages = ["stage1_layer1_4x4", "stage2_layer2_2x2", "stage3_layer3_2x2"]
+    assert names == [f"{stage}_{term}" for stage in stages for term in ("classification", "reconstruction")]
+    published = Ppl(resnet(), 4, replace(PUBLISHED_FORM, grids=(4, 2, 2)))
+    names = [name for losses in published.losses(batch_of(), 0.3) for name in one(losses)]
+    assert names == [f"{stage}_classification" for stage in stages]
 
 
 def test_a_stage_sees_the_weights_the_stage_before_has_left() -> None:
-    method = Ppl(resnet(), 4).train()
+    method = Ppl(resnet(), 4, PUBLISHED_FORM).train()
     values = []
     for losses in method.losses(batch_of(), 0.0):
         values.append(float(one(losses).total().detach()))
@@ -368,7 +388,8 @@ def test_sequential_stages_share_the_training() -> None:
 
 
 def test_the_loss_of_a_stage_by_hand() -> None:
-    method, batch = Ppl(resnet(), 4, PplSettings(heads="per_stage")).eval(), batch_of(height=64, width=96)
+    method = Ppl(resnet(), 4, replace(PUBLISHED_FORM, heads="per_stage")).eval()
+    batch = batch_of(height=64, width=96)
     batch.valid[:, :, 56:] = False
     for stage, losses in enumerate(method.losses(batch, 0.0)):
         (merged,), uncut = patchwise(method.backbone, batch.images, [method.cuts[stage]])
@@ -391,7 +412,62 @@ def test_the_map_is_the_last_stages() -> None:
     assert not method.localize(images, torch.ones(2, 3)).any()
 
 
+# --- cut and uncut maps agree -----------------------------------------------------------------------------------
+
+
+def test_reconstruction_by_hand() -> None:
+    uncut = torch.tensor([[[[4.0, 2.0], [-3.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+    merged = torch.tensor([[[[0.0, 1.0], [0.5, -9.0]], [[9.0, 0.0], [0.0, 0.0]]]])
+    valid = torch.ones(1, 4, 4, dtype=torch.bool)
+    tags = torch.tensor([[1.0, 0.0]])
+    found = reconstruction([merged, uncut], tags, valid)  # (|0 - 1| + |1 - 1/2| + |1/2 - 0| + 0) / 4, nearly
+    assert found.item() == pytest.approx(0.5, abs=0.01)
+    parts = [merged + 1, merged - 1, uncut]  # the mean of the cuts counts
+    assert reconstruction(parts, tags, valid).item() == pytest.approx(found.item(), abs=1e-6)
+    valid[:, :, 2:] = False  # the right column is padding: 1 is no maximum any more, nor does it differ
+    assert reconstruction([merged, uncut], tags, valid).item() == pytest.approx((1 + 1) / 2, abs=0.02)
+    assert not reconstruction([merged, uncut], torch.zeros(1, 2), valid)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(10, 1000), st.integers(2, 9), st.integers(2, 9))
+def test_reconstruction_asks_for_agreement_not_for_small_maps(seed: int, factor: float, rows: int, columns: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    cut, uncut = torch.randn(2, 2, 3, rows, columns, generator=random) + torch.tensor(0.5)
+    valid, tags = torch.ones(2, 4 * rows, 4 * columns, dtype=torch.bool), torch.ones(2, 3)
+    here = reconstruction([10 * cut, 10 * uncut], tags, valid)
+    assert 0 <= here <= 1 and reconstruction([cut, cut], tags, valid) == 0
+    torch.testing.assert_close(reconstruction([factor * cut, 10 * uncut], tags, valid), here, atol=0.02, rtol=0)
+    both = reconstruction([factor * cut, factor * uncut], tags, valid)
+    torch.testing.assert_close(both, here, atol=0.02, rtol=0)  # smaller maps lower nothing
+
+
+@pytest.mark.parametrize("mode", ["implicit", "explicit"])
+def test_reconstruction_grows_over_the_first_half_and_teaches_both_paths(mode: str) -> None:
+    method, batch = Ppl(resnet(), 4, PplSettings(mode=mode, cuts=("layer3",))).eval(), batch_of(height=64, width=96)
+
+    def term(progress: float) -> Tensor:
+        losses = method.losses(batch, progress)
+        terms = one(losses if isinstance(losses, Losses) else next(losses))
+        return next(value for name, value in terms.items() if name.endswith("reconstruction"))
+
+    full = float(term(1.0).detach())
+    assert full > 0.01 and float(term(0.0).detach()) == 0
+    assert float(term(0.25).detach()) == pytest.approx(full / 2) and float(term(0.5).detach()) == pytest.approx(full)
+    term(1.0).backward()
+    gradient = method.classifiers[0].weight.grad
+    assert gradient is not None
+    assert all(half.abs().sum() > 0 for half in gradient.chunk(2, 1))  # what patches say, and what the uncut map does
+
+
+@pytest.mark.parametrize("name", ["ppl/implicit", "ppl/explicit"])
+def test_the_paper_scale_recipes_have_the_published_form(name: str) -> None:
+    assert recipe(name).options.reconstruction == 0  # type: ignore[attr-defined]
+    assert PplSettings().reconstruction > 0
+
+
 VARIANTS = [
+    PUBLISHED_FORM,
     PplSettings(mode="explicit"),
     PplSettings(schedule="sequential", heads="per_stage", dropout=0.3),
     PplSettings(cuts=("layer3", "layer3"), grids=(2, 1)),
@@ -454,9 +530,9 @@ def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: 
     seen: list[tuple[torch.dtype, float]] = []
 
     class Watched(Ppl):
-        def score_maps(self, images, stage=-1, **rest):
-            maps = super().score_maps(images, stage, **rest)
-            seen.append((maps.dtype, float(self.classifiers[0].weight.detach().sum())))
+        def part_maps(self, images, stage=-1, **rest):
+            maps = super().part_maps(images, stage, **rest)
+            seen.append((maps[0].dtype, float(self.classifiers[0].weight.detach().sum())))
             return maps
 
     class Larger(Points):
@@ -478,7 +554,7 @@ def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytes
     assert run("label", world, "--out", tmp_path / "run", *flags) == 0, capsys.readouterr().err
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
     (line,) = read_jsonl(tmp_path / "run" / "method" / "log.jsonl")
-    assert {"stage1_layer2_4x4", "stage2_layer3_2x2"} <= set(line)
+    assert {"stage1_layer2_4x4_classification", "stage2_layer3_2x2_reconstruction"} <= set(line)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------
@@ -503,6 +579,8 @@ def test_cuts_that_the_backbone_does_not_have(settings: PplSettings, says: str) 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(InputError, match=r"2 grids \(2, 3\) for 1 cuts \(layer1\)"):
         PplSettings(cuts=("layer1",), grids=(2, 3))
+    with pytest.raises(InputError, match=r"ppl.reconstruction is -1.0: it must be 0 \(none\) or more"):
+        PplSettings(reconstruction=-1.0)
     for grids in ((), (2, 0)):
         with pytest.raises(InputError, match="each at least 1"):
             PplSettings(grids=grids)

@@ -29,6 +29,15 @@ forward, each from a detached copy (:math:`\mathrm{sg}`), so the uncut path alon
 * :math:`s_c` -- image score, trained against the tags with the multi-label soft margin loss; :math:`M_c` -- the map, of
   the last stage (implicit) or of the one classifier (explicit).
 
+The classifier is linear, so :math:`w_c^\top Z` is the sum of what each part of Z says by itself, :math:`A_c` of the
+uncut map and :math:`\hat A_c` of every merged one. That they agree where a tagged class is can be asked for too:
+
+.. math::
+    L_{re} = \lambda \, \min(1, 2 t) \; \operatorname{mean}_{c \in \text{tags}} \frac{1}{|\Omega|} \sum_{p \in \Omega}
+    \left| n(\hat A_c)(p) - n(A_c)(p) \right|, \qquad n(A) = \frac{\max(0, A)}{\max_p A(p)}
+
+* :math:`t` -- progress of the training, from 0 to 1; :math:`\lambda` -- ``PplSettings.reconstruction``.
+
 What is the paper's, and what is ours. No code was published; the abstract and two figures are all there is to follow.
 
 From them: cut, parallel patches with shared blocks, merge, concatenation with the uncut map (Fig. 2, Fig. 5); stages
@@ -37,7 +46,9 @@ from detached maps, one classifier, one loss (Fig. 5); no gradient stop in the i
 
 Ours, each a setting: which blocks are cut after, the grid of each stage (the figures draw 2x2), one optimiser step a
 stage on every batch (as PMG does, Du et al., ECCV 2020, whose words the paper uses) or stages one after the other,
-whether stages share a head, dropout, fixed first blocks. Ours, not settings: the merged maps stand before the uncut one
+whether stages share a head, dropout, fixed first blocks, and :math:`L_{re}`. That loss is Puzzle-CAM's (Jo & Yu, ICIP
+2021), which cuts the photo, not a map, and grows its weight over the first half of the training as we do; of maps divided
+by their maximum it cannot be lowered by scores that fade, as it is otherwise (docs/log.md). Ours, not settings: the merged maps stand before the uncut one
 (this only orders the weights), there is no step on the plain network at the end (PMG has one; a last stage of grid 1 is
 such a step), batch norm keeps its pretrained statistics (as PSA, SEAM and IRN do), and the geometry of :func:`edges`.
 
@@ -78,6 +89,10 @@ class PplSettings:
     on the weights the one before has left. sequential: equal shares of the training, one stage each."""
     heads: Literal["shared", "per_stage"] = "shared"
     """Implicit only. One classifier for all stages ("one single model"), or one for each (as Fig. 2 draws it)."""
+    reconstruction: float = 1.0
+    """Weight of L_re, reached half-way through the training. 0, the published forms: none. Ours: on
+    EfficientNet-Lite0 cuts alone cover less of an object, not more; where both paths must agree they cover more
+    (docs/decisions/0006). At 4 the tags are not learnt any more."""
     dropout: float = 0.0
     """Probability with which a channel of Z is dropped before the classifier (PSA uses 0.5 on ResNet-38d)."""
     fixed_until: str | None = None
@@ -89,6 +104,14 @@ class PplSettings:
             raise InputError(f"ppl.grids {self.grids} must be numbers of patches along a side, each at least 1")
         if self.cuts and len(self.grids) not in (1, len(self.cuts)):
             raise _uneven(self.grids, self.cuts)
+        if self.reconstruction < 0:
+            raise InputError(f"ppl.reconstruction is {self.reconstruction}: it must be 0 (none) or more")
+
+    @property
+    def threshold_rule(self) -> str:
+        """How the background threshold of the maps is found unless the user says. Where both paths must agree,
+        background comes out near 0, and a rule that expects it hazy cuts too high (docs/decisions/0006)."""
+        return "li" if self.reconstruction else "auto"
 
 
 @dataclass(frozen=True)
@@ -126,8 +149,9 @@ class Ppl(nn.Module):
             nn.Conv2d(maps * backbone.channels, classes, 1, bias=False) for _ in range(heads)
         )
 
-    def score_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> Tensor:
-        """Signed class maps :math:`w_c^T Z` of a stage, ``[batch classes rows columns]``.
+    def part_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> list[Tensor]:
+        r"""What each part of Z says by itself, signed: :math:`\hat A` of every cut and last :math:`A` of the uncut map,
+        each ``[batch classes rows columns]``. Their sum is :math:`w_c^\top Z`.
 
         Args:
             images: normalised, ``[batch 3 height width]``, or the stored trunk's output.
@@ -140,29 +164,58 @@ class Ppl(nn.Module):
         merged, uncut = patchwise(self.backbone, images, cuts, detach=explicit, stored=stored, whole=whole)
         assert all(part.shape == uncut.shape for part in merged), ([p.shape for p in merged], uncut.shape)
         classifier = self.classifiers[0 if len(self.classifiers) == 1 else stage]
-        return classifier(self.dropout(torch.cat([*merged, uncut], 1)))
+        parts = [*merged, uncut]
+        weights = classifier.weight.chunk(len(parts), 1)
+        return [F.conv2d(self.dropout(part), weight) for part, weight in zip(parts, weights, strict=True)]
+
+    def score_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> Tensor:
+        """:math:`w_c^\\top Z`, signed, ``[batch classes rows columns]``; arguments as of :meth:`part_maps`."""
+        return torch.stack(self.part_maps(images, stage, stored=stored, whole=whole)).sum(0)
 
     def losses(self, batch: Batch, progress: float) -> Losses | Iterator[Losses]:
-        """One loss; or, implicit and per iteration, one for each stage in turn, computed when it is asked for."""
+        """Of one step; or, implicit and per iteration, of each stage in turn, computed when they are asked for."""
         if not batch.stored:
             _check_view(batch.images, self.backbone, max(cut.grid for cut in self.cuts))
         stages = len(self.cuts)
         if self.settings.mode == "explicit":
-            return self._loss(batch, -1)
+            return self._losses(batch, -1, progress)
         if self.settings.schedule == "sequential":
-            return self._loss(batch, min(int(progress * stages), stages - 1))
-        return (self._loss(batch, stage) for stage in range(stages))
+            return self._losses(batch, min(int(progress * stages), stages - 1), progress)
+        return (self._losses(batch, stage, progress) for stage in range(stages))
 
-    def _loss(self, batch: Batch, stage: int) -> Losses:
-        maps = self.score_maps(batch.images, stage, stored=batch.stored, whole=batch.stored)
-        loss = F.multilabel_soft_margin_loss(masked_mean(maps, batch.valid), batch.labels)
+    def _losses(self, batch: Batch, stage: int, progress: float) -> Losses:
+        parts = self.part_maps(batch.images, stage, stored=batch.stored, whole=batch.stored)
+        scores = masked_mean(torch.stack(parts).sum(0), batch.valid)
+        terms = {"classification": F.multilabel_soft_margin_loss(scores, batch.labels)}
+        if self.settings.reconstruction:
+            weight = self.settings.reconstruction * min(1.0, 2 * progress)
+            terms["reconstruction"] = weight * reconstruction(parts, batch.labels, batch.valid)
         if self.settings.mode == "explicit":
-            return Losses({"classification": loss})
+            return Losses(terms)
         cut = self.cuts[stage]
-        return Losses({f"stage{stage + 1}_{cut.block}_{cut.grid}x{cut.grid}": loss})
+        return Losses({f"stage{stage + 1}_{cut.block}_{cut.grid}x{cut.grid}_{name}": terms[name] for name in terms})
 
     def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
         return self.score_maps(images, stored=stored).relu()
+
+
+def reconstruction(parts: Sequence[Tensor], labels: Tensor, valid: Tensor) -> Tensor:
+    r""":math:`L_{re}` without its weight, scalar: how far what patches say is from what the uncut map says.
+
+    Args:
+        parts: :math:`\hat A` of every cut, of which the mean counts, and last :math:`A`; signed ``[batch classes rows
+            columns]``.
+        labels: ``[batch classes]`` multi-hot; maps of other classes do not count.
+        valid: ``[batch height width]``, False on padding, which does not count either.
+    """
+    inside = F.adaptive_avg_pool2d(valid[:, None].float(), parts[0].shape[2:]) > 0
+
+    def over_maximum(maps: Tensor) -> Tensor:
+        positive = maps.float().relu() * inside
+        return positive / (positive.amax((2, 3), keepdim=True) + 1e-2)  # a map that is nowhere sure stays small
+
+    apart = masked_mean((over_maximum(torch.stack(list(parts[:-1])).mean(0)) - over_maximum(parts[-1])).abs(), valid)
+    return (apart * labels).sum() / labels.sum().clamp(min=1)
 
 
 # --- patch learning ---------------------------------------------------------------------------------------------
