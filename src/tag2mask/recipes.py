@@ -167,7 +167,7 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
     """
     return RunSettings(
         method="ppl",
-        options=PplSettings(mode=mode, reconstruction=0.0, fixed_until="stem"),
+        options=PplSettings(mode=mode, stages=3, reconstruction=0.0, fixed_until="stem"),
         backbone=BackboneSettings("resnet50.tv_in1k", output_stride=16),
         augment=AugmentSettings(size=512, scale=(320 / 512, 640 / 512), jitter=0.0),
         train=TrainSettings(

@@ -30,7 +30,8 @@ forward, each from a detached copy (:math:`\mathrm{sg}`), so the uncut path alon
   the last stage (implicit) or of the one classifier (explicit).
 
 The classifier is linear, so :math:`w_c^\top Z` is the sum of what each part of Z says by itself, :math:`A_c` of the
-uncut map and :math:`\hat A_c` of every merged one. That they agree where a tagged class is can be asked for too:
+uncut map and :math:`\hat A_c` of the merged one (explicit: the mean over the cuts). They can be asked to agree where a
+tagged class is:
 
 .. math::
     L_{re} = \lambda \, \min(1, 2 t) \; \operatorname{mean}_{c \in \text{tags}} \frac{1}{|\Omega|} \sum_{p \in \Omega}
@@ -44,13 +45,16 @@ From them: cut, parallel patches with shared blocks, merge, concatenation with t
 from low to high layers, a loss each, one model, the map from the last stage (Fig. 2 and abstract); all cuts at once
 from detached maps, one classifier, one loss (Fig. 5); no gradient stop in the implicit form.
 
-Ours, each a setting: which blocks are cut after, the grid of each stage (the figures draw 2x2), one optimiser step a
-stage on every batch (as PMG does, Du et al., ECCV 2020, whose words the paper uses) or stages one after the other,
-whether stages share a head, dropout, fixed first blocks, and :math:`L_{re}`. That loss is Puzzle-CAM's (Jo & Yu, ICIP
-2021), which cuts the photo, not a map, and grows its weight over the first half of the training as we do; of maps divided
-by their maximum it cannot be lowered by scores that fade, as it is otherwise (docs/log.md). Ours, not settings: the merged maps stand before the uncut one
-(this only orders the weights), there is no step on the plain network at the end (PMG has one; a last stage of grid 1 is
-such a step), batch norm keeps its pretrained statistics (as PSA, SEAM and IRN do), and the geometry of :func:`edges`.
+Ours, each a setting: which blocks are cut after and how many, the grid of each stage (the figures draw 2x2), one
+optimiser step a stage on every batch (as PMG does, Du et al., ECCV 2020, whose words the paper uses) or stages one
+after the other, whether stages share a head, dropout, fixed first blocks, and :math:`L_{re}`. That loss is Puzzle-CAM's
+(Jo & Yu, ICIP 2021), which cuts the photo and not a map; its weight, too, grows over the first half of the training. Of
+maps by their maximum it cannot be lowered by scores that fade, as it otherwise was (docs/log.md). The paper's form is
+``PplSettings(stages=3, reconstruction=0)``, or explicit without the latter.
+
+Ours, not settings: the merged maps stand before the uncut one (this only orders the weights), there is no step on the
+plain network at the end (PMG has one; a last stage of grid 1 is such a step), batch norm keeps its pretrained
+statistics (as PSA, SEAM and IRN do), and the geometry of :func:`edges`.
 
 ViT. A cut gives every patch the tokens of its cells and its own copy of the prefix tokens (class, registers), so
 attention stays within the patch; the copies never meet again, since the last block drops them. Squeeze-and-excitation
@@ -71,6 +75,8 @@ from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.types import Batch, Losses, masked_mean
 
+MOST_STAGES = 3  # where no cut is named
+
 
 @dataclass(frozen=True)
 class PplSettings:
@@ -79,9 +85,12 @@ class PplSettings:
     mode: Literal["implicit", "explicit"] = "implicit"
     """implicit: one cut a stage, stage after stage. explicit: all cuts in one forward."""
     cuts: tuple[str, ...] = ()
-    """Blocks of the backbone to cut after, from low to high. None given: the last three before the last
-    resolution (a ResNet's layer1, layer2, layer3; EfficientNet-Lite0's block2, block3, block4). The same block may come
-    again with another grid."""
+    """Blocks of the backbone to cut after, from low to high; the same may come again with another grid. None given: the
+    lowest ``stages`` of the last three before the last resolution (a ResNet's layer1, layer2, layer3;
+    EfficientNet-Lite0's block2, block3, block4)."""
+    stages: int | None = None
+    """How many cuts, 1 to 3, where none is named. The paper's form has 3. None: 3 if explicit and 1 if implicit, since
+    more are no better on EfficientNet-Lite0 and a step costs that many times as much (docs/results.md)."""
     grids: tuple[int, ...] = (2,)
     """Patches along each side, one number for each cut or one for all; (4, 3, 2) makes early stages finer."""
     schedule: Literal["per_iteration", "sequential"] = "per_iteration"
@@ -104,6 +113,10 @@ class PplSettings:
             raise InputError(f"ppl.grids {self.grids} must be numbers of patches along a side, each at least 1")
         if self.cuts and len(self.grids) not in (1, len(self.cuts)):
             raise _uneven(self.grids, self.cuts)
+        if self.stages is not None and not 1 <= self.stages <= MOST_STAGES:
+            raise InputError(
+                f"ppl.stages is {self.stages}: give 1 to {MOST_STAGES}, or name the blocks to cut after (--ppl.cuts)"
+            )
         if self.reconstruction < 0:
             raise InputError(f"ppl.reconstruction is {self.reconstruction}: it must be 0 (none) or more")
 
@@ -163,9 +176,10 @@ class Ppl(nn.Module):
         cuts = self.cuts if explicit else (self.cuts[stage],)
         merged, uncut = patchwise(self.backbone, images, cuts, detach=explicit, stored=stored, whole=whole)
         assert all(part.shape == uncut.shape for part in merged), ([p.shape for p in merged], uncut.shape)
-        classifier = self.classifiers[0 if len(self.classifiers) == 1 else stage]
+        weight = self.classifiers[0 if len(self.classifiers) == 1 else stage].weight
+        assert isinstance(weight, Tensor)
         parts = [*merged, uncut]
-        weights = classifier.weight.chunk(len(parts), 1)
+        weights = weight.chunk(len(parts), 1)
         return [F.conv2d(self.dropout(part), weight) for part, weight in zip(parts, weights, strict=True)]
 
     def score_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> Tensor:
@@ -208,7 +222,8 @@ def reconstruction(parts: Sequence[Tensor], labels: Tensor, valid: Tensor) -> Te
         labels: ``[batch classes]`` multi-hot; maps of other classes do not count.
         valid: ``[batch height width]``, False on padding, which does not count either.
     """
-    inside = F.adaptive_avg_pool2d(valid[:, None].float(), parts[0].shape[2:]) > 0
+    rows, columns = parts[0].shape[2:]
+    inside = F.adaptive_avg_pool2d(valid[:, None].float(), (rows, columns)) > 0
 
     def over_maximum(maps: Tensor) -> Tensor:
         positive = maps.float().relu() * inside
@@ -373,7 +388,8 @@ def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
             f"this backbone is a single block ('{backbone.names[0]}') and patch learning cuts between blocks: use one "
             "that is known inside, for instance tf_efficientnet_lite0, resnet50, convnext_tiny or a ViT"
         )
-    blocks = settings.cuts or default_cuts(backbone)
+    stages = settings.stages or (MOST_STAGES if settings.mode == "explicit" else 1)
+    blocks = settings.cuts or default_cuts(backbone)[:stages]
     if len(settings.grids) not in (1, len(blocks)):
         raise _uneven(settings.grids, blocks)
     for block in blocks:
@@ -394,7 +410,7 @@ def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
     return tuple(Cut(block, grid) for block, grid in zip(blocks, grids, strict=True))
 
 
-def default_cuts(backbone: Backbone, most: int = 3) -> tuple[str, ...]:
+def default_cuts(backbone: Backbone, most: int = MOST_STAGES) -> tuple[str, ...]:
     """The last ``most`` blocks before the network's last resolution: layer1 to layer3 of a ResNet, block2 to block4 of
     EfficientNet-Lite0, stage0 to stage2 of a ConvNeXt.
 
