@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +30,7 @@ from tag2mask.methods.ppl import (
     reconstruction,
     split,
 )
-from tag2mask.recipes import recipe
+from tag2mask.recipes import plain, recipe, settings_from
 from tag2mask.run import read_jsonl
 from tag2mask.train import TrainSettings, fit
 from tag2mask.types import Batch, Losses, masked_mean
@@ -462,11 +463,13 @@ def test_reconstruction_grows_over_the_first_half_and_teaches_both_paths(mode: s
     assert all(half.abs().sum() > 0 for half in gradient.chunk(2, 1))  # what patches say, and what the uncut map does
 
 
-@pytest.mark.parametrize("name", ["ppl/implicit", "ppl/explicit"])
-def test_the_paper_scale_recipes_have_the_published_form(name: str) -> None:
+@pytest.mark.parametrize("name", ["ppl/implicit", "ppl/explicit", "ppl/implicit-small", "ppl/explicit-small"])
+def test_the_recipes_have_the_published_form(name: str) -> None:
     settings = recipe(name).options
+    assert settings_from(plain(recipe(name))) == recipe(name)
     assert isinstance(settings, PplSettings) and settings.reconstruction == 0 and settings.threshold_rule == "auto"
     assert [cut.block for cut in cuts_of(resnet(), settings)] == ["layer1", "layer2", "layer3"]
+    assert settings.mode == name[4:12]
     assert PplSettings().reconstruction > 0 and PplSettings().threshold_rule == "li"
 
 
@@ -557,8 +560,20 @@ def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytes
     flags = (*SMALL, "--method", "ppl", "--ppl.stages", "3", "--ppl.grids", "4", "2", "--freeze-until", "layer2")
     assert run("label", world, "--out", tmp_path / "run", *flags) == 0, capsys.readouterr().err
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
+    manifest = json.loads((tmp_path / "run" / "masks" / "manifest.json").read_text())
+    assert "'li'" in manifest["threshold_from"]
     (line,) = read_jsonl(tmp_path / "run" / "method" / "log.jsonl")
     assert {"stage1_layer2_4x4_classification", "stage2_layer3_2x2_reconstruction"} <= set(line)
+
+
+def test_a_small_recipe_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (*SMALL, "--recipe", "ppl/explicit-small")
+    assert run("label", world, "--out", tmp_path / "run", *flags) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
+    (line,) = read_jsonl(tmp_path / "run" / "method" / "log.jsonl")
+    assert "classification" in line and "reconstruction" not in line
+    manifest = json.loads((tmp_path / "run" / "masks" / "manifest.json").read_text())
+    assert "'between'" in manifest["threshold_from"]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------

@@ -156,6 +156,16 @@ def ppl_explicit() -> RunSettings:
     return _ppl("explicit")
 
 
+def ppl_implicit_small() -> RunSettings:
+    """PPL in three stages as published, at the default's network and size: minutes on a laptop."""
+    return replace(default(), method="ppl", options=PplSettings("implicit", stages=3, reconstruction=0.0))
+
+
+def ppl_explicit_small() -> RunSettings:
+    """PPL with all cuts at once as published, at the default's network and size: minutes on a laptop."""
+    return replace(default(), method="ppl", options=PplSettings("explicit", stages=3, reconstruction=0.0))
+
+
 def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
     """The paper does not give its training; this is IRN's, the base code's of its time, for VOC's 10,582 photos.
 
@@ -167,7 +177,7 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
     """
     return RunSettings(
         method="ppl",
-        options=PplSettings(mode=mode, stages=3, reconstruction=0.0, fixed_until="stem"),
+        options=PplSettings(mode, stages=3, reconstruction=0.0, fixed_until="stem"),
         backbone=BackboneSettings("resnet50.tv_in1k", output_stride=16),
         augment=AugmentSettings(size=512, scale=(320 / 512, 640 / 512), jitter=0.0),
         train=TrainSettings(
@@ -341,6 +351,8 @@ RECIPES: dict[str, Callable[[], RunSettings]] = {
     "mcis/official": mcis_official,
     "ppl/implicit": ppl_implicit,
     "ppl/explicit": ppl_explicit,
+    "ppl/implicit-small": ppl_implicit_small,
+    "ppl/explicit-small": ppl_explicit_small,
     "apc/e2e": apc_e2e,
     "apc/multistage": apc_multistage,
 }
