@@ -84,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     backbone: Backbone = build(BackboneSettings(args.backbone, weights=args.weights))
-    settings = PplSettings("explicit", tuple(args.cuts), grids=tuple(args.grids), reconstruction=0.0)
+    settings = PplSettings("explicit", tuple(args.cuts), grids=tuple(args.grids))
     ppl, cam = Ppl(backbone, 20, settings), Cam(backbone, 20)
     for model in (ppl, cam):
         model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]

@@ -65,7 +65,7 @@ def vit() -> Backbone:
     return build(BackboneSettings("vit_tiny_patch16_224", weights="none")).eval()
 
 
-PUBLISHED_FORM = PplSettings(stages=3, reconstruction=0.0)
+PUBLISHED_FORM = PplSettings()  # as far as it is known
 
 
 def one(losses: object) -> Losses:
@@ -325,7 +325,7 @@ def test_explicit_uncut_path_teaches_all_blocks() -> None:
 @pytest.mark.parametrize("fixed", [None, "stem"])
 def test_implicit_stages_teach_every_block_that_learns(part: str, fixed: str | None) -> None:
     b = resnet()
-    method = Ppl(b, 4, PplSettings(stages=3, heads="per_stage", fixed_until=fixed))
+    method = Ppl(b, 4, PplSettings(heads="per_stage", fixed_until=fixed))
     for head in method.classifiers:
         with torch.no_grad():
             head.weight[:, slice(b.channels, None) if part == "merged" else slice(b.channels)] = 0
@@ -347,7 +347,7 @@ def test_channels_of_the_classifiers() -> None:
         ("explicit", "per_stage"): [4],
     }
     for (mode, heads), expected in widths.items():
-        method = Ppl(b, 5, PplSettings(mode=mode, stages=3, heads=heads))  # type: ignore[arg-type]
+        method = Ppl(b, 5, PplSettings(mode=mode, heads=heads))  # type: ignore[arg-type]
         assert [c.weight.shape for c in method.classifiers] == [(5, n * b.channels, 1, 1) for n in expected]
         assert all(c.bias is None for c in method.classifiers)
 
@@ -363,7 +363,7 @@ def test_z_is_merged_then_uncut() -> None:
 
 
 def test_per_iteration_gives_a_loss_for_each_stage_from_low_to_high() -> None:
-    method = Ppl(resnet(), 4, PplSettings(stages=3, grids=(4, 2, 2)))
+    method = Ppl(resnet(), 4, PplSettings(grids=(4, 2, 2), reconstruction=1.0))
     names = [name for losses in method.losses(batch_of(), 0.3) for name in one(losses)]
     stages = ["stage1_layer1_4x4", "stage2_layer2_2x2", "stage3_layer3_2x2"]
     assert names == [f"{stage}_{term}" for stage in stages for term in ("classification", "reconstruction")]
@@ -383,7 +383,7 @@ def test_a_stage_sees_the_weights_the_stage_before_has_left() -> None:
 
 
 def test_sequential_stages_share_the_training() -> None:
-    method = Ppl(resnet(), 4, PplSettings(stages=3, schedule="sequential"))
+    method = Ppl(resnet(), 4, PplSettings(schedule="sequential"))
     names = [next(iter(one(method.losses(batch_of(), progress)))) for progress in (0, 0.33, 0.34, 0.66, 0.67, 0.99, 1)]
     assert [int(name[5]) for name in names] == [1, 1, 2, 2, 3, 3, 3]
 
@@ -404,7 +404,7 @@ def test_the_loss_of_a_stage_by_hand() -> None:
 
 def test_the_map_is_the_last_stages() -> None:
     b, images = resnet(), torch.randn(2, 3, 64, 96)
-    method = Ppl(b, 3, PplSettings(stages=3, heads="per_stage", grids=(4, 2, 2))).eval()
+    method = Ppl(b, 3, PplSettings(heads="per_stage", grids=(4, 2, 2))).eval()
     with torch.no_grad():
         (merged,), uncut = patchwise(b, images, [Cut("layer3", 2)])
         expected = nn.functional.conv2d(torch.cat([merged, uncut], 1), method.classifiers[2].weight).relu()
@@ -447,7 +447,10 @@ def test_reconstruction_asks_for_agreement_not_for_small_maps(
 
 @pytest.mark.parametrize("mode", ["implicit", "explicit"])
 def test_reconstruction_grows_over_the_first_half_and_teaches_both_paths(mode: str) -> None:
-    method, batch = Ppl(resnet(), 4, PplSettings(mode=mode, cuts=("layer3",))).eval(), batch_of(height=64, width=96)
+    method, batch = (
+        Ppl(resnet(), 4, PplSettings(mode=mode, cuts=("layer3",), reconstruction=1.0)).eval(),
+        batch_of(height=64, width=96),
+    )
 
     def term(progress: float) -> Tensor:
         losses = method.losses(batch, progress)
@@ -470,13 +473,19 @@ def test_the_recipes_have_the_published_form(name: str) -> None:
     assert isinstance(settings, PplSettings) and settings.reconstruction == 0 and settings.threshold_rule == "auto"
     assert [cut.block for cut in cuts_of(resnet(), settings)] == ["layer1", "layer2", "layer3"]
     assert settings.mode == name[4:12]
-    assert PplSettings().reconstruction > 0 and PplSettings().threshold_rule == "li"
+    assert not settings.chosen_on_truth
+
+
+def test_the_recipe_whose_maps_must_agree() -> None:
+    settings = recipe("ppl/agree").options
+    assert isinstance(settings, PplSettings) and settings.reconstruction == 1 and settings.chosen_on_truth
+    assert settings.threshold_rule == "li" and cuts_of(resnet(), settings) == (Cut("layer1", 2),)
 
 
 VARIANTS = [
-    PUBLISHED_FORM,
+    PplSettings(stages=1, reconstruction=1.0),
     PplSettings(mode="explicit"),
-    PplSettings(stages=3, schedule="sequential", heads="per_stage", dropout=0.3),
+    PplSettings(schedule="sequential", heads="per_stage", dropout=0.3),
     PplSettings(cuts=("layer3", "layer3"), grids=(2, 1)),
 ]
 
@@ -548,7 +557,7 @@ def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: 
             images = nn.functional.interpolate(batch.images, (32, 48))
             return Batch(batch.ids, images, batch.labels, torch.ones(len(items), 32, 48, dtype=torch.bool))
 
-    method = Watched(resnet(), 2, PplSettings(stages=3))
+    method = Watched(resnet(), 2, PplSettings())
     train = TrainSettings(epochs=1, batch_size=9, precision="bfloat16", warmup=0.0)
     fit(method, Larger(), train, tmp_path, seed=0, title="t")
     assert len(seen) == 3 * 2 and {dtype for dtype, _ in seen} == {torch.bfloat16}
@@ -557,7 +566,18 @@ def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: 
 
 def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user calls it, on stored features: two stages are left above them."""
-    flags = (*SMALL, "--method", "ppl", "--ppl.stages", "3", "--ppl.grids", "4", "2", "--freeze-until", "layer2")
+    flags = (
+        *SMALL,
+        "--method",
+        "ppl",
+        "--ppl.grids",
+        "4",
+        "2",
+        "--ppl.reconstruction",
+        "1",
+        "--freeze-until",
+        "layer2",
+    )
     assert run("label", world, "--out", tmp_path / "run", *flags) == 0, capsys.readouterr().err
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
     manifest = json.loads((tmp_path / "run" / "masks" / "manifest.json").read_text())
@@ -586,7 +606,7 @@ def test_a_small_recipe_from_tags_to_labels(world: Path, tmp_path: Path, capsys:
         (PplSettings(cuts=("layer4",)), r"no block is left .* 'layer4', the last.*: cut after one of stem, layer1"),
         (PplSettings(cuts=("layer3", "layer1")), r"do not go from low to high: name them in the order layer1, layer3"),
         (
-            PplSettings(stages=3, grids=(2, 3)),
+            PplSettings(grids=(2, 3)),
             r"2 grids \(2, 3\) for 3 cuts \(layer1, layer2, layer3\): give one grid for each",
         ),
         (PplSettings(fixed_until="layer9"), r"unknown block of this backbone 'layer9'"),
@@ -641,7 +661,7 @@ def test_grids_finer_than_the_map_and_views_too_small() -> None:
     b = resnet()
     with pytest.raises(InputError, match=r"a grid of 5 patches a side is finer than the map, which has 4 cells"):
         patchwise(b, torch.randn(1, 3, 32, 48), [Cut("layer2", 5)])
-    method = Ppl(b, 4, PplSettings(stages=3, grids=(2, 5, 2)))
+    method = Ppl(b, 4, PplSettings(grids=(2, 5, 2)))
     with pytest.raises(InputError, match=r"32x48 pixels are smaller than 5 patches times the stride of 8: .*size 40 "):
         method.losses(batch_of(), 0.0)
     with pytest.raises(InputError, match=r"a patch 0 tokens wide|finer than the map"):
@@ -689,9 +709,9 @@ PUBLISHED = ("layer1", "layer2", "layer3")
 def test_default_cuts(name: str, stride: int, expected: tuple[str, ...]) -> None:
     b = build(BackboneSettings(name, weights="none", output_stride=stride))
     assert default_cuts(b) == expected
-    assert cuts_of(b, PplSettings(stages=3, grids=(4, 3, 2))) == tuple(map(Cut, expected, (4, 3, 2)))
+    assert cuts_of(b, PplSettings(grids=(4, 3, 2))) == tuple(map(Cut, expected, (4, 3, 2)))
     assert cuts_of(b, PplSettings(mode="explicit")) == tuple(Cut(block, 2) for block in expected)
-    assert cuts_of(b, PplSettings()) == (Cut(expected[0], 2),)  # ours: one stage, and the lowest of them
+    assert cuts_of(b, PplSettings(stages=1)) == (Cut(expected[0], 2),)
     assert cuts_of(b, PplSettings(stages=2)) == (Cut(expected[0], 2), Cut(expected[1], 2))
     assert cuts_of(b, PplSettings(cuts=expected[1:2], stages=2)) == (Cut(expected[1], 2),)  # named ones come first
     b.freeze_until(expected[2])

@@ -157,13 +157,18 @@ def ppl_explicit() -> RunSettings:
 
 
 def ppl_implicit_small() -> RunSettings:
-    """PPL in three stages as published, at the default's network and size: minutes on a laptop."""
-    return replace(default(), method="ppl", options=PplSettings("implicit", stages=3, reconstruction=0.0))
+    """PPL in three stages at the default's network and size: minutes on a laptop."""
+    return replace(default(), method="ppl", options=PplSettings("implicit"))
 
 
 def ppl_explicit_small() -> RunSettings:
-    """PPL with all cuts at once as published, at the default's network and size: minutes on a laptop."""
-    return replace(default(), method="ppl", options=PplSettings("explicit", stages=3, reconstruction=0.0))
+    """PPL with all cuts at once at the default's network and size: minutes on a laptop."""
+    return replace(default(), method="ppl", options=PplSettings("explicit"))
+
+
+def ppl_agree() -> RunSettings:
+    """PPL with one low cut whose cut and uncut maps must agree: for a few hundred photos, not for thousands."""
+    return replace(default(), method="ppl", options=PplSettings(stages=1, reconstruction=1.0))
 
 
 def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
@@ -177,7 +182,7 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
     """
     return RunSettings(
         method="ppl",
-        options=PplSettings(mode, stages=3, reconstruction=0.0, fixed_until="stem"),
+        options=PplSettings(mode, fixed_until="stem"),
         backbone=BackboneSettings("resnet50.tv_in1k", output_stride=16),
         augment=AugmentSettings(size=512, scale=(320 / 512, 640 / 512), jitter=0.0),
         train=TrainSettings(
@@ -353,6 +358,7 @@ RECIPES: dict[str, Callable[[], RunSettings]] = {
     "ppl/explicit": ppl_explicit,
     "ppl/implicit-small": ppl_implicit_small,
     "ppl/explicit-small": ppl_explicit_small,
+    "ppl/agree": ppl_agree,
     "apc/e2e": apc_e2e,
     "apc/multistage": apc_multistage,
 }

@@ -82,6 +82,8 @@ def supervision(work: Work) -> list[str]:
             lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     if methods.entry(s.method).chosen_on_truth:
         lines.append(f"how {s.method} is trained by default was chosen on VOC's truth")
+    if getattr(s.options, "chosen_on_truth", False):
+        lines.append(f"settings of {s.method} that are not its paper's were chosen on VOC's truth")
     manifest = work.stages["masks"].read_manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":

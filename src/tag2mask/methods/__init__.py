@@ -45,12 +45,7 @@ METHODS: dict[str, Entry] = {
         lambda train: replace(train, epochs=train.epochs / 2, batch_size=max(1, train.batch_size // 2)),
         chosen_on_truth=True,  # whom the co-attention losses teach, and when the contrastive ones begin
     ),
-    "ppl": Entry(
-        Ppl,
-        PplSettings,
-        "progressive patch learning, implicit or explicit (Li et al., TMM 2022)",
-        chosen_on_truth=True,  # that cut and uncut maps are to agree, and how much
-    ),
+    "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
     "apc": Entry(
         apc.build,
         ApcSettings,

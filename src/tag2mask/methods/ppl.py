@@ -49,8 +49,8 @@ Ours, each a setting: which blocks are cut after and how many, the grid of each 
 optimiser step a stage on every batch (as PMG does, Du et al., ECCV 2020, whose words the paper uses) or stages one
 after the other, whether stages share a head, dropout, fixed first blocks, and :math:`L_{re}`. That loss is Puzzle-CAM's
 (Jo & Yu, ICIP 2021), which cuts the photo and not a map; its weight, too, grows over the first half of the training. Of
-maps by their maximum it cannot be lowered by scores that fade, as it otherwise was (docs/log.md). The paper's form is
-``PplSettings(stages=3, reconstruction=0)``, or explicit without the latter.
+maps by their maximum it cannot be lowered by scores that fade, as it otherwise was (docs/log.md). The defaults are the
+paper's form as far as it is known.
 
 Ours, not settings: the merged maps stand before the uncut one (this only orders the weights), there is no step on the
 plain network at the end (PMG has one; a last stage of grid 1 is such a step), batch norm keeps its pretrained
@@ -88,9 +88,8 @@ class PplSettings:
     """Blocks of the backbone to cut after, from low to high; the same may come again with another grid. None given: the
     lowest ``stages`` of the last three before the last resolution (a ResNet's layer1, layer2, layer3;
     EfficientNet-Lite0's block2, block3, block4)."""
-    stages: int | None = None
-    """How many cuts, 1 to 3, where none is named. The paper's form has 3. None: 3 if explicit and 1 if implicit, since
-    more are no better on EfficientNet-Lite0 and a step costs that many times as much (docs/results.md)."""
+    stages: int = 3
+    """How many cuts, 1 to 3, where none is named. On EfficientNet-Lite0 one is as good as three (docs/results.md)."""
     grids: tuple[int, ...] = (2,)
     """Patches along each side, one number for each cut or one for all; (4, 3, 2) makes early stages finer."""
     schedule: Literal["per_iteration", "sequential"] = "per_iteration"
@@ -98,9 +97,9 @@ class PplSettings:
     on the weights the one before has left. sequential: equal shares of the training, one stage each."""
     heads: Literal["shared", "per_stage"] = "shared"
     """Implicit only. One classifier for all stages ("one single model"), or one for each (as Fig. 2 draws it)."""
-    reconstruction: float = 1.0
-    """Weight of L_re, reached half-way through the training. 0, the published forms: none. Ours: on
-    EfficientNet-Lite0 cuts alone cover less of an object, not more; where both paths must agree they cover more
+    reconstruction: float = 0.0
+    """Weight of L_re, reached half-way through the training. The paper has none. With 490 photos 1 gives 5 points of
+    map mIoU; its pull towards small maps adds up over the steps, and with 2,500 photos it covers too little
     (docs/decisions/0006). At 4 the tags are not learnt any more."""
     dropout: float = 0.0
     """Probability with which a channel of Z is dropped before the classifier (PSA uses 0.5 on ResNet-38d)."""
@@ -113,7 +112,7 @@ class PplSettings:
             raise InputError(f"ppl.grids {self.grids} must be numbers of patches along a side, each at least 1")
         if self.cuts and len(self.grids) not in (1, len(self.cuts)):
             raise _uneven(self.grids, self.cuts)
-        if self.stages is not None and not 1 <= self.stages <= MOST_STAGES:
+        if not 1 <= self.stages <= MOST_STAGES:
             raise InputError(
                 f"ppl.stages is {self.stages}: give 1 to {MOST_STAGES}, or name the blocks to cut after (--ppl.cuts)"
             )
@@ -125,6 +124,11 @@ class PplSettings:
         """How the background threshold of the maps is found unless the user says. Where both paths must agree,
         background comes out near 0, and a rule that expects it hazy cuts too high (docs/decisions/0006)."""
         return "li" if self.reconstruction else "auto"
+
+    @property
+    def chosen_on_truth(self) -> bool:
+        """Whether there is a setting here that was found to help by looking at VOC's truth."""
+        return self.reconstruction > 0
 
 
 @dataclass(frozen=True)
@@ -388,8 +392,7 @@ def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
             f"this backbone is a single block ('{backbone.names[0]}') and patch learning cuts between blocks: use one "
             "that is known inside, for instance tf_efficientnet_lite0, resnet50, convnext_tiny or a ViT"
         )
-    stages = settings.stages or (MOST_STAGES if settings.mode == "explicit" else 1)
-    blocks = settings.cuts or default_cuts(backbone)[:stages]
+    blocks = settings.cuts or default_cuts(backbone)[: settings.stages]
     if len(settings.grids) not in (1, len(blocks)):
         raise _uneven(settings.grids, blocks)
     for block in blocks:
