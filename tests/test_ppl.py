@@ -30,8 +30,10 @@ from tag2mask.methods.ppl import (
     reconstruction,
     split,
 )
+from tag2mask.pipeline import reopen
 from tag2mask.recipes import plain, recipe, settings_from
-from tag2mask.run import read_jsonl
+from tag2mask.run import Run, read_jsonl
+from tag2mask.summary import supervision
 from tag2mask.train import TrainSettings, fit
 from tag2mask.types import Batch, Losses, masked_mean
 from test_train import Points
@@ -432,7 +434,7 @@ def test_reconstruction_by_hand() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.floats(10, 1000), st.integers(2, 9), st.integers(2, 9))
-def test_reconstruction_asks_for_agreement_not_for_small_maps(
+def test_reconstruction_asks_for_agreement_not_for_faint_maps(
     seed: int, factor: float, rows: int, columns: int
 ) -> None:
     random = torch.Generator().manual_seed(seed)
@@ -442,7 +444,7 @@ def test_reconstruction_asks_for_agreement_not_for_small_maps(
     assert 0 <= here <= 1 and reconstruction([cut, cut], tags, valid) == 0
     torch.testing.assert_close(reconstruction([factor * cut, 10 * uncut], tags, valid), here, atol=0.02, rtol=0)
     both = reconstruction([factor * cut, factor * uncut], tags, valid)
-    torch.testing.assert_close(both, here, atol=0.02, rtol=0)  # smaller maps lower nothing
+    torch.testing.assert_close(both, here, atol=0.02, rtol=0)  # fainter maps lower nothing
 
 
 @pytest.mark.parametrize("mode", ["implicit", "explicit"])
@@ -582,6 +584,8 @@ def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytes
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
     manifest = json.loads((tmp_path / "run" / "masks" / "manifest.json").read_text())
     assert "'li'" in manifest["threshold_from"]
+    said = "settings of ppl that are not its paper's were chosen on VOC's truth"
+    assert said in supervision(reopen(Run(tmp_path / "run", resume=True)))
     (line,) = read_jsonl(tmp_path / "run" / "method" / "log.jsonl")
     assert {"stage1_layer2_4x4_classification", "stage2_layer3_2x2_reconstruction"} <= set(line)
 

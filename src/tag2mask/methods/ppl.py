@@ -183,8 +183,8 @@ class Ppl(nn.Module):
         weight = self.classifiers[0 if len(self.classifiers) == 1 else stage].weight
         assert isinstance(weight, Tensor)
         parts = [*merged, uncut]
-        weights = [own.contiguous() for own in weight.chunk(len(parts), 1)]
-        return [F.conv2d(self.dropout(part), weight) for part, weight in zip(parts, weights, strict=True)]
+        own = weight.chunk(len(parts), 1)
+        return [F.conv2d(self.dropout(part), w.contiguous()) for part, w in zip(parts, own, strict=True)]
 
     def score_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> Tensor:
         """:math:`w_c^\\top Z`, signed, ``[batch classes rows columns]``; arguments as of :meth:`part_maps`."""
