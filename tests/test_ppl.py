@@ -687,10 +687,12 @@ def test_bad_flags_end_in_one_line(capsys: pytest.CaptureFixture[str], world: Pa
         (("--ppl.cuts", "layer9"), "unknown block of this backbone 'layer9'"),
         (("--ppl.cuts", "layer1", "layer2", "--ppl.grids", "2", "3", "4"), "3 grids (2, 3, 4) for 2 cuts"),
         (("--ppl.grids", "8"), "use --augment.size 128 or more"),
+        (("--backbone", "densenet121", "--backbone.output-stride", "32"), "a single block ('features')"),
     ):
         code = run("label", world, "--out", tmp_path / "run", *SMALL, "--method", "ppl", *flags)
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert code == 2 and last.startswith("tag2mask: ") and says in last
+        assert not (tmp_path / "run").exists()
 
 
 # --- defaults ---------------------------------------------------------------------------------------------------

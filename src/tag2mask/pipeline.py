@@ -39,6 +39,7 @@ def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool)
     check_settings(settings)
     train_set = data.load(path, settings.data)
     check_saliency(train_set, settings)
+    stages.check_network(settings, len(train_set.classes))
     if getattr(settings.options, "pairs", False):
         check_pairs(train_set)
     val = validation_set(path, settings)

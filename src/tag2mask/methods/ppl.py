@@ -190,10 +190,20 @@ class Ppl(nn.Module):
         """:math:`w_c^\\top Z`, signed, ``[batch classes rows columns]``; arguments as of :meth:`part_maps`."""
         return torch.stack(self.part_maps(images, stage, stored=stored, whole=whole)).sum(0)
 
+    def check_views(self, height: int, width: int) -> None:
+        """Raises :class:`InputError` where training views of so many pixels are too small for the grid."""
+        grid = max(cut.grid for cut in self.cuts)
+        least = grid * self.backbone.stride
+        if min(height, width) < least:
+            raise InputError(
+                f"training views of {height}x{width} pixels are smaller than {grid} patches times the stride of "
+                f"{self.backbone.stride}: use --augment.size {least} or more, or a coarser grid (--ppl.grids)"
+            )
+
     def losses(self, batch: Batch, progress: float) -> Losses | Iterator[Losses]:
         """Of one step; or, implicit and per iteration, of each stage in turn, computed when they are asked for."""
         if not batch.stored:
-            _check_view(batch.images, self.backbone, max(cut.grid for cut in self.cuts))
+            self.check_views(*batch.images.shape[2:])
         stages = len(self.cuts)
         if self.settings.mode == "explicit":
             return self._losses(batch, -1, progress)
@@ -454,16 +464,6 @@ def _check_above(block: str, backbone: Backbone) -> None:
         raise InputError(
             f"a cut after '{block}' lies below '{frozen}', whose output is stored: cut after {frozen} or higher, or "
             f"freeze less (--freeze-until {block})"
-        )
-
-
-def _check_view(images: Tensor, backbone: Backbone, grid: int) -> None:
-    height, width = images.shape[2:]
-    least = grid * backbone.stride
-    if min(height, width) < least:
-        raise InputError(
-            f"training views of {height}x{width} pixels are smaller than {grid} patches times the stride of "
-            f"{backbone.stride}: use --augment.size {least} or more, or a coarser grid (--ppl.grids)"
         )
 
 

@@ -4,6 +4,7 @@ Truth enters in two places only: the scores, and the segmenter of an ``oracle_ma
 """
 
 from tag2mask.stages.label import (
+    check_network,
     make_maps,
     make_masks,
     train_affinity,
@@ -36,6 +37,7 @@ from tag2mask.stages.work import (
 
 __all__ = [
     "Work",
+    "check_network",
     "load_segmenter",
     "make_maps",
     "make_masks",

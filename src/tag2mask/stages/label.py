@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask import affinity, compute, methods, pseudo
+from tag2mask import affinity, backbones, compute, methods, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import MaskedImages, Pairs, StoredFeatures, TaggedImages
@@ -23,7 +23,7 @@ from tag2mask.methods.eps import check_saliency_maps
 from tag2mask.methods.smaf import Student, student_of
 from tag2mask.progress import track
 from tag2mask.pseudo import PseudoSettings
-from tag2mask.recipes import plain
+from tag2mask.recipes import RunSettings, plain
 from tag2mask.refine import refiner
 from tag2mask.run import Clock, Stage, read_jsonl, read_maps, write_maps
 from tag2mask.stages.work import (
@@ -100,6 +100,29 @@ def new_method(work: Work) -> tuple[nn.Module, Backbone]:
     return method.to(compute.device()), backbone
 
 
+def check_network(settings: RunSettings, classes: int) -> None:
+    """The method can be built on the backbone and learns from views of this size, before anything is read or written.
+
+    Raises:
+        InputError: what they say of each other, and of the views.
+    """
+    with torch.random.fork_rng(devices=[]):  # what is drawn here must not change what the run draws
+        backbone = backbones.build(replace(settings.backbone, weights="none"))
+        method = methods.build(settings.method, backbone, classes, settings.options)
+    if backbone.frozen_until is None:
+        check_view(settings.augment, backbone)
+        if hasattr(method, "check_views"):
+            method.check_views(settings.augment.size, settings.augment.size)
+
+
+def check_view(augment: AugmentSettings, backbone: Backbone) -> None:
+    if augment.size % backbone.multiple:
+        raise InputError(
+            f"--augment.size {augment.size} is not a multiple of this backbone's patch of {backbone.multiple} pixels: "
+            f"use {round(augment.size / backbone.multiple) * backbone.multiple}"
+        )
+
+
 def tagged_source(
     work: Work,
     backbone: Backbone,
@@ -113,11 +136,7 @@ def tagged_source(
     """The training photos with their tags, as the backbone takes them: in views, or as stored features."""
     store = work.store(backbone)
     if store is None:
-        if augment.size % backbone.multiple:
-            raise InputError(
-                f"--augment.size {augment.size} is not a multiple of this backbone's patch of {backbone.multiple} "
-                f"pixels: use {round(augment.size / backbone.multiple) * backbone.multiple}"
-            )
+        check_view(augment, backbone)
         normalisation = (backbone.mean, backbone.std)
         return TaggedImages(
             work.train, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
