@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     args = parser.parse_args()
+    compute.keep_memory()  # as training does
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     backbone: Backbone = build(BackboneSettings(args.backbone, weights=args.weights))

@@ -143,8 +143,8 @@ def test_an_unreachable_hub_names_what_can_be_done(monkeypatch: pytest.MonkeyPat
     ("kernel", "stride", "padding", "dilation", "rows"),
     [(3, 1, 1, 1, 8), (5, 1, 2, 1, 9), (5, 1, 4, 2, 8), (3, 1, 2, 2, 7), (3, 1, 4, 4, 8),
      (3, 2, 1, 1, 8), (3, 2, 1, 1, 9), (5, 2, 0, 1, 11), (5, 2, 1, 1, 10), (3, 3, 0, 1, 9), (3, 2, 2, 2, 9),
-     (3, 2, "same", 1, 8), (5, 2, "same", 1, 9), (3, 1, "same", 2, 7), (1, 1, 0, 1, 8), (7, 1, 3, 1, 9), (7, 2, 6, 2, 8),
-     (5, 1, 4, 2, 7)],
+     (3, 2, "same", 1, 8), (5, 2, "same", 1, 9), (3, 1, "same", 2, 7),
+     (1, 1, 0, 1, 8), (7, 1, 3, 1, 9), (7, 2, 6, 2, 8), (5, 1, 4, 2, 7)],
 )  # fmt: skip
 def test_depthwise_gradients_are_torchs(
     kernel: int, stride: int, padding: int | str, dilation: int, rows: int, precision: torch.dtype

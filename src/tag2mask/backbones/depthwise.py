@@ -3,9 +3,9 @@
 torch leaves them to oneDNN, which goes through slow reference code for the kernels of mobile networks: on 1152 channels
 of 16x16 cells with 5x5 taps, dilation 2, in bfloat16, forward takes 3 ms and backward 160 ms. The same gradients come
 from operations that are fast there: that of the input is a convolution of the output's gradient with the mirrored
-kernel, and that of the weights is computed in 3x3 parts, of a dilated kernel on the phases of the map, on which it is a
-plain one; a stride is taken as outputs left out. A CAM step on EfficientNet-Lite0 takes 0.5 of the time in bfloat16, 0.9
-in float32 (a segmenter's step another 0.88 since strides are served). Outputs are torch's own, to the bit.
+kernel, and that of the weights is computed in 3x3 parts, of a dilated kernel on the phases of the map, on which it is
+a plain one; a stride is taken as outputs left out. A CAM step on EfficientNet-Lite0 takes 0.5 of the time in bfloat16,
+0.9 in float32 (a segmenter's step another 0.88 since strides are served). Outputs are torch's own, to the bit.
 """
 
 from __future__ import annotations
