@@ -99,8 +99,8 @@ class PplSettings:
     """Implicit only. One classifier for all stages ("one single model"), or one for each (as Fig. 2 draws it)."""
     reconstruction: float = 0.0
     """Weight of L_re, reached half-way through the training. The paper has none. With 490 photos 1 gives 5 points of
-    map mIoU; its pull towards small maps adds up over the steps, and with 2,500 photos it covers too little
-    (docs/decisions/0006). At 4 the tags are not learnt any more."""
+    map mIoU; its pull towards small maps adds up over the steps, and with 2,500 photos, or 25 epochs, it covers too
+    little (docs/decisions/0006). At 4 the tags are not learnt any more."""
     dropout: float = 0.0
     """Probability with which a channel of Z is dropped before the classifier (PSA uses 0.5 on ResNet-38d)."""
     fixed_until: str | None = None
