@@ -111,8 +111,8 @@ def check_network(settings: RunSettings, classes: int) -> None:
         method = methods.build(settings.method, backbone, classes, settings.options)
     if backbone.frozen_until is None:
         check_view(settings.augment, backbone)
-        if hasattr(method, "check_views"):
-            method.check_views(settings.augment.size, settings.augment.size)
+        if (check_views := getattr(method, "check_views", None)) is not None:
+            check_views(settings.augment.size, settings.augment.size)
 
 
 def check_view(augment: AugmentSettings, backbone: Backbone) -> None:
