@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tag2mask.backbones import depthwise, vgg16
 from tag2mask.backbones import weights as weight_files
 from tag2mask.errors import InputError, unknown
+from tag2mask.types import Views
 
 RESNET38 = "resnet38d"  # the one that is not timm's
 
@@ -101,6 +102,10 @@ class Backbone(nn.Module):
             x = self.blocks[name](x)
             if name in blocks:
                 yield name, x if self.prefix(name) is None else x[:, :, 1:]
+
+    def features(self, views: Views) -> Tensor:
+        """Features ``[batch channels rows columns]`` of photos, from wherever they start."""
+        return self(views.images, stored=views.stored)
 
     def forward(self, images: Tensor, *, stored: bool = False) -> Tensor:
         """Features ``[batch channels rows columns]`` of normalised images, or of the stored trunk's output."""
