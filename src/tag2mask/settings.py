@@ -136,3 +136,13 @@ def plain(settings: Any) -> Any:
     """Settings as JSON data."""
     content = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
     return json.loads(json.dumps(content, default=str))
+
+
+def deciding(settings: Any) -> dict[str, Any]:
+    """Settings as JSON data, without those that decide nothing, or decide by the content of a file."""
+    out: dict[str, Any] = {}
+    for f in fields(settings):
+        if marker(settings, f.name, DecidesNothing) is None and marker(settings, f.name, ByFact) is None:
+            value = getattr(settings, f.name)
+            out[f.name] = deciding(value) if is_dataclass(value) else plain(value)
+    return out

@@ -28,16 +28,35 @@ DOMAINS: tuple[Domain, ...] = ("target", "single-label", "web")
 """The more a photo's tags can be relied on, the earlier."""
 
 
+PhotoKey = tuple[str, str]
+"""Split and id: together they identify a photo in a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFacts:
+    """What the check of a photo found out."""
+
+    height: int  # pixels, upright
+    width: int
+    digest: str  # of the file's bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One photo and what is known about it. Holds paths, never pixels."""
 
-    id: str  # unique in its data set; may contain "/" (it is also the artefacts' relative path without suffix)
+    id: str  # unique in its split; may contain "/" (it is also the artefacts' relative path without suffix)
     image_path: Path
     labels: frozenset[int] | None  # foreground classes from the tags; None: the photo has no tags
     domain: Domain = "target"
     saliency_path: Path | None = None
     mask_path: Path | None = None  # truth, for evaluation only: nobody but evaluate.py opens it
+    split: str = ""  # it was read from; photos of two splits may share an id
+
+    @property
+    def key(self) -> PhotoKey:
+        """What identifies the photo in a run."""
+        return self.split, self.id
 
 
 @dataclass(frozen=True)

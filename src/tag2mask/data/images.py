@@ -167,6 +167,19 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return _decoded(Path(path), None, max_pixels)
 
 
+def decode_image(path: Path, digest: str) -> np.ndarray:
+    """As :func:`read_image`, of exactly the bytes that have this digest (:attr:`CheckedImage.digest`).
+
+    Raises:
+        UnreadableImage: also when the file's content has changed.
+    """
+    with _explained(path):
+        content = path.read_bytes()
+    if _digest(content) != digest:
+        raise UnreadableImage(f"image {path} changed while the run was working: run the same command again")
+    return _decoded(path, content, MAX_PIXELS)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """``(height, width)`` in pixels of what :func:`read_image` would return, from the header alone."""
     with _opened(Path(path)) as image:
