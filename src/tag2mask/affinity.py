@@ -29,11 +29,11 @@ from tag2mask import compute, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import fit_size
 from tag2mask.errors import InputError
-from tag2mask.features import View, view_batch
 from tag2mask.localize import LocalizeSettings, normalise_maps
 from tag2mask.refine import walks
 from tag2mask.refine.crf import dense_crf_from_labels
 from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps, Losses, MaskedBatch
+from tag2mask.views import View, view_batch
 
 LEARNT = ("irn", "psa")
 UNLEARNT = ("walk/colour", "walk/features")
@@ -266,18 +266,18 @@ def of_features(
     grid = walks.grid_of(pixels.shape[2:], settings.stride)
     features = F.interpolate(features, grid, mode="bilinear", align_corners=False)
     cosines = walks.cosine_affinity(features, settings.walk_radius) ** settings.cosine
-    return cosines * of_colour(image, localize.longest, settings, backbone.multiple)
+    return cosines * of_colour(image, localize.long_side, settings, backbone.multiple)
 
 
-def of_colour(image: np.ndarray, longest: int, settings: AffinitySettings, multiple: int = 1) -> Tensor:
+def of_colour(image: np.ndarray, long_side: int, settings: AffinitySettings, multiple: int = 1) -> Tensor:
     """Likeness of colours on the walk's grid; nothing is trained."""
-    size = walks.grid_of(fit_size(image.shape[0], image.shape[1], longest, 1.0, multiple), settings.stride)
+    size = walks.grid_of(fit_size(image.shape[0], image.shape[1], long_side, 1.0, multiple), settings.stride)
     small = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     return walks.colour_affinity(F.interpolate(small, size, mode="area"), settings.walk_radius, settings.sigma)
 
 
 def _view(image: np.ndarray, localize: LocalizeSettings, backbone: Backbone) -> Tensor:
-    height, width = fit_size(image.shape[0], image.shape[1], localize.longest, 1.0, backbone.multiple)
+    height, width = fit_size(image.shape[0], image.shape[1], localize.long_side, 1.0, backbone.multiple)
     return view_batch([image], View(height, width, False), backbone)
 
 

@@ -398,18 +398,14 @@ def _with_truth(dataset: Dataset) -> list[Sample]:
     return samples
 
 
-def truth_masks_for_oracle_training(dataset: Dataset, folder: Path) -> int:
-    """Write the truth as index masks ``folder/<id>.png`` for ``--oracle-masks``; returns how many.
+def write_truth_for_oracle_training(sample: Sample, dataset: Dataset, path: Path) -> None:
+    """Write a photo's truth as an index mask, for ``--oracle-masks``.
 
     The only door through which truth reaches a segmenter. It exists to measure what full supervision would give;
     whatever is trained on these masks is not weakly supervised and must be named so.
     """
-    samples = _with_truth(dataset)
-    for sample in samples:
-        path = folder / f"{sample.id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images.write_index_mask(path, read_truth(sample, dataset))
-    return len(samples)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write_index_mask(path, read_truth(sample, dataset))
 
 
 # --- two folders ----------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class Localizer:
         labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(device)
         raws = []
         for view in self.settings.views(*size, self.backbone.multiple):
-            images = self._shown(samples, pixels, view).to(device)
+            images = self._shown(samples, pixels, view).to(device, memory_format=torch.channels_last)
             raw = forward(self.method, self._batch(samples, images, labels), self.settings.precision)
             raws.append(raw.flip(3) if view.flip else raw)
         fused = fuse(raws)

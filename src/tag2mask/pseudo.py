@@ -34,7 +34,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
-from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps, PseudoMask, Refiner
+from tag2mask.protocols import Refiner
+from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps, PseudoMask
 
 SALIENCY = ("saliency", "saliency-rule")  # backgrounds that need saliency maps
 
@@ -243,7 +244,7 @@ def index_mask(logits: Tensor) -> np.ndarray:
     return logits.argmax(0).to(torch.uint8).cpu().numpy()
 
 
-def vanished(classes: Sequence[int], mask: PseudoMask) -> tuple[int, ...]:
+def missing_classes(classes: Sequence[int], mask: PseudoMask) -> tuple[int, ...]:
     """Tagged classes that no pixel of the mask shows: a label-free sign that something went wrong there."""
     shown = set(np.unique(mask.mask).tolist())
     return tuple(c for c, value in zip(classes, mask_values(classes)[1:].tolist(), strict=True) if value not in shown)

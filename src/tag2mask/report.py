@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.evaluate import OracleSweep, Scores, TagAgreement, with_background
-from tag2mask.run import atomic
+from tag2mask.files import atomic
 from tag2mask.types import BACKGROUND, IGNORE, LocalizationMaps
 
 THUMBNAIL = 320  # pixels of the longer side: sharp in the grid on a dense screen, 15 kB each

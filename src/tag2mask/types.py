@@ -163,7 +163,7 @@ class MaskedBatch:
 
     ids: tuple[str, ...]
     images: Tensor  # as in Batch
-    masks: Tensor  # [batch height width] int64; IGNORE on padding
+    masks: Tensor  # [batch height width] int64 (a source gives uint8); IGNORE on padding
     labels: Tensor  # [batch classes] float32 multi-hot
     valid: Tensor  # [batch height width] bool, False on padding
     stored: bool = False

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tag2mask.backbones import depthwise, vgg16
 from tag2mask.backbones import weights as weight_files
 from tag2mask.errors import InputError, unknown
+from tag2mask.settings import ByFact, Range, check_values
 from tag2mask.types import Views
 
 RESNET38 = "resnet38d"  # the one that is not timm's
@@ -31,14 +32,17 @@ class BackboneSettings:
 
     name: str = "tf_efficientnet_lite0"
     """Any timm model that gives a feature map, by its timm name; or resnet38d (PSA, SEAM, EPS, SMAF)."""
-    weights: str = "auto"
+    weights: Annotated[str, ByFact("weights", "none")] = "auto"
     """auto: embedded for the default backbone, otherwise timm's from the hub; none: random; or a file."""
-    output_stride: int = 16
+    output_stride: Annotated[int, Range(at_least=1, at_most=32)] = 16
     """Pixels per feature cell asked of a CNN (8, 16 or 32); a ViT's is its patch size."""
     freeze: bool = False
     """Train nothing of it: its features are computed once and kept on disk."""
     freeze_until: str | None = None
     """Keep the output of the blocks up to and including this one on disk, and train the blocks above it."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "backbone")
 
 
 class Backbone(nn.Module):

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from tag2mask.errors import InputError, UnreadableImage
-from tag2mask.run import atomic
+from tag2mask.files import atomic
 from tag2mask.types import Sample
 
 MAX_PIXELS = 64_000_000

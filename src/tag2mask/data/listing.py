@@ -12,7 +12,7 @@ import posixpath
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, overload
 
@@ -50,6 +50,11 @@ class DataSettings:
     """`name=value`: pixel values of classes in the truth masks, when they are not 1, 2, ... in the order of classes."""
     keep_untagged: bool = False
     """Keep photos without a tag (or without one of the selected classes) as photos that show none of the classes."""
+
+    def absolute(self) -> DataSettings:
+        """The same, independent of the folder in which a command runs."""
+        paths = {name: getattr(self, name) for name in ("tags", "images", "truth", "saliency")}
+        return replace(self, **{name: path.absolute() for name, path in paths.items() if path is not None})
 
 
 def sample_id(name: str) -> str:

@@ -14,7 +14,7 @@ from tag2mask.errors import InputError, unknown
 from tag2mask.refine.crf import PRESETS, CrfSettings, DenseCrf, LabelCrf, dense_crf, dense_crf_from_labels
 from tag2mask.refine.par import Par, ParSettings, par, pixel_adaptive
 from tag2mask.refine.walks import random_walk
-from tag2mask.types import Refiner
+from tag2mask.protocols import Refiner
 
 __all__ = [
     "PRESETS",

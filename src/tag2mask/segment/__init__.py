@@ -1,6 +1,6 @@
 """Segmenters by name, their training loss, their inference, and the masks they make of their own training photos."""
 
-from tag2mask.segment.inference import InferenceSettings, segment_image
+from tag2mask.segment.inference import InferenceSettings, refined, segment_photo
 from tag2mask.segment.models import SegmenterSettings, SegmenterTask, build, check, known
 from tag2mask.segment.relabel import RelabelSettings, gate_by_tags
 
@@ -13,5 +13,6 @@ __all__ = [
     "check",
     "gate_by_tags",
     "known",
-    "segment_image",
+    "refined",
+    "segment_photo",
 ]

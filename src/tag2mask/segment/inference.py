@@ -2,86 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask import compute
-from tag2mask.data.augment import fit_size, normalise, resized
+from tag2mask.backbones import Backbone
+from tag2mask.data.augment import fit_size, resized
 from tag2mask.errors import InputError
-from tag2mask.types import Refiner
+from tag2mask.protocols import Refiner, Segmenter
+from tag2mask.settings import POSITIVE, Range, check_values
+from tag2mask.types import Photos, normalise
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """How a segmenter looks at a new photo."""
+    """How a segmenter segments a new photo."""
 
-    longest: int = 384
+    long_side: Annotated[int, Range(at_least=0, at_most=65_535)] = 384
     """Longer side of the photo at scale 1, in pixels; 0: as it is."""
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25)
+    scales: Annotated[tuple[float, ...], POSITIVE] = (0.75, 1.0, 1.25)
+    """Sizes of the views, as multiples of that."""
     flip: bool = True
-    window: int = 768
-    """A view longer than this is looked at in overlapping windows of this side."""
+    """Each scale also mirrored."""
+    window: Annotated[int, Range(at_least=32)] = 768
+    """A view longer than this is segmented in overlapping windows of this side."""
     refine: str = "crf/deeplab"
     """Refiner of the probabilities (`tag2mask list refiners`), or none."""
     precision: compute.Precision = "auto"
+    """Of the forward passes."""
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"inference.scales {self.scales} must be positive numbers, at least one")
+        check_values(self, "inference")
+        if not self.scales:
+            raise InputError("--inference.scales is empty: give at least one scale")
 
 
-def segment_image(
-    segmenter: Any,
-    image: np.ndarray,
-    settings: InferenceSettings,
-    mean: Sequence[float],
-    std: Sequence[float],
-    multiple: int = 1,
-    refiner: Refiner | None = None,
-) -> Tensor:
-    """Probabilities ``[1+classes height width]`` float32 of one photo ``[height width 3]`` uint8.
+def segment_photo(segmenter: nn.Module, backbone: Backbone, image: np.ndarray, settings: InferenceSettings) -> Tensor:
+    """Probabilities ``[1+classes height width]`` float32 of one photo ``[height width 3]`` uint8, not refined.
 
     Softmax of each view is brought to the photo's size and averaged.
+
+    Args:
+        segmenter: a :class:`tag2mask.protocols.Segmenter` in eval mode, on its device.
+        backbone: says how photos are normalised and what their sides are multiples of.
     """
     height, width = image.shape[:2]
-    where = next(segmenter.parameters()).device
-    longest = settings.longest or max(height, width)
+    device = next(segmenter.parameters()).device
+    long_side = settings.long_side or max(height, width)
     total: Tensor | None = None
     for scale in settings.scales:
-        size = fit_size(height, width, longest, scale, multiple)
-        view = normalise(resized(image, size), tuple(mean), tuple(std))[None]
+        size = fit_size(height, width, long_side, scale, backbone.multiple)
+        view = normalise(resized(image, size), (backbone.mean, backbone.std))[None]
         if settings.flip:
             view = torch.cat([view, view.flip(3)])
-        probabilities = _windows(segmenter, view.to(where), settings, multiple)
+        probabilities = _windows(segmenter, view.to(device), settings, backbone.multiple)
         if settings.flip:
             probabilities = (probabilities[:1] + probabilities[1:].flip(3)) / 2
         grown = F.interpolate(probabilities, (height, width), mode="bilinear", align_corners=False)[0]
         total = grown if total is None else total + grown
     assert total is not None
-    scores = (total / len(settings.scales)).cpu()
-    if refiner is None:
-        return scores
+    return (total / len(settings.scales)).cpu()
+
+
+def refined(image: np.ndarray, probabilities: Tensor, refiner: Refiner) -> Tensor:
+    """Probabilities ``[labels height width]`` of a photo ``[height width 3]`` uint8, refined; labels that win nowhere
+    and come near nowhere are left out and come back zero."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    kept = _worth_refining(scores)
-    refined = torch.zeros_like(scores)
-    refined[kept] = refiner.refine(pixels, scores[kept][None] / scores[kept].sum(0, keepdim=True))[0]
-    return refined
+    kept = _worth_refining(probabilities)
+    out = torch.zeros_like(probabilities)
+    out[kept] = refiner.refine(pixels, probabilities[kept][None] / probabilities[kept].sum(0, keepdim=True))[0]
+    return out
 
 
-def _worth_refining(scores: Tensor, least: float = 0.1) -> Tensor:
+def _worth_refining(scores: Tensor, minimum: float = 0.1) -> Tensor:
     """Channels that win somewhere or come near: the others cannot change the outcome and cost time."""
-    reaches = scores.amax((1, 2)) > least
+    reaches = scores.amax((1, 2)) > minimum
     reaches[0] = True
     return reaches.nonzero()[:, 0]
 
 
-def _windows(segmenter: Any, view: Tensor, settings: InferenceSettings, multiple: int) -> Tensor:
+def _windows(segmenter: nn.Module, view: Tensor, settings: InferenceSettings, multiple: int) -> Tensor:
     """Softmax ``[batch labels rows columns]`` of a view, whole or averaged over overlapping windows."""
     height, width = view.shape[2:]
     side = max(settings.window // multiple, 1) * multiple
@@ -116,7 +122,8 @@ def window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, in
             yield top, left
 
 
-def _softmax(segmenter: Any, images: Tensor, precision: compute.Precision) -> Tensor:
+def _softmax(segmenter: nn.Module, images: Tensor, precision: compute.Precision) -> Tensor:
+    assert isinstance(segmenter, Segmenter)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast(precision, images.device):
-        return segmenter.segment(images).float().softmax(1)
+        return segmenter.segment(Photos(images)).float().softmax(1)

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.errors import InputError, unknown
-from tag2mask.types import IGNORE, Losses, MaskedBatch, masked_mean
+from tag2mask.protocols import Segmenter
+from tag2mask.settings import POSITIVE, ByFact, Range, check_values
+from tag2mask.types import IGNORE, Losses, MaskedBatch, Photos, Views, masked_mean
 
 SMP = ("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet")
 
@@ -27,11 +29,12 @@ class SegmenterSettings:
 
     name: str = "deeplab-largefov"
     """deeplab-largefov, deeplab-v2, or smp:NAME for a segmentation_models_pytorch model (smp:unet, smp:fpn, ...)."""
-    channels: int = 256
+    channels: Annotated[int, Range(at_least=1)] = 256
     """Width of the head (the papers use 1024 on ResNet-101)."""
-    dilation: int = 6
+    dilation: Annotated[int, Range(at_least=1)] = 6
     """Of LargeFOV's 3x3 convolution, in feature cells (12 at stride 8 in the paper, the same field as 6 at 16)."""
-    dropout: float = 0.1
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.1
+    """Probability with which a channel of the head is dropped in training."""
     presence: bool = True
     """DeepLab heads also learn which classes the photo shows, from its tags, and weigh the pixels' classes by it."""
     warm_start: bool = True
@@ -39,13 +42,16 @@ class SegmenterSettings:
     backbone: str | None = None
     """Another backbone than the method's, by name, with its own pretrained weights (resnet101: the literature's); then
     there is no warm start."""
-    pyramid: tuple[float, ...] = ()
-    """Also look at these scales of every view, in training too; at each pixel the largest logit wins (DeepLab-v2's MSC:
-    0.5, 0.75)."""
+    weights: Annotated[str, ByFact("segmenter weights", "none")] = "auto"
+    """Of that backbone: auto, none, or a file (as --weights)."""
+    output_stride: Annotated[int | None, Range(at_least=1, at_most=32)] = None
+    """Of that backbone, in pixels per cell; None: the method's."""
+    pyramid: Annotated[tuple[float, ...], POSITIVE] = ()
+    """Other scales of every view that are segmented, too, in training as well; at each pixel the largest logit wins
+    (DeepLab-v2's MSC: 0.5, 0.75)."""
 
     def __post_init__(self) -> None:
-        if any(scale <= 0 for scale in self.pyramid):
-            raise InputError(f"segmenter.pyramid {self.pyramid} must be positive numbers")
+        check_values(self, "segmenter")
 
 
 class DeepLab(nn.Module):
@@ -63,17 +69,15 @@ class DeepLab(nn.Module):
         self.backbone, self.head = backbone, head
         self.presence = nn.Conv2d(backbone.channels, presence_of, 1) if presence_of else None
 
-    def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
-        return self.segment_with_presence(images, None, stored=stored)[0]
+    def segment(self, views: Views) -> Tensor:
+        return self.segment_with_presence(views, None)[0]
 
-    def segment_with_presence(
-        self, images: Tensor, valid: Tensor | None, *, stored: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def segment_with_presence(self, views: Views, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits, and the photo's class logits ``[batch classes]`` (None without ``presence``).
 
         ``valid`` is ``[batch height width]`` bool, False on padding, which takes no part in the mean.
         """
-        features = self.backbone(images, stored=stored)
+        features = self.backbone.features(views)
         logits = self.head(features)
         if self.presence is None:
             return logits, None
@@ -92,8 +96,8 @@ def weigh_classes(logits: Tensor, log_presence: Tensor) -> Tensor:
 
 
 class Pyramid(nn.Module):
-    """A segmenter that looks at a view and at smaller copies of it; the largest logit wins (Chen et al., TPAMI 2018,
-    Sec. 4.1). In training every look and the winner are taught: ``all_logits``."""
+    """A segmenter of a view and of smaller copies of it; the largest logit wins (Chen et al., TPAMI 2018, Sec. 4.1). In
+    training every copy and the winner are taught: ``all_logits``."""
 
     def __init__(self, segmenter: nn.Module, scales: Sequence[float]) -> None:
         super().__init__()
@@ -102,28 +106,26 @@ class Pyramid(nn.Module):
     def all_logits(self, images: Tensor, valid: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """Logits of the view, of each scale (on grids of their own), and the winner on the view's grid, in this order;
         and the view's class logits where the segmenter predicts presence."""
-        first, shown = logits_of(self.segmenter, images, valid)
-        found = [first]
+        first, shown = logits_of(self.segmenter, Photos(images), valid)
+        logits = [first]
         for scale in self.scales:
             smaller = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
-            found.append(logits_of(self.segmenter, smaller, valid)[0])
+            logits.append(logits_of(self.segmenter, Photos(smaller), valid)[0])
         size = first.shape[2:]
-        grown = [F.interpolate(each, size, mode="bilinear", align_corners=False) for each in found]
-        return [*found, torch.stack(grown).amax(0)], shown
+        grown = [F.interpolate(of_scale, size, mode="bilinear", align_corners=False) for of_scale in logits]
+        return [*logits, torch.stack(grown).amax(0)], shown
 
-    def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
-        assert not stored, "checked in build"
-        return self.all_logits(images, None)[0][-1]
+    def segment(self, views: Views) -> Tensor:
+        assert not views.stored, "checked in build"
+        return self.all_logits(views.images, None)[0][-1]
 
 
-def logits_of(
-    segmenter: nn.Module, images: Tensor, valid: Tensor | None, *, stored: bool = False
-) -> tuple[Tensor, Any]:
+def logits_of(segmenter: nn.Module, views: Views, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Any segmenter's logits, and the photo's class logits where it has them."""
     if isinstance(segmenter, DeepLab):
-        return segmenter.segment_with_presence(images, valid, stored=stored)
-    segment: Callable[..., Tensor] = segmenter.segment  # type: ignore[assignment]
-    return segment(images, stored=stored), None
+        return segmenter.segment_with_presence(views, valid)
+    assert isinstance(segmenter, Segmenter)
+    return segmenter.segment(views), None
 
 
 class LargeFov(nn.Sequential):
@@ -167,10 +169,14 @@ class SmpSegmenter(nn.Module):
         super().__init__()
         self.model = model
 
-    def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
-        assert not stored, "checked in build"
-        height, width = images.shape[2:]
-        padded = F.pad(images, (0, -width % 32, 0, -height % 32))
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        """The encoder's."""
+        return self.model.encoder.parameters()
+
+    def segment(self, views: Views) -> Tensor:
+        assert not views.stored, "checked in build"
+        height, width = views.images.shape[2:]
+        padded = F.pad(views.images, (0, -width % 32, 0, -height % 32))
         return self.model(padded)[..., :height, :width]
 
 
@@ -262,14 +268,14 @@ class SegmenterTask(nn.Module):
 
     def losses(self, batch: MaskedBatch, progress: float) -> Losses:
         if isinstance(self.segmenter, Pyramid):
-            # each look is taught at its own resolution, by the nearest pixel of the mask (DeepLab-v2's codes)
-            looks, shown = self.segmenter.all_logits(batch.images, batch.valid)
+            # each scale is taught at its own resolution, by the nearest pixel of the mask (DeepLab-v2's codes)
+            of_scales, shown = self.segmenter.all_logits(batch.images, batch.valid)
             terms = {}
-            for name, logits in zip([*map(str, (1.0, *self.segmenter.scales)), "max"], looks, strict=True):
+            for name, logits in zip([*map(str, (1.0, *self.segmenter.scales)), "max"], of_scales, strict=True):
                 small = F.interpolate(batch.masks[:, None].float(), logits.shape[2:], mode="nearest-exact")[:, 0]
                 terms[f"segmentation_{name}"] = mask_loss(logits.float(), small.long())
         else:
-            logits, shown = logits_of(self.segmenter, batch.images, batch.valid, stored=batch.stored)
+            logits, shown = logits_of(self.segmenter, batch, batch.valid)
             logits = F.interpolate(logits.float(), batch.masks.shape[1:], mode="bilinear", align_corners=False)
             terms = {"segmentation": mask_loss(logits, batch.masks)}
         if shown is not None:

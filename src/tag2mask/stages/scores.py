@@ -2,68 +2,85 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tag2mask import evaluate
-from tag2mask.run import Clock, digest, write_json
-from tag2mask.stages.label import maps_of, unrefined
-from tag2mask.stages.work import Work, map_names, mask_if_any, mask_names, mask_of, say, stamp
+from tag2mask.files import write_json
+from tag2mask.plan.context import Context
+from tag2mask.plan.stage import PhotoStage, PhotoWork, Stage
+from tag2mask.recipes import RunSettings
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import MapReader, MaskReader
+from tag2mask.stages.masks import unrefined
+from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
 from tag2mask.types import Dataset, Sample
 
+log = logging.getLogger("tag2mask")
 
-def make_scores(work: Work) -> None:
-    """Measure everything that has truth. Nothing before this function's call depends on what it finds."""
-    reads = [stage for name, stage in work.stages.items() if name != "images"]
-    truth = digest(
-        [
-            (s.id, str(s.mask_path), stamp(s.mask_path))
-            for dataset in (work.train, work.val)
-            if dataset is not None
-            for s in dataset.samples
-            if s.mask_path is not None
-        ]
+
+def make_scores(settings: RunSettings, stages: list[Stage]) -> PhotoStage:
+    """Scores of what is measured of these stages, as far as they are done."""
+    measured = [stage for stage in stages if stage.measured is not None]
+    return PhotoStage(
+        name="scores",
+        title="scores",
+        reads_if_done=tuple(stage.name for stage in measured),
+        settings=("pseudo", *threshold_settings(settings)),
+        facts=("photos", "tags", "truth", "val photos", "val truth", *(("saliency",) if "saliency" in settings.pseudo.background else ())),
+        suffix=None,
+        start=lambda context: _start(context, settings, measured),
     )
-    stage = work.stages["scores"] = work.run.stage("scores", {"truth": truth}, reads)
-    if stage.done:
-        return
-    clock = Clock()
+
+
+def _start(context: Context, settings: RunSettings, measured: list[Stage]) -> PhotoWork:
+    return PhotoWork(
+        batches=lambda samples: [],
+        write=lambda sample, nothing: None,
+        conclude=lambda records: _measure(context, names.masks(settings), measured, names.final_maps(settings)),
+    )
+
+
+def _measure(context: Context, masks: list[str], measured: list[Stage], final_maps: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     each: dict[str, list[Any]] = {}
-    named = {"masks": "pseudo masks (train)"}
-    named |= {name: f"relabelled masks, round {name[6:]} (train)" for name in mask_names(work.settings)[1:]}
-    best = work.best_masks
-    found["tags"] = evaluate.compare_with_tags(work.train, lambda s: mask_if_any(best, s)).to_json()
-    if evaluate.has_truth(work.train):
-        for name in [n for n in (*map_names(work.settings), "walked") if n in work.stages]:
-            found[name] = _score(work.train, unrefined(work, name), f"{name} (train, tags known)", each)
-        for name in [n for n in named if n in work.stages]:
-            masks = work.stages[name]
-            found[name] = _score(work.train, lambda s, m=masks: mask_if_any(m, s), named[name], each, name)
-        found["sweep"] = evaluate.sweep_thresholds(work.train, lambda s: maps_of(work, s)).to_json()
-    if work.val is not None and evaluate.has_truth(work.val):
-        for name in ("predictions", "predictions-oracle"):
-            if name in work.stages:
-                predicted = work.stages[name]
-                title = "segmenter (val, no tags)" + (", ORACLE masks" if name.endswith("oracle") else "")
-                found[name] = _score(work.val, lambda s, p=predicted: mask_of(p, s), title, each, name)
-    write_json(stage.folder / "scores.json", found)
-    write_json(stage.folder / "images.json", each)
-    stage.finish(count=len(found), seconds=clock.seconds)
+    done = [stage for stage in measured if context.has(stage.name)]
+    if best := [name for name in masks if context.has(name)]:
+        found["tags"] = evaluate.compare_with_tags(context.train, MaskReader(context.read(best[-1])).if_any).to_json()
+    for stage in done:
+        assert stage.measured is not None
+        dataset = context.train if stage.measured.split == "train" else context.val
+        if dataset is None or not evaluate.has_truth(dataset):
+            continue
+        if stage.measured.what == "maps":
+            found[stage.name] = _score(dataset, _unrefined(context, stage.name), stage)
+        else:
+            reader = MaskReader(context.read(stage.name))
+            images: list[evaluate.ImageScore] = []
+            found[stage.name] = _score(dataset, reader.if_any, stage, images)
+            each[stage.name] = [[i.id, None if np.isnan(i.mean_iou) else round(i.mean_iou, 2)] for i in images]
+    maps = [s.name for s in done if s.measured is not None and s.measured.what == "maps" and s.name != "propagated"]
+    if maps and evaluate.has_truth(context.train):
+        found["sweep"] = evaluate.sweep_thresholds(context.train, MapReader(context.read(maps[-1]))).to_json()
+    write_json(context.folder.folder / "scores.json", found)
+    write_json(context.folder.folder / "images.json", each)
+    return {}
+
+
+def _unrefined(context: Context, name: str) -> Callable[[Sample], np.ndarray]:
+    threshold, _ = chosen_threshold(context, name)
+    return unrefined(MapReader(context.read(name)), threshold, context.settings.pseudo)
 
 
 def _score(
     dataset: Dataset,
     mask: Callable[[Sample], np.ndarray | None],
-    title: str,
-    each: dict[str, list[Any]],
-    keep: str | None = None,
+    stage: Stage,
+    images: list[evaluate.ImageScore] | None = None,
 ) -> dict[str, Any]:
-    images: list[evaluate.ImageScore] = []
-    scores = evaluate.evaluate_masks(dataset, mask, images.append)
-    if keep is not None:
-        each[keep] = [[i.id, None if np.isnan(i.mean_iou) else round(i.mean_iou, 2)] for i in images]
-    say(f"{title}: {scores.mean_iou:.1f} mIoU")
+    scores = evaluate.evaluate_masks(dataset, mask, None if images is None else images.append)
+    log.info("%s: %.1f mIoU", stage.measured.title if stage.measured else stage.title, scores.mean_iou)
     return scores.to_json()
