@@ -56,9 +56,20 @@ RUNS = {
     "saliency-rule": f"train {SMALL} --background saliency-rule --refine none",
 }
 
-# What was renamed since: flags (old -> new), and folders of a run. Applied to the newer of two commits alone.
-FLAGS: dict[str, str] = {}
-FOLDERS: dict[str, str] = {}
+# What was renamed since: flags of the older commit to today's, and folders of a run to today's.
+FLAGS = {"--localize.longest": "--localize.long-side", "--inference.longest": "--inference.long-side"}
+WALKS = ("irn", "psa", "walk/colour", "walk/features")
+FOLDERS = {"walked": "propagated"}
+
+
+def today(flags: list[str]) -> list[str]:
+    """The flags as they are called today."""
+    out = [FLAGS.get(flag, flag) for flag in flags]
+    if "--refine" in out and out[out.index("--refine") + 1].split(",")[0] in WALKS:
+        at = out.index("--refine")
+        walk, _, rest = out[at + 1].partition(",")
+        out[at : at + 2] = ["--propagate", walk, "--refine", rest or "none"]
+    return out
 
 
 def main() -> None:
@@ -117,7 +128,7 @@ def make(commit: str | None, name: str, folder: Path, data: Path) -> dict[str, s
     if not (out / "report.html").exists():
         flags = RUNS[name].split()
         if (tree / "src" / "tag2mask" / "plan").exists():
-            flags = [FLAGS.get(flag, flag) for flag in flags]
+            flags = today(flags)
         command = [sys.executable, "-m", "tag2mask", flags[0], str(data), "--out", str(out), *flags[1:]]
         features = folder / "features" / (commit or "working-tree") / name
         environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -145,7 +156,10 @@ def digests(run: Path) -> dict[str, str]:
     for path in sorted(run.rglob("*")):
         parts = path.relative_to(run).parts
         if path.suffix in kinds and not any(part.startswith(".") for part in parts):
-            out["/".join((FOLDERS.get(parts[0], parts[0]), *parts[1:]))] = kinds[path.suffix](path)
+            folder = FOLDERS.get(parts[0], parts[0])
+            if folder == "affinity" and path.suffix == ".png":
+                folder = "affinity-labels"
+            out["/".join((folder, *parts[1:]))] = kinds[path.suffix](path)
     return out
 
 

@@ -30,9 +30,7 @@ def pool(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
     import torch
 
     own = torch.get_num_threads()
-    executor = ThreadPoolExecutor(
-        workers, name, initializer=torch.set_num_threads, initargs=(max(1, own // workers),)
-    )
+    executor = ThreadPoolExecutor(workers, name, initializer=torch.set_num_threads, initargs=(max(1, own // workers),))
     try:
         yield executor
     finally:

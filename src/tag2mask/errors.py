@@ -35,7 +35,9 @@ class DamagedArtefact(InputError):
         self.path = path
         with contextlib.suppress(OSError):
             path.replace(path.with_name(f".{path.name[:200]}.damaged"))
-        super().__init__(f"{path} is damaged ({reason}) and was moved aside: run the same command again, which makes it anew")
+        super().__init__(
+            f"{path} is damaged ({reason}) and was moved aside: run the same command again, which makes it anew"
+        )
 
 
 class Terminated(BaseException):

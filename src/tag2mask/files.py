@@ -25,7 +25,9 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the temporary name does not repeat the file's, which may be as long as a name can be
-    temporary = path.with_name(f".{hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()}.{os.getpid()}.tmp")
+    temporary = path.with_name(
+        f".{hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()}.{os.getpid()}.tmp"
+    )
     try:
         with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -35,7 +37,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise InputError(
-                f"disk full while writing {path} ({os.strerror(error.errno)}): free some space and run the same command "
+                f"disk full while writing {path} ({error.strerror}): free some space and run the same command "
                 "again; finished work is kept"
             ) from error
         raise

@@ -19,9 +19,9 @@ from tag2mask import compute
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
-from tag2mask.protocols import Method, Traits
+from tag2mask.protocols import Localizes, Traits
 from tag2mask.settings import POSITIVE, DecidesNothing, Range, check_values
-from tag2mask.types import Batch, LocalizationMaps, Sample, label_vector
+from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector
 from tag2mask.views import View, view_batch, views
 
 
@@ -100,7 +100,7 @@ class Localizer:
 
     def _batch(self, samples: Sequence[Sample], images: Tensor, labels: Tensor) -> Batch:
         valid = torch.ones(len(samples), *images.shape[2:], dtype=torch.bool, device=images.device)
-        domains = tuple(sample.domain for sample in samples)
+        domains: tuple[Domain, ...] = tuple(sample.domain for sample in samples)
         ids = tuple(sample.id for sample in samples)
         return Batch(ids, images, labels, valid, stored=self.store is not None, domains=domains)
 
@@ -122,7 +122,7 @@ def batches_by_size(
 
 def forward(method: nn.Module, batch: Batch, precision: compute.Precision) -> Tensor:
     """One forward pass without gradients: raw maps in float32."""
-    assert isinstance(method, Method)
+    assert isinstance(method, Localizes)
     with torch.inference_mode(), compute.autocast(precision, batch.images.device):
         return method.localize(batch).float()
 

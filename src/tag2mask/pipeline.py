@@ -18,7 +18,9 @@ import torch
 from tag2mask import checks, compute, concurrency, data, stages
 from tag2mask.data.images import read_image, write_index_mask
 from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.plan import explain
 from tag2mask.plan.execute import Execution, execute, reopened
+from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.progress import track
@@ -49,7 +51,7 @@ def train(path: Path | str, out: Path | str, settings: RunSettings | None = None
 
 def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str]) -> Path:
     """Carry out the wanted stages of the plan, and write the report."""
-    path = path.resolve()
+    path = path.absolute()
     settings = replace(settings, data=settings.data.absolute())
     dataset = data.load(path, settings.data)
     checks.check_run(settings, dataset)
@@ -62,6 +64,19 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str]) -
         _record_session(folder, time.monotonic() - began)
         log.info("report: %s", write_report(execution))
     return out
+
+
+def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> list[Outlook]:
+    """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes nothing."""
+    path, out, settings = Path(path).absolute(), Path(out), settings or RunSettings()
+    settings = replace(settings, data=settings.data.absolute())
+    dataset = data.load(path, settings.data)
+    checks.check_run(settings, dataset)
+    digests = DigestCache(out / ".digests.jsonl")
+    run_data = RunData(path, dataset, validation_set(path, settings), settings, digests)
+    run = Run(out, existing=True) if (out / "run.json").exists() else None
+    plan = stages.plan(settings)
+    return explain.outlook(run, plan, settings, run_data, [stage.name for stage in plan])
 
 
 def write_report(execution: Execution) -> Path:
@@ -114,7 +129,7 @@ def predict(
     if refine is not None:
         settings = replace(settings, inference=replace(settings.inference, refine=refine))
     samples = data.load_images(images)
-    predictor = Predictor(settings, len(described["classes"]), _result(run, settings))
+    predictor = Predictor(settings, len(described["classes"]), _result(run, settings), settings.single_stage)
     written = []
 
     def read(sample: Sample) -> Any:

@@ -45,6 +45,7 @@ class MethodSettings(Protocol):
     def traits(self) -> Traits: ...
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """What the training loop trains: an ``nn.Module`` with losses."""
 
@@ -55,7 +56,16 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
-class Method(Protocol):
+class Localizes(Protocol):
+    """A network that says where classes are: a method, or a student of its maps."""
+
+    def localize(self, batch: Batch) -> Tensor:
+        """Raw class maps ``[batch classes rows columns]`` float, larger where the class is more likely, at least 0."""
+        ...
+
+
+@runtime_checkable
+class Method(Localizes, Protocol):
     """A weakly supervised method, an ``nn.Module``. It learns from tags and says where the tagged classes are."""
 
     @property
@@ -63,10 +73,6 @@ class Method(Protocol):
 
     def losses(self, batch: Batch, progress: float) -> Losses | Iterator[Losses]:
         """As of :class:`Trainable`."""
-        ...
-
-    def localize(self, batch: Batch) -> Tensor:
-        """Raw class maps ``[batch classes rows columns]`` float, larger where the class is more likely, at least 0."""
         ...
 
 

@@ -79,9 +79,7 @@ NOT_NEGATIVE = Range(at_least=0)
 def markers(cls: type) -> dict[str, tuple[object, ...]]:
     """Field name to its markers, for a settings class."""
     hints = get_type_hints(cls, include_extras=True)
-    return {
-        f.name: get_args(hints[f.name])[1:] if get_origin(hints[f.name]) is Annotated else () for f in fields(cls)
-    }
+    return {f.name: get_args(hints[f.name])[1:] if get_origin(hints[f.name]) is Annotated else () for f in fields(cls)}
 
 
 def marker(settings: object, name: str, kind: type[T]) -> T | None:

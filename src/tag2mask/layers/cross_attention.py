@@ -49,7 +49,9 @@ def co_attend(
     return torch.bmm(values_n, over_n.transpose(1, 2)), torch.bmm(values_m, over_m)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None = None, *, limit: int = AFFINITIES) -> Tensor:
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None = None, *, limit: int = AFFINITIES
+) -> Tensor:
     """One direction: for every query a mean of the values, weighted by the softmax over the keys.
 
     All pairs at once, so many queries at a time that at most ``limit`` affinities are held; the backward pass computes
@@ -68,7 +70,9 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None
     return torch.bmm(values, weights.transpose(1, 2))
 
 
-def attend_to_references(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor, *, limit: int = AFFINITIES) -> Tensor:
+def attend_to_references(
+    queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor, *, limit: int = AFFINITIES
+) -> Tensor:
     """Every photo attends to every reference: the sum over the references of the values that each cell gets.
 
     Args:

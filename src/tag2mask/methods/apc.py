@@ -85,12 +85,11 @@ from tag2mask.protocols import Traits
 from tag2mask.pseudo import between_threshold
 from tag2mask.segment.models import weigh_classes
 from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
-from tag2mask.types import BACKGROUND, IGNORE, Batch, Losses, Photos, Views
+from tag2mask.types import BACKGROUND, Batch, Losses, Photos, Views
 
 log = logging.getLogger("tag2mask")
 
 MEMORY = 0.98  # of it, a batch: the last fifty count
-
 
 
 @dataclass(frozen=True)
@@ -295,7 +294,13 @@ class Apc(nn.Module):
             if not s.contrast_background:
                 present = present & (torch.arange(present.shape[1], device=present.device) != BACKGROUND)
             loss, confident = patch_contrast(
-                of.flatten(2), forward.scores.flatten(2), present, s.confidence, s.scope, forward.inside.flatten(1), s.low_cap
+                of.flatten(2),
+                forward.scores.flatten(2),
+                present,
+                s.confidence,
+                s.scope,
+                forward.inside.flatten(1),
+                s.low_cap,
             )
             terms["contrast"] = s.contrast * loss
             if self.training:

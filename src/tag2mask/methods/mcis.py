@@ -530,7 +530,9 @@ class Mcis(nn.Module):
         names = {released_name(name): name for name in self.state_dict()}
         expanded = dict(state)
         if (matrix := state.get(released_name("affinity"))) is not None:
-            expanded[released_name("affinity")] = matrix.expand(len(self.affinity), *matrix.shape)  # for all kinds of pairs
+            expanded[released_name("affinity")] = matrix.expand(
+                len(self.affinity), *matrix.shape
+            )  # for all kinds of pairs
         form = "the released MCIS with this backbone, these settings and VOC's 20 classes"
         take_over(self, names, expanded, source, form, "use --recipe mcis/official, or the weights of a backbone")
 

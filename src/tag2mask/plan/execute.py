@@ -150,7 +150,13 @@ def _carry_out(execution: Execution, stage: Stage) -> None:
     folder.finish(seconds=0, peak_memory_gb=round(compute.peak_memory_gb(), 2), **manifest)
     execution.folders[stage.name] = folder
     note = manifest.get("note", "")
-    log.info("%s: %d photos%s (%.1f min)", stage.title, manifest["count"], note and f", {note}", folder.manifest()["seconds"] / 60)
+    log.info(
+        "%s: %d photos%s (%.1f min)",
+        stage.title,
+        manifest["count"],
+        note and f", {note}",
+        folder.manifest()["seconds"] / 60,
+    )
 
 
 def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def _reasons(present: StageFolder, content: dict[str, Any]) -> list[str]:
     """What differs from what the stage was made from; the stages it reads first, since they explain the rest."""
     before = read_object(present.own / "key.json") or {}
     changed = {
-        part: list(differences(before.get(part, {}), content[part])) for part in ("reads", "settings", "constants", "facts")
+        part: list(differences(before.get(part, {}), content[part]))
+        for part in ("reads", "settings", "constants", "facts")
     }
     if changed["reads"]:
         return [f"{line.partition(':')[0]} is made anew" for line in changed["reads"]]

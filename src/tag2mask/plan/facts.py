@@ -42,7 +42,11 @@ class DigestCache:
     def __init__(self, path: Path, *, verify: bool = False) -> None:
         self.path = path
         lines = [] if verify else read_jsonl(path)
-        self.known = {line["file"]: (line["stamp"], line["digest"]) for line in lines if {"file", "stamp", "digest"} <= line.keys()}
+        self.known = {
+            line["file"]: (line["stamp"], line["digest"])
+            for line in lines
+            if {"file", "stamp", "digest"} <= line.keys()
+        }
         self.changed = False
 
     def of(self, file: Path) -> str:
@@ -100,10 +104,14 @@ class RunData:
         train = _readable(self.train, photos)
         val = None if self.val is None else _readable(self.val, photos)
         if not len(train):
-            raise InputError(f"none of the {len(self.train)} training photos of {self.path} can be read; {bad[0]['error']}")
+            raise InputError(
+                f"none of the {len(self.train)} training photos of {self.path} can be read; {bad[0]['error']}"
+            )
         for c, name in enumerate(train.classes):
             if not any(c in (s.labels or ()) for s in train.samples):
-                raise InputError(f"every photo tagged {name} in {self.path} is unreadable: mend them or leave the class out")
+                raise InputError(
+                    f"every photo tagged {name} in {self.path} is unreadable: mend them or leave the class out"
+                )
         return replace(self, train=train, val=val if val else None, photos=photos, set_aside=bad)
 
     def fact(self, name: Fact) -> str:

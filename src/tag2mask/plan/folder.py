@@ -127,7 +127,9 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot make the run folder {self.folder}: {error.strerror}; give another --out") from error
+            raise InputError(
+                f"cannot make the run folder {self.folder}: {error.strerror}; give another --out"
+            ) from error
         lock = filelock.FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -184,7 +186,7 @@ class Run:
         folder, present = self.folder / name, self.current(name)
         if not folder.exists():
             return
-        if present is None or not any(path.name != OWN for path in folder.iterdir()) and not present.has_manifest:
+        if present is None or (not any(path.name != OWN for path in folder.iterdir()) and not present.has_manifest):
             _remove(folder)
             return
         place = self.folder / ASIDE / name / present.key

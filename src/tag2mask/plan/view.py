@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from tag2mask.plan.stage import Part, Stage
@@ -72,8 +72,8 @@ def _path(declared: str | Part) -> str:
 
 def _without(value: Any, names: Collection[str]) -> Any:
     """The dataclass with the defaults of these fields."""
-    defaults = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(value) if f.name in names}  # type: ignore[misc]
-    return replace(value, **defaults)
+    plain = type(value)()
+    return replace(value, **{name: getattr(plain, name) for name in names})
 
 
 def _neutral(value: Any, facts: Collection[str]) -> Any:

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError, unknown
+from tag2mask.protocols import Refiner
 from tag2mask.refine.crf import PRESETS, CrfSettings, DenseCrf, LabelCrf, dense_crf, dense_crf_from_labels
 from tag2mask.refine.par import Par, ParSettings, par, pixel_adaptive
 from tag2mask.refine.walks import random_walk
-from tag2mask.protocols import Refiner
 
 __all__ = [
     "PRESETS",

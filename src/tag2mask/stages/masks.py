@@ -71,9 +71,7 @@ def _by_saliency(context: Context, source: str) -> PhotoWork:
     return PhotoWork(write=write, manifest={"threshold": rule.foreground, "threshold_from": "given"})
 
 
-def with_background(
-    sample: Sample, maps: LocalizationMaps, threshold: float, settings: PseudoSettings
-) -> Tensor:
+def with_background(sample: Sample, maps: LocalizationMaps, threshold: float, settings: PseudoSettings) -> Tensor:
     """Probabilities ``[1+present height width]`` of one photo's maps, not refined yet."""
     saliency = None
     if settings.background == "saliency" and sample.saliency_path is not None:
@@ -81,9 +79,7 @@ def with_background(
     return pseudo.label_scores(maps, threshold, settings, saliency)
 
 
-def by_best_score(
-    sample: Sample, classes: tuple[int, ...], scores: Tensor, settings: PseudoSettings
-) -> Decided:
+def by_best_score(sample: Sample, classes: tuple[int, ...], scores: Tensor, settings: PseudoSettings) -> Decided:
     """The best of the present classes and background, of probabilities ``[1+present height width]``."""
     return pseudo.decide(sample.id, classes, scores, settings), float(1 - scores.amax(0).mean())
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from tag2mask.stages import names
 from tag2mask.stages.artefacts import write_maps
 from tag2mask.stages.networks import (
     STRUCTURE,
+    STUDENTS,
     MapNetwork,
     build_method,
     feature_store,
@@ -39,16 +39,15 @@ log = logging.getLogger("tag2mask")
 
 def train_method(settings: RunSettings) -> TrainingStage:
     """The method learns from the tags."""
-    facts: list[Fact] = ["photos", "tags", "weights"]
-    facts += ["saliency"] if settings.traits.saliency else []
-    facts += ["method code"] if methods.source(settings.method) else []
+    saliency: tuple[Fact, ...] = ("saliency",) if settings.traits.saliency else ()
+    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
     return TrainingStage(
         name="method",
         title=f"training {settings.method}",
         settings=(
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", *frozen_settings(settings),
         ),
-        facts=tuple(facts),
+        facts=("photos", "tags", "weights", *saliency, *code),
         train=_train,
     )  # fmt: skip
 
@@ -86,16 +85,18 @@ def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
         name=name,
         title=f"maps by {by}",
         reads=(network,),
-        settings=(*STRUCTURE, own_settings(settings, inference=not turn), "localize", *seed, *_student(turn)),
+        settings=(
+            *STRUCTURE,
+            own_settings(settings, inference=not turn),
+            "localize",
+            *seed,
+            *((STUDENTS,) if turn else ()),
+        ),
         facts=("photos", "tags"),
         suffix=".npz",
         measured=Measured("maps", f"Maps after self-training, round {turn}" if turn else "Maps", "train"),
         start=lambda context: _localize(context, network),
     )
-
-
-def _student(turn: int) -> tuple[str, ...]:
-    return ("self_train.denoise",) if turn else ()
 
 
 def _localize(context: Context, name: str) -> PhotoWork:
@@ -107,9 +108,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.multiple))
     if network.traits.references:
         _show_references(context, network)
-    localizer = Localizer(
-        network.network, network.traits, network.backbone, settings, len(context.classes), store
-    )
+    localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
 
     def read(sample: Sample) -> np.ndarray | None:
         return read_image(sample.image_path) if store is None else None

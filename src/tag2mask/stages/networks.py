@@ -21,7 +21,6 @@ from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.stage import Part
 from tag2mask.protocols import LoadsReleased, Traits
 from tag2mask.recipes import RunSettings
-from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader
 from tag2mask.train import load_model
 from tag2mask.types import Dataset, Sample
@@ -29,6 +28,10 @@ from tag2mask.views import View, views
 
 STRUCTURE = ("method", "backbone")
 """Settings that say which network is built; a method's own are declared beside them."""
+
+
+STUDENTS = Part("self_train", ("rounds",))
+"""How students learn; one round more changes none of those before."""
 
 
 def own_settings(settings: RunSettings, *, inference: bool) -> Part | str:
@@ -60,7 +63,7 @@ def load_map_network(context: Context, name: str) -> MapNetwork:
     """The method or one of its students, by the name of its stage."""
     method, backbone = build_method(context)
     if name == "method":
-        network, traits = method, context.settings.traits
+        network, traits = method, methods.traits(context.settings.options)
     else:
         network = student_of(method, backbone, len(context.classes)).to(compute.device())
         traits = context.settings.self_train.maps_traits

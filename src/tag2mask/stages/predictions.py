@@ -34,12 +34,12 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
         split="val",
         oracle=oracle,
         measured=Measured("predictions", title, "val"),
-        start=lambda context: _predict(context, trained),
+        start=lambda context: _predict(context, trained, settings.single_stage),
     )
 
 
-def _predict(context: Context, trained: str) -> PhotoWork:
-    predictor = Predictor(context.settings, len(context.classes), context.read(trained))
+def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
+    predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
     return PhotoWork(
         read=lambda sample: read_image(sample.image_path),
         compute=predictor.probabilities,
@@ -51,20 +51,22 @@ class Predictor:
     """A trained segmenter with the settings of its inference.
 
     Args:
-        settings: of the run, ``stage`` that of the trained segmenter.
+        settings: of the run.
+        stage: of the trained segmenter.
+        single_stage: whether that is the method.
     """
 
-    def __init__(self, settings: RunSettings, classes: int, stage: StageFolder) -> None:
+    def __init__(self, settings: RunSettings, classes: int, stage: StageFolder, single_stage: bool) -> None:
         self.inference = settings.inference
-        self.segmenter, self.backbone = load_segmenter(settings, classes, stage)
+        self.segmenter, self.backbone = load_segmenter(settings, classes, stage, single_stage=single_stage)
         refine = settings.inference.refine
         self.refiner = None if refine == "none" else refiner(refine, settings.refine_long_side)
 
-    def probabilities(
-        self, samples: Sequence[Sample], pixels: Sequence[np.ndarray]
-    ) -> list[tuple[np.ndarray, Tensor]]:
+    def probabilities(self, samples: Sequence[Sample], pixels: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Tensor]]:
         """Pixels and probabilities ``[1+classes height width]`` of each photo, not refined yet. No tags are used."""
-        return [(image, segment.segment_photo(self.segmenter, self.backbone, image, self.inference)) for image in pixels]
+        return [
+            (image, segment.segment_photo(self.segmenter, self.backbone, image, self.inference)) for image in pixels
+        ]
 
     def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
         """The index mask ``[height width]`` of one photo's pixels and probabilities, refined."""

@@ -18,7 +18,7 @@ from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Stage, Training
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader, write_maps, write_mask
-from tag2mask.stages.networks import STRUCTURE, fitting, load_map_network, own_settings
+from tag2mask.stages.networks import STRUCTURE, STUDENTS, fitting, load_map_network, own_settings
 from tag2mask.train import fit, load_model
 from tag2mask.types import LocalizationMaps, Sample
 
@@ -82,7 +82,7 @@ def _propagate(settings: RunSettings) -> PhotoStage:
     source = names.maps(settings)[-1]
     learnt = settings.propagate in affinity.LEARNT
     reads = {"walk/colour": (), "walk/features": (names.networks(settings)[-1],)}.get(settings.propagate, ("affinity",))
-    structure = (*STRUCTURE, own_settings(settings, inference=False), "self_train.denoise")
+    structure = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS)
 
     def start(context: Context) -> PhotoWork:
         maps, affinities, s = MapReader(context.read(source)), _affinities(context, reads), context.settings.affinity

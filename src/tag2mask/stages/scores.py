@@ -30,7 +30,14 @@ def make_scores(settings: RunSettings, stages: list[Stage]) -> PhotoStage:
         title="scores",
         reads_if_done=tuple(stage.name for stage in measured),
         settings=("pseudo", *threshold_settings(settings)),
-        facts=("photos", "tags", "truth", "val photos", "val truth", *(("saliency",) if "saliency" in settings.pseudo.background else ())),
+        facts=(
+            "photos",
+            "tags",
+            "truth",
+            "val photos",
+            "val truth",
+            *(("saliency",) if "saliency" in settings.pseudo.background else ()),
+        ),
         suffix=None,
         start=lambda context: _start(context, settings, measured),
     )

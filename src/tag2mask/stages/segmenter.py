@@ -23,6 +23,7 @@ from tag2mask.stages.artefacts import MaskReader
 from tag2mask.stages.masks import by_best_score, keep_mask
 from tag2mask.stages.networks import (
     STRUCTURE,
+    STUDENTS,
     feature_store,
     fitting,
     frozen_settings,
@@ -61,7 +62,7 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
     before = names.segmenters(settings, oracle=oracle)[turn - 1] if turn else None
     network = names.networks(settings)[-1] if warm(settings) else None
     start = before or network
-    loads = (*STRUCTURE, own_settings(settings, inference=False), "self_train.denoise") if network else ()
+    loads = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS) if network else ()
     title = f"training {settings.segmenter.name}" + (" again" if turn else "") + (" on the truth (oracle)" * oracle)
     return TrainingStage(
         name=name,
@@ -145,16 +146,20 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     def write(sample: Sample, found: tuple[np.ndarray, Tensor]) -> Record:
         pixels, probabilities = found
         scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
-        return keep_mask(context, sample, by_best_score(sample, classes, pseudo.refine(pixels, scores, sharpen), decide))
+        return keep_mask(
+            context, sample, by_best_score(sample, classes, pseudo.refine(pixels, scores, sharpen), decide)
+        )
 
     return PhotoWork(read=lambda sample: read_image(sample.image_path), compute=compute_batch, write=write)
 
 
-def load_segmenter(settings: RunSettings, classes: int, stage: StageFolder) -> tuple[nn.Module, Backbone]:
-    """A trained segmenter, in eval mode: of a round, or the method, where that is one."""
+def load_segmenter(
+    settings: RunSettings, classes: int, stage: StageFolder, *, single_stage: bool = False
+) -> tuple[nn.Module, Backbone]:
+    """A trained segmenter, in eval mode: of a round, or (``single_stage``) the method."""
     own = segmenter_backbone(settings)
     backbone = backbones.build(replace(own, weights="none"))
-    if settings.single_stage:
+    if single_stage:
         segmenter = methods.build(settings.method, backbone, classes, settings.options)
     else:
         segmenter = segment.build(settings.segmenter, backbone, classes, own)

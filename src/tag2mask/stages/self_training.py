@@ -10,10 +10,10 @@ import torch
 from tag2mask import compute
 from tag2mask.methods.smaf import Student, student_of
 from tag2mask.plan.context import Context
-from tag2mask.plan.stage import Part, TrainingStage
+from tag2mask.plan.stage import TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
-from tag2mask.stages.networks import STRUCTURE, frozen_settings, load_map_network, own_settings, tagged_source
+from tag2mask.stages.networks import STRUCTURE, STUDENTS, frozen_settings, load_map_network, own_settings, tagged_source
 from tag2mask.stages.thresholds import ruled_threshold
 from tag2mask.train import fit, save_model
 
@@ -27,7 +27,7 @@ def train_student(settings: RunSettings, turn: int) -> TrainingStage:
         title=f"training student {turn}",
         reads=(teacher, taught),
         settings=(
-            *STRUCTURE, own_settings(settings, inference=False), Part("self_train", ("rounds",)), *rule,
+            *STRUCTURE, own_settings(settings, inference=False), STUDENTS, *rule,
             "augment", "student_train", "seed", *frozen_settings(settings),
         ),
         facts=("photos", "tags", *(("saliency",) if "saliency" in settings.self_train.denoise else ())),

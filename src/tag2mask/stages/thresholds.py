@@ -5,7 +5,6 @@ from __future__ import annotations
 from tag2mask import methods, pseudo
 from tag2mask.plan.context import Context
 from tag2mask.recipes import RunSettings
-from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader
 
 SAMPLE = 500  # maps read to find it

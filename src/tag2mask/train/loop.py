@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -91,7 +92,9 @@ class _Training:
         steps = Steps(source, settings.batch_size, seed)
         per_epoch = len(steps.batches_of(0))
         count = max(1 if settings.epochs else 0, round(settings.epochs * per_epoch))
-        losses: nn.Module = _Losses(channels_last(task.to(accelerator.device)))
+        assert isinstance(task, Trainable)
+        channels_last(task.to(accelerator.device))
+        losses: nn.Module = _Losses(task)
         if settings.compile:
             losses.compile()
         optimizer = optimizer_of(task, settings)
@@ -158,7 +161,7 @@ class _Training:
         """
         terms = self.log.flush(step, self.rates[0] * schedule(step, self.steps, self.settings))
         total = sum(terms.values())
-        if not total - total == 0:  # infinite or not a number
+        if not math.isfinite(total):
             parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
             raise InputError(
                 f"{self.title}: the loss is not finite ({parts}): lower --train.learning-rate or use float32"

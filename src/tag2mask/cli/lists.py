@@ -1,0 +1,102 @@
+"""`list`: the names that settings take, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+REFINER_LINES = {
+    "crf": "dense CRF with the parameters for class activation maps (those of crf/irn)",
+    "crf/labels": "dense CRF on the best label of every pixel, believed at 0.7 (SMAF; crf/irn's parameters)",
+    "par": "pixel-adaptive refinement at half resolution (AFA, ToCo)",
+    "par/full": "pixel-adaptive refinement at full resolution",
+    "irn": "random walk along a learnt class-boundary map (IRN)",
+    "psa": "random walk along learnt affinities (AffinityNet)",
+    "walk/colour": "random walk along the photo's colours, no training",
+    "walk/features": "random walk along colours and the backbone's features, no training",
+}
+
+
+def list_names(arguments: list[str]) -> int:
+    from tag2mask.errors import InputError, unknown
+
+    tables: dict[str, Callable[[], dict[str, str]]] = {
+        "methods": _methods,
+        "recipes": _recipes,
+        "datasets": _datasets,
+        "backbones": _backbones,
+        "propagations": _propagations,
+        "refiners": _refiners,
+        "segmenters": _segmenters,
+    }
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        if arguments and arguments[0] in ("-h", "--help"):
+            print("usage: tag2mask list " + "|".join(tables))
+            return 0
+        raise InputError("say what to list: tag2mask list " + "|".join(tables))
+    if arguments[0] not in tables:
+        raise unknown("list", arguments[0], tables)
+    rows = tables[arguments[0]]()
+    width = max(map(len, rows))
+    for name, line in rows.items():
+        print(f"{name:<{width}}  {line}".rstrip())
+    return 0
+
+
+def _methods() -> dict[str, str]:
+    from tag2mask.methods import METHODS
+
+    return {
+        **{name: entry.line for name, entry in METHODS.items()},
+        "...": "any of them with --self-train smaf: students learn from its maps (Yang et al., ICME 2023)",
+    }
+
+
+def _recipes() -> dict[str, str]:
+    from tag2mask.recipes import RECIPES
+
+    return {name: (function.__doc__ or "").split("\n")[0] for name, function in RECIPES.items()}
+
+
+def _datasets() -> dict[str, str]:
+    return {
+        "demo": "composed from photographs that scikit-image and Matplotlib ship; embedded (tag2mask demo)",
+        "folder": "layout: images/ and tags.csv with image,tags (optional split, domain), masks/, saliency/",
+        "class-folders": "layout: one folder of photos per class",
+        "voc": "layout: PASCAL VOC (tags from XML, text lists, or cls_labels.npy)",
+        "coco": "layout: COCO instances JSON",
+        "voc2012": "tag2mask download voc2012 --to DIR",
+        "pets": "tag2mask download pets --to DIR",
+        "coco2014": "tag2mask download coco2014 --to DIR says what to fetch, and checks it",
+    }
+
+
+def _backbones() -> dict[str, str]:
+    from tag2mask.backbones import known
+    from tag2mask.backbones.backbone import RESNET38
+    from tag2mask.backbones.weights import EMBEDDED
+
+    lines = {name: "embedded weights, no hub needed" if name in EMBEDDED else "" for name in known()}
+    lines |= {RESNET38: "of PSA, SEAM, EPS, SMAF; needs --weights FILE (.params or .pth), --backbone.output-stride 8"}
+    return {**lines, "...": "any timm model that gives a feature map, by its timm name"}
+
+
+def _propagations() -> dict[str, str]:
+    from tag2mask.affinity import WALKS
+
+    return {**{name: REFINER_LINES.get(name, "") for name in WALKS}, "none": "the maps as they are"}
+
+
+def _refiners() -> dict[str, str]:
+    from tag2mask.refine import REFINERS
+
+    return {
+        **{name: REFINER_LINES.get(name, "") for name in REFINERS},
+        "none": "the masks as they are",
+        "...": "several in order, joined by commas",
+    }
+
+
+def _segmenters() -> dict[str, str]:
+    from tag2mask.segment import known
+
+    return {name: "" for name in known()}
