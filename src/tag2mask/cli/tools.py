@@ -1,7 +1,5 @@
 """The commands that need no run's settings: `doctor`, `predict`, `evaluate`, `report`, `download`."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
