@@ -10,7 +10,7 @@ from hypothesis import settings
 settings.register_profile("steady", derandomize=True)  # a push fails for what it changed, not for a new draw
 settings.load_profile("steady")
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests share world.py and oracles.py
+sys.path.insert(0, str(Path(__file__).parent))  # tests share world.py, localizing.py, portable.py
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads cost more than they give
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from localizing import facts_of, localized
 from tag2mask.backbones import BackboneSettings, build
 from tag2mask.data.augment import fit_size, resized
-from tag2mask.data.images import check_image, read_image
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.feature_store import FeatureSettings, FeatureStore
-from tag2mask.localize import Localizer, LocalizeSettings, batches_by_size, fuse, normalise_maps
+from tag2mask.localize import LocalizeSettings, batches_by_size, fuse, normalise_maps
 from tag2mask.methods.cam import Cam
-from tag2mask.types import LocalizationMaps, PhotoFacts, PhotoKey, Photos, Sample, normalise
+from tag2mask.types import PhotoFacts, Photos, Sample, normalise
 from tag2mask.views import View, views
 
 SETTINGS = LocalizeSettings(long_side=64, scales=(0.5, 1.0), precision="float32", batch_size=2)
@@ -42,23 +42,6 @@ def method() -> nn.Module:
     return Cam(build(BackboneSettings("resnet10t", weights="none", output_stride=8)), 3).eval()
 
 
-def facts_of(photos: list[Sample]) -> dict[PhotoKey, PhotoFacts]:
-    """What the check of the photos finds out."""
-    checked = [(s, check_image(s)) for s in photos]
-    return {s.key: PhotoFacts(c.height, c.width, c.digest) for s, c in checked}
-
-
-def localized(method: nn.Module, photos: list[Sample], store: FeatureStore | None = None) -> list[LocalizationMaps]:
-    """Maps of photos of any size, in batches of those that have the same."""
-    facts = facts_of(photos)
-    localizer = Localizer(method, method.traits, method.backbone, SETTINGS, 3, store)
-    batches = batches_by_size(
-        photos, lambda s: (facts[s.key].height, facts[s.key].width), SETTINGS.batch_size
-    )
-    pixels = [[None if store is not None else read_image(s.image_path) for s in batch] for batch in batches]
-    return [maps for batch, of_batch in zip(batches, pixels, strict=True) for maps in localizer(batch, of_batch)]
-
-
 def test_views_are_scale_by_scale_and_keep_the_aspect() -> None:
     assert views(300, 400, 384, (0.5, 1.0), True) == [
         View(144, 192, False), View(144, 192, True), View(288, 384, False), View(288, 384, True)
@@ -69,7 +52,7 @@ def test_views_are_scale_by_scale_and_keep_the_aspect() -> None:
 
 def test_maps_equal_a_slow_loop_over_views(method: nn.Module, photos: list[Sample]) -> None:
     backbone = method.backbone
-    found = {m.id: m for m in localized(method, photos)}
+    found = localized(method, photos, SETTINGS, 3)
     assert set(found) == {s.id for s in photos}
     for sample in photos:
         pixels = np.asarray(Image.open(sample.image_path).convert("RGB"))
@@ -101,11 +84,11 @@ def test_stored_features_give_the_same_maps(
         assert store.fill(photos, of) == 7 * 4
         assert "28 maps" in caplog.messages[0] and "GB" in caplog.messages[0]  # the size is stated first
         assert store.fill(photos, of) == 0 and len(caplog.messages) == 1  # nothing is computed twice
-    direct = {m.id: m.scores for m in localized(method, photos)}
-    stored = {m.id: m.scores for m in localized(method, photos, store)}
+    direct = localized(method, photos, SETTINGS, 3)
+    stored = localized(method, photos, SETTINGS, 3, store)
     assert direct.keys() == stored.keys() == {s.id for s in photos}
-    for id, scores in direct.items():
-        np.testing.assert_allclose(stored[id], scores, atol=1e-2)
+    for id, maps in direct.items():
+        np.testing.assert_allclose(stored[id].scores, maps.scores, atol=1e-2)
     other = FeatureStore(backbone, facts, FeatureSettings(tmp_path), "bfloat16")
     assert other.folder != store.folder  # precision is part of the key
     with torch.no_grad():
