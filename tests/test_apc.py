@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tag2mask.run import read_jsonl
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,7 +49,6 @@ from tag2mask.methods.check import batch_of, check_method
 from tag2mask.pseudo import between_threshold, score_histogram
 from tag2mask.recipes import RunSettings, recipe, settings_from
 from tag2mask.refine import par
-from tag2mask.run import read_jsonl
 from tag2mask.train import TrainSettings, fit, schedule
 from tag2mask.types import BACKGROUND, IGNORE, Batch, LocalizationMaps, Losses, Segmenter
 from world import SMALL, run, scene

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tag2mask.run import read_maps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,7 +37,6 @@ from tag2mask.methods.eps import (
     saliency_loss,
 )
 from tag2mask.recipes import recipe
-from tag2mask.run import read_maps
 from tag2mask.train import _optimizer, parameter_groups
 from tag2mask.types import Dataset, Sample
 from world import SMALL, fails, run

@@ -892,7 +892,9 @@ def test_the_released_aggregation_equals_its_steps(photos: Dataset) -> None:
         grid = here.shape[2:]
         grown = [F.interpolate(m[None], grid, mode="bicubic", align_corners=False)[0] for m in (small, large)]
         for label in range(3):
-            beside = [pair(method.features(Photos(photo(backbone, r))))[0][label] for r, classes in drawn if label in classes]
+            beside = [
+                pair(method.features(Photos(photo(backbone, r))))[0][label] for r, classes in drawn if label in classes
+            ]
             maps = [m[label] for m in (mirrored[0], mirrored[1].flip(2), *grown)] + [torch.stack(beside).mean(0)]
             total = torch.zeros(grid)
             for number, m in enumerate(maps):
@@ -1098,7 +1100,12 @@ def test_a_photo_cannot_be_looked_at_again_through_stored_features() -> None:
 def test_views_of_a_vit_keep_whole_patches() -> None:
     backbone = build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
     method = Mcis(backbone, 3, replace(OFFICIAL, references=0)).eval()
-    assert method._view(torch.zeros(1, 3, 64, 96), 0.75, False).images.shape == (1, 3, 48, 64)  # 72 is not whole patches
+    assert method._view(torch.zeros(1, 3, 64, 96), 0.75, False).images.shape == (
+        1,
+        3,
+        48,
+        64,
+    )  # 72 is not whole patches
     with torch.no_grad():
         assert method.localize(batch(torch.randn(1, 3, 64, 96), torch.ones(1, 3))).shape == (1, 3, 4, 6)
 

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tag2mask.run import Run, read_maps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,7 +49,6 @@ from tag2mask.pipeline import reopen
 from tag2mask.recipes import recipe
 from tag2mask.refine import refiner
 from tag2mask.refine.crf import LabelCrf, dense_crf_from_labels
-from tag2mask.run import Run, read_maps
 from tag2mask.segment import SegmenterSettings, SegmenterTask
 from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.models import DeepLab, Pyramid
