@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +23,7 @@ from tag2mask.plan.execute import Execution, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run, StageFolder
+from tag2mask.plan.stage import Stage
 from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
@@ -39,18 +40,21 @@ def label(path: Path | str, out: Path | str, settings: RunSettings | None = None
     Raises:
         InputError: anything the user can mend, in one line.
     """
-    plan = stages.plan(settings or RunSettings())
-    return run(Path(path), Path(out), settings or RunSettings(), stages.labelling(plan)) / "masks"
+    return run(Path(path), Path(out), settings or RunSettings(), stages.labelling) / "masks"
 
 
 def train(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
     """Tags to a trained segmenter, with scores where truth is given and a report. Gives the run folder."""
-    plan = stages.plan(settings or RunSettings())
-    return run(Path(path), Path(out), settings or RunSettings(), [stage.name for stage in plan])
+    return run(Path(path), Path(out), settings or RunSettings(), stages.training)
 
 
-def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str]) -> Path:
-    """Carry out the wanted stages of the plan, and write the report."""
+def run(path: Path, out: Path, settings: RunSettings, wanted: Callable[[Sequence[Stage]], Collection[str]]) -> Path:
+    """Carry out the wanted stages of the plan, and write the report.
+
+    Args:
+        wanted: of the plan, names of its stages. There is no plan of settings that contradict each other, so they are
+            checked first.
+    """
     path = path.absolute()
     settings = replace(settings, data=settings.data.absolute())
     dataset = data.load(path, settings.data)
@@ -60,7 +64,8 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str]) -
     with Run(out) as folder:
         run_data = RunData(path, dataset, val, settings, DigestCache(out / ".digests.jsonl", verify=settings.verify))
         _describe(folder, settings, run_data)
-        execution = execute(folder, stages.plan(settings), settings, run_data, wanted)
+        plan = stages.plan(settings)
+        execution = execute(folder, plan, settings, run_data, wanted(plan))
         _record_session(folder, time.monotonic() - began)
         log.info("report: %s", write_report(execution))
     return out
@@ -76,7 +81,7 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     run_data = RunData(path, dataset, validation_set(path, settings), settings, digests)
     run = Run(out, existing=True) if (out / "run.json").exists() else None
     plan = stages.plan(settings)
-    return explain.outlook(run, plan, settings, run_data, [stage.name for stage in plan])
+    return explain.outlook(run, plan, settings, run_data, stages.training(plan))
 
 
 def write_report(execution: Execution) -> Path:

@@ -5,6 +5,8 @@ Truth enters in two places only: the scores, and the segmenter of an ``oracle_ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tag2mask.plan.stage import Stage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
@@ -36,7 +38,12 @@ def plan(settings: RunSettings) -> tuple[Stage, ...]:
     return (*stages, make_scores(settings, stages))
 
 
-def labelling(stages: tuple[Stage, ...]) -> list[str]:
+def training(stages: Sequence[Stage]) -> list[str]:
+    """Names of all stages."""
+    return [stage.name for stage in stages]
+
+
+def labelling(stages: Sequence[Stage]) -> list[str]:
     """Names of the stages that end in masks of the training photos, and of what measures them."""
     end = [stage.name for stage in stages].index("masks")
     return [*(stage.name for stage in stages[: end + 1]), "scores"]
