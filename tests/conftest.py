@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read from or left in the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A command that ran in this process leaves its log and its bars to no other test."""
+    from tag2mask import progress
+
+    log, shown = logging.getLogger("tag2mask"), progress._shown
+    before = (log.level, log.handlers[:], log.propagate)
+    yield
+    log.handlers[:], log.propagate = before[1:]
+    log.setLevel(before[0])
+    progress._shown = shown
