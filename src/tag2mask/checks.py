@@ -89,8 +89,8 @@ def check_networks(settings: RunSettings, classes: int) -> None:
             method.check_views(settings.augment.size, settings.augment.size)
     if settings.train.epochs == 0 and released_state(method, settings.backbone.weights) is None:
         raise InputError(
-            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole released "
-            f"{settings.method} of these classes, to use it as it is)"
+            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
+            f"released {settings.method} of these classes, to use it as it is)"
         )
 
 

@@ -1,5 +1,5 @@
-"""The whole pipeline: photos with tags to masks, or to a segmenter; and masks of new photos. What a run does is its plan
-(``stages``); this module reads the data, checks everything that can be checked, and carries the plan out."""
+"""The whole pipeline: photos with tags to masks, or to a segmenter; and masks of new photos. What a run does is its
+plan (``stages``); this module reads the data, checks everything that can be checked, and carries the plan out."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str]) -
 
 
 def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> list[Outlook]:
-    """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes nothing."""
+    """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes
+    nothing."""
     path, out, settings = Path(path).absolute(), Path(out), settings or RunSettings()
     settings = replace(settings, data=settings.data.absolute())
     dataset = data.load(path, settings.data)

@@ -1,7 +1,7 @@
 """The command line. Heavy modules are imported by the command that needs them, so `--help` answers at once.
 
-Exit codes: 0 done; 2 something the user can mend, said in one line; 143 ended by SIGTERM, what was done is saved; anything
-else is a bug of ours.
+Exit codes: 0 done; 2 something the user can mend, said in one line; 143 ended by SIGTERM, what was done is saved;
+anything else is a bug of ours.
 """
 
 from __future__ import annotations

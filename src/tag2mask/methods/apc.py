@@ -190,8 +190,8 @@ class ApcSettings:
         limit = self.max_patches or float("inf")
         if self.min_patches > limit or (self.pooling == "fixed" and not self.min_patches <= self.top <= limit):
             raise InputError(
-                f"apc.min-patches {self.min_patches}, apc.max-patches {self.max_patches} and apc.top {self.top} contradict "
-                "each other: no number of patches lies within them; leave min-patches at 1 and max-patches at 0"
+                f"apc.min-patches {self.min_patches}, apc.max-patches {self.max_patches} and apc.top {self.top} "
+                "contradict each other: no number of patches lies within them; leave min-patches at 1, max-patches at 0"
             )
 
     @property

@@ -1,4 +1,5 @@
-"""Carries out a plan: stage after stage, skipping what is done, making anew what is missing, damaged or decided otherwise."""
+"""Carries out a plan: stage after stage, skipping what is done, making anew what is missing, damaged or decided
+otherwise."""
 
 from __future__ import annotations
 

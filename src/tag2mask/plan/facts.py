@@ -1,4 +1,5 @@
-"""What a run knows of its data beside the settings: the photos that can be read, and digests of everything that decides.
+"""What a run knows of its data beside the settings: the photos that can be read, and digests of everything that
+decides.
 
 Digests are of bytes. They are remembered with the size and time of the file they are of, so that a file is read again
 only when one of those changed.
@@ -22,7 +23,8 @@ from tag2mask.types import Dataset, PhotoFacts, PhotoKey, Sample
 
 def stamp(path: Path) -> list[int]:
     """Size and times of a file: what shows, without reading it, that it changed. The time of its last change of state
-    cannot be set, so a file that was replaced by one of the same size and time shows too. Empty where it cannot be read.
+    cannot be set, so a file that was replaced by one of the same size and time shows too. Empty where it cannot be
+    read.
     """
     try:
         status = path.stat()

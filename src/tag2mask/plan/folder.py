@@ -1,8 +1,8 @@
 """The run folder: where each stage's artefacts lie, when a stage is done, how results of other settings are kept.
 
-A run is a folder of stages. A stage's folder holds its artefacts and, in ``.stage``, ``key.json`` (what it is made from,
-written first), ``records.jsonl`` and ``manifest.json`` (count, seconds, written last). A stage is done when it has a
-manifest and everything that the manifest promises is there.
+A run is a folder of stages. A stage's folder holds its artefacts and, in ``.stage``, ``key.json`` (what it is made
+from, written first), ``records.jsonl`` and ``manifest.json`` (count, seconds, written last). A stage is done when it
+has a manifest and everything that the manifest promises is there.
 
 A stage that lies there under another key is moved aside, never deleted, and taken back when its settings return.
 """
