@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tag2mask.errors import InputError, unknown
 from tag2mask.refine import permutohedral
-from tag2mask.refine.arrays import Array, as_given, dtype_of, present_labels, shape_of, tensor_of
+from tag2mask.refine.arrays import Array, as_given, dtype_of, highest_scores, shape_of, tensor_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
 
     Only labels that are present take part: one whose channel is zero everywhere is left out and comes back zero. The
     unary energy of the others is ``-log(max(p, settings.floor))``, so scores need not add up to one in each pixel. A
-    single present label comes back as ones.
+    single present label comes back as ones. Labels that stay below the floor everywhere (a softmax never gives zero)
+    share one computation, so their number costs nothing.
 
     Args:
         image: ``[height width 3]`` uint8 RGB, or ``[batch height width 3]``; numpy or torch.
@@ -103,16 +104,35 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
             zero for all labels, an unknown preset.
     """
     settings = preset_settings(preset) if settings is None else settings
-    images, values, present = _pixels_and_scores(image, scores)
+    images, values, highest = _pixels_and_scores(image, scores)
     out = torch.zeros(values.shape, device=values.device)
-    labels = [row.nonzero()[:, 0] for row in present]
 
     def solve(b: int, solver: Solver) -> None:
-        chosen = values[b] if len(labels[b]) == len(values[b]) else values[b, labels[b]]
-        out[b, labels[b]] = solver(images[b], chosen.float(), settings, settings.floor, 1)
+        carried, alike = _carried(highest[b].float(), settings.floor)
+        chosen = values[b] if len(carried) == len(values[b]) else values[b, carried]
+        q = solver(images[b], chosen.float(), settings, settings.floor, len(alike))
+        out[b, carried] = q
+        out[b, alike] = q[-1]
 
     _each(len(values), solve, values.device)
     return as_given(scores, out.reshape(scores.shape))
+
+
+def _carried(highest: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """The labels to compute, and those that the last of them stands for, itself one of them.
+
+    No score of these exceeds the floor, so their energies are equal everywhere.
+
+    Args:
+        highest: ``[labels]`` float32, the highest score of each label.
+    """
+    present = highest > 0
+    low = present & (highest <= floor)
+    if int(low.sum()) < 2:
+        carried = present.nonzero()[:, 0]
+        return carried, carried[-1:]
+    alike = low.nonzero()[:, 0]
+    return torch.cat([(present & ~low).nonzero()[:, 0], alike[-1:]]), alike
 
 
 def dense_crf_from_labels(
@@ -299,7 +319,7 @@ def _images(image: np.ndarray | Tensor) -> Tensor:
 
 
 def _pixels_and_scores(image: np.ndarray | Tensor, scores: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images ``[batch height width 3]``, scores ``[batch labels height width]`` and which labels each image has,
+    """Images ``[batch height width 3]``, scores ``[batch labels height width]`` and the highest score of each label,
     ``[batch labels]``; :class:`InputError` where :func:`dense_crf` says."""
     images = _images(image)
     values = tensor_of(scores, "dense CRF", "scores")
@@ -317,7 +337,7 @@ def _pixels_and_scores(image: np.ndarray | Tensor, scores: np.ndarray | Tensor) 
     if values.numel() == 0:
         raise InputError(f"dense CRF: scores have shape {shape_of(scores)}; there is nothing to refine")
     # half-precision sums may pass one a little
-    return images, values, present_labels(values, "dense CRF", "probabilities in [0, 1]", highest=1.01)
+    return images, values, highest_scores(values, "dense CRF", "probabilities in [0, 1]", limit=1.01)
 
 
 def _pixels_and_labels(image: np.ndarray | Tensor, labels: np.ndarray | Tensor, n_labels: int) -> tuple[Tensor, Tensor]:

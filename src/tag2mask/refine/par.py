@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
-from tag2mask.refine.arrays import Array, as_given, dtype_of, present_labels, shape_of, tensor_of
+from tag2mask.refine.arrays import Array, as_given, dtype_of, highest_scores, shape_of, tensor_of
 
 EPSILON = 1e-8  # of the published code, beside each standard deviation
 BLOCK = 2**19  # values worked on at a time on a CPU: 2 MB stay in the second-level cache of most
@@ -110,7 +110,7 @@ def par(image: Array, scores: Array, settings: ParSettings | None = None) -> Arr
             f"PAR: image {shape_of(image)} and scores {shape_of(scores)} disagree; "
             "give [labels height width] of the same picture, at any resolution"
         )
-    present = present_labels(values, "PAR", "scores of at least 0")
+    present = highest_scores(values, "PAR", "scores of at least 0") > 0
     out = torch.zeros(*values.shape[:2], height, width, device=values.device)
     with torch.no_grad():
         for b, labels in enumerate(row.nonzero()[:, 0] for row in present):  # one at a time: the weights are large
