@@ -98,7 +98,11 @@ def main() -> None:
     print(f"{len(images)} images of {height} x {width}, {args.cores} cores, {path}, load before {start_load:.1f}")
     pool = get_context("spawn").Pool(args.cores)
     for preset in args.presets:
-        for labels, present, absent in ((3, 3, 0.0), (21, 3, 0.0), (21, 3, 1e-13)):  # the last: as a softmax leaves them
+        for labels, present, absent in (
+            (3, 3, 0.0),
+            (21, 3, 0.0),
+            (21, 3, 1e-13),
+        ):  # last: a softmax
             scores = np.stack(
                 [random_scores(labels, present, height, width, seed, absent) for seed in range(len(images))]
             )
@@ -118,7 +122,8 @@ def main() -> None:
             work = statistics.median(loop[1] / mine[1] for loop, _, mine in rounds)
             agree = (ours.argmax(1) == theirs.argmax(1)).mean()
             print(
-                f"{preset:9} {labels:2} labels, {present} present, others {absent:g}: images/s pydensecrf2 {speed[0]:.2f} "
+                f"{preset:9} {labels:2} labels, {present} present, others {absent:g}: images/s "
+                f"pydensecrf2 {speed[0]:.2f} "
                 f"(one process per core {speed[1]:.2f}), tag2mask {speed[2]:.2f}; ratio {against_loop:.2f} "
                 f"(against processes {against_processes:.2f}, processor time {work:.2f}); "
                 f"labels agree {100 * agree:.4f} %, "

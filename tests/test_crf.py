@@ -302,7 +302,9 @@ def test_labels_below_the_floor_cost_nothing() -> None:
     assert sorted(alike.tolist()) == [i for i in range(200) if i not in (3, 7, 9, 150)]
     for few in ([0.9, 1e-13], [0.9, 0.0, 0.2], [1e-13]):  # nothing to share: the order stays
         carried, alike = crf._carried(torch.tensor(few), 1e-5)
-        assert carried.tolist() == [i for i, value in enumerate(few) if value] and alike.tolist() == carried[-1:].tolist()
+        assert (
+            carried.tolist() == [i for i, value in enumerate(few) if value] and alike.tolist() == carried[-1:].tolist()
+        )
 
 
 def test_only_labels_below_the_floor_stay_uniform(path: str) -> None:

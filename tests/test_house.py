@@ -13,7 +13,7 @@ MODULES = sorted(p for p in SOURCE.rglob("*.py"))
 # Each level may import from the levels before it.
 LEVELS = [
     {"errors"},
-    {"types", "progress"},
+    {"types", "progress", "archives"},
     {"compute", "run"},
     {"data", "backbones", "refine"},
     {"features", "pseudo"},

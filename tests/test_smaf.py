@@ -51,7 +51,8 @@ from tag2mask.refine.crf import LabelCrf, dense_crf_from_labels
 from tag2mask.run import Run, read_maps
 from tag2mask.segment import SegmenterSettings, SegmenterTask
 from tag2mask.segment import build as build_segmenter
-from tag2mask.segment.models import DeepLab, Pyramid
+from tag2mask.segment.deeplab import DeepLab
+from tag2mask.segment.pyramid import Pyramid
 from tag2mask.summary import supervision
 from tag2mask.train import fit, schedule
 from tag2mask.types import Batch, Dataset, LocalizationMaps, MaskedBatch, Sample
@@ -530,7 +531,7 @@ def test_the_largest_logit_of_the_scales_wins_and_each_is_taught() -> None:
             assert float(losses[name]) == pytest.approx(
                 float(F.cross_entropy(logits, near, ignore_index=255)), rel=1e-5
             )
-    with pytest.raises(InputError, match=r"--segmenter\.pyramid looks at other scales"):
+    with pytest.raises(InputError, match=r"--segmenter\.pyramid needs features of other scales"):
         frozen = build(replace(SMALL_NET, freeze=True))
         build_segmenter(s, frozen, 2, SMALL_NET)
     with pytest.raises(InputError, match=r"segmenter\.pyramid \(0\.0,\)"):

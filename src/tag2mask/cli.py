@@ -400,13 +400,9 @@ def _datasets() -> dict[str, str]:
 
 
 def _backbones() -> dict[str, str]:
-    from tag2mask.backbones import known
-    from tag2mask.backbones.backbone import RESNET38
-    from tag2mask.backbones.weights import EMBEDDED
+    from tag2mask.backbones import BACKBONES
 
-    lines = {name: "embedded weights, no hub needed" if name in EMBEDDED else "" for name in known()}
-    lines |= {RESNET38: "of PSA, SEAM, EPS, SMAF; needs --weights FILE (.params or .pth), --backbone.output-stride 8"}
-    return {**lines, "...": "any timm model that gives a feature map, by its timm name"}
+    return {**BACKBONES, "...": "any timm model that gives a feature map, by its timm name"}
 
 
 def _refiners() -> dict[str, str]:

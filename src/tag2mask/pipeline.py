@@ -104,7 +104,7 @@ def check_settings(settings: RunSettings) -> None:
             f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
-    backbones.check(settings.backbone)
+    backbones.check_settings(settings.backbone)
     trainings = (settings.train, settings.affinity_train, settings.segmenter_train, settings.relabel_train)
     if any(training.epochs == 0 for training in trainings[1:]) or (
         settings.train.epochs == 0 and methods.released(settings.backbone.weights) is None
@@ -126,8 +126,8 @@ def check_settings(settings: RunSettings) -> None:
     refiner(settings.relabel.refine)
     own = stages.segmenter_backbone(settings)
     if own is not settings.backbone:
-        backbones.check(own)
-    segment.check(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
+        backbones.check_settings(own)
+    segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
 
 
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tag2mask.errors import InputError
 
@@ -205,6 +205,16 @@ class Segmenter(Protocol):
 
     def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
         """Logits ``[batch 1+classes rows columns]``, background first, on a grid of the model's choosing."""
+        ...
+
+
+@runtime_checkable
+class DeclaresPretrained(Protocol):
+    """A module that says which of its parameters are pretrained, wherever in a network it stands: these learn at the
+    backbone's rate, all others of the network at the rate of new layers."""
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters of the pretraining, whether their weights were loaded or drawn (``weights="none"``)."""
         ...
 
 

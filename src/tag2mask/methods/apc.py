@@ -71,7 +71,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.pseudo import between_threshold
 from tag2mask.refine import ParSettings, pixel_adaptive
-from tag2mask.segment.models import weigh_classes
+from tag2mask.segment.deeplab import weigh_classes
 from tag2mask.types import BACKGROUND, IGNORE, Batch, Losses
 
 log = logging.getLogger("tag2mask")

@@ -1,0 +1,34 @@
+"""Which segmenter a run trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tag2mask.errors import InputError
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """Which head on the run's backbone."""
+
+    name: str = "deeplab-largefov"
+    """deeplab-largefov, deeplab-v2, or smp:NAME for a segmentation_models_pytorch model (smp:unet, smp:fpn, ...)."""
+    channels: int = 256
+    """Width of the head (the papers use 1024 on ResNet-101)."""
+    dilation: int = 6
+    """Of LargeFOV's 3x3 convolution, in feature cells (12 at stride 8 in the paper, the same field as 6 at 16)."""
+    dropout: float = 0.1
+    presence: bool = True
+    """DeepLab heads also learn which classes the photo shows, from its tags, and weigh the pixels' classes by it."""
+    warm_start: bool = True
+    """Start from the backbone that the localization method trained on the tags, not from its pretrained weights."""
+    backbone: str | None = None
+    """Another backbone than the method's, by name, with its own pretrained weights (resnet101: the literature's); then
+    there is no warm start."""
+    pyramid: tuple[float, ...] = ()
+    """Also segment these scales of every view, in training too; at each pixel the largest logit wins (DeepLab-v2's MSC:
+    0.5, 0.75)."""
+
+    def __post_init__(self) -> None:
+        if any(scale <= 0 for scale in self.pyramid):
+            raise InputError(f"segmenter.pyramid {self.pyramid} must be positive numbers")
