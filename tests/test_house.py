@@ -18,7 +18,7 @@ LEVELS = [
     {"data", "backbones", "refine"},
     {"features", "pseudo"},
     {"localize", "evaluate", "train"},
-    {"affinity", "methods", "segment"},
+    {"propagation", "methods", "segment"},
     {"recipes", "report", "doctor"},
     {"stages"},
     {"summary"},

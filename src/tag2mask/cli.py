@@ -20,23 +20,12 @@ tag2mask: image tags in, pixel masks out.
   tag2mask evaluate PREDICTED TRUTH --classes FILE|a,b,c [--json]
                                                      any folder of index masks against any other
   tag2mask report RUN                                write RUN/report.html again
-  tag2mask list methods|recipes|datasets|backbones|refiners|segmenters
+  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
 
 `tag2mask COMMAND --help` shows every setting. DATA is a folder with images/ and tags.csv (image,tags), one folder per
 class, VOC's layout, or COCO's.
 """
-
-REFINER_LINES = {
-    "crf": "dense CRF with the parameters for class activation maps (those of crf/irn)",
-    "crf/labels": "dense CRF on the best label of every pixel, believed at 0.7 (SMAF; crf/irn's parameters)",
-    "par": "pixel-adaptive refinement at half resolution (AFA, ToCo)",
-    "par/full": "pixel-adaptive refinement at full resolution",
-    "irn": "random walk along a learnt class-boundary map (IRN)",
-    "psa": "random walk along learnt affinities (AffinityNet)",
-    "walk/colour": "random walk along the photo's colours, no training",
-    "walk/features": "random walk along colours and the backbone's features, no training",
-}
 
 # short flag -> the setting it stands for
 SHORT = {
@@ -354,6 +343,7 @@ def list_names(arguments: list[str]) -> int:
         "recipes": _recipes,
         "datasets": _datasets,
         "backbones": _backbones,
+        "propagations": _propagations,
         "refiners": _refiners,
         "segmenters": _segmenters,
     }
@@ -406,14 +396,19 @@ def _backbones() -> dict[str, str]:
 
 
 def _refiners() -> dict[str, str]:
-    from tag2mask.affinity import WALKS
     from tag2mask.refine import REFINERS
 
     return {
-        **{name: REFINER_LINES.get(name, "") for name in (*REFINERS, *WALKS)},
+        **{name: entry.line for name, entry in REFINERS.items()},
         "none": "the maps as they are",
-        "...": "several in order, joined by commas: irn,crf (a walk comes first)",
+        "...": "several in order, joined by commas: par,crf",
     }
+
+
+def _propagations() -> dict[str, str]:
+    from tag2mask.propagation import PROPAGATIONS
+
+    return {**{name: way.line for name, way in PROPAGATIONS.items()}, "none": "the maps as they are"}
 
 
 def _segmenters() -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tag2mask import affinity, backbones, data, methods, segment, stages
+from tag2mask import backbones, data, methods, propagation, segment, stages
 from tag2mask.data.batches import check_pairs
 from tag2mask.data.images import write_index_mask
 from tag2mask.errors import InputError, UnreadableImage, listed
@@ -105,7 +105,7 @@ def check_settings(settings: RunSettings) -> None:
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
     backbones.check_settings(settings.backbone)
-    trainings = (settings.train, settings.affinity_train, settings.segmenter_train, settings.relabel_train)
+    trainings = (settings.train, settings.propagation_train, settings.segmenter_train, settings.relabel_train)
     if any(training.epochs == 0 for training in trainings[1:]) or (
         settings.train.epochs == 0 and methods.released(settings.backbone.weights) is None
     ):
@@ -113,15 +113,15 @@ def check_settings(settings: RunSettings) -> None:
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole method, "
             "to use it as it is)"
         )
-    walk, pixelwise = affinity.split(settings.refine)
-    refiner(pixelwise)
-    if settings.pseudo.background == "saliency-rule" and pixelwise != "none":
+    way = propagation.propagation(settings.propagate)
+    refiner(settings.refine)
+    if settings.pseudo.background == "saliency-rule" and settings.refine != "none":
         raise InputError(
             f"--background saliency-rule sets its thresholds on the maps themselves, and --refine {settings.refine} "
-            f"would move them: use --refine {walk or 'none'}, or --background saliency"
+            f"would move them: use --refine none, or --background saliency"
         )
-    if walk in (*affinity.LEARNT, "walk/features") and settings.frozen:
-        raise InputError(f"--refine {settings.refine}: {walk} looks into the backbone's blocks: leave out --freeze")
+    if way is not None and way.network is not None and settings.frozen:
+        raise InputError(f"--propagate {settings.propagate} reads the backbone's blocks: leave out --freeze")
     refiner(settings.inference.refine)
     refiner(settings.relabel.refine)
     own = stages.segmenter_backbone(settings)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tag2mask.affinity import AffinitySettings
 from tag2mask.backbones import BackboneSettings
 from tag2mask.data import DataSettings
 from tag2mask.data.augment import AugmentSettings
@@ -21,6 +20,7 @@ from tag2mask.methods.cam import CamSettings
 from tag2mask.methods.eps import EpsSettings
 from tag2mask.methods.ppl import PplSettings
 from tag2mask.methods.smaf import SelfTrainSettings
+from tag2mask.propagation import PropagationSettings
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
 from tag2mask.train import TrainSettings
@@ -42,11 +42,12 @@ class RunSettings:
     """Students that learn from the method's maps."""
     student_train: TrainSettings = TrainSettings(epochs=5.0)
     """Of each student; it goes on from the network whose maps it learns, but most get a new head."""
+    propagate: str = "none"
+    """How maps are propagated before they are refined (`tag2mask list propagations`), or none."""
+    propagation: PropagationSettings = PropagationSettings()
+    propagation_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
     refine: str = "crf"
-    """Refiners of the maps, in order (`tag2mask list refiners`), or none. A random walk comes first: `irn,crf`."""
-    affinity: AffinitySettings = AffinitySettings()
-    """Of the random walks."""
-    affinity_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
+    """Refiners of the maps, in order (`tag2mask list refiners`), or none."""
     refine_longest: int = 1024
     """Larger photos are refined at this many pixels a side: a CRF on 12 megapixels takes minutes. 0: as they are."""
     pseudo: PseudoSettings = PseudoSettings()
@@ -190,7 +191,8 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
             momentum=1e-4, warmup=0.0, power=0.9, clip=0.0,
         ),
         localize=LocalizeSettings(longest=500, scales=(0.5, 1.0, 1.5, 2.0)),
-        refine="irn",
+        propagate="irn",
+        refine="none",
         segmenter=_DEEPLAB,
         segmenter_augment=_DEEPLAB_VIEWS,
         segmenter_train=_DEEPLAB_TRAIN,

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import affinity, evaluate, methods
+from tag2mask import evaluate, methods
 from tag2mask.data.images import read_image, read_index_mask
 from tag2mask.errors import listed
+from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
 from tag2mask.recipes import RunSettings
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
@@ -90,7 +91,8 @@ def supervision(work: Work) -> list[str]:
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
     if work.settings.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
-    if affinity.split(s.refine)[0] in affinity.UNLEARNT:
+    way = propagation(s.propagate)
+    if way is not None and way.network != "trained":
         lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
     if "crf" in work.settings.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")

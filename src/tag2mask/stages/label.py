@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask import affinity, backbones, compute, methods, pseudo
+from tag2mask import backbones, compute, methods, propagation, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import MaskedImages, Pairs, StoredFeatures, TaggedImages
@@ -342,9 +342,8 @@ def _with_background(work: Work, sample: Sample, maps: LocalizationMaps, thresho
 def make_masks(work: Work) -> None:
     """Maps to pseudo masks: background, refinement, decision."""
     s = work.settings
-    walked, pixelwise = affinity.split(s.refine)
-    source = work.stages["walked"] if walked else work.best_maps
-    settings = {"pseudo": plain(s.pseudo), "refine": pixelwise, "refiner": repr(refiner(pixelwise, s.refine_longest))}
+    source = work.stages["walked"] if s.propagate != "none" else work.best_maps
+    settings = {"pseudo": plain(s.pseudo), "refine": s.refine, "refiner": repr(refiner(s.refine, s.refine_longest))}
     if s.pseudo.background in pseudo.SALIENCY:
         settings["saliency"] = work.saliency_content
     stage = work.stages["masks"] = work.run.stage("masks", settings, [source])
@@ -355,7 +354,7 @@ def make_masks(work: Work) -> None:
         _masks_by_saliency(work, stage, maps_in)
         return
     threshold, threshold_from = chosen_threshold(work, source)
-    sharpen = refiner(pixelwise, s.refine_longest)
+    sharpen = refiner(s.refine, s.refine_longest)
 
     def scored(sample: Sample) -> tuple[tuple[int, ...], Tensor]:
         maps = maps_in(sample)
@@ -452,11 +451,11 @@ def write_masks(work: Work, stage: Stage, decided: Callable[[Sample], Decided | 
 def train_affinity(work: Work) -> None:
     """Where the walk goes along learnt affinities: confident regions of the maps, and the network they teach."""
     s = work.settings
-    kind, _ = affinity.split(s.refine)
-    if kind not in affinity.LEARNT:
+    way, kind = propagation.propagation(s.propagate), s.propagate
+    if way is None or way.network != "trained":
         return
-    settings = {"kind": kind, "affinity": plain(s.affinity), "augment": plain(s.segmenter_augment)}
-    settings |= {"train": plain(s.affinity_train), "backbone": plain(s.backbone), "seed": s.seed}
+    settings = {"kind": kind, "affinity": plain(s.propagation), "augment": plain(s.segmenter_augment)}
+    settings |= {"train": plain(s.propagation_train), "backbone": plain(s.backbone), "seed": s.seed}
     stage = work.stages["affinity"] = work.run.stage("affinity", settings, [work.best_maps])
     if stage.done:
         return
@@ -466,7 +465,7 @@ def train_affinity(work: Work) -> None:
         path = stage.path(sample.id, ".png")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            labels = affinity.confident_labels(maps_of(work, sample), read_image(sample.image_path), s.affinity)
+            labels = propagation.confident_labels(maps_of(work, sample), read_image(sample.image_path), s.propagation)
             write_index_mask(path, labels)
 
     try:
@@ -476,37 +475,38 @@ def train_affinity(work: Work) -> None:
         net, backbone = new_affinity_net(work, kind)
         augment = fitting(s.segmenter_augment, backbone)
         source = MaskedImages(work.train, lambda x: mask_of(stage, x), augment, (backbone.mean, backbone.std), s.seed)
-        fit(net, source, s.affinity_train, stage.folder, seed=s.seed, title=f"training {kind}")
+        fit(net, source, s.propagation_train, stage.folder, seed=s.seed, title=f"training {kind}")
     finally:
         pause(stage, clock)
     stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb())
     done(stage, f"{kind} trained on the confident regions of {len(work.train)} photos")
 
 
-def new_affinity_net(work: Work, kind: str) -> tuple[affinity.AffinityNet, Backbone]:
+def new_affinity_net(work: Work, kind: str) -> tuple[propagation.AffinityNet, Backbone]:
     backbone = work.backbone()
-    return affinity.AffinityNet(backbone, kind, work.settings.affinity).to(compute.device()), backbone
+    return propagation.AffinityNet(backbone, kind, work.settings.propagation).to(compute.device()), backbone
 
 
 def walk_maps(work: Work) -> None:
     """The maps after a random walk, where one is asked for."""
     s = work.settings
-    kind, _ = affinity.split(s.refine)
-    if kind is None:
+    way = propagation.propagation(s.propagate)
+    if way is None:
         return
     learnt = [work.stages["affinity"]] if "affinity" in work.stages else []
     reads = [work.best_maps, *learnt, work.best_network]
-    settings = {"kind": kind, "affinity": plain(s.affinity), "longest": s.localize.longest}
+    settings = {"kind": s.propagate, "affinity": plain(s.propagation), "longest": s.localize.longest}
     stage = work.stages["walked"] = work.run.stage("walked", settings, reads)
     if stage.done:
         return
     clock = Clock()
     todo = [sample for sample in work.train.samples if not stage.path(sample.id, ".npz").exists()]
     try:
-        affinities = _affinities(work, kind)
+        network = _affinity_network(work, way)
 
         def one(sample: Sample) -> None:
-            moved = affinity.walked(maps_of(work, sample), affinities(sample), s.affinity)
+            affinities = way.affinities(network, read_image(sample.image_path), s.localize, s.propagation)
+            moved = propagation.propagate(maps_of(work, sample), affinities, s.propagation)
             write_maps(stage.path(sample.id, ".npz"), moved)
 
         for _ in track(in_parallel(one, todo, s.workers), "walking", len(todo)):
@@ -517,15 +517,12 @@ def walk_maps(work: Work) -> None:
     done(stage, f"random walk over the maps of {len(work.train)} photos")
 
 
-def _affinities(work: Work, kind: str) -> Callable[[Sample], Tensor]:
-    """What gives a photo's affinities ``[1 offsets rows columns]``."""
-    s = work.settings
-    if kind == "walk/colour":
-        return lambda x: affinity.of_colour(read_image(x.image_path), s.localize.longest, s.affinity)
-    if kind == "walk/features":
-        _, backbone = load_network(work)
-        return lambda x: affinity.of_features(backbone, read_image(x.image_path), s.localize, s.affinity)
-    net, backbone = new_affinity_net(work, kind)
+def _affinity_network(work: Work, way: propagation.Propagation) -> nn.Module | None:
+    """The network whose features say which cells belong together, if any."""
+    if way.network is None:
+        return None
+    if way.network == "backbone":
+        return load_network(work)[1]
+    net, _ = new_affinity_net(work, work.settings.propagate)
     load_model(net, work.stages["affinity"].folder / "model.safetensors")
-    net.eval()
-    return lambda x: affinity.of_network(net, read_image(x.image_path), s.localize, s.affinity)
+    return net.eval()
