@@ -316,7 +316,7 @@ def ruled_threshold(work: Work, maps: Stage, most: int = 500) -> tuple[float, st
     rule = work.settings.pseudo.rule
     if rule == "auto" and maps.folder.name == "maps":  # the method's own, neither a student's nor walked
         rule = getattr(work.settings.options, "threshold_rule", rule)
-    return pseudo.found_threshold(map(reader(maps), samples), rule)
+    return pseudo.find_threshold(map(reader(maps), samples), rule)
 
 
 def unrefined(work: Work, name: str) -> Callable[[Sample], np.ndarray]:
@@ -432,7 +432,7 @@ def write_masks(work: Work, stage: Stage, decided: Callable[[Sample], Decided | 
             "id": sample.id,
             "uncertainty": round(uncertainty, 5),
             "foreground": round(float(((found.mask > 0) & (found.mask < IGNORE)).mean()), 5),
-            "vanished": list(pseudo.vanished(tuple(sorted(sample.labels or ())), found)),
+            "vanished": list(pseudo.missing_classes(tuple(sorted(sample.labels or ())), found)),
         }
 
     try:
