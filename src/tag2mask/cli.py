@@ -17,7 +17,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask train  DATA --method cam --out RUN        tags -> maps -> masks -> trained segmenter -> scores -> report
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
-  tag2mask evaluate PREDICTED TRUTH --classes FILE|a,b,c [--json]
+  tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask report RUN                                write RUN/report.html again
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
@@ -288,19 +288,26 @@ def evaluate(arguments: list[str]) -> int:
 
         PREDICTED: tyro.conf.Positional[Path]
         TRUTH: tyro.conf.Positional[Path]
-        classes: str
-        """Foreground classes in the order of their values 1, 2, ...: a file of names, or a,b,c."""
+        classes: str | None = None
+        """Foreground classes in the order of their values 1, 2, ...: a file of names, or a,b,c. Left out: those of
+        classes.txt beside the masks."""
+        truth_values: str = ""
+        """Value of each class in the truth, where these are others: 8,12."""
         json: bool = False
         """Print JSON."""
         allow_missing: bool = False
         """Pass over truth masks without a prediction, rather than stop."""
 
     parsed = tyro.cli(Evaluate, args=arguments, prog="tag2mask evaluate")
-    from tag2mask.evaluate import evaluate_folders, read_classes
+    from tag2mask.errors import InputError
+    from tag2mask.evaluate import evaluate_folders, notes, read_classes
 
-    scores = evaluate_folders(
-        parsed.PREDICTED, parsed.TRUTH, read_classes(parsed.classes), allow_missing=parsed.allow_missing
-    )
+    try:
+        values = [int(value) for value in parsed.truth_values.split(",") if value.strip()]
+    except ValueError as error:
+        raise InputError(f"--truth-values '{parsed.truth_values}': give whole numbers such as 8,12") from error
+    classes = None if parsed.classes is None else read_classes(parsed.classes)
+    scores = evaluate_folders(parsed.PREDICTED, parsed.TRUTH, classes, parsed.allow_missing, values)
     content = scores.to_json()
     if parsed.json:
         print(json.dumps(content, indent=1))
@@ -312,6 +319,7 @@ def evaluate(arguments: list[str]) -> int:
     print(f"{'class':<{width}}    IoU  precision  recall")
     for row in zip(scores.class_names, scores.iou, scores.precision, scores.recall, strict=True):
         print(f"{row[0]:<{width}} {row[1]:6.2f}     {row[2]:6.2f}  {row[3]:6.2f}")
+    print("\n".join(notes(scores)))
     return 0
 
 

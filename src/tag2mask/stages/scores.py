@@ -61,9 +61,13 @@ def _score(
     each: dict[str, list[Any]],
     keep: str | None = None,
 ) -> dict[str, Any]:
-    images: list[evaluate.ImageScore] = []
-    scores = evaluate.evaluate_masks(dataset, mask, images.append)
+    images: list[list[Any]] = []
+
+    def add(id: str, of_photo: evaluate.Scores) -> None:
+        images.append([id, None if np.isnan(of_photo.mean_iou) else round(of_photo.mean_iou, 2)])
+
+    scores = evaluate.evaluate_masks(dataset, mask, add)
     if keep is not None:
-        each[keep] = [[i.id, None if np.isnan(i.mean_iou) else round(i.mean_iou, 2)] for i in images]
+        each[keep] = images
     say(f"{title}: {scores.mean_iou:.1f} mIoU")
     return scores.to_json()
