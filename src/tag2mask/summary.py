@@ -175,7 +175,7 @@ def _row(
         image=read_image(sample.image_path),
         tags=sample.labels,
         maps=maps,
-        walked=_maps(work, "walked", sample),
+        propagated=_maps(work, "walked", sample),
         unrefined=None if maps is None else unrefined(sample),
         mask=_mask(work.stages["masks"], sample),
         relabelled=_mask(relabelled, sample),

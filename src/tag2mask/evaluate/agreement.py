@@ -46,8 +46,8 @@ class TagAgreement:
                 f"agreements over different classes cannot be added up: ({listed(self.classes)}) and "
                 f"({listed(other.classes)})"
             )
-        counts = (_sum(getattr(self, name), getattr(other, name)) for name in list(vars(self))[1:])
-        return TagAgreement(self.classes, *counts)
+        counts: dict[str, Any] = {n: _sum(v, getattr(other, n)) for n, v in vars(self).items() if n != "classes"}
+        return TagAgreement(self.classes, **counts)
 
     @property
     def undecided(self) -> float:
@@ -75,8 +75,9 @@ class TagAgreement:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TagAgreement:
         """Back from :meth:`to_json`."""
+        counts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+            return cls(**counts)
         except TypeError as error:
             raise InputError(f"this is no agreement written by tag2mask ({error}): evaluate again") from error
 

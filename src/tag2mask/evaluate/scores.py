@@ -99,8 +99,6 @@ class Scores:
             and np.array_equal(self.boundary, other.boundary)
         )
 
-    __hash__ = None  # type: ignore[assignment]  # holds arrays
-
     @property
     def pixels(self) -> int:
         """Pixels whose truth is known."""

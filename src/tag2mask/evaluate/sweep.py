@@ -66,8 +66,6 @@ class OracleSweep:
         equal = (np.array_equal(getattr(self, c), getattr(other, c)) for c in self.COUNTS)
         return self.thresholds == other.thresholds and all(equal)
 
-    __hash__ = None  # holds arrays
-
     @property
     def mean_iou(self) -> tuple[float, ...]:
         """Percent, at each threshold."""
