@@ -23,7 +23,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
-  tag2mask evaluate PREDICTED TRUTH --classes FILE|a,b,c [--json]
+  tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask report RUN                                write RUN/report.html again
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters

@@ -57,10 +57,9 @@ class Context:
         return None if self._data.val is None else self._restricted(self._data.val, "val photos", "val truth")
 
     @property
-    def everything(self) -> Sequence[Sample]:
-        """All photos, of both splits."""
-        self._declared("files")
-        return self._data.samples
+    def train_split(self) -> str:
+        """Name of the split that is learnt from."""
+        return self._data.settings.data.train_split
 
     @property
     def photos(self) -> Mapping[PhotoKey, PhotoFacts]:
@@ -78,7 +77,7 @@ class Context:
 
     def _restricted(self, dataset: Dataset, photos: Fact, truth: Fact) -> Dataset:
         facts = self.stage.facts
-        if truth not in facts:
+        if truth not in facts and "files" not in facts:
             self._declared(photos)
         hidden: dict[str, Any] = {}
         if "tags" not in facts or photos != "photos":

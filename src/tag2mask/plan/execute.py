@@ -170,7 +170,8 @@ def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
 def _lacking(stage: Stage, context: Context) -> str:
     """What a stage's manifest promises and is not there, in words."""
     if isinstance(stage, PhotoStage):
-        return listed(sample.id for sample in missing(stage, context))
+        files = [name for name in stage.files if not (context.folder.folder / name).exists()]
+        return listed([*files, *(sample.id for sample in missing(stage, context))])
     return "" if _whole(context.folder.model) else "the model"
 
 

@@ -12,7 +12,7 @@ from tag2mask.stages.masks import make_masks
 from tag2mask.stages.method import make_maps, train_method
 from tag2mask.stages.photos import check_photos
 from tag2mask.stages.predictions import make_oracle_masks, predict_validation
-from tag2mask.stages.propagation import propagation
+from tag2mask.stages.propagation import propagate_maps
 from tag2mask.stages.scores import make_scores
 from tag2mask.stages.segmenter import relabel, train_segmenter
 from tag2mask.stages.self_training import train_student
@@ -24,7 +24,7 @@ def plan(settings: RunSettings) -> tuple[Stage, ...]:
     stages: list[Stage] = [check_photos(verify=settings.verify), train_method(settings), make_maps(settings)]
     for turn in range(1, settings.self_train.students + 1):
         stages += [train_student(settings, turn), make_maps(settings, turn)]
-    stages += [*propagation(settings), make_masks(settings)]
+    stages += [*propagate_maps(settings), make_masks(settings)]
     for turn in range(len(names.segmenters(settings)) if not settings.single_stage else 0):
         stages += [relabel(settings, turn)] if turn else []
         stages += [train_segmenter(settings, turn)]

@@ -1,7 +1,7 @@
 """Do maps cover more of the objects at equal precision? Foreground recall where maps are as precise as a baseline's.
 
-    python benchmarks/coverage.py BASELINE RUN [RUN ...]     # runs on data with truth, finished
-    python benchmarks/coverage.py --domain target RUN ...    # of these training photos alone (tags.py makes domains)
+    python benchmarks/map_coverage.py BASELINE RUN [RUN ...]   # runs on data with truth, finished
+    python benchmarks/map_coverage.py --domain target RUN ...  # of these training photos alone (tags.py makes domains)
 
 Precision and recall depend on the threshold, so runs are compared on their whole curve: the baseline's maps are cut at
 the threshold found on them, without truth, and every other run's at the constant that makes them as precise. That
