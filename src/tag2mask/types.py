@@ -27,17 +27,26 @@ Domain = Literal["target", "single-label", "web"]
 DOMAINS: tuple[Domain, ...] = ("target", "single-label", "web")
 """The more a photo's tags can be relied on, the earlier."""
 
+SampleKey = tuple[str, str]
+"""(split, id): the identity of a photo in a run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One photo and what is known about it. Holds paths, never pixels."""
 
-    id: str  # unique in its data set; may contain "/" (it is also the artefacts' relative path without suffix)
+    id: str  # unique in its split; may contain "/" (naming.safe_name makes the artefacts' relative path of it)
     image_path: Path
-    labels: frozenset[int] | None  # foreground classes from the tags; None: the photo has no tags
+    labels: frozenset[int] | None  # foreground classes from the tags; empty: it shows none of them; None: not known
     domain: Domain = "target"
     saliency_path: Path | None = None
     mask_path: Path | None = None  # truth, for evaluation only: nobody but evaluate.py opens it
+    split: str = ""  # the split it was read from; "" for photos to predict
+
+    @property
+    def key(self) -> SampleKey:
+        """What a photo is known by in a run: photos of two splits may share an id."""
+        return self.split, self.id
 
 
 @dataclass(frozen=True)
