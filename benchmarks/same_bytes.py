@@ -57,8 +57,14 @@ RUNS = {
 }
 
 # What was renamed since: flags of the older commit to today's, and folders of a run to today's.
-FLAGS = {"--localize.longest": "--localize.long-side", "--inference.longest": "--inference.long-side"}
-WALKS = ("irn", "psa", "walk/colour", "walk/features")
+FLAGS = {
+    "--localize.longest": "--localize.long-side",
+    "--inference.longest": "--inference.long-side",
+    "--affinity-train.epochs": "--propagation-train.epochs",
+    "--affinity-train.batch-size": "--propagation-train.batch-size",
+    "--affinity-train.precision": "--propagation-train.precision",
+}
+WALKS = {"irn": "irn", "psa": "psa", "walk/colour": "colours", "walk/features": "features"}
 FOLDERS = {"walked": "propagated"}
 
 
@@ -68,7 +74,7 @@ def today(flags: list[str]) -> list[str]:
     if "--refine" in out and out[out.index("--refine") + 1].split(",")[0] in WALKS:
         at = out.index("--refine")
         walk, _, rest = out[at + 1].partition(",")
-        out[at : at + 2] = ["--propagate", walk, "--refine", rest or "none"]
+        out[at : at + 2] = ["--propagate", WALKS[walk], "--refine", rest or "none"]
     return out
 
 

@@ -68,12 +68,12 @@ def test_bad_data_sets_end_in_one_line(capsys: pytest.CaptureFixture[str], world
     table = data / "tags.csv"
     good = table.read_text()
     for text, expected in (
-        (good.replace("image,tags", "image,labels"), "labels"),
+        (good.replace("image,tags", "image,shown"), "no column 'tags'"),
         (good + "photo00.png,disc,train\n", "photo00"),
         (good + "absent.png,disc,train\n", "absent.png"),
         (good.replace("disc", "disk"), "disk"),
         ("image,tags,split\n", "empty data set"),
-        (re.sub(r"photo00.png,[^,]*,", "photo00.png,,", good), "no tags"),
+        (re.sub(r"png,[^,]*,", "png,,", good), "none with tags"),
     ):  # fmt: skip
         table.write_text(text)
         said = fails(capsys, "train", data, "--out", tmp_path / "run", *SMALL)

@@ -21,12 +21,11 @@ from tag2mask.types import Dataset
 
 
 def check_run(settings: RunSettings, dataset: Dataset) -> None:
-    """Everything below, of a run on these training photos.
+    """The settings (their names are checked) go with these training photos.
 
     Raises:
         InputError: what is wrong first, in one line.
     """
-    check_names(settings)
     check_saliency(dataset, settings)
     check_networks(settings, len(dataset.classes))
     if settings.traits.pairs:

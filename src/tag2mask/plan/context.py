@@ -10,7 +10,7 @@ from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.plan.view import SettingsView, Undeclared
-from tag2mask.types import Dataset, PhotoFacts, PhotoKey, Sample
+from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 if TYPE_CHECKING:
     from tag2mask.recipes import RunSettings
@@ -58,11 +58,11 @@ class Context:
 
     @property
     def train_split(self) -> str:
-        """Name of the split that is learnt from."""
-        return self._data.settings.data.train_split
+        """The split that is learnt from."""
+        return self._data.train.samples[0].split
 
     @property
-    def photos(self) -> Mapping[PhotoKey, PhotoFacts]:
+    def photos(self) -> Mapping[SampleKey, PhotoFacts]:
         """Size and content digest of the photos."""
         return self._data.photos
 

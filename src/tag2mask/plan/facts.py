@@ -18,7 +18,7 @@ from tag2mask import methods
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.stage import Fact
-from tag2mask.types import Dataset, PhotoFacts, PhotoKey, Sample
+from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 
 def stamp(path: Path) -> list[int]:
@@ -78,7 +78,7 @@ class RunData:
     val: Dataset | None
     settings: Any  # RunSettings
     digests: DigestCache
-    photos: dict[PhotoKey, PhotoFacts] = field(default_factory=dict)
+    photos: dict[SampleKey, PhotoFacts] = field(default_factory=dict)
     set_aside: list[dict[str, Any]] = field(default_factory=list)  # records of photos that cannot be read
 
     @property
@@ -95,7 +95,7 @@ class RunData:
         Raises:
             InputError: too few are left.
         """
-        photos: dict[PhotoKey, PhotoFacts] = {}
+        photos: dict[SampleKey, PhotoFacts] = {}
         bad = []
         for record in records:
             if record["error"]:
@@ -165,7 +165,7 @@ def _once(function: Callable[[], str]) -> Callable[[], str]:
     return value
 
 
-def _readable(dataset: Dataset, photos: Mapping[PhotoKey, PhotoFacts]) -> Dataset:
+def _readable(dataset: Dataset, photos: Mapping[SampleKey, PhotoFacts]) -> Dataset:
     if all(s.key in photos for s in dataset.samples):
         return dataset
     return dataset.with_samples([s for s in dataset.samples if s.key in photos])

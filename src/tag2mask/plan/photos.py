@@ -9,9 +9,10 @@ from typing import Any
 
 from tag2mask import concurrency, progress
 from tag2mask.files import atomic, read_jsonl
+from tag2mask.naming import safe_name
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
-from tag2mask.types import PhotoKey, Sample
+from tag2mask.types import Sample, SampleKey
 
 UNKNOWN_BYTES = 6e6  # of a decoded photo whose size is not known yet
 
@@ -44,7 +45,7 @@ class Present:
         self.names: dict[Path, frozenset[str]] = {}
 
     def __call__(self, sample: Sample) -> bool:
-        path = self.folder / f"{sample.id}{self.suffix}"
+        path = self.folder / f"{safe_name(sample.id)}{self.suffix}"
         if path.parent not in self.names:
             entries = path.parent.iterdir() if path.parent.is_dir() else ()
             self.names[path.parent] = frozenset(entry.name for entry in entries if entry.stat().st_size)
@@ -108,7 +109,7 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _records(stage: PhotoStage, context: Context) -> dict[PhotoKey, Record]:
+def _records(stage: PhotoStage, context: Context) -> dict[SampleKey, Record]:
     """Records that are there and up to date."""
     if not stage.keeps_records:
         return {}
