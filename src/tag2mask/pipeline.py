@@ -25,7 +25,7 @@ from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.plan.photos import read_records
-from tag2mask.plan.stage import Fact
+from tag2mask.plan.stage import Fact, Stage
 from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
@@ -52,14 +52,24 @@ def train(path: Path | str, out: Path | str, settings: RunSettings | None = None
     return run(Path(path), Path(out), settings or RunSettings(), [stage.name for stage in plan])
 
 
-def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str]) -> Path:
-    """Carry out the wanted stages of the plan, and write the report."""
+def run(
+    path: Path, out: Path, settings: RunSettings, wanted: Collection[str], extra: Sequence[Stage] = ()
+) -> Path:
+    """Carry out the wanted stages of the plan, and write the report. Gives the run folder.
+
+    Args:
+        wanted: names of stages.
+        extra: stages of one's own, after those of the plan.
+
+    Raises:
+        InputError: anything the user can mend, in one line.
+    """
     surveyed, settings = _surveyed(path, settings)
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder)
         _describe(folder, settings, run_data)
-        execution = begin(folder, stages.plan(settings), settings, run_data)
+        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
         _examine(execution, surveyed)
         execute(execution, wanted)
         _record_session(folder, time.monotonic() - began)
