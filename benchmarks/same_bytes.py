@@ -3,8 +3,8 @@
     python benchmarks/same_bytes.py BEFORE [AFTER] [--only NAME ...] [--keep FOLDER]
 
 BEFORE and AFTER are commits (AFTER: the working tree). Each is checked out beside the other and makes the same runs on
-the same drawn scenes, on the CPU with one thread. Artefacts are compared by folder and name; models tensor by tensor, so
-that a renamed tensor is no difference. Settings and folders that were renamed between the two are translated below.
+the same drawn scenes, on the CPU with one thread. Artefacts are compared by folder and name; models tensor by tensor,
+so that a renamed tensor is no difference. Settings and folders that were renamed between the two are translated below.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ APC = "--method apc --apc.decoder-width 8 --train.learning-rate 0.001"
 RUNS = {
     "cam": f"train {SMALL} --oracle-masks",
     "mcis": f"label {SMALL} --method mcis --mcis.contrast-from 0",
-    "mcis-official-form": f"label {SMALL} --method mcis --mcis.aggregation gated --mcis.no-share-head --mcis.feedback 1 "
-    "--mcis.reduction mean --mcis.self-pairs --mcis.skip-empty batch --mcis.affinity plain",
+    "mcis-official-form": f"label {SMALL} --method mcis --mcis.aggregation gated --mcis.no-share-head "
+    "--mcis.feedback 1 --mcis.reduction mean --mcis.self-pairs --mcis.skip-empty batch --mcis.affinity plain",
     "ppl-implicit": f"label {SMALL} --method ppl",
     "ppl-explicit": f"label {SMALL} --method ppl --ppl.mode explicit --ppl.reconstruction 1",
     "eps": f"label {SMALL} --method eps --background saliency",
@@ -57,8 +57,14 @@ RUNS = {
 }
 
 # What was renamed since: flags of the older commit to today's, and folders of a run to today's.
-FLAGS = {"--localize.longest": "--localize.long-side", "--inference.longest": "--inference.long-side"}
-WALKS = ("irn", "psa", "walk/colour", "walk/features")
+FLAGS = {
+    "--localize.longest": "--localize.long-side",
+    "--inference.longest": "--inference.long-side",
+    "--affinity-train.epochs": "--propagation-train.epochs",
+    "--affinity-train.batch-size": "--propagation-train.batch-size",
+    "--affinity-train.precision": "--propagation-train.precision",
+}
+WALKS = {"irn": "irn", "psa": "psa", "walk/colour": "colours", "walk/features": "features"}
 FOLDERS = {"walked": "propagated"}
 
 
@@ -68,7 +74,7 @@ def today(flags: list[str]) -> list[str]:
     if "--refine" in out and out[out.index("--refine") + 1].split(",")[0] in WALKS:
         at = out.index("--refine")
         walk, _, rest = out[at + 1].partition(",")
-        out[at : at + 2] = ["--propagate", walk, "--refine", rest or "none"]
+        out[at : at + 2] = ["--propagate", WALKS[walk], "--refine", rest or "none"]
     return out
 
 

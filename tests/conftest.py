@@ -27,6 +27,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.make(tmp_path_factory.mktemp("world") / "data")
 
 
+@pytest.fixture
+def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a data set touches no pixels, least of all truth."""
+    from PIL import Image
+
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image was opened"))
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read from or left in the user's cache."""

@@ -31,11 +31,13 @@ def works(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["methods", "recipes", "datasets", "backbones", "refiners", "segmenters"])
+@pytest.mark.parametrize(
+    "what", ["methods", "recipes", "datasets", "backbones", "propagations", "refiners", "segmenters"]
+)
 def test_list(capsys: pytest.CaptureFixture[str], what: str) -> None:
     out = works(capsys, "list", what)
     expected = {"methods": "cam", "recipes": "frozen", "datasets": "voc", "backbones": "tf_efficientnet_lite0",
-                "refiners": "crf", "segmenters": "deeplab-v2"}[what]  # fmt: skip
+                "propagations": "psa", "refiners": "crf", "segmenters": "deeplab-v2"}[what]  # fmt: skip
     assert any(line.startswith(expected) for line in out.splitlines())
 
 
@@ -66,12 +68,12 @@ def test_bad_data_sets_end_in_one_line(capsys: pytest.CaptureFixture[str], world
     table = data / "tags.csv"
     good = table.read_text()
     for text, expected in (
-        (good.replace("image,tags", "image,labels"), "labels"),
+        (good.replace("image,tags", "image,shown"), "no column 'tags'"),
         (good + "photo00.png,disc,train\n", "photo00"),
         (good + "absent.png,disc,train\n", "absent.png"),
         (good.replace("disc", "disk"), "disk"),
         ("image,tags,split\n", "empty data set"),
-        (re.sub(r"photo00.png,[^,]*,", "photo00.png,,", good), "no tags"),
+        (re.sub(r"png,[^,]*,", "png,,", good), "none with tags"),
     ):  # fmt: skip
         table.write_text(text)
         said = fails(capsys, "train", data, "--out", tmp_path / "run", *SMALL)

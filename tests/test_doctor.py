@@ -125,7 +125,7 @@ def test_copies_within_a_split(barn):
 
 
 def test_tiny_and_huge_photos(barn, monkeypatch):
-    monkeypatch.setattr(doctor, "HUGE", 20_000)
+    monkeypatch.setattr("tag2mask.doctor.photos.HUGE", 20_000)
     photo(barn.root / "images" / "00.png", 100, height=20)
     photo(barn.root / "images" / "01.png", 101, height=150, width=140)
     tiny, huge = barn.ill()
@@ -206,8 +206,7 @@ def test_classes_left_out_are_not_strange(barn):
     for photo_number in range(4):
         barn.rows["train"][photo_number] = (barn.rows["train"][photo_number][0], "cow;dog")
     barn.write()
-    finding, *rest = barn.ill(classes=("cow",))
-    assert "every training photo is tagged cow" in finding.message and not rest
+    assert barn.ill(classes=("cow",)) == []
 
 
 def test_truth_of_background_only(barn):

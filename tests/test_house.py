@@ -12,7 +12,7 @@ MODULES = sorted(p for p in SOURCE.rglob("*.py"))
 
 # Each level may import from the levels before it.
 LEVELS = [
-    {"errors"},
+    {"errors", "naming"},
     {"types", "progress"},
     {"compute", "run"},
     {"data", "backbones", "refine"},

@@ -176,7 +176,7 @@ def test_text_named_jpg(tmp_path):
     (tmp_path / "note.jpg").write_text("hello, I am no photo")
     with pytest.raises(UnreadableImage) as error:
         images.read_image(tmp_path / "note.jpg")
-    assert "note.jpg is not an image" in one_line(error) and "hello, I am" in one_line(error)
+    assert "note.jpg is not an image" in one_line(error) and "hello" not in one_line(error)
 
 
 def test_empty_missing_and_folder(tmp_path):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; `__getattr__` does it when t
     from tag2mask.pipeline import label, predict, train
     from tag2mask.recipes import RunSettings, recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "label": "tag2mask.pipeline",

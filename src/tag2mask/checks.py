@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from tag2mask import affinity, backbones, methods, segment
+from tag2mask import backbones, methods, segment
 from tag2mask.data.batches import check_pairs
-from tag2mask.errors import InputError, listed, unknown
+from tag2mask.errors import InputError, listed
 from tag2mask.methods.released import released_state
+from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
@@ -20,12 +21,11 @@ from tag2mask.types import Dataset
 
 
 def check_run(settings: RunSettings, dataset: Dataset) -> None:
-    """Everything below, of a run on these training photos.
+    """The settings (their names are checked) go with these training photos.
 
     Raises:
         InputError: what is wrong first, in one line.
     """
-    check_names(settings)
     check_saliency(dataset, settings)
     check_networks(settings, len(dataset.classes))
     if settings.traits.pairs:
@@ -47,8 +47,8 @@ def check_names(settings: RunSettings) -> None:
             f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
-    backbones.check(settings.backbone)
-    for training in ("affinity_train", "segmenter_train", "relabel_train"):
+    backbones.check_settings(settings.backbone)
+    for training in ("propagation_train", "segmenter_train", "relabel_train"):
         if getattr(settings, training).epochs == 0:
             raise InputError(f"--{training.replace('_', '-')}.epochs is 0: it must be above 0")
     refiner(settings.refine)
@@ -62,16 +62,16 @@ def check_names(settings: RunSettings) -> None:
         )
     own = segmenter_backbone(settings)
     if own is not settings.backbone:
-        backbones.check(own)
-    segment.check(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
+        backbones.check_settings(own)
+    segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
 
 
 def _check_propagation(settings: RunSettings) -> None:
-    name = settings.propagate
-    if name not in (*affinity.WALKS, "none"):
-        raise unknown("propagation", name, (*affinity.WALKS, "none"))
-    if name in (*affinity.LEARNT, "walk/features") and settings.frozen:
-        raise InputError(f"--propagate {name} needs the outputs of the backbone's blocks: leave out --freeze")
+    way = propagation(settings.propagate)
+    if way is not None and way.network is not None and settings.frozen:
+        raise InputError(
+            f"--propagate {settings.propagate} needs the outputs of the backbone's blocks: leave out --freeze"
+        )
 
 
 def check_networks(settings: RunSettings, classes: int) -> None:
@@ -89,8 +89,8 @@ def check_networks(settings: RunSettings, classes: int) -> None:
             method.check_views(settings.augment.size, settings.augment.size)
     if settings.train.epochs == 0 and released_state(method, settings.backbone.weights) is None:
         raise InputError(
-            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole released "
-            f"{settings.method} of these classes, to use it as it is)"
+            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
+            f"released {settings.method} of these classes, to use it as it is)"
         )
 
 

@@ -25,10 +25,7 @@ def device() -> torch.device:
 
 def cores() -> int:
     """Processor cores that this process may use: its affinity mask and its control group's quota count."""
-    if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         allowed = min(allowed, max(1, round(int(quota) / int(period))))

@@ -18,6 +18,9 @@ class InputError(Exception):
     Not a ``ValueError``: the parser of the command line would take that for its own and wrap it in a box.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(message.splitlines())))
+
 
 class UnreadableImage(InputError):
     """One image cannot be decoded. The pipeline sets such an image aside and goes on with the rest."""
@@ -57,6 +60,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     hint = f"did you mean {' or '.join(near)}?" if near else "see what exists:"
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return InputError(f"unknown {kind} '{name}': {hint} ({shown})")
+
+
+def printable(text: str) -> str:
+    """A text that may be shown anywhere: control characters, bytes that are no text and the like become ``\\x1b``.
+
+    File names and tags are other people's: raw, they could steer a terminal or stop the encoding of a line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:

@@ -27,7 +27,7 @@ from tag2mask.data.images import decode_image
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.files import atomic
 from tag2mask.settings import POSITIVE, DecidesNothing, check_values
-from tag2mask.types import PhotoFacts, PhotoKey, Sample
+from tag2mask.types import PhotoFacts, Sample, SampleKey
 from tag2mask.views import View, view_batch
 
 log = logging.getLogger("tag2mask")
@@ -71,7 +71,7 @@ class FeatureStore:
     def __init__(
         self,
         backbone: Backbone,
-        facts: Mapping[PhotoKey, PhotoFacts],
+        facts: Mapping[SampleKey, PhotoFacts],
         settings: FeatureSettings,
         precision: compute.Precision = "auto",
     ) -> None:

@@ -1,5 +1,5 @@
-"""The whole pipeline: photos with tags to masks, or to a segmenter; and masks of new photos. What a run does is its plan
-(``stages``); this module reads the data, checks everything that can be checked, and carries the plan out."""
+"""The whole pipeline: photos with tags to masks, or to a segmenter; and masks of new photos. What a run does is its
+plan (``stages``); this module reads the data, checks everything that can be checked, and carries the plan out."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tag2mask import checks, compute, concurrency, data, stages
-from tag2mask.data.images import read_image, write_index_mask
+from tag2mask import checks, compute, concurrency, data, doctor, stages
+from tag2mask.data.images import CheckedImage, read_image, write_index_mask
 from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.files import digest
 from tag2mask.plan import explain
-from tag2mask.plan.execute import Execution, execute, reopened
+from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run, StageFolder
-from tag2mask.plan.stage import Stage
+from tag2mask.plan.photos import read_records
+from tag2mask.plan.stage import Fact, Stage
 from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
 from tag2mask.stages import names
 from tag2mask.stages.predictions import Predictor
-from tag2mask.types import Dataset, Sample
+from tag2mask.types import Sample
 
 log = logging.getLogger("tag2mask")
 
@@ -40,79 +42,127 @@ def label(path: Path | str, out: Path | str, settings: RunSettings | None = None
     Raises:
         InputError: anything the user can mend, in one line.
     """
-    return run(Path(path), Path(out), settings or RunSettings(), stages.labelling) / "masks"
+    plan = stages.plan(settings or RunSettings())
+    return run(Path(path), Path(out), settings or RunSettings(), stages.labelling(plan)) / "masks"
 
 
 def train(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
     """Tags to a trained segmenter, with scores where truth is given and a report. Gives the run folder."""
-    return run(Path(path), Path(out), settings or RunSettings(), stages.training)
+    plan = stages.plan(settings or RunSettings())
+    return run(Path(path), Path(out), settings or RunSettings(), [stage.name for stage in plan])
 
 
-def run(path: Path, out: Path, settings: RunSettings, wanted: Callable[[Sequence[Stage]], Collection[str]]) -> Path:
-    """Carry out the wanted stages of the plan, and write the report.
+def run(
+    path: Path, out: Path, settings: RunSettings, wanted: Collection[str], extra: Sequence[Stage] = ()
+) -> Path:
+    """Carry out the wanted stages of the plan, and write the report. Gives the run folder.
 
     Args:
-        wanted: of the plan, names of its stages. There is no plan of settings that contradict each other, so they are
-            checked first.
+        wanted: names of stages.
+        extra: stages of one's own, after those of the plan.
+
+    Raises:
+        InputError: anything the user can mend, in one line.
     """
-    path = path.absolute()
-    settings = replace(settings, data=settings.data.absolute())
-    dataset = data.load(path, settings.data)
-    checks.check_run(settings, dataset)
-    val = validation_set(path, settings)
+    surveyed, settings = _surveyed(path, settings)
     began = time.monotonic()
     with Run(out) as folder:
-        run_data = RunData(path, dataset, val, settings, DigestCache(out / ".digests.jsonl", verify=settings.verify))
+        run_data = _run_data(path, surveyed, settings, folder)
         _describe(folder, settings, run_data)
-        plan = stages.plan(settings)
-        execution = execute(folder, plan, settings, run_data, wanted(plan))
+        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
+        _examine(execution, surveyed)
+        execute(execution, wanted)
         _record_session(folder, time.monotonic() - began)
         log.info("report: %s", write_report(execution))
     return out
 
 
-def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> list[Outlook]:
-    """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes nothing."""
-    path, out, settings = Path(path).absolute(), Path(out), settings or RunSettings()
+def _surveyed(path: Path, settings: RunSettings) -> tuple[doctor.Survey, RunSettings]:
+    """The data set as it is listed, and the settings independent of where the command runs; both checked.
+
+    Raises:
+        InputError: what is wrong first, of the data set or of the settings.
+    """
     settings = replace(settings, data=settings.data.absolute())
-    dataset = data.load(path, settings.data)
-    checks.check_run(settings, dataset)
-    digests = DigestCache(out / ".digests.jsonl")
-    run_data = RunData(path, dataset, validation_set(path, settings), settings, digests)
-    run = Run(out, existing=True) if (out / "run.json").exists() else None
+    checks.check_names(settings)
+    surveyed = doctor.survey(path.absolute(), settings.data)
+    doctor.refuse_errors(surveyed.findings)
+    assert surveyed.train is not None
+    checks.check_run(settings, surveyed.train)
+    return surveyed, settings
+
+
+def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: Run) -> RunData:
+    assert surveyed.train is not None
+    digests = DigestCache(run.folder / ".digests.jsonl", verify=settings.verify)
+    return RunData(path.absolute(), surveyed.train, surveyed.val, settings, digests)
+
+
+def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
+    """Say what the doctor says of the data set; its errors stop the run before anything is trained.
+
+    The decoded photos, truth and saliency maps are examined once, and again when they change.
+    """
+    for finding in surveyed.findings:
+        if finding.level == "warning":
+            log.info("%s", finding)
+    facts: tuple[Fact, ...] = ("photos", "val photos", "truth", "val truth", "saliency")
+    examined = digest([execution.data.fact(name) for name in facts])
+    described = execution.run.description()
+    if described.get("examined") == examined:
+        return
+    records = read_records(execution.folders[execution.stages[0].name].records)
+    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage)}) for r in records]
+    findings = doctor.check_photos(surveyed, checked)
+    doctor.refuse_errors(finding for finding in findings if "cannot be read" not in finding.message)
+    for finding in findings:
+        if finding.level == "warning":
+            log.info("%s", finding)
+    described.pop("version")
+    execution.run.describe({**described, "examined": examined})
+
+
+def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> list[Outlook]:
+    """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes
+    nothing."""
+    path, out = Path(path), Path(out)
+    surveyed, settings = _surveyed(path, settings or RunSettings())
+    there = (out / "run.json").exists()
+    run = Run(out, existing=there)
     plan = stages.plan(settings)
-    return explain.outlook(run, plan, settings, run_data, stages.training(plan))
+    run_data = _run_data(path, surveyed, settings, run)
+    return explain.outlook(run if there else None, plan, settings, run_data, [stage.name for stage in plan])
 
 
 def write_report(execution: Execution) -> Path:
-    """``report.html`` of a run whose stages are done."""
+    """``report.html`` of a run whose stages are done.
+
+    Raises:
+        InputError: they are not, or they were made of other photos, tags or settings than are there now.
+    """
     from tag2mask import report, summary
 
+    if not {"masks", "scores"} <= execution.folders.keys():
+        raise InputError(
+            f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run its "
+            "command again (`tag2mask plan` says what has changed)"
+        )
     path = execution.run.folder / "report.html"
     report.render(summary.report_data(execution), path)
     return path
 
 
 def reopen(run: Run) -> Execution:
-    """A run as it lies there, its data read again, nothing redone."""
+    """A run as it lies there, its data read again, nothing redone.
+
+    Raises:
+        InputError: the data set is not there any more, or cannot be read.
+    """
     described = run.description()
-    settings = settings_from(described["settings"])
-    path = Path(described["data"])
-    run_data = RunData(
-        path,
-        data.load(path, settings.data),
-        validation_set(path, settings),
-        settings,
-        DigestCache(run.folder / ".digests.jsonl"),
-    )
-    return reopened(run, stages.plan(settings), settings, run_data)
-
-
-def validation_set(path: Path, settings: RunSettings) -> Dataset | None:
-    """The validation split, if the data set has one."""
-    if settings.data.val_split not in data.splits(path, settings.data):
-        return None
-    return data.load(path, settings.data, settings.data.val_split)
+    settings, path = settings_from(described["settings"]), Path(described["data"])
+    surveyed = doctor.survey(path, settings.data)
+    doctor.refuse_errors(surveyed.findings)
+    return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
 
 
 def predict(

@@ -1,4 +1,5 @@
-"""Reference photos: training photos of each class with which the photos to be localized are compared (MCIS, Sec. 3.3)."""
+"""Reference photos: training photos of each class with which the photos to be localized are compared (MCIS, Sec.
+3.3)."""
 
 from __future__ import annotations
 
@@ -59,8 +60,8 @@ def check_references(references: Drawn, samples: Iterable[Sample], classes: Sequ
         if lacking:
             raise InputError(
                 f"'{sample.id}' is tagged {listed(classes[label] for label in lacking)} and no training photo is, so "
-                "there is no reference photo to compare it with: add such photos, leave the class out with --classes, or "
-                f"use --{flag}.references 0"
+                "there is no reference photo to compare it with: add such photos, leave the class out with --classes, "
+                f"or use --{flag}.references 0"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import affinity, evaluate
+from tag2mask import evaluate
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
@@ -16,6 +16,7 @@ from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Stage, TrainingStage
+from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.stages import names
@@ -93,7 +94,8 @@ def supervision(run: Execution) -> list[str]:
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
     if s.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
-    if s.propagate in affinity.UNLEARNT:
+    way = propagation(s.propagate)
+    if way is not None and way.network != "trained":
         lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
     if "crf" in s.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
@@ -151,13 +153,13 @@ class Galleries:
         """Best, worst, most uncertain and first photos, as far as they are known."""
         groups: dict[str, list[GalleryRow]] = {}
         train, val = self.run.data.train, self.run.data.val
-        of_images = read_json(self.run.folders["scores"].folder / "images.json")
-        if val is not None and "predictions" in of_images:
-            groups |= self._ranked("new photos (val, no tags given)", val, of_images["predictions"])
+        of_photos = read_json(self.run.folders["scores"].folder / "photos.json")
+        if val is not None and "predictions" in of_photos:
+            groups |= self._ranked("new photos (val, no tags given)", val, of_photos["predictions"])
         elif val is not None and "predictions" in self.run.folders:
             groups["New photos (no tags given)"] = [self._row(val, s) for s in val.samples[:ROWS]]
-        if self.masks.folder.name in of_images:
-            groups |= self._ranked("training photos", train, of_images[self.masks.folder.name])
+        if self.masks.folder.name in of_photos:
+            groups |= self._ranked("training photos", train, of_photos[self.masks.folder.name])
         groups["Most uncertain training photos"] = self._uncertain(train)
         groups["First training photos"] = [self._row(train, s) for s in train.samples[:ROWS]]
         return groups
@@ -185,7 +187,7 @@ class Galleries:
             image=read_image(sample.image_path),
             tags=sample.labels,
             maps=maps,
-            walked=self._maps("propagated", sample) if of_train else None,
+            propagated=self._maps("propagated", sample) if of_train else None,
             unrefined=None if maps is None else self.unrefined(sample),
             mask=self._mask("masks", sample) if of_train else None,
             relabelled=self._mask(self.masks.folder.name, sample) if of_train and self._relabelled else None,

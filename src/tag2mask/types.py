@@ -27,9 +27,8 @@ Domain = Literal["target", "single-label", "web"]
 DOMAINS: tuple[Domain, ...] = ("target", "single-label", "web")
 """The more a photo's tags can be relied on, the earlier."""
 
-
-PhotoKey = tuple[str, str]
-"""Split and id: together they identify a photo in a run."""
+SampleKey = tuple[str, str]
+"""(split, id): the identity of a photo in a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +44,17 @@ class PhotoFacts:
 class Sample:
     """One photo and what is known about it. Holds paths, never pixels."""
 
-    id: str  # unique in its split; may contain "/" (it is also the artefacts' relative path without suffix)
+    id: str  # unique in its split; may contain "/" (naming.safe_name makes the artefacts' relative path of it)
     image_path: Path
-    labels: frozenset[int] | None  # foreground classes from the tags; None: the photo has no tags
+    labels: frozenset[int] | None  # foreground classes from the tags; empty: it shows none of them; None: not known
     domain: Domain = "target"
     saliency_path: Path | None = None
     mask_path: Path | None = None  # truth, for evaluation only: nobody but evaluate.py opens it
-    split: str = ""  # it was read from; photos of two splits may share an id
+    split: str = ""  # the split it was read from; "" for photos to predict
 
     @property
-    def key(self) -> PhotoKey:
-        """What identifies the photo in a run."""
+    def key(self) -> SampleKey:
+        """What a photo is known by in a run: photos of two splits may share an id."""
         return self.split, self.id
 
 

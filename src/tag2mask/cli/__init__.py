@@ -1,7 +1,7 @@
 """The command line. Heavy modules are imported by the command that needs them, so `--help` answers at once.
 
-Exit codes: 0 done; 2 something the user can mend, said in one line; 143 ended by SIGTERM, what was done is saved; anything
-else is a bug of ours.
+Exit codes: 0 done; 2 something the user can mend, said in one line; 143 ended by SIGTERM, what was done is saved;
+anything else is a bug of ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
-  tag2mask evaluate PREDICTED TRUTH --classes FILE|a,b,c [--json]
+  tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask report RUN                                write RUN/report.html again
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters

@@ -16,7 +16,8 @@ SHORT = {
     "--truth": "--data.truth",
     "--truth-values": "--data.truth-values",
     "--saliency": "--data.saliency",
-    "--keep-untagged": "--data.keep-untagged",
+    "--negatives": "--data.negatives",
+    "--class-names": "--data.class-names",
     "--train-split": "--data.train-split",
     "--val-split": "--data.val-split",
     "--backbone": "--backbone.name",
@@ -32,7 +33,7 @@ SHORT = {
 }
 # accept a,b,c too
 LISTS = {
-    "--data.classes", "--data.truth-values", "--localize.scales", "--inference.scales", "--self-train.denoise",
+    "--data.classes", "--data.class-names", "--data.truth-values", "--localize.scales", "--inference.scales", "--self-train.denoise",
 }  # fmt: skip
 
 

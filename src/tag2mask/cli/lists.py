@@ -4,17 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-REFINER_LINES = {
-    "crf": "dense CRF with the parameters for class activation maps (those of crf/irn)",
-    "crf/labels": "dense CRF on the best label of every pixel, believed at 0.7 (SMAF; crf/irn's parameters)",
-    "par": "pixel-adaptive refinement at half resolution (AFA, ToCo)",
-    "par/full": "pixel-adaptive refinement at full resolution",
-    "irn": "random walk along a learnt class-boundary map (IRN)",
-    "psa": "random walk along learnt affinities (AffinityNet)",
-    "walk/colour": "random walk along the photo's colours, no training",
-    "walk/features": "random walk along colours and the backbone's features, no training",
-}
-
 
 def list_names(arguments: list[str]) -> int:
     from tag2mask.errors import InputError, unknown
@@ -71,28 +60,24 @@ def _datasets() -> dict[str, str]:
 
 
 def _backbones() -> dict[str, str]:
-    from tag2mask.backbones import known
-    from tag2mask.backbones.backbone import RESNET38
-    from tag2mask.backbones.weights import EMBEDDED
+    from tag2mask.backbones import BACKBONES
 
-    lines = {name: "embedded weights, no hub needed" if name in EMBEDDED else "" for name in known()}
-    lines |= {RESNET38: "of PSA, SEAM, EPS, SMAF; needs --weights FILE (.params or .pth), --backbone.output-stride 8"}
-    return {**lines, "...": "any timm model that gives a feature map, by its timm name"}
+    return {**BACKBONES, "...": "any timm model that gives a feature map, by its timm name"}
 
 
 def _propagations() -> dict[str, str]:
-    from tag2mask.affinity import WALKS
+    from tag2mask.propagation import PROPAGATIONS
 
-    return {**{name: REFINER_LINES.get(name, "") for name in WALKS}, "none": "the maps as they are"}
+    return {**{name: way.line for name, way in PROPAGATIONS.items()}, "none": "the maps as they are"}
 
 
 def _refiners() -> dict[str, str]:
     from tag2mask.refine import REFINERS
 
     return {
-        **{name: REFINER_LINES.get(name, "") for name in REFINERS},
+        **{name: entry.line for name, entry in REFINERS.items()},
         "none": "the masks as they are",
-        "...": "several in order, joined by commas",
+        "...": "several in order, joined by commas: par,crf",
     }
 
 

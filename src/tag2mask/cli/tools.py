@@ -2,8 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tag2mask.cli.flags import show_progress, spell_out
+
+if TYPE_CHECKING:
+    from tag2mask.evaluate import Scores
 
 
 def doctor(arguments: list[str]) -> int:
@@ -61,23 +65,36 @@ def evaluate(arguments: list[str]) -> int:
 
         PREDICTED: tyro.conf.Positional[Path]
         TRUTH: tyro.conf.Positional[Path]
-        classes: str
-        """Foreground classes in the order of their values 1, 2, ...: a file of names, or a,b,c."""
+        classes: str | None = None
+        """Foreground classes in the order of their values 1, 2, ...: a file of names, or a,b,c. Left out: those of
+        classes.txt beside the masks."""
+        truth_values: str = ""
+        """Value of each class in the truth, where these are others: 8,12."""
         json: bool = False
         """Print JSON."""
         allow_missing: bool = False
         """Pass over truth masks without a prediction, rather than stop."""
 
     parsed = tyro.cli(Evaluate, args=arguments, prog="tag2mask evaluate")
+    from tag2mask.errors import InputError
     from tag2mask.evaluate import evaluate_folders, read_classes
 
-    scores = evaluate_folders(
-        parsed.PREDICTED, parsed.TRUTH, read_classes(parsed.classes), allow_missing=parsed.allow_missing
-    )
-    content = scores.to_json()
+    try:
+        values = [int(value) for value in parsed.truth_values.split(",") if value.strip()]
+    except ValueError as error:
+        raise InputError(f"--truth-values '{parsed.truth_values}': give whole numbers such as 8,12") from error
+    classes = None if parsed.classes is None else read_classes(parsed.classes)
+    scores = evaluate_folders(parsed.PREDICTED, parsed.TRUTH, classes, parsed.allow_missing, values)
     if parsed.json:
-        print(json.dumps(content, indent=1))
-        return 0
+        print(json.dumps(scores.to_json(), indent=1))
+    else:
+        _print_scores(scores)
+    return 0
+
+
+def _print_scores(scores: "Scores") -> None:
+    from tag2mask.evaluate import notes
+
     print(
         f"mean IoU {scores.mean_iou:.2f}   pixel accuracy {scores.pixel_accuracy:.2f}   coverage {scores.coverage:.2f}"
     )
@@ -85,7 +102,7 @@ def evaluate(arguments: list[str]) -> int:
     print(f"{'class':<{width}}    IoU  precision  recall")
     for row in zip(scores.class_names, scores.iou, scores.precision, scores.recall, strict=True):
         print(f"{row[0]:<{width}} {row[1]:6.2f}     {row[2]:6.2f}  {row[3]:6.2f}")
-    return 0
+    print("\n".join(notes(scores)))
 
 
 def report(arguments: list[str]) -> int:

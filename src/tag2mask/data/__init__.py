@@ -1,172 +1,146 @@
 """Data sets: from a folder of photos and tags to a :class:`~tag2mask.types.Dataset` that opens nothing.
 
 ``load`` reads one split, ``splits`` says which there are, ``load_images`` takes photos without tags for prediction.
-Layouts: :mod:`~tag2mask.data.folder` (a CSV, or one folder a class), :mod:`~tag2mask.data.voc`,
-:mod:`~tag2mask.data.coco`.
+The layouts: :data:`tag2mask.data.layouts.LAYOUTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from tag2mask.data import coco, folder, voc
-from tag2mask.data.images import SUFFIXES
-from tag2mask.data.listing import (
-    DataSettings,
-    Layout,
-    Listing,
-    Samples,
-    Selection,
-    absolute,
-    image_files,
-    log,
-    select,
-    unique_ids,
-)
+from tag2mask.data.finding import Finding
+from tag2mask.data.ids import absolute, distinct_ids
+from tag2mask.data.layouts import LAYOUTS, Opened, open_data
+from tag2mask.data.listing import Listing, Selection, select
+from tag2mask.data.samples import Samples, label_counts
+from tag2mask.data.settings import DataSettings, Layout, split_name
+from tag2mask.data.walk import SUFFIXES, image_files
 from tag2mask.errors import InputError, listed
 from tag2mask.types import Dataset, Sample
 
-__all__ = ["DataSettings", "Layout", "Samples", "Selection", "load", "load_images", "read", "splits"]
+__all__ = [
+    "LAYOUTS",
+    "DataSettings",
+    "Finding",
+    "Layout",
+    "Listing",
+    "Opened",
+    "Samples",
+    "Selection",
+    "load",
+    "load_images",
+    "open_data",
+    "read",
+    "refuse_errors",
+    "splits",
+    "training_set",
+]
 
 
-def load(path: Path | str, settings: DataSettings | None = None, split: str | None = None) -> Dataset:
+def load(path: Path | str | Opened, settings: DataSettings | None = None, split: str | None = None) -> Dataset:
     """One split of a data set, ready for the pipeline.
 
+    Photos that show none of the classes have empty labels. In the training split every class needs a photo, and photos
+    that nobody tagged are left out; in other splits they stand with labels ``None``.
+
     Args:
-        path: the data set's folder (or its CSV of tags).
+        path: the data set's folder (or its CSV of tags), or what :func:`open_data` made of it.
         settings: how it is read; by default it is looked at.
-        split: by default the settings' training split. For the training split, every class needs a photo and every
-            photo a tag; photos of other splits may have none.
+        split: by default the settings' training split.
 
     Raises:
         InputError: whatever is wrong with the data set, in one line.
     """
-    settings = settings or DataSettings()
-    split = split or settings.train_split
-    selection = read(path, settings, split)
-    dataset = selection.dataset
-    if selection.dropped:
-        log.info("%s %s: %d photos show none of the classes and are left out", dataset.name, split, selection.dropped)
+    opened = path if isinstance(path, Opened) else open_data(path, settings or DataSettings())
+    train = split_name(opened.settings.train_split)
+    split = split_name(split or train)
+    selection = read(opened, split=split)
+    if split == train:
+        return training_set(opened, selection)
+    refuse_errors(selection.findings)
+    if not len(selection.dataset):
+        raise InputError(f"split '{split}' of {opened.root} holds no photo")
+    return selection.dataset
+
+
+def training_set(opened: Opened, selection: Selection) -> Dataset:
+    """The photos to learn from: every class has one, and something is known of each.
+
+    Raises:
+        InputError: no photo, none with tags, or a class without one.
+    """
+    refuse_errors(selection.findings)
+    dataset, split = selection.tagged(), split_name(opened.settings.train_split)
     if not len(dataset):
-        raise InputError(f"split '{split}' of {path} holds no photo of the classes {listed(dataset.classes, 6)}")
-    if split == settings.train_split:
-        if selection.untagged:
-            raise InputError(
-                f"{len(selection.untagged)} of {len(dataset)} photos of split '{split}' of {path} have no tags "
-                f"({listed(selection.untagged)}): tag them, remove them, or keep them as photos that show none of "
-                "the classes with --keep-untagged"
-            )
-        lonely = classes_without_photos(dataset)
-        if lonely:
-            raise InputError(
-                f"no photo of split '{split}' of {path} has the tag {listed(lonely)}: "
-                "add photos, or select the other classes with --classes"
-            )
+        none = f"holds {len(selection.untagged)} photos and none with tags" if selection.untagged else "holds no photo"
+        raise InputError(f"split '{split}' of {opened.root} {none} of the classes {listed(dataset.classes, 6)}")
+    lonely = classes_without_photos(dataset)
+    if lonely:
+        raise InputError(
+            f"no photo of split '{split}' of {opened.root} has the tag {listed(lonely)}: "
+            "add photos, or select the other classes with --classes"
+        )
     return dataset
 
 
-def read(path: Path | str, settings: DataSettings, split: str) -> Selection:
-    """As :func:`load` but without its demands: what is there, and what was left out (for the doctor)."""
-    found = _find(path, settings)
-    return select(found.read(found.root, found.settings, split), settings)
+def read(path: Path | str | Opened, settings: DataSettings | None = None, split: str = "train") -> Selection:
+    """As :func:`load` but without its demands: what is there, what was left out, what is worth knowing."""
+    opened = path if isinstance(path, Opened) else open_data(path, settings or DataSettings())
+    return select(opened.reader.read(split_name(split)), opened.settings)
 
 
-def splits(path: Path | str, settings: DataSettings | None = None) -> tuple[str, ...]:
+def splits(path: Path | str | Opened, settings: DataSettings | None = None) -> tuple[str, ...]:
     """Names of the splits a data set has."""
-    found = _find(path, settings or DataSettings())
-    return found.split_names(found.root, found.settings)
+    opened = path if isinstance(path, Opened) else open_data(path, settings or DataSettings())
+    return opened.reader.splits()
 
 
-def load_images(paths: Path | str | Iterable[Path | str]) -> Sequence[Sample]:
+def refuse_errors(findings: Iterable[Finding]) -> None:
+    """Stop at the first error among findings, in its words."""
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more: see `tag2mask doctor`)" if len(errors) > 1 else ""
+        raise InputError(f"{errors[0]}{more}")
+
+
+def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | str] = ()) -> Sequence[Sample]:
     """Photos without tags: every photo under a folder, or the files given. Nothing is opened.
 
+    Args:
+        paths: a folder, a file, or several of both.
+        skip: folders that are not looked into, for instance where the masks are written.
+
     Raises:
-        InputError: a path that is not there, no photo at all, or two photos with one id.
+        InputError: a path that is not there, no photo at all, or a file given twice.
     """
     places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    left_out = [absolute(Path(path)) for path in skip]
     if len(places) == 1 and places[0].is_dir():
         base = absolute(places[0])
-        names = image_files(base)
+        names = image_files(base, _inside(base, left_out))
         if not names:
             raise InputError(f"{places[0]} holds no images: they end in {', '.join(SUFFIXES)}")
     else:
         base, names = Path(), []
-        for place in places:
+        for place in map(absolute, places):
             if place.is_dir():
-                names += [(absolute(place) / name).as_posix() for name in image_files(place)]
+                names += [(place / name).as_posix() for name in image_files(place, _inside(place, left_out))]
             elif place.is_file():
-                names.append(absolute(place).as_posix())
+                names.append(place.as_posix())
             else:
                 raise InputError(f"{place} is not there: give a folder of images or image files")
         if not names:
             raise InputError(f"no images in {listed(map(str, places)) or 'an empty list'}: give a folder or files")
-    unique_ids(names, base)
-    return Samples(base, names, [None] * len(names))
+    ids = distinct_ids(names, explicit=len(places) > 1, place=str(base))
+    return Samples(base, names, [None] * len(names), ids=ids)
+
+
+def _inside(base: Path, folders: Iterable[Path]) -> frozenset[str]:
+    return frozenset(folder.relative_to(base).as_posix() for folder in folders if base in folder.parents)
 
 
 def classes_without_photos(dataset: Dataset) -> tuple[str, ...]:
     """Classes no photo is tagged with."""
-    seen: set[int] = set()
-    if isinstance(dataset.samples, Samples):
-        seen.update(*(labels for labels in dataset.samples.distinct_labels() if labels))
-    else:
-        seen.update(*(sample.labels for sample in dataset.samples if sample.labels))
+    seen = {label for labels in label_counts(dataset) for label in labels or ()}
     return tuple(name for number, name in enumerate(dataset.classes) if number not in seen)
-
-
-class _Found(NamedTuple):
-    """A data set's folder and the two functions that read its layout."""
-
-    root: Path
-    settings: DataSettings
-    read: Callable[[Path, DataSettings, str], Listing]
-    split_names: Callable[[Path, DataSettings], tuple[str, ...]]
-
-
-def _find(path: Path | str, settings: DataSettings) -> _Found:
-    root = absolute(Path(path))
-    if root.is_file() and root.suffix.lower() in (".csv", ".tsv"):
-        root, settings = root.parent, replace(settings, tags=root)
-    folder.folder(root, "the data set")
-    layout = settings.layout if settings.layout != "auto" else _detect(root, settings)
-    if layout == "voc":
-        return _Found(root, settings, voc.read, voc.split_names)
-    if layout == "coco":
-        return _Found(root, settings, coco.read, coco.split_names)
-    if layout == "class-folders":
-        return _Found(root, settings, folder.read_class_folders, folder.class_folder_splits)
-    return _Found(root, settings, folder.read, folder.split_names)
-
-
-def _detect(root: Path, settings: DataSettings) -> Layout:
-    """The layout a folder has.
-
-    Raises:
-        InputError: none of them; says what a data set looks like, or which folder inside is one.
-    """
-    layout = _looks_like(root, settings)
-    if layout:
-        return layout
-    inside = [child for child in sorted(root.iterdir()) if child.is_dir() and _looks_like(child, settings, strict=True)]
-    if inside:
-        raise InputError(f"{root} is not a data set itself: did you mean {listed(map(str, inside))}?")
-    if folder.class_folders(root) and image_files(root, skip=folder.BESIDE | {"images"}):
-        return "class-folders"
-    state = "holds images but no tags" if image_files(root) else "holds no images"
-    raise InputError(
-        f"{root} {state}: make a file tags.csv with columns image,tags, or one folder for each class, "
-        "or give the layout of VOC or COCO"
-    )
-
-
-def _looks_like(root: Path, settings: DataSettings, strict: bool = False) -> Layout | None:
-    if (root / "JPEGImages").is_dir() and (root / "ImageSets").is_dir():
-        return "voc"
-    if any((root / "annotations").glob("instances_*.json")):
-        return "coco"
-    if any(root.glob("*.csv")) or (settings.tags is not None and not strict):
-        return "folder"
-    return None

@@ -1,155 +1,184 @@
 """The layout of MS COCO: ``annotations/instances_train2014.json`` and the photos in ``train2014/``.
 
-A photo's tags are the categories of its objects (crowds too). The 80 categories have ids up to 90; in id order they
-are classes 0 to 79, so class ``c`` has value ``c + 1`` in index masks, as the field's COCO masks do. Object outlines
-in the JSON are truth and are never looked at: to measure, give rendered index masks with ``--truth FOLDER``.
+Exports of other programs are read too: one JSON a split beside its photos (``train/_annotations.coco.json``), and
+``data/`` with ``labels.json``. A photo's tags are the categories of its objects (crowds too); one without objects shows
+none of the classes. COCO's 80 categories have ids up to 90; in id order they are classes 0 to 79, so class ``c`` has value
+``c + 1`` in index masks, as the field's COCO masks do. Object outlines in the JSON are truth and are never looked at: to
+measure, give rendered index masks (``masks/``, or ``--truth FOLDER``).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from tag2mask.data.folder import SALIENCY_SUFFIXES
-from tag2mask.data.listing import (
-    DataSettings,
-    Listing,
-    Present,
-    Samples,
-    absolute,
-    beside,
-    class_values,
-    folder,
-    known_split,
-    missing_images,
-    tidy,
-    unique_ids,
-)
-from tag2mask.errors import InputError
+from tag2mask.data.class_file import Known, known_classes, merged_words
+from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, saliency, truth, word
+from tag2mask.data.finding import Finding
+from tag2mask.data.ids import absolute, distinct_ids
+from tag2mask.data.instances import Instances, read_instances
+from tag2mask.data.lines import missing_images
+from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.peek import start_of
+from tag2mask.data.samples import Samples
+from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
+from tag2mask.data.walk import Present, folders, left_out, not_named, walk
+from tag2mask.errors import InputError, listed, unknown
 
 _START = "instances_"
+_SINGLE = ("labels.json", "_annotations.coco.json", "annotations.json", "instances.json", "result.json", "coco.json")
 
 
-def _files(root: Path) -> dict[str, Path]:
-    return {path.stem[len(_START) :]: path for path in sorted((root / "annotations").glob(f"{_START}*.json"))}
+def recognise(root: Path, settings: DataSettings) -> str | None:
+    """Why a folder is of this layout, or None."""
+    files = annotation_files(root)
+    shown = listed(path.relative_to(root).as_posix() for path in files.values())
+    return f"COCO's annotations in {shown}" if files else None
 
 
-def split_names(root: Path, settings: DataSettings) -> tuple[str, ...]:
-    """``train`` and ``val`` where there is a file of that beginning, and the full names (``train2014``)."""
-    files = _files(root)
-    short = [name for name in ("train", "val") if name not in files and _full_name(name, files)]
-    return (*short, *files)
+def annotation_files(root: Path) -> dict[str, Path]:
+    """The JSON files by their splits: COCO's own, else those of exports."""
+    official = sorted((root / "annotations").glob(f"{_START}*.json"))
+    if official:
+        return {path.stem[len(_START) :]: path for path in official}
+    files: dict[str, Path] = {}
+    for name in folders(root):
+        if is_split(name):
+            found = [root / name / file for file in _SINGLE]
+            found += [path for path in sorted((root / name).glob("*.json")) if path not in found]
+            path = next((path for path in found if _is_coco(path)), None)
+            if path:
+                files.setdefault(split_name(name), path)
+    if not files:
+        files = {
+            split_name(path.stem): path for path in sorted((root / "annotations").glob("*.json")) if _is_coco(path)
+        }
+    if not files:
+        alone = next((root / file for file in _SINGLE if _is_coco(root / file)), None)
+        files = {"train": alone} if alone else {}
+    return files
 
 
-def _full_name(split: str, files: dict[str, Path]) -> str | None:
-    """``train2014`` for ``train``: the split of that name, else of 2014, else the only one that starts so."""
-    starting = [name for name in files if name.startswith(split) and name[len(split) :].isdecimal()]
-    for name in (split, f"{split}2014"):
-        if name in files:
-            return name
-    return starting[0] if len(starting) == 1 else None
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON file begins as COCO's do."""
+    start = start_of(path, 1 << 14).lstrip(b"\xef\xbb\xbf \r\n\t")
+    keys = set(re.findall(rb'"(images|annotations|categories|info|licenses)"\s*:\s*[\[{]', start))
+    return start.startswith(b"{") and bool(keys - {b"info"})
 
 
-def read(root: Path, settings: DataSettings, split: str) -> Listing:
-    """One split of COCO. Photos without any object have no classes: left out, unless ``keep_untagged``."""
-    files = _files(root)
-    name = _full_name(split, files)
-    if name is None:
-        known_split(split, split_names(root, settings), root)
-        raise AssertionError(split)
-    places = [settings.images] if settings.images else [root / name, root / "images" / name, root / "images"]
-    images = absolute(next((place for place in places if place.is_dir()), folder(places[0], "the folder of images")))
-    categories, photos, labels_of = read_instances(files[name])
-    present = Present()
-    missing = [photo for photo in photos.values() if not present(str(images / photo))]
-    if missing:
-        raise missing_images(missing, len(photos), str(files[name]), images)
-    names = list(photos.values())
-    unique_ids(names, images)
-    truth = [absolute(folder(settings.truth, "the truth folder"))] if settings.truth else []
-    saliency = [absolute(folder(settings.saliency, "the saliency folder")) if settings.saliency else root / "saliency"]
-    samples = Samples(
-        images,
-        names,
-        (labels_of.get(id_, frozenset()) for id_ in photos),
-        (),
-        beside(truth, [".png"], names, present),
-        beside(saliency, SALIENCY_SUFFIXES, names, present),
-    )
-    return Listing(root.name, categories, class_values(categories, settings), samples, str(files[name]))
+class Coco:
+    """A data set with COCO's annotations. Each JSON is read once, when it is needed."""
+
+    def __init__(self, root: Path, settings: DataSettings) -> None:
+        self.root, self.settings = root, settings
+        self.files = annotation_files(root)
+        if len(self.files) == 1 and not any(self._file(name) for name in ("train", "val", "test")):
+            self.files = {"train": next(iter(self.files.values()))}  # instances_default.json: all is for training
+        self._read: dict[str, Instances] = {}
+        self._used: dict[str, Path] = {}  # the folder of photos of each file whose split was read
+
+    def _file(self, split: str) -> str | None:
+        """``train2014`` for ``train``: the file of that name, else of 2014, else the only one that starts so."""
+        starting = [name for name in self.files if name.startswith(split) and name[len(split) :].isdecimal()]
+        for name in (split, f"{split}2014", *(name for name in self.files if split_name(name) == split)):
+            if name in self.files:
+                return name
+        return starting[0] if len(starting) == 1 else None
+
+    def splits(self) -> tuple[str, ...]:
+        """``train``, ``val`` and ``test`` where there is a file of that beginning, and the full names (``train2014``)."""
+        short = [name for name in ("train", "val", "test") if name not in self.files and self._file(name)]
+        return (*short, *self.files)
+
+    def _instances(self, name: str) -> Instances:
+        if name not in self._read:
+            self._read[name] = read_instances(self.files[name])
+        return self._read[name]
+
+    @cached_property
+    def known(self) -> Known:
+        """The categories of the splits that are used, so that classes have the same numbers in each."""
+        splits = (split_name(self.settings.train_split), split_name(self.settings.val_split))
+        names = [name for name in dict.fromkeys(map(self._file, splits)) if name] or list(self.files)
+        where = {
+            category: f"category {id_} of {self.files[name]}"
+            for name in reversed(names)
+            for id_, category in self._instances(name).categories.items()
+        }
+        order = dict.fromkeys(category for name in names for category in self._instances(name).names())
+        return known_classes(self.root, self.settings, {c: where[c] for c in order}, alphabetical=False)
+
+    def read(self, split: str) -> Listing:
+        """One split. Photos without any object show none of the classes."""
+        name = self._file(split_name(split)) or self._file(split)
+        if name is None:
+            known_split(split, self.splits(), self.root)
+            raise AssertionError(split)
+        found, known, path = self._instances(name), self.known, self.files[name]
+        tags = found.tags()
+        for category in found.names():
+            if category not in known.number:
+                raise InputError(f"{path}: {unknown('class', category, known.names)}; the training split lacks it")
+        images, present = self._images(name, list(tags)), Present()
+        self._used[name] = images
+        missing = [photo for photo in tags if not present(os.path.normpath(images / photo))]
+        if missing:
+            raise missing_images(missing, len(tags), str(path), images)
+        names = list(tags)
+        ids = distinct_ids(names, explicit=True, place=str(path))
+        sets: dict[frozenset[int], frozenset[int]] = {}
+        labels = (frozenset(known.number[category] for category in shown) for shown in tags.values())
+        samples = Samples(
+            images,
+            names,
+            (sets.setdefault(label, label) for label in labels),
+            (),
+            truth(self.root, self.settings, map(ids, names), present),
+            saliency(self.root, self.settings, map(ids, names), present),
+            split=split,
+            ids=ids,
+        )
+        values = class_values(known.names, self.settings, known.values)
+        findings = (*merged_words(known.merged), *_lost(found, path))
+        return Listing(self.root.name, known.names, values, samples, str(path), known.explicit, known.where, findings)
+
+    def _images(self, name: str, photos: Sequence[str]) -> Path:
+        """The folder of a split's photos: of those where it may lie, the first that holds some of them.
+
+        Raises:
+            InputError: none of them does.
+        """
+        if self.settings.images:
+            return absolute(existing_folder(self.settings.images, "the folder of images"))
+        photo_folders = [self.root / folder for folder in folders(self.root) if word(folder) in PHOTO_WORDS]
+        beside = self.files[name].parent
+        places = [self.root / name, *(place / name for place in photo_folders), *photo_folders]
+        places += [beside, beside / "images", beside / "data", self.root]
+        present, looked = Present(), photos[:: max(1, len(photos) // 20)]
+        for place in places:
+            if any(present(os.path.normpath(place / photo)) for photo in looked):
+                return place
+        return existing_folder(
+            next((place for place in places[:-4] if place.is_dir()), places[0]), "the folder of images"
+        )
+
+    def left_out(self) -> Iterator[Finding]:
+        """What lies in the folders of the photos read so far and is not named."""
+        for images in dict.fromkeys(self._used.values()):
+            files = [name for name, place in self._used.items() if place == images]
+            named = {photo for name in files for photo in self._instances(name).photos.values()}
+            found = walk(images, companion_names(images))
+            yield from not_named(found.photos, named, images, listed(self.files[name].name for name in files))
+            yield from left_out(found, images)
 
 
-def read_instances(path: Path) -> tuple[tuple[str, ...], dict[int, str], dict[int, frozenset[int]]]:
-    """Class names, photo files by image id, and classes by image id, from an instances JSON.
-
-    The file of 2014 has 450 MB, nearly all of it outlines: they are parsed one object at a time and forgotten.
-
-    Raises:
-        InputError: not JSON, or not of this form (the message says where).
-    """
-    categories: dict[int, str] = {}
-    photos: dict[int, str] = {}
-    tags: dict[int, set[int]] = {}
-    where = "its start"
-    try:
-        text = path.read_text(encoding="utf-8")
-        for where, entry in _entries(text, ("categories", "images", "annotations")):
-            if where == "categories":
-                categories[entry["id"]] = entry["name"]
-            elif where == "images":
-                photos[entry["id"]] = tidy(entry["file_name"])
-            else:
-                tags.setdefault(entry["image_id"], set()).add(entry["category_id"])
-        where = "categories"
-        column = {id_: number for number, id_ in enumerate(sorted(categories))}
-        if not categories or not photos:
-            raise ValueError("no " + ("images" if categories else "categories"))
-        where = "annotations"
-        shared: dict[frozenset[int], frozenset[int]] = {}
-        labels = {}
-        for id_, found in tags.items():
-            classes = frozenset(column[category] for category in found)
-            labels[id_] = shared.setdefault(classes, classes)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}): fetch it again") from error
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not a COCO instances file ({type(error).__name__} {error} in {where}): fetch it again"
-        ) from error
-    return tuple(categories[id_] for id_ in sorted(categories)), photos, labels
-
-
-def _entries(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Key and entry of every array entry under the ``wanted`` keys of a JSON object, one at a time."""
-    decoder = json.JSONDecoder()
-
-    def blank(at: int) -> int:
-        while text[at : at + 1] in (" ", "\n", "\r", "\t") and at < len(text):
-            at += 1
-        return at
-
-    def sign(at: int, signs: str) -> int:
-        at = blank(at)
-        if at >= len(text) or text[at] not in signs:
-            raise json.JSONDecodeError(f"expected {' or '.join(signs)}", text, min(at, len(text)))
-        return at
-
-    at = sign(0, "{")
-    if text[(end := blank(at + 1)) : end + 1] == "}":
-        return
-    while text[at] != "}":
-        key, at = decoder.raw_decode(text, blank(at + 1))
-        at = blank(sign(at, ":") + 1)
-        if key in wanted and text[at : at + 1] == "[":
-            if text[(end := blank(at + 1)) : end + 1] == "]":
-                at = end
-            while text[at] != "]":
-                entry, at = decoder.raw_decode(text, blank(at + 1))
-                yield key, entry
-                at = sign(at, ",]")
-            at += 1
-        else:
-            _, at = decoder.raw_decode(text, at)
-        at = sign(at, ",}")
+def _lost(found: Instances, path: Path) -> Iterator[Finding]:
+    if found.lost:
+        yield Finding(
+            "warning",
+            f"{path}: annotations of {found.lost} photo{'s' if found.lost > 1 else ''} that are not among its images",
+            "their ids lead nowhere: export the data set again",
+        )

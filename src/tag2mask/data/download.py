@@ -6,15 +6,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
-from tag2mask.data import coco
+from tag2mask.data.ids import absolute
 from tag2mask.data.images import write_index_mask
-from tag2mask.data.listing import absolute, log, text_lines
+from tag2mask.data.instances import read_instances
+from tag2mask.data.reading import text_lines
 from tag2mask.errors import InputError, listed, unknown
 from tag2mask.types import Dataset, Sample
+
+log = logging.getLogger("tag2mask")
 
 DATASETS = ("voc2012", "pets", "coco2014")
 
@@ -108,9 +112,9 @@ def arrange_pets(root: Path) -> None:
     tables: dict[str, list[tuple[str, int]]] = {}
     for split, source in (("train", "trainval.txt"), ("val", "test.txt")):
         path = root / "annotations" / source
-        for number, line in enumerate(text_lines(path), 1):
+        for number, line in text_lines(path):
             words = line.split()
-            if not words or words[0].startswith("#"):
+            if words[0].startswith("#"):
                 continue
             if len(words) < 2 or not words[1].isdecimal():
                 raise InputError(f"{path} line {number} is not 'name class species number': unpack the archive again")
@@ -161,6 +165,6 @@ def _coco2014(to: Path) -> Path:
             f"unzip into {to}; missing there: {listed(missing, 4)}"
         )
     for split in ("train2014", "val2014"):
-        categories, photos, _ = coco.read_instances(to / "annotations" / f"instances_{split}.json")
-        log.info("coco %s: %d photos, %d classes", split, len(photos), len(categories))
+        found = read_instances(to / "annotations" / f"instances_{split}.json")
+        log.info("coco %s: %d photos, %d classes", split, len(found.photos), len(found.categories))
     return to

@@ -20,7 +20,7 @@ def check_saliency_maps(maps: Sequence[np.ndarray], source: str) -> int:
     black = sum(float(map_.max(initial=0.0)) < BLACK for map_ in maps)
     if maps and black == len(maps):
         raise InputError(
-            f"the saliency maps of {source} are black, all of the {black} that were read: nothing would be taught as an "
-            "object; make them anew (grey, bright where something stands out), or use a method without, --method cam"
+            f"the saliency maps of {source} are black, all of the {black} that were read: nothing would be taught as "
+            "an object; make them anew (grey, bright where something stands out), or use a method without, --method cam"
         )
     return black

@@ -1,441 +1,206 @@
-"""The layout of PASCAL VOC: ``JPEGImages/``, ``ImageSets/Segmentation/*.txt``, ``Annotations/*.xml``.
+"""The layout of PASCAL VOC: ``JPEGImages/``, ``ImageSets/Segmentation/*.txt``, ``Annotations/*.xml``; with VOC's classes
+or one's own.
 
-Lists may have either style, ``2007_000032`` or ``/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png``.
-
-Tags are taken from the first of these that is there: ``--tags FILE``; ``tags.csv`` (columns image,tags);
-``cls_labels.npy``; lists of lines ``id 0 14`` called ``<list>_cls.txt``; the XML annotations. Truth lies in
-``SegmentationClassAug/`` (VOC and SBD), else in ``SegmentationClass/``; saliency in ``Saliency/`` or ``SALImages/``.
+Lists may have either style, ``2007_000032`` or ``/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png``. Without
+lists all photos are for training; exports with each photo's XML next to it (``train/7.jpg``, ``train/7.xml``) are read
+too. Tags: :mod:`~tag2mask.data.voc_tags`. Truth lies in ``SegmentationClassAug/`` (VOC and SBD), else in
+``SegmentationClass/``; saliency in ``Saliency/`` or ``SALImages/``.
 """
 
 from __future__ import annotations
 
-import pickletools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-from xml.parsers import expat
 
-import numpy as np
-
-from tag2mask.data.folder import SALIENCY_SUFFIXES, rows
-from tag2mask.data.listing import (
-    DataSettings,
-    Listing,
-    Present,
-    Samples,
-    absolute,
-    beside,
-    class_values,
-    folder,
-    known_split,
-    missing_images,
-    sample_id,
-    text_lines,
-    tidy,
+from tag2mask.data.class_file import merged_words
+from tag2mask.data.companions import (
+    MASK_SUFFIXES,
+    Companions,
+    companion_names,
+    companions,
+    existing_folder,
+    saliency,
+    truth,
+    word,
 )
-from tag2mask.errors import InputError, unknown
+from tag2mask.data.finding import Finding
+from tag2mask.data.ids import absolute, distinct_ids, sample_id
+from tag2mask.data.lines import locate, missing_images
+from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.reading import text_lines
+from tag2mask.data.samples import Samples
+from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
+from tag2mask.data.voc_tags import CLASSES, VocTags, of_annotations, photo_id, read_tags
+from tag2mask.data.walk import Present, folders, image_files, left_out, not_named, walk
+from tag2mask.errors import InputError, listed
 
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-"""The 20 classes, alphabetical; class ``c`` has value ``c + 1`` in the truth masks."""
+__all__ = ["CLASSES", "Voc", "photo_id", "recognise"]
 
-_LISTS = Path("ImageSets") / "Segmentation"
-_FIRST_OF = {"train": ("train_aug", "train")}  # the field trains on VOC train + SBD, 10,582 photos
+_FIRST_OF = {"train": ("train_aug", "train", "trainval")}  # the field trains on VOC train + SBD, 10,582 photos
 
-Tags = Callable[[str], frozenset[int] | None]
+
+def recognise(root: Path, settings: DataSettings) -> str | None:
+    """Why a folder is of this layout, or None."""
+    images, parts = _photo_folder(root), {word(name) for name in folders(root)}
+    if images and parts & {"imagesets", "annotations", "segmentationclass"}:
+        return f"PASCAL VOC's folders, {images.name} and the like"
+    places = [root, *(root / name for name in folders(root) if is_split(name))]
+    found = [place for place in places if _has_annotations(place)]
+    return f"XML annotations next to the photos in {listed(map(str, found))}" if found else None
+
+
+def _photo_folder(root: Path) -> Path | None:
+    return next((root / name for name in folders(root) if word(name) == "jpegimages"), None)
+
+
+def _has_annotations(place: Path) -> bool:
+    """Whether photos in a folder have an XML of their name."""
+    xml = {path.stem for path in place.glob("*.xml")}
+    return bool(xml) and any(sample_id(path.name) in xml for path in place.iterdir() if path.suffix.lower() != ".xml")
+
+
+class Voc:
+    """A data set in the VOC layout."""
+
+    def __init__(self, root: Path, settings: DataSettings) -> None:
+        self.root, self.settings = root, settings
+        images = settings.images or _photo_folder(root)
+        self.next_to = images is None  # the XML lies next to the photos
+        self.base = absolute(existing_folder(images, "the folder of images")) if images else root
+        self.lists = {} if self.next_to else _lists(root)
+        self._present = Present()
+        self._tags: dict[Path, VocTags] = {}  # by the file that they come from
+
+    def splits(self) -> tuple[str, ...]:
+        """The lists that exist, ``train`` when ``train_aug`` does; without lists the folders, or all for training."""
+        usual = [name for name in ("train", "val", "test") if self._list_of(name)]
+        names = dict.fromkeys((*(name for name in usual if name not in self.lists), *self.lists))
+        if not self.lists and self.next_to:
+            names = dict.fromkeys(
+                split_name(n) for n in folders(self.root) if is_split(n) and image_files(self.root / n)
+            )
+        return tuple(names) or (split_name(self.settings.train_split),)
+
+    def _photos(self, split: str) -> tuple[list[str], str]:
+        """The photos of a split, relative to the folder of photos, and what lists them.
+
+        Raises:
+            InputError: no such split, photos that are not there or twice.
+        """
+        path = self._list_of(split)
+        if path:
+            return self._listed(path), str(path)
+        known_split(split, self.splits(), self.root)
+        places = [n for n in folders(self.root) if split_name(n) == split] if self.next_to else []
+        if not places:
+            return image_files(self.base, companion_names(self.base)), str(self.base)
+        names = [f"{place}/{name}" for place in places for name in image_files(self.base / place)]
+        return names, listed(str(self.base / place) for place in places)
+
+    def _list_of(self, split: str) -> Path | None:
+        if split.endswith(".txt") and split[:-4] in self.lists:
+            return self.lists[split[:-4]]
+        alike = (name for name in self.lists if split_name(name) == split)
+        return next(
+            (self.lists[name] for name in (*_FIRST_OF.get(split, ()), split, *alike) if name in self.lists), None
+        )
+
+    def _listed(self, path: Path) -> list[str]:
+        names: list[str] = []
+        missing: list[str] = []
+        line_of: dict[str, int] = {}
+        for number, line in text_lines(path, "the list"):
+            ids = dict.fromkeys((photo_id(line.split()[0]), photo_id(line)))  # names of one's own may have blanks
+            name, id_ = next(
+                ((found, id_) for id_ in ids if (found := locate(id_, [self.base], self._present))),
+                (None, next(iter(ids))),
+            )
+            if line_of.setdefault(id_, number) != number:
+                raise InputError(f"{path} lists image {id_} on lines {line_of[id_]} and {number}: remove one")
+            if name is None:
+                missing.append(id_)
+            names.append(name or id_)
+        if missing:
+            raise missing_images(missing, len(names), str(path), self.base)
+        return names
+
+    def read(self, split: str) -> Listing:
+        """The photos of one split."""
+        names, source = self._photos(split)
+        tags = self._tags_of(split)
+        ids = distinct_ids(names, explicit=True, place=source)
+        samples = Samples(
+            self.base,
+            names,
+            (tags.labels.get(sample_id(name)) for name in names),
+            (tags.domains.get(sample_id(name), "target") for name in names) if tags.domains else (),
+            self._truth(list(map(ids, names))),
+            saliency(self.root, self.settings, map(ids, names), self._present),
+            split=split,
+            ids=ids,
+        )
+        known = tags.known
+        values = class_values(known.names, self.settings, known.values)
+        findings = tuple(merged_words(known.merged))
+        return Listing(self.root.name, known.names, values, samples, tags.source, known.explicit, known.where, findings)
+
+    def _truth(self, ids: list[str]) -> Companions | None:
+        """SBD's masks before VOC's own, where no other folder is given."""
+        voc = [self.root / name for name in ("SegmentationClassAug", "SegmentationClass")]
+        if self.settings.truth is None and any(place.is_dir() for place in voc):
+            return companions(voc, MASK_SUFFIXES, ids, self._present)
+        return truth(self.root, self.settings, ids, self._present)
+
+    def _tags_of(self, split: str) -> VocTags:
+        lists = self._list_of(split)
+        of_list = [f"{lists.stem}_cls.txt"] if lists else []
+        places = (
+            self.root,
+            self.root / "ImageSets" / "Segmentation",
+            self.root / "ImageSets",
+            self.root / "ImageSets/Main",
+        )
+        candidates = [place / name for name in ("tags.csv", "cls_labels.npy", *of_list) for place in places]
+        path = self.settings.tags or next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            return self._annotated
+        if path not in self._tags:
+            self._tags[path] = read_tags(path, self.root, self.settings)
+        return self._tags[path]
+
+    @cached_property
+    def _annotated(self) -> VocTags:
+        """Tags from XML, of the splits that are used, so that classes have the same numbers in each."""
+        folder = self.base if self.next_to else self.root / "Annotations"
+        if not folder.is_dir():
+            raise InputError(
+                f"{self.root} has no tags (no tags.csv, cls_labels.npy, list of lines 'id 0 14' called train_cls.txt or "
+                "Annotations folder): add one or give --tags"
+            )
+        wanted = dict.fromkeys(split_name(name) for name in (self.settings.train_split, self.settings.val_split))
+        existing = [name for name in wanted if name in self.splits() or self._list_of(name)] or list(self.splits())
+        ids = [sample_id(name) for split in existing for name in self._photos(split)[0]]
+        return of_annotations(folder, {id_: folder / f"{id_}.xml" for id_ in ids}, self.root, self.settings)
+
+    def left_out(self) -> Iterator[Finding]:
+        """Photos that no list names."""
+        found = walk(self.base, companion_names(self.base))
+        named = {name for split in self.splits() for name in self._photos(split)[0]}
+        yield from not_named(found.photos, named, self.base, "any list" if self.lists else "anything")
+        yield from left_out(found, self.base)
 
 
 def _lists(root: Path) -> dict[str, Path]:
-    return {
-        path.stem: path
-        for path in sorted((root / _LISTS).glob("*.txt"))
-        if not path.stem.endswith("_cls") and not path.name.startswith(".")
-    }
-
-
-def split_names(root: Path, settings: DataSettings) -> tuple[str, ...]:
-    """The lists that exist, and ``train`` when ``train_aug`` does."""
-    names = dict.fromkeys(_lists(root))
-    if "train_aug" in names:
-        names = {"train": None, **names}
-    return tuple(names)
-
-
-def _list_of(root: Path, settings: DataSettings, split: str) -> Path:
-    lists = _lists(root)
-    if split.endswith(".txt") and split[:-4] in lists:
-        return lists[split[:-4]]
-    for name in _FIRST_OF.get(split, (split,)):
-        if name in lists:
-            return lists[name]
-    known_split(split, split_names(root, settings), folder(root / _LISTS, "the folder of lists"))
-    raise AssertionError(split)
-
-
-def read(root: Path, settings: DataSettings, split: str) -> Listing:
-    """One split of a data set in the VOC layout."""
-    images = absolute(folder(settings.images or root / "JPEGImages", "the folder of images"))
-    source = _list_of(root, settings, split)
-    present = Present()
-    names: list[str] = []
-    missing: list[str] = []
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(text_lines(source), 1):
-        words = line.split()
-        if not words:
-            continue
-        id_ = photo_id(words[0])
-        if line_of.setdefault(id_, number) != number:
-            raise InputError(f"{source} lists image {id_} on lines {line_of[id_]} and {number}: remove one")
-        name = next((id_ + suffix for suffix in (".jpg", ".png", ".jpeg") if present(f"{images / id_}{suffix}")), None)
-        if name is None:
-            missing.append(id_)
-        names.append(name or id_)
-    if missing:
-        raise missing_images(missing, len(names), str(source), images)
-    truth = (
-        [absolute(folder(settings.truth, "the truth folder"))]
-        if settings.truth
-        else [root / "SegmentationClassAug", root / "SegmentationClass"]
-    )
-    saliency = (
-        [absolute(folder(settings.saliency, "the saliency folder"))]
-        if settings.saliency
-        else [root / "Saliency", root / "SALImages"]
-    )
-    tags_from, tags = _tags(root, settings, source)
-    samples = Samples(
-        images,
-        names,
-        map(tags, map(sample_id, names)),
-        (),
-        beside(truth, [".png"], names, present),
-        beside(saliency, SALIENCY_SUFFIXES, names, present),
-    )
-    return Listing(root.name, CLASSES, class_values(CLASSES, settings), samples, tags_from)
-
-
-def photo_id(word: str) -> str:
-    """``2007_000032`` of ``2007_000032``, ``2007_000032.jpg`` and ``/JPEGImages/2007_000032.jpg``."""
-    name = tidy(word).lstrip("/")
-    first, slash, rest = name.partition("/")
-    return sample_id(rest if slash and first == "JPEGImages" else name)
-
-
-# -------------------------------------------------------------------------------------------------- tags
-
-
-def _tags(root: Path, settings: DataSettings, source: Path) -> tuple[str, Tags]:
-    """Where the tags of a list come from, and the function from id to classes (None: the file does not say)."""
-    if settings.tags is not None:
-        return str(settings.tags), read_tags(settings.tags).get
-    places = (root, root / _LISTS, root / "ImageSets")
-    names = ("tags.csv", "cls_labels.npy", f"{source.stem}_cls.txt")
-    for path in (place / name for name in names for place in places):
-        if path.is_file():
-            return str(path), read_tags(path).get
-    if (root / "Annotations").is_dir():
-        return str(root / "Annotations"), lambda id_: read_annotation(root / "Annotations" / f"{id_}.xml")
-    raise InputError(
-        f"{root} has no tags (no tags.csv, cls_labels.npy, {names[-1]} or Annotations folder): add one or give --tags"
-    )
-
-
-def read_tags(path: Path) -> Mapping[str, frozenset[int]]:
-    """Tags by photo id, from a CSV (image,tags), from ``cls_labels.npy`` or from lines ``id 0 14``.
-
-    Raises:
-        InputError: a name or number that is no VOC class, an id listed twice, a file of another form.
-    """
-    if path.suffix == ".npy":
-        return _shared(
-            (id_, np.flatnonzero(vector).tolist()) for id_, vector in read_label_file(path, len(CLASSES)).items()
-        )
-    return _shared(_csv_tags(path) if path.suffix in (".csv", ".tsv") else _text_tags(path))
-
-
-def _shared(pairs: Iterable[tuple[str, Iterable[int]]]) -> dict[str, frozenset[int]]:
-    """Equal sets are one object: there are thousands of photos and some hundred sets."""
-    sets: dict[frozenset[int], frozenset[int]] = {}
-    tags = {}
-    for id_, numbers in pairs:
-        labels = frozenset(numbers)
-        tags[id_] = sets.setdefault(labels, labels)
-    return tags
-
-
-def _csv_tags(path: Path) -> Iterable[tuple[str, list[int]]]:
-    line_of: dict[str, int] = {}
-    for row in rows(path, ""):
-        id_ = photo_id(row.image)
-        if line_of.setdefault(id_, row.line) != row.line:
-            raise InputError(f"{path} lists image {row.image} on lines {line_of[id_]} and {row.line}: remove one")
-        for tag in row.tags:
-            if tag not in CLASSES:
-                raise InputError(f"{path} line {row.line}: {unknown('class', tag, CLASSES)}")
-        yield id_, [CLASSES.index(tag) for tag in row.tags]
-
-
-def _text_tags(path: Path) -> Iterable[tuple[str, list[int]]]:
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(text_lines(path), 1):
-        words = line.split()
-        if not words:
-            continue
-        id_ = photo_id(words[0])
-        if line_of.setdefault(id_, number) != number:
-            raise InputError(f"{path} lists image {id_} on lines {line_of[id_]} and {number}: remove one")
-        for word in words[1:]:
-            if not word.isdecimal() or int(word) >= len(CLASSES):
-                raise InputError(f"{path} line {number}: '{word}' is not a class number from 0 to {len(CLASSES) - 1}")
-        yield id_, [int(word) for word in words[1:]]
-
-
-def read_annotation(path: Path) -> frozenset[int] | None:
-    """The classes of the objects in one VOC annotation; None when there is no such file.
-
-    Only ``annotation/object/name`` counts (parts of persons have names too). A document type is refused: XML entities
-    can name other files or grow without end, and VOC has none.
-    """
-    labels: set[int] = set()
-    place: list[str] = []
-    text: list[str] = []
-
-    def refuse(*_: object) -> None:
-        raise InputError(f"{path} declares a document type, which VOC annotations do not: remove the file")
-
-    def start(name: str, _: object) -> None:
-        place.append(name)
-        text.clear()
-
-    def end(_: str) -> None:
-        if place == ["annotation", "object", "name"]:
-            name = "".join(text).strip()
-            if name not in CLASSES:
-                raise InputError(f"{path}: {unknown('class', name, CLASSES)}")
-            labels.add(CLASSES.index(name))
-        place.pop()
-        text.clear()
-
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text.append
-    try:
-        parser.Parse(path.read_bytes(), True)
-    except FileNotFoundError:
-        return None
-    except expat.ExpatError as error:
-        raise InputError(f"{path} is not valid XML ({error}): restore it from the data set") from error
-    return frozenset(labels)
-
-
-# ---------------------------------------------------------------------------------------- cls_labels.npy
-
-
-class _Inert:
-    """What a name in the pickle stands for. Nothing is imported and nothing is called by that name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state: Any = None
-        self.arguments: tuple = ()
-
-
-def read_label_file(path: Path, classes: int) -> dict[str, np.ndarray]:
-    """The community's ``cls_labels.npy``: a pickled dict of photo id to a multi-hot vector, ``[classes]`` float32.
-
-    The pickle is not loaded: its instructions are read one by one (``pickletools.genops`` only takes them apart), and
-    the few that describe numbers, texts, dicts and plain arrays are followed. Nothing in the file can name a function
-    that would be called.
-
-    Returns:
-        vectors by id; the file's integer keys become VOC ids (2007000032 is ``2007_000032``).
-
-    Raises:
-        InputError: not such a file, or one that asks for anything else.
-    """
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(file)
-            if dtype != np.dtype(object) or shape != ():
-                raise ValueError(f"it holds an array {list(shape)} of {dtype}, not a dict")
-            array = _interpret(file.read())
-        (content,) = array.state[4]
-        return {_voc_id(key): _vector(value, classes) for key, value in content.items()}
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is not there: check the path") from error
-    except InputError:
-        raise
-    except Exception as error:  # a hostile or damaged file can go wrong in any of the steps
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path} is not a file of labels, a dict of photo id to {classes} numbers ({reason}): "
-            "use tags.csv or lines 'id 0 14' instead"
-        ) from error
-
-
-def _voc_id(key: Any) -> str:
-    if isinstance(key, bytes):  # Python 2
-        key = key.decode("ascii")
-    if isinstance(key, str):
-        return photo_id(key)
-    if isinstance(key, _Inert):
-        key = int(_numbers(key.arguments[0], key.arguments[1])[0])
-    if not isinstance(key, int):
-        raise ValueError(f"a key is a {type(key).__name__}")
-    return f"{key // 1_000_000:04d}_{key % 1_000_000:06d}"
-
-
-def _vector(value: Any, classes: int) -> np.ndarray:
-    if isinstance(value, _Inert):
-        if value.name != "array":
-            raise ValueError(f"a vector is a {value.name}")
-        _, shape, dtype, _, content = value.state
-        vector = _numbers(dtype, content)
-        if shape != (len(vector),):
-            raise ValueError(f"a vector has shape {list(shape)}")
-    else:
-        vector = np.array(value, dtype=np.float32)
-    if vector.shape != (classes,):
-        raise ValueError(f"a vector has {vector.size} numbers")
-    return vector.astype(np.float32)
-
-
-def _numbers(dtype: Any, content: Any) -> np.ndarray:
-    """Bytes as numbers of a type that has no room for surprises."""
-    code = dtype.arguments[0]
-    if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-        raise ValueError(f"numbers of type '{code}'")
-    order = dtype.state[1] if dtype.state else "<"
-    swapped = order in (">", b">")  # bytes: Python 2
-    return np.frombuffer(content, dtype=np.dtype(code).newbyteorder(">" if swapped else "<"))
-
-
-_NAMES = {
-    "_reconstruct": "array",
-    "ndarray": "class",
-    "dtype": "dtype",
-    "scalar": "scalar",
-    "encode": "bytes",
-    "_frombuffer": "buffer",
-}
-_MODULES = (
-    "numpy",
-    "numpy.core.multiarray",
-    "numpy._core.multiarray",
-    "_codecs",
-    "numpy.core.numeric",
-    "numpy._core.numeric",
-)
-
-
-def _interpret(pickle: bytes) -> Any:
-    """Follow the instructions of a pickle that only describes data."""
-    mark = object()
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        start = len(stack) - 1 - next(back for back, item in enumerate(reversed(stack)) if item is mark)
-        items = stack[start + 1 :]
-        del stack[start:]
-        return items
-
-    def named(module: str, name: str) -> _Inert:
-        if module not in _MODULES or name not in _NAMES:
-            raise ValueError(f"it asks to run {module}.{name}")
-        return _Inert(_NAMES[name])
-
-    def fill(into: dict, items: list[Any]) -> None:
-        if not all(isinstance(key, (str, bytes, int, _Inert)) for key in items[::2]):
-            raise ValueError("keys that are neither texts nor numbers")  # hashing nested tuples can exhaust the stack
-        into.update(zip(items[::2], items[1::2], strict=True))
-
-    argument: Any
-    for code, argument, _ in pickletools.genops(pickle):
-        match code.name:
-            case "PROTO" | "FRAME":
-                pass
-            case "BININT" | "BININT1" | "BININT2" | "INT" | "LONG1" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINFLOAT":
-                stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
-                stack.append(argument)
-            case "BINSTRING" | "SHORT_BINSTRING":  # pickles of Python 2: texts that are bytes
-                stack.append(argument.encode("latin-1") if isinstance(argument, str) else argument)
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[code.name])
-            case "MARK":
-                stack.append(mark)
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "TUPLE":
-                stack.append(tuple(since_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(code.name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "APPEND":
-                item = stack.pop()
-                stack[-1].append(item)
-            case "APPENDS":
-                items = since_mark()
-                stack[-1].extend(items)
-            case "SETITEM":
-                items = stack[-2:]
-                del stack[-2:]
-                fill(stack[-1], items)
-            case "SETITEMS":
-                items = since_mark()
-                fill(stack[-1], items)
-            case "GLOBAL":
-                module, _, name = argument.partition(" ")
-                stack.append(named(module, name))
-            case "STACK_GLOBAL":
-                module, name = stack[-2:]
-                stack[-2:] = [named(module, name)]
-            case "REDUCE":
-                made = stack.pop()
-                what = stack.pop()
-                stack.append(_made(what, made))
-            case "BUILD":
-                state = stack.pop()
-                stack[-1].state = state
-            case "STOP":
-                return stack.pop()
-            case other:
-                raise ValueError(f"it holds the instruction {other}")
-    raise ValueError("it ends too early")
-
-
-def _made(what: Any, arguments: tuple) -> Any:
-    """What a call in the pickle would give, described."""
-    if what.name == "bytes":
-        text, encoding = arguments
-        if encoding not in ("latin1", "latin-1"):
-            raise ValueError(f"bytes in '{encoding}'")
-        return text.encode("latin-1")
-    thing = _Inert(what.name)
-    thing.arguments = arguments
-    if what.name == "dtype" and isinstance(arguments[0], bytes):  # Python 2
-        thing.arguments = (arguments[0].decode("ascii"), *arguments[1:])
-    if what.name == "buffer":  # protocol 5: (bytes, dtype, shape, order)
-        content, dtype, shape, _ = arguments
-        thing.name, thing.state = "array", (1, shape, dtype, False, content)
-    return thing
+    """The lists of photos: those of the segmentation task, else general ones."""
+    for folder in ("Segmentation", "Main", ""):
+        lists = {
+            path.stem: path
+            for path in sorted((root / "ImageSets" / folder).glob("*.txt"))
+            if not path.stem.endswith("_cls") and not path.name.startswith(".")
+        }
+        if folder == "Main":  # it also has lists of single classes
+            lists = {name: path for name, path in lists.items() if is_split(name) or name == "trainval"}
+        if lists:
+            return lists
+    return {}

@@ -1,4 +1,5 @@
-"""Masks made of a network's own scores while it trains: gated by the tags, refined, split at a threshold found online."""
+"""Masks made of a network's own scores while it trains: gated by the tags, refined, split at a threshold found
+online."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ from tag2mask.layers.online_labels import (
 )
 from tag2mask.protocols import Traits
 from tag2mask.pseudo import between_threshold
-from tag2mask.segment.models import weigh_classes
+from tag2mask.segment.deeplab import weigh_classes
 from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
 from tag2mask.types import BACKGROUND, Batch, Losses, Photos, Views
 
@@ -190,8 +190,8 @@ class ApcSettings:
         limit = self.max_patches or float("inf")
         if self.min_patches > limit or (self.pooling == "fixed" and not self.min_patches <= self.top <= limit):
             raise InputError(
-                f"apc.min-patches {self.min_patches}, apc.max-patches {self.max_patches} and apc.top {self.top} contradict "
-                "each other: no number of patches lies within them; leave min-patches at 1 and max-patches at 0"
+                f"apc.min-patches {self.min_patches}, apc.max-patches {self.max_patches} and apc.top {self.top} "
+                "contradict each other: no number of patches lies within them; leave min-patches at 1, max-patches at 0"
             )
 
     @property
@@ -203,7 +203,7 @@ class ApcSettings:
 
 
 def build(backbone: Backbone, classes: int, settings: ApcSettings = ApcSettings()) -> Apc:
-    """The method of these settings; a single-stage one is a :class:`tag2mask.types.Segmenter` too."""
+    """The method of these settings; a single-stage one is a :class:`tag2mask.protocols.Segmenter` too."""
     return (ApcSegmenter if settings.single_stage else Apc)(backbone, classes, settings)
 
 

@@ -24,12 +24,12 @@ background.
 
 Multi-scale attention fusion (EPS's inference, which SMAF names; its published code). Eight views of a photo, 4
 sizes and their mirror images: softmax over all C + 1 channels *at feature stride, before* any resizing, so each view
-decides between all classes by itself; brought to one size; mirrored back; untagged classes dropped; *summed*; then divided by
-the maximum of each class plus 1e-5. ``localize.py`` does exactly this, with the mean in the place of the sum, which the
-maximum takes out again. The one size is the finest view's feature grid; with sizes up to twice the photo at stride 8
-that is a cell for every 4 pixels, which is what self-training reads. A VOC photo of 375x500 pixels then takes 94 x 125
-half-precision numbers for each tagged class, 37 kB with the 1.56 classes a photo has; the published code stores 1.2 MB
-(float32 at the photo's size).
+decides between all classes by itself; brought to one size; mirrored back; untagged classes dropped; *summed*; then
+divided by the maximum of each class plus 1e-5. ``localize.py`` does exactly this, with the mean in the place of the
+sum, which the maximum takes out again. The one size is the finest view's feature grid; with sizes up to twice the photo
+at stride 8 that is a cell for every 4 pixels, which is what self-training reads. A VOC photo of 375x500 pixels then
+takes 94 x 125 half-precision numbers for each tagged class, 37 kB with the 1.56 classes a photo has; the published code
+stores 1.2 MB (float32 at the photo's size).
 
 Saliency maps are needed for every photo, from any detector (PFAN's in the paper), at any size. One that is black says
 that nothing stands out: its photo is taught background everywhere, against its tags. A few do no harm; a folder of them
@@ -191,8 +191,8 @@ class Eps(ClassMapNet):
     # --- released weights ---------------------------------------------------------------------------------------
 
     def is_released(self, state: Mapping[str, Tensor]) -> bool:
-        """A published checkpoint of EPS (a state dict) or of SMAF (nested ``Net.model_state``). A plain classifier, which
-        scores no background, or one of other classes is a backbone's."""
+        """A published checkpoint of EPS (a state dict) or of SMAF (nested ``Net.model_state``). A plain classifier,
+        which scores no background, or one of other classes is a backbone's."""
         classifier = state.get("fc8.weight")
         return classifier is not None and classifier.ndim == 4 and len(classifier) == self.head.fc8.out_channels
 

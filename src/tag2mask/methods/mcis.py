@@ -27,8 +27,9 @@ in the other, and the remaining tags from what it does not, sees more of an obje
     L(s_m, l_m) + L(s_n, l_n) + L(s_m^\cap, l_\cap) + L(s_n^\cap, l_\cap)
     + L(s_m^{m \setminus n}, l_m - l_\cap) + L(s_n^{n \setminus m}, l_n - l_\cap)
 
-*Localization.* Of the photo alone, :math:`\varphi(F_n)` (single-round); or with references :math:`R_k`, photos that also
-show class :math:`k` (multi-round): :math:`M_k = \max(0, \frac{1}{|R_k|} \sum_{r \in R_k} \varphi_k(F_n^{n \cap r}))`.
+*Localization.* Of the photo alone, :math:`\varphi(F_n)` (single-round); or with references :math:`R_k`, photos that
+also show class :math:`k` (multi-round): :math:`M_k = \max(0, \frac{1}{|R_k|} \sum_{r \in R_k} \varphi_k(F_n^{n \cap
+r}))`.
 
 *Other sources of photos.* Photos of one object each, or from the web, pair with any photo of their class. Three
 :math:`W_P` bridge the difference: both photos from the target set, both from elsewhere, one of each (the target photo
@@ -125,9 +126,9 @@ class McisSettings:
     """Share of the training after which the contrastive losses begin (paper: at once; released: with epoch 2 of 0, 1,
     2, ...). Ours: what is found again must be learnt first, or the gate ends where nothing is (docs/log.md)."""
     skip_empty: Literal["no", "batch", "photo"] = "photo"
-    """Contrastive loss of a photo with no unshared class: kept (no, the paper's), skipped where no photo of the batch on
-    that side of the pairs has one (batch, the released code's), or skipped photo by photo (photo, ours: on an object that
-    the other photo lacks it contradicts the basic loss, docs/log.md)."""
+    """Contrastive loss of a photo with no unshared class: kept (no, the paper's), skipped where no photo of the batch
+    on that side of the pairs has one (batch, the released code's), or skipped photo by photo (photo, ours: on an object
+    that the other photo lacks it contradicts the basic loss, docs/log.md)."""
     feedback: Annotated[float, SHARE] = 0.0
     """Share of the gradient of what is (not) found again that reaches features and classifier; W_P, W_B and a second
     head have all of it. Paper: 1. Ours: they learn to compare what the classifier sees. Where they teach it, too, its
@@ -148,8 +149,8 @@ class McisSettings:
 
     @property
     def traits(self) -> Traits:
-        """With references background comes out higher and more spread than without, and a threshold rule that expects it
-        low cuts too low (docs/decisions/0002)."""
+        """With references background comes out higher and more spread than without, and a threshold rule that expects
+        it low cuts too low (docs/decisions/0002)."""
         references = self.references if self.pairs else 0
         return Traits(
             pairs=self.pairs,
@@ -230,9 +231,9 @@ class Mcis(nn.Module):
         super().__init__()
         if backbone.frozen_until is not None and (settings.self_pairs or settings.aggregation == "gated"):
             raise InputError(
-                "pairs of a photo with itself (--mcis.self-pairs, --mcis.aggregation gated) need other views of it, and a "
-                "frozen backbone's features are stored: use --mcis.no-self-pairs --mcis.aggregation mean, or leave out "
-                "--freeze"
+                "pairs of a photo with itself (--mcis.self-pairs, --mcis.aggregation gated) need other views of it, "
+                "and a frozen backbone's features are stored: use --mcis.no-self-pairs --mcis.aggregation mean, or "
+                "leave out --freeze"
             )
         self.backbone, self.classes, self.settings, self.traits = backbone, classes, settings, settings.traits
         width = [backbone.channels, *[settings.channels] * settings.extra_convs]
@@ -460,8 +461,8 @@ class Mcis(nn.Module):
             return self._project(reference, [_kind(side, other)], back=not is_m)[0].flatten(1)
 
     def localize(self, batch: Batch) -> Tensor:
-        """Maps with references; of classes that the labels leave out, zero. Before :meth:`prepare_localization`, or with
-        no reference wanted, of each photo alone.
+        """Maps with references; of classes that the labels leave out, zero. Before :meth:`prepare_localization`, or
+        with no reference wanted, of each photo alone.
 
         Raises:
             InputError: a class that no reference shows.

@@ -290,18 +290,9 @@ def default_cuts(backbone: Backbone, most: int = MAX_STAGES) -> tuple[str, ...]:
             f"nothing above '{names[first]}' looks beyond its own cell, so cutting the map there changes nothing: "
             + (f"freeze less (--freeze-until {names[around[-1] - 1]})" if around else "use another backbone")
         )
-    resolutions = _resolutions(backbone)
+    resolutions = list(backbone.resolutions.values())
     finer = [i for i in useful if resolutions[i] < resolutions[-1]]
     return tuple(names[i] for i in (finer or useful)[-most:])
-
-
-def _resolutions(backbone: Backbone) -> list[int]:
-    """Pixels per cell of every block as it was pretrained: a stride that became dilation is still one."""
-    found: list[int] = []
-    for name, block in backbone.blocks.items():
-        dilations = (max(m.dilation) for m in block.modules() if isinstance(m, nn.Conv2d))
-        found.append(max([backbone.strides[name] * max(dilations, default=1), *found[-1:]]))
-    return found
 
 
 def _uneven(grids: Sequence[int], cuts: Sequence[str]) -> InputError:

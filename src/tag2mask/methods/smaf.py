@@ -16,8 +16,8 @@ showed together becomes what one view shows, and its own eight views show more.
 * :math:`Q` -- softmax over the C + 1 scores of the student, brought to the grid of A before the softmax.
 
 The paper starts from EPS (:mod:`tag2mask.methods.eps`; its page also has the fusion that makes A) and names the whole
-pipeline SMAF; the recipe ``smaf`` is that. Nothing in the formulas asks for EPS, so ``--self-train smaf`` goes on top of
-any method's maps, with any backbone, with or without saliency. The student is then a
+pipeline SMAF; the recipe ``smaf`` is that. Nothing in the formulas asks for EPS, so ``--self-train smaf`` goes on top
+of any method's maps, with any backbone, with or without saliency. The student is then a
 :class:`~tag2mask.methods.eps.ClassMapNet` on the method's trained backbone: EPS goes on with its own head, every other
 method's student gets a new linear one.
 

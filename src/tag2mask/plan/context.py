@@ -10,7 +10,7 @@ from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.plan.view import SettingsView, Undeclared
-from tag2mask.types import Dataset, PhotoFacts, PhotoKey, Sample
+from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 if TYPE_CHECKING:
     from tag2mask.recipes import RunSettings
@@ -57,13 +57,12 @@ class Context:
         return None if self._data.val is None else self._restricted(self._data.val, "val photos", "val truth")
 
     @property
-    def everything(self) -> Sequence[Sample]:
-        """All photos, of both splits."""
-        self._declared("files")
-        return self._data.samples
+    def train_split(self) -> str:
+        """The split that is learnt from."""
+        return self._data.train.samples[0].split
 
     @property
-    def photos(self) -> Mapping[PhotoKey, PhotoFacts]:
+    def photos(self) -> Mapping[SampleKey, PhotoFacts]:
         """Size and content digest of the photos."""
         return self._data.photos
 
@@ -78,7 +77,7 @@ class Context:
 
     def _restricted(self, dataset: Dataset, photos: Fact, truth: Fact) -> Dataset:
         facts = self.stage.facts
-        if truth not in facts:
+        if truth not in facts and "files" not in facts:
             self._declared(photos)
         hidden: dict[str, Any] = {}
         if "tags" not in facts or photos != "photos":

@@ -1,4 +1,5 @@
-"""Carries out a plan: stage after stage, skipping what is done, making anew what is missing, damaged or decided otherwise."""
+"""Carries out a plan: stage after stage, skipping what is done, making anew what is missing, damaged or decided
+otherwise."""
 
 from __future__ import annotations
 
@@ -48,29 +49,36 @@ class Execution:
         return [stage for stage in self.stages if stage.name in self.folders]
 
 
-def execute(
-    run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData, wanted: Collection[str]
-) -> Execution:
-    """Carry out the ``wanted`` stages of a plan, those before them first.
+def begin(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData) -> Execution:
+    """Carry out the first stage of a plan, which checks the photos.
+
+    Raises:
+        InputError: too few photos can be read.
+    """
+    execution = Execution(run, stages, settings, data, {})
+    _carry_out(execution, stages[0])
+    execution.data = data.checked(read_records(execution.folders[stages[0].name].records))
+    _report_set_aside(execution)
+    return execution
+
+
+def execute(execution: Execution, wanted: Collection[str]) -> None:
+    """Carry out the ``wanted`` stages of a plan that was begun, in order.
 
     Results of other settings are moved aside; whatever of this plan lies there is used, wanted or not.
 
     Raises:
         InputError: anything the user can mend, in one line; what is finished is kept.
     """
-    execution = Execution(run, stages, settings, data, {})
-    first, *others = stages
-    _carry_out(execution, first)
-    execution.data = data.checked(read_records(execution.folders[first.name].records))
-    _report_set_aside(execution)
-    keys = keys_of(stages, settings, execution.data)
-    settle(run, {stage.name: keys[stage.name] for stage in stages if not stage.reads_if_done}, stages)
+    run, settings, data = execution.run, execution.settings, execution.data
+    others = execution.stages[1:]
+    keys = keys_of(execution.stages, settings, data)
+    settle(run, {stage.name: keys[stage.name] for stage in others if not stage.reads_if_done}, execution.stages)
     data.digests.save()
     for stage in others:
         if stage.name in wanted or _is_done(execution, stage, keys[stage.name]):
             _healed(execution, stage, set())
     run.bound_aside(settings.aside_gb)
-    return execution
 
 
 def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData) -> Execution:
@@ -169,7 +177,8 @@ def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
 def _lacking(stage: Stage, context: Context) -> str:
     """What a stage's manifest promises and is not there, in words."""
     if isinstance(stage, PhotoStage):
-        return listed(sample.id for sample in missing(stage, context))
+        files = [name for name in stage.files if not (context.folder.folder / name).exists()]
+        return listed([*files, *(sample.id for sample in missing(stage, context))])
     return "" if _whole(context.folder.model) else "the model"
 
 

@@ -84,7 +84,8 @@ def _reasons(present: StageFolder, content: dict[str, Any]) -> list[str]:
     if changed["reads"]:
         return [f"{line.partition(':')[0]} is made anew" for line in changed["reads"]]
     facts = [f"other {line.partition(':')[0]}" for line in changed["facts"]]
-    return [*changed["settings"], *facts, *(line.partition(":")[0] for line in changed["constants"])]
+    constants = [line.partition(":")[0] for line in changed["constants"]]
+    return list(dict.fromkeys([*changed["settings"], *facts, *constants]))
 
 
 def _minutes(stage: StageFolder) -> float | None:

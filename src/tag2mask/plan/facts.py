@@ -1,4 +1,5 @@
-"""What a run knows of its data beside the settings: the photos that can be read, and digests of everything that decides.
+"""What a run knows of its data beside the settings: the photos that can be read, and digests of everything that
+decides.
 
 Digests are of bytes. They are remembered with the size and time of the file they are of, so that a file is read again
 only when one of those changed.
@@ -17,12 +18,13 @@ from tag2mask import methods
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.stage import Fact
-from tag2mask.types import Dataset, PhotoFacts, PhotoKey, Sample
+from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 
 def stamp(path: Path) -> list[int]:
     """Size and times of a file: what shows, without reading it, that it changed. The time of its last change of state
-    cannot be set, so a file that was replaced by one of the same size and time shows too. Empty where it cannot be read.
+    cannot be set, so a file that was replaced by one of the same size and time shows too. Empty where it cannot be
+    read.
     """
     try:
         status = path.stat()
@@ -76,7 +78,7 @@ class RunData:
     val: Dataset | None
     settings: Any  # RunSettings
     digests: DigestCache
-    photos: dict[PhotoKey, PhotoFacts] = field(default_factory=dict)
+    photos: dict[SampleKey, PhotoFacts] = field(default_factory=dict)
     set_aside: list[dict[str, Any]] = field(default_factory=list)  # records of photos that cannot be read
 
     @property
@@ -93,7 +95,7 @@ class RunData:
         Raises:
             InputError: too few are left.
         """
-        photos: dict[PhotoKey, PhotoFacts] = {}
+        photos: dict[SampleKey, PhotoFacts] = {}
         bad = []
         for record in records:
             if record["error"]:
@@ -163,7 +165,7 @@ def _once(function: Callable[[], str]) -> Callable[[], str]:
     return value
 
 
-def _readable(dataset: Dataset, photos: Mapping[PhotoKey, PhotoFacts]) -> Dataset:
+def _readable(dataset: Dataset, photos: Mapping[SampleKey, PhotoFacts]) -> Dataset:
     if all(s.key in photos for s in dataset.samples):
         return dataset
     return dataset.with_samples([s for s in dataset.samples if s.key in photos])

@@ -1,8 +1,8 @@
 """The run folder: where each stage's artefacts lie, when a stage is done, how results of other settings are kept.
 
-A run is a folder of stages. A stage's folder holds its artefacts and, in ``.stage``, ``key.json`` (what it is made from,
-written first), ``records.jsonl`` and ``manifest.json`` (count, seconds, written last). A stage is done when it has a
-manifest and everything that the manifest promises is there.
+A run is a folder of stages. A stage's folder holds its artefacts and, in ``.stage``, ``key.json`` (what it is made
+from, written first), ``records.jsonl`` and ``manifest.json`` (count, seconds, written last). A stage is done when it
+has a manifest and everything that the manifest promises is there.
 
 A stage that lies there under another key is moved aside, never deleted, and taken back when its settings return.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 from tag2mask.errors import InputError
 from tag2mask.files import read_object, write_json
+from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
 
@@ -54,7 +55,7 @@ class StageFolder:
 
     def path(self, id: str, suffix: str) -> Path:
         """Where the artefact of one photo lies; an id may contain ``/``."""
-        return self.folder / f"{id}{suffix}"
+        return self.folder / f"{safe_name(id)}{suffix}"
 
     def manifest(self) -> dict[str, Any]:
         """Count, seconds and facts of the finished stage; empty while it is not finished."""

@@ -9,20 +9,19 @@ from typing import Any
 
 from tag2mask import concurrency, progress
 from tag2mask.files import atomic, read_jsonl
+from tag2mask.naming import safe_name
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
-from tag2mask.types import PhotoKey, Sample
+from tag2mask.types import Sample, SampleKey
 
 UNKNOWN_BYTES = 6e6  # of a decoded photo whose size is not known yet
 
 
 def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     """The photos that a stage is about."""
-    if stage.split == "all":
-        return context.everything
-    if stage.split == "train":
-        return context.train.samples
-    return context.val.samples if context.val is not None else ()
+    of_train = context.train.samples if stage.split in ("train", "all") else ()
+    of_val = context.val.samples if stage.split in ("val", "all") and context.val is not None else ()
+    return of_train if not len(of_val) else of_val if not len(of_train) else [*of_train, *of_val]
 
 
 def missing(stage: PhotoStage, context: Context) -> list[Sample]:
@@ -46,7 +45,7 @@ class Present:
         self.names: dict[Path, frozenset[str]] = {}
 
     def __call__(self, sample: Sample) -> bool:
-        path = self.folder / f"{sample.id}{self.suffix}"
+        path = self.folder / f"{safe_name(sample.id)}{self.suffix}"
         if path.parent not in self.names:
             entries = path.parent.iterdir() if path.parent.is_dir() else ()
             self.names[path.parent] = frozenset(entry.name for entry in entries if entry.stat().st_size)
@@ -55,9 +54,11 @@ class Present:
 
 def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, Any]:
     """Do what is missing; gives what the manifest is to hold."""
-    todo = {sample.key for sample in missing(stage, context)}
     samples = samples_of(stage, context)
     work = stage.start(context)
+    if work.zero is not None:
+        return _added_up(stage, work, context, workers)
+    todo = {sample.key for sample in missing(stage, context)}
     batches = [batch for batch in work.batches(samples) if any(sample.key in todo for sample in batch)]
     count = sum(map(len, batches))
     records = _records(stage, context)
@@ -79,6 +80,15 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
     return manifest | dict(work.conclude(in_order) if work.conclude is not None else {})
 
 
+def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int) -> dict[str, Any]:
+    """A stage that keeps nothing of each photo, but a sum over all."""
+    samples, total = samples_of(stage, context), work.zero
+    carried_out = _carried_out(work, work.batches(samples), context, workers)
+    for _, value in progress.track(carried_out, stage.title, len(samples)):
+        total = total + value
+    return dict(work.manifest) | dict(work.conclude(total) if work.conclude is not None else {})
+
+
 def read_records(folder: Path) -> list[Record]:
     """The records of a finished stage, in the order of its photos."""
     return [line for line in read_jsonl(folder) if {"id", "split"} <= line.keys()]
@@ -86,7 +96,7 @@ def read_records(folder: Path) -> list[Record]:
 
 def _carried_out(
     work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
-) -> Iterator[tuple[Sample, Record | None]]:
+) -> Iterator[tuple[Sample, Any]]:
     def cost(sample: Sample) -> float:
         facts = context.photos.get(sample.key)
         return UNKNOWN_BYTES if facts is None else 3.0 * facts.height * facts.width
@@ -99,7 +109,7 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _records(stage: PhotoStage, context: Context) -> dict[PhotoKey, Record]:
+def _records(stage: PhotoStage, context: Context) -> dict[SampleKey, Record]:
     """Records that are there and up to date."""
     if not stage.keeps_records:
         return {}

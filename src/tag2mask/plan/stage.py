@@ -80,8 +80,8 @@ class TrainingStage(Stage):
 class PhotoWork:
     """How a per-photo stage treats a photo: read on a thread ahead, compute on the device, write on a thread behind."""
 
-    write: Callable[[Sample, Any], Record | None]
-    """Writes the photo's artefact; what is to be remembered of the photo."""
+    write: Callable[[Sample, Any], Any]
+    """Writes the photo's artefact; what is to be remembered of the photo (:data:`Record`), or to be added up."""
     read: Callable[[Sample], Any] = lambda sample: None
     """What computing needs of the photo."""
     compute: Callable[[Sequence[Sample], Sequence[Any]], Sequence[Any]] = lambda samples, inputs: inputs
@@ -90,8 +90,10 @@ class PhotoWork:
     """Which samples are computed together: a function of the samples alone."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """For the stage's manifest."""
-    conclude: Callable[[Sequence[Record]], Mapping[str, Any]] | None = None
-    """Of the records of all photos, in their order, once all are done: more for the manifest."""
+    zero: Any = None
+    """Where what ``write`` gives is not to be kept but added up: the sum of no photos."""
+    conclude: Callable[[Any], Mapping[str, Any]] | None = None
+    """Of that sum, or of the records of all photos in their order, once all are done: more for the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ class PhotoStage(Stage):
     suffix: str | None = ".png"
     """Of the artefacts, ``<id><suffix>``; None: records alone."""
     split: Literal["train", "val", "all"] = "train"
+    files: tuple[str, ...] = ()
+    """Other files that it leaves in its folder."""
     keeps_records: bool = False
     """Whether records are kept on disk (``records.jsonl``): then a photo without one is not done."""
     stamp: Callable[[Sample], Any] | None = None

@@ -29,8 +29,8 @@ def apc_e2e() -> RunSettings:
         backbone=BackboneSettings("vit_base_patch16_224.orig_in21k_ft_in1k"),
         augment=AugmentSettings(size=448, scale=(250 / 448, 1000 / 448)),
         train=TrainSettings(
-            epochs=7.56, batch_size=4, learning_rate=6e-5, head_lr_mult=10.0, weight_decay=1e-2, warmup=0.075, power=0.9,
-            max_grad_norm=0.0,
+            epochs=7.56, batch_size=4, learning_rate=6e-5, head_lr_mult=10.0, weight_decay=1e-2, warmup=0.075,
+            power=0.9, max_grad_norm=0.0,
         ),
         localize=LocalizeSettings(long_side=960, scales=(1.0,), flip=False, batch_size=1),
         refine="crf/deeplab",

@@ -14,6 +14,6 @@ SEGMENTER = SegmenterSettings(
 )
 AUGMENT = AugmentSettings(size=321, scale=(250 / 321, 750 / 321), jitter=0.0)
 TRAIN = TrainSettings(
-    epochs=18.9, batch_size=5, accumulate=2, optimizer="sgd", learning_rate=2.5e-4, head_lr_mult=10.0, weight_decay=5e-4,
-    momentum=0.9, warmup=0.0, power=0.9, max_grad_norm=0.0,
+    epochs=18.9, batch_size=5, accumulate=2, optimizer="sgd", learning_rate=2.5e-4, head_lr_mult=10.0,
+    weight_decay=5e-4, momentum=0.9, warmup=0.0, power=0.9, max_grad_norm=0.0,
 )  # fmt: skip

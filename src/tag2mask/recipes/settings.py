@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tag2mask import methods
-from tag2mask.affinity import AffinitySettings
 from tag2mask.backbones import BackboneSettings
 from tag2mask.data import DataSettings
 from tag2mask.data.augment import AugmentSettings
@@ -16,6 +15,7 @@ from tag2mask.feature_store import FeatureSettings
 from tag2mask.localize import LocalizeSettings
 from tag2mask.methods.cam import CamSettings
 from tag2mask.methods.smaf import SelfTrainSettings
+from tag2mask.propagation import PropagationSettings
 from tag2mask.protocols import Traits
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
@@ -43,9 +43,9 @@ class RunSettings:
     """Of each student; it goes on from the network whose maps it learns, but most get a new head."""
     propagate: str = "none"
     """Random walk that propagates the maps before there is a background (`tag2mask list propagations`), or none."""
-    affinity: AffinitySettings = AffinitySettings()
+    propagation: PropagationSettings = PropagationSettings()
     """Of the random walks."""
-    affinity_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
+    propagation_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
     """Of the network that learns affinities."""
     pseudo: PseudoSettings = PseudoSettings()
     refine: str = "crf"

@@ -1,8 +1,11 @@
 """Segmenters by name, their training loss, their inference, and the masks they make of their own training photos."""
 
+from tag2mask.segment.build import build, check_settings, known
+from tag2mask.segment.deeplab import weigh_classes
 from tag2mask.segment.inference import InferenceSettings, refined, segment_photo
-from tag2mask.segment.models import SegmenterSettings, SegmenterTask, build, check, known
 from tag2mask.segment.relabel import RelabelSettings, gate_by_tags
+from tag2mask.segment.settings import SegmenterSettings
+from tag2mask.segment.task import SegmenterTask
 
 __all__ = [
     "InferenceSettings",
@@ -10,9 +13,10 @@ __all__ = [
     "SegmenterSettings",
     "SegmenterTask",
     "build",
-    "check",
+    "check_settings",
     "gate_by_tags",
     "known",
     "refined",
     "segment_photo",
+    "weigh_classes",
 ]

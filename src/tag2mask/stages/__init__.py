@@ -5,8 +5,6 @@ Truth enters in two places only: the scores, and the segmenter of an ``oracle_ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tag2mask.plan.stage import Stage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
@@ -14,7 +12,7 @@ from tag2mask.stages.masks import make_masks
 from tag2mask.stages.method import make_maps, train_method
 from tag2mask.stages.photos import check_photos
 from tag2mask.stages.predictions import make_oracle_masks, predict_validation
-from tag2mask.stages.propagation import propagation
+from tag2mask.stages.propagation import propagate_maps
 from tag2mask.stages.scores import make_scores
 from tag2mask.stages.segmenter import relabel, train_segmenter
 from tag2mask.stages.self_training import train_student
@@ -26,24 +24,19 @@ def plan(settings: RunSettings) -> tuple[Stage, ...]:
     stages: list[Stage] = [check_photos(verify=settings.verify), train_method(settings), make_maps(settings)]
     for turn in range(1, settings.self_train.students + 1):
         stages += [train_student(settings, turn), make_maps(settings, turn)]
-    stages += [*propagation(settings), make_masks(settings)]
+    stages += [*propagate_maps(settings), make_masks(settings)]
     for turn in range(len(names.segmenters(settings)) if not settings.single_stage else 0):
         stages += [relabel(settings, turn)] if turn else []
         stages += [train_segmenter(settings, turn)]
     stages += [predict_validation(settings)]
-    if settings.oracle_masks:
+    if settings.oracle_masks and not settings.single_stage:  # together they are refused (checks.py)
         stages += [make_oracle_masks(settings)]
         stages += [train_segmenter(settings, t, oracle=True) for t in range(settings.relabel.rounds + 1)]
         stages += [predict_validation(settings, oracle=True)]
     return (*stages, make_scores(settings, stages))
 
 
-def training(stages: Sequence[Stage]) -> list[str]:
-    """Names of all stages."""
-    return [stage.name for stage in stages]
-
-
-def labelling(stages: Sequence[Stage]) -> list[str]:
+def labelling(stages: tuple[Stage, ...]) -> list[str]:
     """Names of the stages that end in masks of the training photos, and of what measures them."""
     end = [stage.name for stage in stages].index("masks")
     return [*(stage.name for stage in stages[: end + 1]), "scores"]

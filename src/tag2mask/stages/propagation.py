@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask import affinity, backbones, compute
+from tag2mask import backbones, compute, propagation
 from tag2mask.backbones import Backbone
 from tag2mask.data.batches import MaskedImages
 from tag2mask.data.images import read_image
@@ -23,22 +23,23 @@ from tag2mask.train import fit, load_model
 from tag2mask.types import LocalizationMaps, Sample
 
 
-def propagation(settings: RunSettings) -> list[Stage]:
+def propagate_maps(settings: RunSettings) -> list[Stage]:
     """The stages of ``--propagate``, none without it."""
-    if settings.propagate == "none":
+    way = propagation.propagation(settings.propagate)
+    if way is None:
         return []
-    learnt = settings.propagate in affinity.LEARNT
-    return [*([_confident_regions(settings), _train_affinity(settings)] if learnt else []), _propagate(settings)]
+    learnt = [_confident_regions(settings), _train_affinity(settings)] if way.network == "trained" else []
+    return [*learnt, _propagate(settings, way)]
 
 
 def _confident_regions(settings: RunSettings) -> PhotoStage:
     source = names.maps(settings)[-1]
 
     def start(context: Context) -> PhotoWork:
-        maps, s = MapReader(context.read(source)), context.settings.affinity
+        maps, s = MapReader(context.read(source)), context.settings.propagation
 
         def write(sample: Sample, pixels: np.ndarray) -> None:
-            write_mask(context.folder, sample, affinity.confident_labels(maps(sample), pixels, s))
+            write_mask(context.folder, sample, propagation.confident_labels(maps(sample), pixels, s))
 
         return PhotoWork(read=lambda sample: read_image(sample.image_path), write=write)
 
@@ -46,7 +47,7 @@ def _confident_regions(settings: RunSettings) -> PhotoStage:
         name="affinity-labels",
         title="confident regions",
         reads=(source,),
-        settings=("affinity",),
+        settings=("propagation",),
         facts=("photos",),
         start=start,
     )
@@ -57,7 +58,7 @@ def _train_affinity(settings: RunSettings) -> TrainingStage:
         name="affinity",
         title=f"training {settings.propagate}",
         reads=("affinity-labels",),
-        settings=("propagate", "affinity", "segmenter_augment", "affinity_train", "backbone", "seed"),
+        settings=("propagate", "propagation", "segmenter_augment", "propagation_train", "backbone", "seed"),
         facts=("photos", "tags", "weights"),
         train=_train,
     )
@@ -69,26 +70,26 @@ def _train(context: Context) -> None:
     network, backbone = _network(context)
     augment, normalisation = fitting(s.segmenter_augment, backbone), (backbone.mean, backbone.std)
     source = MaskedImages(context.train, MaskReader(context.read("affinity-labels")), augment, normalisation, s.seed)
-    fit(network, source, s.affinity_train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    fit(network, source, s.propagation_train, context.folder.folder, seed=s.seed, title=context.stage.title)
 
 
-def _network(context: Context) -> tuple[affinity.AffinityNet, Backbone]:
+def _network(context: Context) -> tuple[propagation.AffinityNet, Backbone]:
     s = context.settings
     backbone = backbones.build(s.backbone).to(compute.device())
-    return affinity.AffinityNet(backbone, s.propagate, s.affinity).to(compute.device()), backbone
+    return propagation.AffinityNet(backbone, s.propagate, s.propagation).to(compute.device()), backbone
 
 
-def _propagate(settings: RunSettings) -> PhotoStage:
-    source = names.maps(settings)[-1]
-    learnt = settings.propagate in affinity.LEARNT
-    reads = {"walk/colour": (), "walk/features": (names.networks(settings)[-1],)}.get(settings.propagate, ("affinity",))
-    structure = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS)
+def _propagate(settings: RunSettings, way: propagation.Propagation) -> PhotoStage:
+    source, network = names.maps(settings)[-1], names.networks(settings)[-1]
+    reads = {"trained": ("affinity",), "backbone": (network,), None: ()}[way.network]
+    structure = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS) if way.network == "backbone" else ()
 
     def start(context: Context) -> PhotoWork:
-        maps, affinities, s = MapReader(context.read(source)), _affinities(context, reads), context.settings.affinity
+        maps, s = MapReader(context.read(source)), context.settings.propagation
+        affinities = _affinities(context, way, network)
 
         def write(sample: Sample, found: tuple[LocalizationMaps, Tensor]) -> None:
-            write_maps(context.folder.path(sample.id, ".npz"), affinity.walked(*found, s))
+            write_maps(context.folder.path(sample.id, ".npz"), propagation.propagate(*found, s))
 
         return PhotoWork(
             read=lambda sample: (maps(sample), read_image(sample.image_path)),
@@ -100,7 +101,7 @@ def _propagate(settings: RunSettings) -> PhotoStage:
         name="propagated",
         title="propagated maps",
         reads=(source, *reads),
-        settings=("propagate", "affinity", "localize", *(("backbone",) if learnt else structure)),
+        settings=("propagate", "propagation", "localize", *(structure or ("backbone",))),
         facts=("photos",),
         suffix=".npz",
         measured=Measured("maps", "Maps after propagation", "train"),
@@ -108,15 +109,13 @@ def _propagate(settings: RunSettings) -> PhotoStage:
     )
 
 
-def _affinities(context: Context, reads: tuple[str, ...]) -> Callable[[np.ndarray], Tensor]:
+def _affinities(context: Context, way: propagation.Propagation, maps_by: str) -> Callable[[np.ndarray], Tensor]:
     """What gives the affinities ``[1 offsets rows columns]`` of a photo ``[height width 3]`` uint8."""
-    s = context.settings
-    if s.propagate == "walk/colour":
-        return lambda pixels: affinity.of_colour(pixels, s.localize.long_side, s.affinity)
-    if s.propagate == "walk/features":
-        backbone = load_map_network(context, reads[0]).backbone
-        return lambda pixels: affinity.of_features(backbone, pixels, s.localize, s.affinity)
-    network, _ = _network(context)
-    load_model(network, context.read("affinity").model)
-    network.eval()
-    return lambda pixels: affinity.of_network(network, pixels, s.localize, s.affinity)
+    s, network = context.settings, None
+    if way.network == "backbone":
+        network = load_map_network(context, maps_by).backbone
+    elif way.network == "trained":
+        network, _ = _network(context)
+        load_model(network, context.read("affinity").model)
+        network.eval()
+    return lambda pixels: way.affinities(network, pixels, s.localize, s.propagation)

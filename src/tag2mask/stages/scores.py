@@ -1,9 +1,10 @@
-"""Everything of a run that has truth, measured. Nothing before this stage depends on what it finds."""
+"""Everything of a run that has truth, measured photo by photo and added up. Nothing before this stage depends on it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from tag2mask import evaluate
 from tag2mask.files import write_json
 from tag2mask.plan.context import Context
-from tag2mask.plan.stage import PhotoStage, PhotoWork, Stage
+from tag2mask.plan.stage import Fact, PhotoStage, PhotoWork, Stage
+from tag2mask.pseudo import SALIENCY
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
@@ -22,72 +24,109 @@ from tag2mask.types import Dataset, Sample
 log = logging.getLogger("tag2mask")
 
 
-def make_scores(settings: RunSettings, stages: list[Stage]) -> PhotoStage:
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of some photos; of several groups of photos it adds up."""
+
+    scores: Mapping[str, evaluate.Scores] = field(default_factory=dict)
+    """By the stage that is measured."""
+    photos: Mapping[str, tuple[tuple[str, float | None], ...]] = field(default_factory=dict)
+    """(id, mean IoU in percent) of each photo, by stage."""
+    sweep: evaluate.OracleSweep | None = None
+    tags: evaluate.TagAgreement | None = None
+
+    def __add__(self, other: Measurement) -> Measurement:
+        scores = dict(self.scores)
+        for name, of_other in other.scores.items():
+            scores[name] = scores[name] + of_other if name in scores else of_other
+        photos = {n: (*self.photos.get(n, ()), *other.photos.get(n, ())) for n in {**self.photos, **other.photos}}
+        return Measurement(scores, photos, _sum(self.sweep, other.sweep), _sum(self.tags, other.tags))
+
+
+def _sum(one: Any, other: Any) -> Any:
+    return other if one is None else one if other is None else one + other
+
+
+def make_scores(settings: RunSettings, stages: Sequence[Stage]) -> PhotoStage:
     """Scores of what is measured of these stages, as far as they are done."""
     measured = [stage for stage in stages if stage.measured is not None]
+    salient: tuple[Fact, ...] = ("saliency",) if settings.pseudo.background in SALIENCY else ()
     return PhotoStage(
         name="scores",
         title="scores",
         reads_if_done=tuple(stage.name for stage in measured),
         settings=("pseudo", *threshold_settings(settings)),
-        facts=(
-            "photos",
-            "tags",
-            "truth",
-            "val photos",
-            "val truth",
-            *(("saliency",) if "saliency" in settings.pseudo.background else ()),
-        ),
+        facts=("photos", "tags", "truth", "val photos", "val truth", *salient),
+        split="all",
         suffix=None,
-        start=lambda context: _start(context, settings, measured),
+        files=("scores.json", "photos.json"),
+        start=lambda context: _start(context, measured, names.masks(settings), names.maps(settings)),
     )
 
 
-def _start(context: Context, settings: RunSettings, measured: list[Stage]) -> PhotoWork:
-    return PhotoWork(
-        batches=lambda samples: [],
-        write=lambda sample, nothing: None,
-        conclude=lambda records: _measure(context, names.masks(settings), measured, names.final_maps(settings)),
-    )
+def _start(context: Context, measured: Sequence[Stage], masks: Sequence[str], maps: Sequence[str]) -> PhotoWork:
+    measure = _Measure(context, [stage for stage in measured if context.has(stage.name)], masks, maps)
+    return PhotoWork(write=lambda sample, nothing: measure(sample), zero=Measurement(), conclude=measure.conclude)
 
 
-def _measure(context: Context, masks: list[str], measured: list[Stage], final_maps: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    each: dict[str, list[Any]] = {}
-    done = [stage for stage in measured if context.has(stage.name)]
-    if best := [name for name in masks if context.has(name)]:
-        found["tags"] = evaluate.compare_with_tags(context.train, MaskReader(context.read(best[-1])).if_any).to_json()
-    for stage in done:
-        assert stage.measured is not None
-        dataset = context.train if stage.measured.split == "train" else context.val
-        if dataset is None or not evaluate.has_truth(dataset):
-            continue
-        if stage.measured.what == "maps":
-            found[stage.name] = _score(dataset, _unrefined(context, stage.name), stage)
-        else:
-            reader = MaskReader(context.read(stage.name))
-            images: list[evaluate.ImageScore] = []
-            found[stage.name] = _score(dataset, reader.if_any, stage, images)
-            each[stage.name] = [[i.id, None if np.isnan(i.mean_iou) else round(i.mean_iou, 2)] for i in images]
-    maps = [s.name for s in done if s.measured is not None and s.measured.what == "maps" and s.name != "propagated"]
-    if maps and evaluate.has_truth(context.train):
-        found["sweep"] = evaluate.sweep_thresholds(context.train, MapReader(context.read(maps[-1]))).to_json()
-    write_json(context.folder.folder / "scores.json", found)
-    write_json(context.folder.folder / "images.json", each)
-    return {}
+class _Measure:
+    """Measures photo by photo."""
+
+    def __init__(self, context: Context, measured: Sequence[Stage], masks: Sequence[str], maps: Sequence[str]) -> None:
+        self.context, self.measured = context, measured
+        self.readers: dict[str, Callable[[Sample], np.ndarray | None]] = {}
+        for stage in measured:
+            folder = context.read(stage.name)
+            if stage.measured is not None and stage.measured.what == "maps":
+                threshold, _ = chosen_threshold(context, stage.name)
+                self.readers[stage.name] = unrefined(MapReader(folder), threshold, context.settings.pseudo)
+            else:
+                self.readers[stage.name] = MaskReader(folder).if_any
+        self.final_masks = ([name for name in masks if context.has(name)] or [None])[-1]
+        self.final_maps = ([name for name in maps if context.has(name)] or [None])[-1]
+
+    def __call__(self, sample: Sample) -> Measurement:
+        training = sample.split == self.context.train_split
+        dataset = self.context.train if training else self.context.val
+        assert dataset is not None
+        tags = self._agreement(sample) if training and self.final_masks is not None else None
+        if sample.mask_path is None:
+            return Measurement(tags=tags)
+        scores: dict[str, evaluate.Scores] = {}
+        photos: dict[str, tuple[tuple[str, float | None], ...]] = {}
+        for stage in self.measured:
+            if stage.measured is not None and (stage.measured.split == "train") == training:
+                found = evaluate.score_photo(sample, dataset, self.readers[stage.name](sample))
+                scores[stage.name] = found
+                if stage.measured.what != "maps":
+                    photos[stage.name] = ((sample.id, _rounded(found.mean_iou)),)
+        return Measurement(scores, photos, self._sweep(sample, dataset) if training else None, tags)
+
+    def _agreement(self, sample: Sample) -> evaluate.TagAgreement:
+        assert self.final_masks is not None
+        return evaluate.agreement_photo(sample, self.context.classes, self.readers[self.final_masks](sample))
+
+    def _sweep(self, sample: Sample, dataset: Dataset) -> evaluate.OracleSweep | None:
+        if self.final_maps is None:
+            return None
+        return evaluate.sweep_photo(sample, dataset, MapReader(self.context.read(self.final_maps))(sample))
+
+    def conclude(self, total: Measurement) -> dict[str, Any]:
+        """Write the scores, and say them."""
+        out: dict[str, Any] = {} if total.tags is None else {"tags": total.tags.to_json()}
+        for stage in self.measured:
+            if stage.name in total.scores and stage.measured is not None:
+                scores = total.scores[stage.name]
+                evaluate.check_truth(scores, f"the truth masks of the {stage.measured.split} photos")
+                log.info("%s: %.1f mIoU", stage.measured.title, scores.mean_iou)
+                out[stage.name] = scores.to_json()
+        if total.sweep is not None:
+            out["sweep"] = total.sweep.to_json()
+        folder = self.context.folder.folder
+        write_json(folder / "scores.json", out)
+        write_json(folder / "photos.json", {name: list(map(list, rows)) for name, rows in total.photos.items()})
+        return {}
 
 
-def _unrefined(context: Context, name: str) -> Callable[[Sample], np.ndarray]:
-    threshold, _ = chosen_threshold(context, name)
-    return unrefined(MapReader(context.read(name)), threshold, context.settings.pseudo)
-
-
-def _score(
-    dataset: Dataset,
-    mask: Callable[[Sample], np.ndarray | None],
-    stage: Stage,
-    images: list[evaluate.ImageScore] | None = None,
-) -> dict[str, Any]:
-    scores = evaluate.evaluate_masks(dataset, mask, None if images is None else images.append)
-    log.info("%s: %.1f mIoU", stage.measured.title if stage.measured else stage.title, scores.mean_iou)
-    return scores.to_json()
+def _rounded(mean_iou: float) -> float | None:
+    return None if np.isnan(mean_iou) else round(mean_iou, 2)

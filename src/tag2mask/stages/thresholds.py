@@ -29,4 +29,4 @@ def ruled_threshold(context: Context, name: str) -> tuple[float, str]:
     rule = context.settings.pseudo.rule
     if rule == "auto" and name == "maps":  # the method's own, neither a student's nor propagated
         rule = methods.traits(context.settings.options).threshold_rule
-    return pseudo.found_threshold(map(MapReader(context.read(name)), samples), rule)
+    return pseudo.find_threshold(map(MapReader(context.read(name)), samples), rule)

@@ -1,0 +1,140 @@
+"""Names of classes that the user listed: ``--class-names``, ``classes.txt``, ``labelmap.txt``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tag2mask.data.finding import Finding
+from tag2mask.data.reading import text_lines
+from tag2mask.data.settings import DataSettings, given_names
+from tag2mask.data.words import Classes, check_class, clean, folded, listed_classes, merge, no_class
+from tag2mask.errors import InputError, unknown
+
+FILES = ("classes.txt", "class_names.txt", "labelmap.txt", "obj.names")
+"""Files of a data set that name its classes, the first that is there."""
+
+_COLOURED = re.compile(r"([^:]+):(?:\d+,\d+,\d+)?:[^:]*:[^:]*")  # labelmap.txt of CVAT: name:colour:parts:actions
+
+
+class Given(NamedTuple):
+    """Classes that the user listed, in the order of their numbers."""
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]  # their values in truth masks, or empty
+    source: str
+
+    def number(self, spelling: str, classes: Classes) -> int | None:
+        """The number of a class by its name, or by the number itself where that is no name."""
+        if spelling in classes.number:
+            return classes.number[spelling]
+        is_number = spelling.isdecimal() and len(spelling) < 7 and int(spelling) < len(self.names)
+        return int(spelling) if is_number else None
+
+
+def given_classes(root: Path, settings: DataSettings) -> Given | None:
+    """The classes that the settings or a file in the data set's folder list, or None."""
+    names = given_names(settings.class_names)
+    if len(names) == 1 and Path(names[0]).suffix and Path(names[0]).is_file():
+        return _of_file(Path(names[0]))
+    if names:
+        for name in names:
+            check_class(name, "--class-names", explicit=True)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise InputError(f"--class-names has '{twice}' twice: name every class once")
+        return Given(tuple(map(clean, names)), (), "--class-names")
+    path = next((root / name for name in FILES if (root / name).is_file()), None)
+    return _of_file(path) if path else None
+
+
+def _of_file(path: Path) -> Given:
+    names, values = read_classes(path)
+    return Given(names, values, str(path))
+
+
+def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Class names and, where the lines have them, their values in truth masks (else empty).
+
+    A line is a name, ``name value``, or ``name:colour:parts:actions`` as CVAT writes it; one that starts with ``#`` is
+    a comment.
+
+    Raises:
+        InputError: a name twice or background among them, values for some only or outside 1..254, no name at all.
+    """
+    names: dict[str, int] = {}
+    values: list[int] = []
+    for number, line in text_lines(path, "the file of classes"):
+        if line.startswith("#"):
+            continue
+        coloured = _COLOURED.fullmatch(line)
+        match = None if coloured else re.fullmatch(r"(.*?[^\s=])[\s=]+(\d{1,9})", line)
+        name = clean(coloured[1] if coloured else match[1] if match else line)
+        if coloured and folded(name).strip("_") == "background":
+            continue
+        reason = no_class(name)
+        if reason and "background is no class" in reason:
+            raise InputError(f"{path} line {number}: background is no class (it is value 0 of masks): remove the line")
+        check_class(name, f"{path} line {number}", explicit=True)
+        if name in names:
+            raise InputError(f"{path} line {number}: class '{name}' is already on line {names[name]}: remove one")
+        names[name] = number
+        if match:
+            values.append(int(match[2]))
+            if not 1 <= values[-1] <= 254:
+                raise InputError(f"{path} line {number}: value {values[-1]} is outside 1..254: 0 is background")
+    if not names:
+        raise InputError(f"{path} names no class: write one a line")
+    if values and len(values) != len(names):
+        raise InputError(f"{path} gives {len(values)} of {len(names)} classes a value: give it to all or to none")
+    return tuple(names), tuple(values)
+
+
+class Known(NamedTuple):
+    """The classes of a data set and the number that each spelling met in it stands for."""
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]  # in truth masks, where the user gave them
+    number: dict[str, int]
+    explicit: bool
+    merged: tuple[tuple[str, ...], ...]  # spellings taken as one that differ in capitals
+    where: dict[str, str]  # where a class is first named
+
+
+def known_classes(root: Path, settings: DataSettings, where: Mapping[str, str], *, alphabetical: bool = True) -> Known:
+    """The classes that the user listed or, where nothing lists them, those that were met.
+
+    Args:
+        where: every spelling met, and where it is met first.
+        alphabetical: the order of those that were met; otherwise that of ``where``.
+
+    Raises:
+        InputError: a spelling that is none of the classes listed; it says where.
+    """
+    given = given_classes(root, settings)
+    if given is None:
+        classes = merge(where, alphabetical=alphabetical)
+        first = {classes.names[classes.number[spelling]]: place for spelling, place in reversed(list(where.items()))}
+        return Known(classes.names, (), dict(classes.number), False, classes.merged, first)
+    classes = listed_classes(given.names, where)
+    number: dict[str, int] = {}
+    for spelling, place in where.items():
+        found = given.number(spelling, classes)
+        if found is None:
+            raise InputError(
+                f"{place}: {unknown('class', spelling, given.names)}; the classes are those of {given.source}"
+            )
+        number[spelling] = found
+    return Known(given.names, given.values, number, True, (), {})
+
+
+def merged_words(merged: Iterable[tuple[str, ...]]) -> Iterator[Finding]:
+    """Spellings that were taken as one class."""
+    for spellings in merged:
+        yield Finding(
+            "warning",
+            f"{', '.join(map(repr, spellings))} are taken as one class",
+            "if they are several, list all classes in classes.txt",
+        )

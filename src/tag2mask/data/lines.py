@@ -1,0 +1,155 @@
+"""The lines of a table of tags joined to photos: a photo may have a line for each of its tags."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tag2mask.data.finding import Finding
+from tag2mask.data.ids import absolute
+from tag2mask.data.samples import Labels
+from tag2mask.data.table import Row
+from tag2mask.data.walk import SUFFIXES, Present
+from tag2mask.errors import InputError, listed
+from tag2mask.types import DOMAINS, Domain
+
+
+class DistinctTags:
+    """Every combination of tags once: a million lines have few."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, ...] | None] = []
+        self.where: dict[str, str] = {}  # each tag, and where it is met first
+        self._number: dict[tuple[str, ...] | None, int] = {}
+
+    @property
+    def one_a_line(self) -> bool:
+        """Whether no line has more than one tag, as where each tag of a photo has its own line."""
+        return all(len(tags or ()) < 2 for tags in self.all)
+
+    def number(self, row: Row, path: Path) -> int:
+        """The place of a row's tags in ``all``."""
+        number = self._number.get(row.tags)
+        if number is None:
+            number = self._number[row.tags] = len(self.all)
+            self.all.append(row.tags)
+            for tag in row.tags or ():
+                self.where.setdefault(tag, f"{path} line {row.line}")
+        return number
+
+
+class Lines:
+    """The lines of one split: a name and a few bytes each. After :meth:`join`, its photos."""
+
+    def __init__(self, path: Path, tags: DistinctTags) -> None:
+        self.path = path  # of the table, the last where there are several
+        self.names: list[str] = []  # of the photos, once joined
+        self._distinct = tags
+        self._images: list[str] = []
+        self._tags = array("L")
+        self._numbers = array("L")  # of the lines
+        self._domains = bytearray()
+        self._first = array("L")  # the line that names each photo first, by its place here
+        self._more: dict[int, list[int]] = {}  # further lines of a photo
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def add(self, row: Row, path: Path) -> None:
+        self.path = path
+        self._images.append(row.image)
+        self._tags.append(self._distinct.number(row, path))
+        self._numbers.append(row.line)
+        self._domains.append(DOMAINS.index(row.domain))
+
+    def join(self, name_of: Callable[[str], str | None]) -> list[str]:
+        """Find each line's photo by its name there. Gives the names for which there is none."""
+        self.names, self._first, self._more = [], array("L"), {}
+        missing: list[str] = []
+        number_of: dict[str, int] = {}
+        for place, image in enumerate(self._images):
+            name = name_of(image)
+            if name is None:
+                missing.append(image)
+                name = image
+            number = number_of.setdefault(name, len(self.names))
+            if number == len(self.names):
+                self.names.append(name)
+                self._first.append(place)
+            else:
+                self._more.setdefault(number, []).append(place)
+        return missing
+
+    def tagged(self) -> bool:
+        """Whether any line has a tag. Where none has, nobody tagged the photos."""
+        return any(self._distinct.all[number] for number in set(self._tags))
+
+    def labels(self, number: Mapping[str, int]) -> Iterator[Labels]:
+        """The classes of each photo; ``number`` is the class of a tag."""
+        if not self.tagged():
+            yield from [None] * len(self.names)
+            return
+        every = self._distinct.all
+        sets: list[Labels] = [None if tags is None else frozenset(number[tag] for tag in tags) for tags in every]
+        for photo, place in enumerate(self._first):
+            if photo in self._more:
+                tags = self._joined([place, *self._more[photo]])
+                yield frozenset(number[tag] for tag in tags)
+            else:
+                yield sets[self._tags[place]]
+
+    def _joined(self, places: Sequence[int]) -> set[str]:
+        """The tags of a photo that several lines name, one tag each."""
+        tags = [self._distinct.all[self._tags[place]] or () for place in places]
+        image, (first, other) = self._images[places[1]], (self._numbers[place] for place in places[:2])
+        if len({self._domains[place] for place in places}) > 1:
+            raise InputError(f"{self.path} lines {first} and {other} give image {image} two domains: mend one")
+        if self._distinct.one_a_line and all(tags):
+            return {tag for given in tags for tag in given}
+        if len({frozenset(given) for given in tags}) == 1:
+            raise InputError(f"{self.path} lists image {image} on lines {first} and {other}: remove one")
+        raise InputError(
+            f"{self.path} gives image {image} different tags on lines {first} and {other}: join them in one line, "
+            "separated by ;"
+        )
+
+    def domains(self) -> list[Domain]:
+        """Where each photo comes from; empty when all are of the target set."""
+        return [DOMAINS[self._domains[place]] for place in self._first] if any(self._domains) else []
+
+    def findings(self) -> Iterator[Finding]:
+        if self._more:
+            several = f"{len(self._more)} photo{'s are' if len(self._more) > 1 else ' is'} on several lines"
+            yield Finding("info", f"{self.path}: {several} with a tag each, which are joined")
+        if not self.tagged():
+            yield Finding("info", f"{self.path}: no line of these {len(self)} has a tag, so the photos are untagged")
+
+
+def locate(name: str, places: Sequence[Path], present: Present) -> str | None:
+    """A photo's file relative to the first of the places (absolute when it lies elsewhere), or None if it is not there.
+
+    A table may name a photo from the folder of images, from the data set's folder, or by its id without suffix.
+    """
+    base = places[0]
+    is_absolute = os.path.isabs(name)  # noqa: PTH117
+    if not is_absolute and not name.startswith("../") and present(f"{base}{os.sep}{name}"):
+        return name  # nearly always, and there may be a million
+    suffixes = ("",) if name.lower().endswith(SUFFIXES) else ("", *SUFFIXES, *map(str.upper, SUFFIXES))
+    for place in [base] if is_absolute else places:
+        path = os.path.normpath(name if is_absolute else f"{place}{os.sep}{name}")
+        for suffix in suffixes:
+            if present(path + suffix):
+                inside = path.startswith(f"{base}{os.sep}")
+                found = path[len(str(base)) + 1 :] if inside else str(absolute(Path(path)))
+                return (found + suffix).replace(os.sep, "/")
+    return None
+
+
+def missing_images(missing: Sequence[str], total: int, source: str, base: Path) -> InputError:
+    """The error for photos that a table or list names and that are not there."""
+    return InputError(
+        f"{len(missing)} of {total} images named in {source} are not in {base}: {listed(missing)}; "
+        "copy them there or remove their lines"
+    )

@@ -1,0 +1,77 @@
+"""What the folders of a data set are: classes, splits, truth, photos without tags. Decided by what they hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from tag2mask.data.companions import MARK, PHOTO_WORDS, SALIENCY_WORDS, TRUTH_WORDS, word
+from tag2mask.data.ids import sample_id
+from tag2mask.data.peek import is_colour
+from tag2mask.data.settings import is_split, split_name
+
+Role = Literal["class", "truth", "saliency", "photos", "split"]
+Groups = Mapping[str, Sequence[str]]
+
+
+def groups_of(names: Iterable[str], prefix: str = "") -> dict[str, list[str]]:
+    """The photos under ``prefix`` by the folder there that holds them, relative to it; by "" those in no folder."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if name.startswith(prefix):
+            folder, slash, rest = name[len(prefix) :].partition("/")
+            groups[folder if slash else ""].append(rest if slash else folder)
+    return dict(groups)
+
+
+def role_of(folder: str, groups: Groups, base: Path, meant: frozenset[str]) -> Role:
+    """What a folder of photos is.
+
+    Args:
+        folder: its name.
+        groups: the photos of it and of the folders next to it.
+        base: where they lie.
+        meant: names that the user said are classes.
+    """
+    if folder in meant:
+        return "class"
+    if is_split(folder):
+        return "split" if _is_split(folder, groups) else "class"
+    if word(folder) in PHOTO_WORDS:
+        return "photos"
+    if word(folder) in SALIENCY_WORDS:
+        return "saliency"
+    if word(folder) in TRUTH_WORDS:
+        return "class" if _are_photos(folder, groups, base) else "truth"
+    return "class"
+
+
+def _is_split(folder: str, groups: Groups) -> bool:
+    """A class may be called ``train``, it is one of VOC's: its folder holds photos, not folders, next to other classes."""
+    others = [name for name in groups if name not in ("", folder)]
+    if any("/" in name for name in groups[folder]) or split_name(folder) != "train":
+        return True
+    return all(is_split(name) for name in others) or any(is_split(name) for name in others)
+
+
+def _are_photos(folder: str, groups: Groups, base: Path) -> bool:
+    """Whether a folder called as truth is holds photos of a class called so (faces with and without masks).
+
+    Its files are truth where they are named after photos in the other folders. Else they are photos if they are JPEG or
+    in colour, which index masks never are, or if another folder is called ``no_`` or ``without_`` it.
+    """
+    others = {f"{other}/{sample_id(name)}" for other in groups if other not in ("", folder) for name in groups[other]}
+    own = groups[folder]
+    if 2 * sum(MARK.sub("", sample_id(name)) in others for name in own) >= len(own):
+        return False
+    looked = own[:: -(-len(own) // 20)]
+    photos = sum(name.lower().endswith((".jpg", ".jpeg")) or is_colour(base / folder / name) for name in looked)
+    return 2 * photos > len(looked) or any(_is_opposite(folder, other) for other in groups)
+
+
+def _is_opposite(folder: str, other: str) -> bool:
+    """``no_masks`` of ``masks``, ``with_mask`` of ``mask``."""
+    thing = word(folder).rstrip("s")
+    return word(other).rstrip("s") in {f"{prefix}{thing}" for prefix in ("no", "non", "not", "un", "without", "with")}

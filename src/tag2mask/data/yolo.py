@@ -1,0 +1,167 @@
+"""The layouts of YOLO: for each photo a text with lines ``class x y width height``.
+
+``images/train/7.jpg`` and ``labels/train/7.txt``, or ``train/images/7.jpg`` and ``train/labels/7.txt``. A photo's tags are
+the classes of its boxes or outlines; as the format has it, one without a text or with an empty one shows none of them.
+The classes are those of ``data.yaml``, ``classes.txt`` or ``obj.names``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tag2mask.data.class_file import given_classes
+from tag2mask.data.companions import PHOTO_WORDS, saliency, truth, word
+from tag2mask.data.finding import Finding
+from tag2mask.data.ids import distinct_ids, sample_id
+from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.peek import start_of
+from tag2mask.data.reading import read_text, text_lines
+from tag2mask.data.samples import Samples
+from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
+from tag2mask.data.walk import Present, folders, image_files, left_out, walk
+from tag2mask.data.words import clean
+from tag2mask.errors import InputError
+
+
+class Place(NamedTuple):
+    """Where the photos of a split lie."""
+
+    root: Path  # masks and saliency maps lie here
+    photos: Path  # their names, hence ids, start from here
+    prefix: str  # of the split's names: "train/" or nothing
+    labels: Path  # the texts, under the photos' names
+
+
+def recognise(root: Path, settings: DataSettings) -> str | None:
+    """Why a folder is of this layout, or None."""
+    for place in (place for group in places(root).values() for place in group):
+        texts = sorted((place.labels / place.prefix).glob("*.txt"))[:20]
+        if any(_is_box(start_of(path, 200)) for path in texts):
+            return f"YOLO's boxes in {place.labels / place.prefix}"
+    return None
+
+
+def _is_box(start: bytes) -> bool:
+    """Whether a text begins with a class number and at least four shares of the photo's sides."""
+    words = start.split(b"\n")[0].split()
+    try:
+        return len(words) >= 5 and words[0].isdigit() and all(0 <= float(number) <= 1 for number in words[1:5])
+    except ValueError:
+        return False
+
+
+def places(root: Path) -> dict[str, list[Place]]:
+    """The folders of photos that have texts, by split."""
+    found: dict[str, list[Place]] = {}
+    names = folders(root)
+    images, labels = _pair(root, names)
+    if images and labels:
+        inside = [name for name in folders(images) if is_split(name) and (labels / name).is_dir()]
+        for name in inside:
+            found.setdefault(split_name(name), []).append(Place(root, images, f"{name}/", labels))
+        if not inside:
+            found["train"] = [Place(root, images, "", labels)]
+    for name in names if not found else ():
+        inner_images, inner_labels = _pair(root / name, folders(root / name)) if is_split(name) else (None, None)
+        if inner_images and inner_labels:
+            found.setdefault(split_name(name), []).append(Place(root / name, inner_images, "", inner_labels))
+    return found
+
+
+def _pair(root: Path, names: list[str]) -> tuple[Path | None, Path | None]:
+    images = next((root / name for name in names if word(name) in PHOTO_WORDS), None)
+    labels = next((root / name for name in names if word(name) in ("labels", "label")), None)
+    return images, labels
+
+
+class Yolo:
+    """A data set in one of YOLO's layouts."""
+
+    def __init__(self, root: Path, settings: DataSettings) -> None:
+        self.root, self.settings = root, settings
+        self.places = places(root)
+        if not self.places:
+            raise InputError(
+                f"{root} has no folders images and labels, as YOLO's data sets have: choose another --layout"
+            )
+        given = given_classes(root, settings)
+        self.names, self.values = (given.names, given.values) if given else (_names_of_yaml(root), ())
+
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.places)
+
+    def read(self, split: str) -> Listing:
+        """One split.
+
+        Raises:
+            InputError: a text that is not of this form, or a class without a name.
+        """
+        known_split(split, self.splits(), self.root)
+        first, *more = self.places[split]
+        if more:
+            raise InputError(f"{self.root} has several folders of split '{split}': move their photos into one")
+        names = [name for name in image_files(first.photos) if name.startswith(first.prefix)]
+        ids = distinct_ids(names, explicit=False, place=str(first.photos))
+        present = Present()
+        samples = Samples(
+            first.photos,
+            names,
+            [self._labels(first.labels / f"{sample_id(name)}.txt", present) for name in names],
+            (),
+            truth(first.root, self.settings, map(ids, names), present),
+            saliency(first.root, self.settings, map(ids, names), present),
+            split=split,
+            ids=ids,
+        )
+        values = class_values(self.names, self.settings, self.values)
+        return Listing(self.root.name, self.names, values, samples, str(first.labels), explicit=True)
+
+    def _labels(self, path: Path, present: Present) -> frozenset[int]:
+        if not present(str(path)):
+            return frozenset()
+        shown: set[int] = set()
+        for number, line in text_lines(path, "the labels"):
+            word = line.split()[0]
+            if not word.isdecimal() or len(word) > 6:
+                raise InputError(
+                    f"{path} line {number} does not start with the number of a class: write 'class x y w h'"
+                )
+            if int(word) >= len(self.names):
+                raise InputError(
+                    f"{path} line {number}: class {word} has no name, there are {len(self.names)}: name all in "
+                    "classes.txt, in order"
+                )
+            shown.add(int(word))
+        return frozenset(shown)
+
+    def left_out(self) -> Iterator[Finding]:
+        """Files that are not read."""
+        for place in (place for group in self.places.values() for place in group):
+            yield from left_out(walk(place.photos), place.photos)
+
+
+def _names_of_yaml(root: Path) -> tuple[str, ...]:
+    """The names in ``data.yaml``: a list, or a dict by number.
+
+    Raises:
+        InputError: no such file, or no names in it.
+    """
+    import yaml
+
+    advice = "name the classes in classes.txt, in order, or with --class-names a,b,c"
+    path = next(iter(sorted(path for ending in ("yaml", "yml") for path in root.glob(f"*.{ending}"))), None)
+    if path is None:
+        raise InputError(f"{root} has numbers of classes and no names (no data.yaml): {advice}")
+    try:
+        content = yaml.safe_load(read_text(path, "the names"))
+        names = content["names"]
+        if isinstance(names, dict):
+            names = [names[number] for number in range(len(names))]
+        names = tuple(clean(str(name)) for name in names)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} has no list 'names' ({type(error).__name__}): {advice}") from error
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise InputError(f"{path} names no class, or one twice: {advice}")
+    return names

@@ -1,0 +1,123 @@
+"""What a data set tells before a photo is opened: its layout, splits, tags and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tag2mask import data
+from tag2mask.data.finding import Finding
+from tag2mask.data.samples import Samples
+from tag2mask.data.settings import split_name
+from tag2mask.doctor.tags import count_photos, examine_tags
+from tag2mask.errors import InputError, listed
+from tag2mask.types import Dataset
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set as a run would use it. Where it cannot be read at all, there are findings only."""
+
+    settings: data.DataSettings
+    opened: data.Opened | None = None
+    train: Dataset | None = None  # tagged photos, those that show none of the classes included
+    val: Dataset | None = None
+    selections: Mapping[str, data.Selection] = field(default_factory=dict)  # by split, untagged photos included
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """The splits to be checked, by name."""
+        named = ((split_name(self.settings.train_split), self.train), (split_name(self.settings.val_split), self.val))
+        return {split: dataset for split, dataset in named if dataset is not None and split in self.selections}
+
+    @property
+    def all_splits(self) -> bool:
+        """Whether the data set has no other splits than those."""
+        return self.opened is not None and {split_name(name) for name in self.opened.reader.splits()} <= {
+            *self.datasets
+        }
+
+
+def survey(path: Path | str, settings: data.DataSettings) -> Survey:
+    """Read a data set as a run does. Nothing is raised for what is wrong with it: see the findings."""
+    try:
+        opened = data.open_data(path, settings)
+        selections = _selections(opened)
+    except InputError as error:
+        return Survey(settings, findings=(Finding("error", str(error)),))
+    train_split, val_split = split_name(settings.train_split), split_name(settings.val_split)
+    findings = [Finding("info", opened.line)]
+    train, val = selections[train_split].tagged(), None
+    try:
+        data.training_set(opened, selections[train_split])
+    except InputError as error:
+        findings.append(Finding("error", str(error)))
+    if val_split in selections and val_split != train_split:
+        val = selections[val_split].dataset
+        if not len(val):
+            findings.append(Finding("warning", f"split '{val_split}' holds no photo", "nothing is measured at the end"))
+            val = None
+    findings += _splits(opened, selections, train_split, val_split)
+    for split, selection in selections.items():
+        findings += count_photos(split, selection)
+        findings += [finding for finding in selection.findings if finding.level != "error"]  # that is said already
+        findings += _outside(split, selection.dataset, opened.root)
+    findings += examine_tags(train, {val_split: val} if val is not None else {})
+    findings += opened.reader.left_out()
+    return Survey(opened.settings, opened, train, val, selections, tuple(dict.fromkeys(findings)))
+
+
+def _selections(opened: data.Opened) -> dict[str, data.Selection]:
+    """The splits that a run uses; a training split that is not there is an error."""
+    existing = opened.reader.splits()
+    train_split, val_split = (split_name(name) for name in (opened.settings.train_split, opened.settings.val_split))
+    wanted = dict.fromkeys((train_split, *([val_split] if val_split in existing else [])))
+    return {split: data.read(opened, split=split) for split in wanted}
+
+
+def _splits(
+    opened: data.Opened, selections: Mapping[str, data.Selection], train_split: str, val_split: str
+) -> Iterator[Finding]:
+    """Whether there is a split to measure on, of other photos than those learned from."""
+    if val_split == train_split:
+        yield Finding(
+            "error",
+            f"the split to learn from and the split to measure on are both '{train_split}'",
+            "what is measured on the training photos means nothing: choose another --val-split",
+        )
+    elif val_split not in selections:
+        others = [name for name in opened.reader.splits() if split_name(name) not in (train_split, val_split)]
+        advice = "without it nothing is measured at the end"
+        if others:
+            advice += f"; choose one of {', '.join(others)} with --val-split"
+        yield Finding("info", f"there is no split '{val_split}'", advice)
+    else:
+        both = _paths(selections[train_split].dataset) & _paths(selections[val_split].dataset)
+        if both:
+            yield Finding(
+                "error",
+                f"{len(both)} photo{'s are' if len(both) > 1 else ' is'} in both '{train_split}' and '{val_split}': "
+                f"{listed(sorted(both))}",
+                "what is measured on them means nothing: remove them from one split",
+            )
+
+
+def _paths(dataset: Dataset) -> set[str]:
+    samples = dataset.samples
+    assert isinstance(samples, Samples)
+    return {(samples.base / name).as_posix() for name in samples.names()}
+
+
+def _outside(split: str, dataset: Dataset, root: Path) -> Iterator[Finding]:
+    """Photos that lie outside the data set's folder."""
+    samples = dataset.samples
+    assert isinstance(samples, Samples)
+    outside = [name for name in samples.outside() if root not in Path(name).parents]
+    if outside:
+        yield Finding(
+            "warning",
+            f"{split}: {len(outside)} photo{'s lie' if len(outside) > 1 else ' lies'} outside {root}: {listed(outside)}",
+            "their paths hold on this computer only; make sure that you mean them",
+        )
