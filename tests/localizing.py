@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tag2mask.data.images import check_image, read_image
+from tag2mask.data.images import check_image
 from tag2mask.feature_store import FeatureStore
-from tag2mask.localize import Localizer, LocalizeSettings, batches_by_size
-from tag2mask.types import Batch, Domain, LocalizationMaps, PhotoFacts, PhotoKey, Sample
+from tag2mask.localize import Localizer, LocalizeSettings, batches_by
+from tag2mask.types import Batch, Domain, LocalizationMaps, PhotoFacts, Sample, SampleKey
 
 
-def facts_of(samples: Sequence[Sample]) -> dict[PhotoKey, PhotoFacts]:
+def facts_of(samples: Sequence[Sample]) -> dict[SampleKey, PhotoFacts]:
     """What the check of the photos finds out."""
     checked = [(sample, check_image(sample)) for sample in samples]
     return {sample.key: PhotoFacts(found.height, found.width, found.digest) for sample, found in checked}
@@ -28,12 +28,13 @@ def localized(
 ) -> dict[str, LocalizationMaps]:
     """Maps by id of photos of any size, in batches of those that have the same."""
     facts = facts_of(samples)
+    size = lambda s: (facts[s.key].height, facts[s.key].width)  # noqa: E731
     localizer = Localizer(method, method.traits, method.backbone, settings, classes, store)
-    batches = batches_by_size(samples, lambda s: (facts[s.key].height, facts[s.key].width), settings.batch_size)
+    views = lambda s: tuple(settings.views(*size(s), method.backbone.multiple))  # noqa: E731
     found = {}
-    for batch in batches:
-        pixels = [None if store is not None else read_image(sample.image_path) for sample in batch]
-        found |= {maps.id: maps for maps in localizer(batch, pixels)}
+    for batch in batches_by(samples, views, settings.batch_size, torch.device("cpu")):
+        inputs = [localizer.read(sample, size(sample)) for sample in batch]
+        found |= {maps.id: maps for maps in localizer(batch, list(map(size, batch)), inputs)}
     return found
 
 

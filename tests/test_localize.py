@@ -15,7 +15,7 @@ from tag2mask.backbones import BackboneSettings, build
 from tag2mask.data.augment import fit_size, resized
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.feature_store import FeatureSettings, FeatureStore
-from tag2mask.localize import LocalizeSettings, batches_by_size, fuse, normalise_maps
+from tag2mask.localize import Localizer, LocalizeSettings, batches_by, fuse, normalise_maps
 from tag2mask.methods.cam import Cam
 from tag2mask.types import PhotoFacts, Photos, Sample, normalise
 from tag2mask.views import View, views
@@ -135,13 +135,28 @@ def test_features_are_of_the_bytes_in_their_name(method: nn.Module, photos: list
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_batches_by_size_give_every_photo_once_and_do_not_depend_on_what_is_done(photos: list[Sample]) -> None:
+def test_batches_give_every_photo_once_and_do_not_depend_on_what_is_done(photos: list[Sample]) -> None:
     facts = facts_of(photos)
     size = lambda s: (facts[s.key].height, facts[s.key].width)  # noqa: E731
-    batches = batches_by_size(photos, size, 3)
+    batches = batches_by(photos, size, 3, torch.device("cpu"))
     assert sorted(s.id for batch in batches for s in batch) == [s.id for s in photos]
     assert all(len(set(map(size, batch))) == 1 and len(batch) <= 3 for batch in batches)
     assert [[s.id for s in batch] for batch in batches] == [["0", "2", "4"], ["1", "5"], ["3"], ["6"]]
+    many = [Sample(str(i), Path("x"), None) for i in range(70)]
+    assert [len(b) for b in batches_by(many, lambda s: 0, None, torch.device("cpu"))] == [8] * 8 + [6]
+    assert [len(b) for b in batches_by(many, lambda s: 0, None, torch.device("cuda"))] == [32, 32, 6]
+
+
+def test_photos_of_other_sizes_with_the_same_views_share_a_batch(method: nn.Module, photos: list[Sample]) -> None:
+    """Each keeps its own size, and its maps are those that it has alone."""
+    assert SETTINGS.views(40, 64) == SETTINGS.views(80, 128) != SETTINGS.views(64, 40)
+    localizer = Localizer(method, method.traits, method.backbone, SETTINGS, 3)
+    pair = [photos[0], photos[2]]
+    found = localizer(pair, [(40, 64), (80, 128)], [localizer.read(s, (40, 64)) for s in pair])
+    assert [maps.size for maps in found] == [(40, 64), (80, 128)]
+    for sample, maps in zip(pair, found, strict=True):
+        alone = localized(method, [sample], SETTINGS, 3)[sample.id]
+        np.testing.assert_allclose(maps.scores, alone.scores, atol=2e-3)
 
 
 def test_normalise_maps() -> None:
