@@ -13,7 +13,7 @@ from torch import nn
 
 from tag2mask.backbones import Backbone
 from tag2mask.data.batches import epoch_batches
-from tag2mask.errors import DamagedArtefact, InputError
+from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.files import read_jsonl
 from tag2mask.train import TrainSettings, fit, load_model, parameter_groups, save_model, schedule
 from tag2mask.types import Batch, Losses
@@ -235,6 +235,33 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"not finite \(a inf\).*learning-rate"):
         fit(Bad(), Points(), FAST, tmp_path, seed=0, title="t")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_source_finds_wrong_is_said_as_it_is_wherever_it_is_read(workers: int, tmp_path: Path) -> None:
+    """In a process of its own too: one line, and a damaged file is still known to be one, which can be made anew."""
+    damaged = tmp_path / "maps.npz"
+    damaged.write_bytes(b"x")
+
+    class Unreadable(Points):
+        def item(self, epoch: int, index: int) -> tuple[int, torch.Tensor]:
+            if epoch:
+                raise UnreadableImage("image a.png cannot be decoded: replace or remove it")
+            return super().item(epoch, index)
+
+    class Damaged(Points):
+        def item(self, epoch: int, index: int) -> tuple[int, torch.Tensor]:
+            if epoch and damaged.exists():
+                raise DamagedArtefact(damaged, "why")
+            return super().item(epoch, index)
+
+    settings = replace(FAST, workers=workers)
+    with pytest.raises(UnreadableImage, match=r"^image a\.png cannot be decoded: replace or remove it$"):
+        fit(Task(), Unreadable(), settings, tmp_path / "a", seed=0, title="t")
+    with pytest.raises(DamagedArtefact, match=r"maps\.npz is damaged \(why\) and was moved aside: [^\n]+anew$") as found:
+        fit(Task(), Damaged(), settings, tmp_path / "b", seed=0, title="t")
+    assert found.value.path == damaged and (tmp_path / ".maps.npz.damaged").read_bytes() == b"x"
+    fit(Task(), Damaged(), settings, tmp_path / "b", seed=0, title="t")  # goes on
 
 
 def test_nothing_to_train(tmp_path: Path) -> None:
