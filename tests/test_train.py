@@ -258,7 +258,9 @@ def test_what_a_source_finds_wrong_is_said_as_it_is_wherever_it_is_read(workers:
     settings = replace(FAST, workers=workers)
     with pytest.raises(UnreadableImage, match=r"^image a\.png cannot be decoded: replace or remove it$"):
         fit(Task(), Unreadable(), settings, tmp_path / "a", seed=0, title="t")
-    with pytest.raises(DamagedArtefact, match=r"maps\.npz is damaged \(why\) and was moved aside: [^\n]+anew$") as found:
+    with pytest.raises(
+        DamagedArtefact, match=r"maps\.npz is damaged \(why\) and was moved aside: [^\n]+anew$"
+    ) as found:
         fit(Task(), Damaged(), settings, tmp_path / "b", seed=0, title="t")
     assert found.value.path == damaged and (tmp_path / ".maps.npz.damaged").read_bytes() == b"x"
     fit(Task(), Damaged(), settings, tmp_path / "b", seed=0, title="t")  # goes on
