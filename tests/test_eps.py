@@ -19,8 +19,7 @@ from torch.nn import functional as F
 from localizing import localized
 from portable import h, uniform
 from tag2mask import methods
-from tag2mask.backbones import Backbone, BackboneSettings, build
-from tag2mask.backbones import resnet38
+from tag2mask.backbones import Backbone, BackboneSettings, build, resnet38
 from tag2mask.backbones.resnet38 import ResNet38d, official_names
 from tag2mask.cli.runs import parse_run
 from tag2mask.data.augment import AugmentSettings, fit_size, resized
