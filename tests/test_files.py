@@ -26,7 +26,7 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_full_disk_is_one_line_and_leaves_nothing(number: int, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    with pytest.raises(InputError, match="disk full while writing .*finished work is kept"), atomic(path) as file:
+    with pytest.raises(InputError, match=r"disk full while writing .*finished work is kept"), atomic(path) as file:
         file.write("half")
         raise OSError(number, "No space left on device")
     assert list(tmp_path.iterdir()) == []

@@ -118,7 +118,7 @@ def test_a_damaged_feature_file_is_moved_aside_and_made_anew(
     np.save(tmp_path / "wide.npy", whole_features.numpy().astype(np.float32))
     for damage in (whole[:100], b"", (tmp_path / "nan.npy").read_bytes(), (tmp_path / "wide.npy").read_bytes()):
         path.write_bytes(damage)
-        with pytest.raises(DamagedArtefact, match="is damaged .* and was moved aside"):
+        with pytest.raises(DamagedArtefact, match=r"is damaged .* and was moved aside"):
             store.load(photos[0], view)
         assert path.with_name(f".{path.name}.damaged").read_bytes() == damage
         assert store.fill(photos[:1], lambda s: [view]) == 1

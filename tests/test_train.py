@@ -151,8 +151,8 @@ def test_gradients_are_clipped_by_the_norm_of_what_learns_together(apart: bool, 
     if apart:
         Two.clipped_apart = lambda self: [self.affinity]  # type: ignore[attr-defined]
     settings = replace(
-        FAST, epochs=1, batch_size=8, optimizer="sgd", momentum=0.0, weight_decay=0.0, max_grad_norm=1.0, warmup=0.0, power=0.0,
-        head_lr_mult=1.0, learning_rate=0.1, precision="float32",
+        FAST, epochs=1, batch_size=8, optimizer="sgd", momentum=0.0, weight_decay=0.0, max_grad_norm=1.0, warmup=0.0,
+        power=0.0, head_lr_mult=1.0, learning_rate=0.1, precision="float32",
     )  # fmt: skip
     fit(Two(), Points(8), settings, tmp_path, seed=0, title="t")
     norm = (0.3**2 + 400**2) ** 0.5
@@ -173,8 +173,8 @@ def test_accumulation_is_one_step_of_the_mean(tmp_path: Path) -> None:
             self.dropout = nn.Identity()  # type: ignore[assignment]
 
     settings = replace(
-        FAST, epochs=1, optimizer="sgd", momentum=0.0, weight_decay=0.0, accumulate=2, max_grad_norm=0.0, warmup=0.0, power=0.0,
-        head_lr_mult=1.0,
+        FAST, epochs=1, optimizer="sgd", momentum=0.0, weight_decay=0.0, accumulate=2, max_grad_norm=0.0, warmup=0.0,
+        power=0.0, head_lr_mult=1.0,
     )  # fmt: skip
     source = Fixed(8)
     fit(Plain(), source, settings, tmp_path, seed=0, title="t")
