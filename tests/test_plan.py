@@ -256,8 +256,8 @@ def test_everything_at_once_holds_every_kind_of_stage() -> None:
     names = [stage.name for stage in stages.plan(settings_of("everything at once"))]
     assert names == [
         "images", "method", "maps", "self-method-1", "self-maps-1", "affinity-labels", "affinity", "propagated",
-        "masks", "segmenter-0", "masks-1", "segmenter", "predictions", "oracle-masks", "segmenter-0-oracle", "segmenter-oracle",
-        "predictions-oracle", "scores",
+        "masks", "segmenter-0", "masks-1", "segmenter", "predictions", "oracle-masks", "segmenter-0-oracle",
+        "segmenter-oracle", "predictions-oracle", "scores",
     ]  # fmt: skip
 
 
