@@ -165,7 +165,7 @@ def main() -> None:
     by_loop = lambda x: contrast_by_loop(x, scores, present, confidence)  # noqa: E731
     torch.testing.assert_close(by_sums(embeddings), by_pairs(embeddings), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(by_sums(embeddings), by_loop(embeddings), rtol=1e-3, atol=1e-4)
-    functions = {
+    functions: dict[str, Callable[[], object]] = {
         "contrast by sums": lambda: backward(by_sums, embeddings),
         "all pairs": lambda: backward(by_pairs, embeddings),
         "a loop": lambda: backward(by_loop, embeddings),

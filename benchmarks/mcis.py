@@ -43,9 +43,8 @@ def pair_by_pair(method: Mcis, batch: Batch) -> Tensor:
     assert batch.pairs is not None
     total = torch.zeros(())
     for m, n in batch.pairs:
-        loss = pair_loss(
-            method, *(method.features(Photos(batch.images[row : row + 1]))[0] for row in (m, n)), batch.labels[[m, n]]
-        )
+        f_m, f_n = (method.features(Photos(batch.images[row : row + 1]))[0] for row in (m, n))
+        loss = pair_loss(method, f_m, f_n, batch.labels[[m, n]])
         (loss / len(batch.pairs)).backward()
         total += loss.detach() / len(batch.pairs)
     return total
@@ -156,7 +155,8 @@ def peak_of(side: int, pairs: int, channels: int, way: str) -> float:
     make = lambda: torch.randn(pairs, channels, side * side, generator=generator).mul_(0.05).requires_grad_()  # noqa: E731
     f_m, f_n = make(), make()
     values = torch.nn.Conv1d(channels, 21, 1, bias=False)
-    co_attend(*(x[:, :, :4] for x in (f_m, f_n, values(f_m), values(f_n))))  # libraries are loaded before the count
+    q, k, v_m, v_n = (x[:, :, :4] for x in (f_m, f_n, values(f_m), values(f_n)))
+    co_attend(q, k, v_m, v_n)  # libraries are loaded before the count
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if way == "features":  # the co-attentive features themselves, all affinities held
         found = co_attend(f_m, f_n, f_m, f_n, limit=2**62)
