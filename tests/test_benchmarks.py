@@ -18,8 +18,9 @@ def test_a_benchmark_can_be_loaded_and_says_how_it_is_called(
 ) -> None:
     spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
     assert spec is not None and spec.loader is not None
-    monkeypatch.syspath_prepend(FOLDER)  # some take parts of others
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(FOLDER)  # some take parts of others
+    monkeypatch.setitem(sys.modules, spec.name, module)
     try:
         spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
