@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tag2mask import compute, evaluate, pipeline, pseudo, stages
-from tag2mask.data.images import read_image
-from tag2mask.refine import PRESETS, refiner
 from tag2mask.run import Run, read_maps
 from tag2mask.stages.label import chosen_threshold
 from tag2mask.stages.work import in_parallel
+
+from tag2mask import compute, evaluate, pipeline, pseudo, stages
+from tag2mask.data.images import read_image
+from tag2mask.refine import PRESETS, refiner
 
 ALL = (
     "none",

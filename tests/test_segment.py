@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from tag2mask.backbones import BackboneSettings, build
+from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
-from tag2mask.segment import InferenceSettings, SegmenterSettings, SegmenterTask, segment_image
+from tag2mask.segment import InferenceSettings, SegmenterSettings, SegmenterTask, segment_photo
 from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
-from tag2mask.types import MaskedBatch
+from tag2mask.types import MaskedBatch, Photos, Views
 
 SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
 
@@ -29,7 +29,7 @@ def test_logits_have_background_and_every_class(name: str) -> None:
     backbone = BackboneSettings("resnet18", weights="none", output_stride=32) if name.startswith("smp") else SMALL
     model = segmenter(name, backbone).eval()
     with torch.no_grad():
-        logits = model.segment(torch.randn(2, 3, 40, 56))
+        logits = model.segment(Photos(torch.randn(2, 3, 40, 56)))
     assert logits.shape[:2] == (2, 4) and logits.shape[2] < logits.shape[3]
     assert torch.isfinite(logits).all()
 
@@ -66,7 +66,7 @@ def test_ignored_pixels_take_no_part_and_none_at_all_gives_zero() -> None:
         return task.losses(MaskedBatch(("a", "b"), images, of, labels, valid), 0.0)["segmentation"]
 
     with torch.no_grad():
-        logits = nn.functional.interpolate(task.segmenter.segment(images), (32, 48), mode="bilinear")
+        logits = nn.functional.interpolate(task.segmenter.segment(Photos(images)), (32, 48), mode="bilinear")
         logp = logits.log_softmax(1).gather(1, masks[:, None])[:, 0]
         torch.testing.assert_close(loss(half), -logp[:, :16].mean(), rtol=1e-4, atol=1e-5)
         assert loss(torch.full_like(masks, 255)) == 0
@@ -107,24 +107,26 @@ class Colour(nn.Module):
         self.weight = nn.Parameter(torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]))
         self.sizes: list[tuple[int, ...]] = []
 
-    def segment(self, images: torch.Tensor, *, stored: bool = False) -> torch.Tensor:
-        self.sizes.append(tuple(images.shape))
-        return torch.einsum("lc,bchw->blhw", self.weight, images)
+    def segment(self, views: Views) -> torch.Tensor:
+        self.sizes.append(tuple(views.images.shape))
+        return torch.einsum("lc,bchw->blhw", self.weight, views.images)
+
+
+AS_IS = Backbone([("none", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3)  # photos are neither normalised nor fitted
 
 
 def plain(**changes) -> InferenceSettings:
-    return InferenceSettings(**{"longest": 0, "scales": (1.0,), "flip": False, "precision": "float32", **changes})
+    return InferenceSettings(**{"long_side": 0, "scales": (1.0,), "flip": False, "precision": "float32", **changes})
 
 
 def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
     image = np.zeros((50, 130, 3), np.uint8)
     image[:, 65:] = (255, 0, 0)
     image[:, :65] = (0, 0, 255)
-    mean, std = (0.0,) * 3, (1.0,) * 3
-    whole = segment_image(Colour(), image, plain(), mean, std)
+    whole = segment_photo(Colour(), AS_IS, image, plain())
     for settings in (plain(window=40), plain(flip=True), plain(window=64, flip=True)):
-        torch.testing.assert_close(segment_image(Colour(), image, settings, mean, std), whole)
-    scaled = segment_image(Colour(), image, plain(scales=(0.5, 1.0, 2.0)), mean, std)
+        torch.testing.assert_close(segment_photo(Colour(), AS_IS, image, settings), whole)
+    scaled = segment_photo(Colour(), AS_IS, image, plain(scales=(0.5, 1.0, 2.0)))
     assert scaled.shape == whole.shape == (3, 50, 130)
     assert (scaled.argmax(0) == whole.argmax(0))[:, :60].all()
     torch.testing.assert_close(scaled.sum(0), torch.ones(50, 130))
@@ -132,7 +134,7 @@ def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
 
 def test_large_photos_are_never_looked_at_whole() -> None:
     model = Colour()
-    segment_image(model, np.zeros((100, 300, 3), np.uint8), plain(window=64), (0.0,) * 3, (1.0,) * 3)
+    segment_photo(model, AS_IS, np.zeros((100, 300, 3), np.uint8), plain(window=64))
     assert max(max(size[2:]) for size in model.sizes) <= 64
 
 
