@@ -651,6 +651,13 @@ def test_truth_folder_of_another_palette(tmp_path):
     assert scores.mean_iou == 100 and scores.pixels == 4
 
 
+@pytest.mark.parametrize("values", [(300,), (0,), (-1,), (8, 12), (8, 8, 9)])
+def test_truth_values_that_cannot_be(tmp_path, values):
+    classes = ("cat", "dog", "cow")[: 3 if len(values) == 3 else 1]
+    with pytest.raises(InputError, match=r"truth values .* from 1 to 255"):
+        evaluate.evaluate_folders(*two_folders(tmp_path), classes, values=values)
+
+
 def two_folders(tmp_path: Path) -> tuple[Path, Path]:
     for name in "abcd":
         save(tmp_path / "t" / f"{name}.png", np.zeros((2, 3), np.uint8))

@@ -244,7 +244,7 @@ def test_false_alarms_and_classes_without_truth_are_told():
     told = report.trust(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)]))
     alarms = next(remark for remark in told if remark.text.startswith("False alarms"))
     assert alarms.level == "caution" and "1 of 3 photos that show none" in alarms.text and "8.33 %" in alarms.text
-    assert any(r.text.endswith("nothing is known of how well it is found: dog, potted plant.") for r in told)
+    assert any(r.text.endswith("nothing says how well it is shown: dog, potted plant.") for r in told)
     text = page(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)])).text
     assert "False alarms" in text and "1 of 3" in text
     assert "False alarms" not in page(FULL).text  # no photo of background alone: nothing to say

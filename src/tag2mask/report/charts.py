@@ -91,11 +91,11 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
 
 
-def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values within a range, at most ``most`` of them."""
-    rough = (high - low) / most
+def _ticks(low: float, high: float, limit: int = 5) -> list[float]:
+    """Round values within a range, at most ``limit`` of them."""
+    rough = (high - low) / limit
     power = 10 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most)
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= limit)
     return [round(at * step, 10) for at in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
