@@ -73,9 +73,8 @@ def settled_classes(given: Sequence[str] | None, *folders: Path) -> tuple[str, .
 
 
 def _check_values(values: Sequence[int], classes: Sequence[str]) -> None:
-    if values and (
-        len(values) != len(classes) or len(set(values)) < len(values) or not set(values) <= set(range(1, 256))
-    ):
+    possible = set(values) <= set(range(1, 256)) and len(set(values)) == len(values)
+    if values and not (possible and len(values) == len(classes)):
         raise InputError(
             f"truth values {listed(map(str, values), 8)} for {len(classes)} classes: give one for each class, all "
             "different, from 1 to 255"
