@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -11,16 +13,30 @@ import torch
 
 from tag2mask.errors import InputError
 
+log = logging.getLogger("tag2mask")
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+@functools.cache
 def device() -> torch.device:
-    """The accelerator torch sees, else the CPU."""
+    """The accelerator torch can use, else the CPU. One that is there and cannot be used is said, once."""
+    wanted = _accelerator()
+    if wanted is None:
+        return torch.device("cpu")
+    try:
+        torch.zeros(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:  # a driver that is too old, a card that is taken
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("%s cannot be used (%s): going on with the CPU, which is much slower", wanted, reason)
+        return torch.device("cpu")
+    return wanted
+
+
+def _accelerator() -> torch.device | None:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device("mps") if torch.backends.mps.is_available() else None
 
 
 def cores() -> int:

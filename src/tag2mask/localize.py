@@ -6,7 +6,7 @@ their maximum per class, the lineage's common procedure (IRN, PSA, EPS: sum over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,12 +17,14 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
+from tag2mask.data.augment import resized
+from tag2mask.data.images import read_image
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.protocols import Localizes, Traits
-from tag2mask.settings import POSITIVE, DecidesNothing, Range, check_values
-from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector
-from tag2mask.views import View, view_batch, views
+from tag2mask.settings import DecidesNothing, Range, check_values
+from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector, normalise
+from tag2mask.views import View, views
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class LocalizeSettings:
 
     long_side: Annotated[int, Range(at_least=16, at_most=65_535)] = 384
     """Longer side of the photo at scale 1, in pixels."""
-    scales: Annotated[tuple[float, ...], POSITIVE] = (0.5, 1.0, 1.5)
+    scales: Annotated[tuple[float, ...], Range(above=0, at_most=100)] = (0.5, 1.0, 1.5)
     """Sizes of the views, as multiples of that."""
     flip: bool = True
     """Each scale also mirrored."""
-    batch_size: Annotated[int, Range(at_least=1), DecidesNothing()] = 8
-    """Photos of one size in one forward pass."""
+    batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
+    """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"
     """Of the forward passes."""
 
@@ -52,7 +54,7 @@ class LocalizeSettings:
 
 @dataclass(frozen=True)
 class Localizer:
-    """Makes the maps of photos of one size, a batch at a time.
+    """Makes the maps of photos whose views are of one size, a batch at a time.
 
     Attributes:
         method: in eval mode, on its device.
@@ -67,14 +69,30 @@ class Localizer:
     classes: int
     store: FeatureStore | None = None
 
-    def __call__(self, samples: Sequence[Sample], pixels: Sequence[np.ndarray | None]) -> list[LocalizationMaps]:
-        """Maps of the tagged classes of samples of one size, with their pixels (None where features are stored)."""
+    def read(self, sample: Sample, size: tuple[int, int]) -> list[Tensor]:
+        """What the network is shown of a photo of this (height, width), for each of its views: 8-bit pixels
+        ``[3 height width]``, not mirrored yet, or stored features."""
+        shown = self.settings.views(*size, self.backbone.multiple)
+        if self.store is not None:
+            return [self.store.load(sample, view) for view in shown]
+        pixels = read_image(sample.image_path)
+        of_size = {(v.height, v.width): resized(pixels, (v.height, v.width)) for v in shown if not v.flip}
+        return [of_size[view.height, view.width] for view in shown]
+
+    def __call__(
+        self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], inputs: Sequence[Sequence[Tensor]]
+    ) -> list[LocalizationMaps]:
+        """Maps of the tagged classes of samples with the same views.
+
+        Args:
+            sizes: (height, width) of each photo.
+            inputs: what :meth:`read` gave of each.
+        """
         device = next(self.method.parameters()).device
-        size = self._size(samples[0], pixels[0])
         labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(device)
         raws = []
-        for view in self.settings.views(*size, self.backbone.multiple):
-            images = self._shown(samples, pixels, view).to(device, memory_format=torch.channels_last)
+        for number, view in enumerate(self.settings.views(*sizes[0], self.backbone.multiple)):
+            images = self._shown([of_photo[number] for of_photo in inputs], view, device)
             raw = forward(self.method, self._batch(samples, images, labels), self.settings.precision)
             raws.append(raw.flip(3) if view.flip else raw)
         fused = fuse(raws)
@@ -83,20 +101,14 @@ class Localizer:
             shares = covered(fused, labels)
         return [
             present_maps(sample, maps, size, share)
-            for sample, maps, share in zip(samples, fused.cpu(), shares, strict=True)
+            for sample, maps, size, share in zip(samples, fused.cpu(), sizes, shares, strict=True)
         ]
 
-    def _size(self, sample: Sample, pixels: np.ndarray | None) -> tuple[int, int]:
-        if pixels is not None:
-            return pixels.shape[0], pixels.shape[1]
-        assert self.store is not None
-        facts = self.store.facts[sample.key]
-        return facts.height, facts.width
-
-    def _shown(self, samples: Sequence[Sample], pixels: Sequence[np.ndarray | None], view: View) -> Tensor:
+    def _shown(self, images: Sequence[Tensor], view: View, device: torch.device) -> Tensor:
+        batch = torch.stack(list(images)).to(device, non_blocking=True)
         if self.store is None:
-            return view_batch([image for image in pixels if image is not None], view, self.backbone)
-        return torch.stack([self.store.load(sample, view) for sample in samples]).float()
+            batch = normalise(batch.flip(3) if view.flip else batch, (self.backbone.mean, self.backbone.std))
+        return batch.float().contiguous(memory_format=torch.channels_last)
 
     def _batch(self, samples: Sequence[Sample], images: Tensor, labels: Tensor) -> Batch:
         valid = torch.ones(len(samples), *images.shape[2:], dtype=torch.bool, device=images.device)
@@ -105,18 +117,23 @@ class Localizer:
         return Batch(ids, images, labels, valid, stored=self.store is not None, domains=domains)
 
 
-def batches_by_size(
-    samples: Sequence[Sample], size_of: Callable[[Sample], tuple[int, int]], batch_size: int
+def batches_by(
+    samples: Sequence[Sample], key: Callable[[Sample], Hashable], batch_size: int | None, device: torch.device
 ) -> list[list[Sample]]:
-    """Samples in lists of equal size, up to ``batch_size`` each: a function of the samples alone, whatever is done
-    already and in how many processes."""
+    """Samples in lists of equal key: a function of the samples alone, whatever is done already and in how many
+    processes.
+
+    Args:
+        batch_size: at most so many in a list; None: 8 on a CPU, 32 on an accelerator.
+    """
+    limit = batch_size or (8 if device.type == "cpu" else 32)
     full: list[list[Sample]] = []
-    waiting: dict[tuple[int, int], list[Sample]] = {}
+    waiting: dict[Hashable, list[Sample]] = {}
     for sample in samples:
-        group = waiting.setdefault(size_of(sample), [])
+        group = waiting.setdefault(key(sample), [])
         group.append(sample)
-        if len(group) == batch_size:
-            full.append(waiting.pop(size_of(sample)))
+        if len(group) == limit:
+            full.append(waiting.pop(key(sample)))
     return [*full, *waiting.values()]
 
 

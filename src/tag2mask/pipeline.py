@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,21 +16,22 @@ from typing import Any
 import torch
 
 from tag2mask import checks, compute, concurrency, data, doctor, stages
-from tag2mask.data.images import CheckedImage, read_image, write_index_mask
+from tag2mask.data.images import CheckedImage, image_size, write_index_mask
 from tag2mask.errors import InputError, UnreadableImage
 from tag2mask.files import digest
+from tag2mask.naming import safe_name
 from tag2mask.plan import explain
 from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.plan.photos import read_records
-from tag2mask.plan.stage import Fact
+from tag2mask.plan.stage import Fact, Stage
 from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
 from tag2mask.stages import names
-from tag2mask.stages.predictions import Predictor
+from tag2mask.stages.predictions import Predictor, Read
 from tag2mask.types import Sample
 
 log = logging.getLogger("tag2mask")
@@ -52,14 +53,22 @@ def train(path: Path | str, out: Path | str, settings: RunSettings | None = None
     return run(Path(path), Path(out), settings or RunSettings(), [stage.name for stage in plan])
 
 
-def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str]) -> Path:
-    """Carry out the wanted stages of the plan, and write the report."""
+def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], extra: Sequence[Stage] = ()) -> Path:
+    """Carry out the wanted stages of the plan, and write the report. Gives the run folder.
+
+    Args:
+        wanted: names of stages.
+        extra: stages of one's own, after those of the plan.
+
+    Raises:
+        InputError: anything the user can mend, in one line.
+    """
     surveyed, settings = _surveyed(path, settings)
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder)
         _describe(folder, settings, run_data)
-        execution = begin(folder, stages.plan(settings), settings, run_data)
+        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
         _examine(execution, surveyed)
         execute(execution, wanted)
         _record_session(folder, time.monotonic() - began)
@@ -134,8 +143,8 @@ def write_report(execution: Execution) -> Path:
 
     if not {"masks", "scores"} <= execution.folders.keys():
         raise InputError(
-            f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run its "
-            "command again (`tag2mask plan` says what has changed)"
+            f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run "
+            "its command again (`tag2mask plan` says what has changed)"
         )
     path = execution.run.folder / "report.html"
     report.render(summary.report_data(execution), path)
@@ -173,30 +182,32 @@ def predict(
     settings = settings_from(described["settings"])
     if refine is not None:
         settings = replace(settings, inference=replace(settings.inference, refine=refine))
-    samples = data.load_images(images)
+    out = Path(out).absolute()
+    samples = data.load_images(images, skip=[out])
+    _check_predictions_folder(out, samples)
     predictor = Predictor(settings, len(described["classes"]), _result(run, settings), settings.single_stage)
     written = []
 
-    def read(sample: Sample) -> Any:
+    def read(sample: Sample) -> Read | UnreadableImage:
         try:
-            return read_image(sample.image_path)
+            return predictor.read(sample)
         except UnreadableImage as error:
             return error
 
-    def probabilities(batch: Sequence[Sample], inputs: Sequence[Any]) -> list[Any]:
-        return [x if isinstance(x, UnreadableImage) else predictor.probabilities(batch, [x])[0] for x in inputs]
+    def probabilities(batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
+        found = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
+        return [x if isinstance(x, UnreadableImage) else next(found) for x in inputs]
 
     def write(sample: Sample, output: Any) -> Path | UnreadableImage:
         if isinstance(output, UnreadableImage):
             return output
-        path = Path(out) / f"{sample.id}.png"
+        path = out / f"{safe_name(sample.id)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_index_mask(path, predictor.mask(output))
         return path
 
-    done = concurrency.pipelined(
-        ([sample] for sample in samples), read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers
-    )
+    batches = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
+    done = concurrency.pipelined(batches, read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers)
     for _, result in track(done, "predicting", len(samples)):
         if isinstance(result, UnreadableImage):
             log.info("set aside: %s", result)
@@ -204,7 +215,40 @@ def predict(
             written.append(result)
     if not written:
         raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
-    return written
+    return sorted(written)
+
+
+def _check_predictions_folder(out: Path, samples: Sequence[Sample]) -> None:
+    """Nothing that is there is written over: no run, no photo.
+
+    Raises:
+        InputError: it would be.
+    """
+    inside = next((folder for folder in (out, *out.parents) if (folder / "run.json").exists()), None)
+    if inside is not None:
+        raise InputError(
+            f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
+        )
+    for sample in samples:
+        if (out / f"{safe_name(sample.id)}.png").resolve() == sample.image_path.resolve():
+            raise InputError(
+                f"--out {out} holds the photos themselves: the mask of {sample.image_path.name} would replace it; give "
+                "another folder"
+            )
+
+
+def _parts(samples: Sequence[Sample], size: int = 512) -> Iterator[Sequence[Sample]]:
+    """Parts of many photos in which those of one size are brought together."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    """(height, width) of a photo by its header; (1, 1) where that cannot be read."""
+    try:
+        return image_size(sample.image_path)
+    except UnreadableImage:
+        return 1, 1
 
 
 def _result(run: Run, settings: RunSettings) -> StageFolder:

@@ -9,10 +9,11 @@ image), ``height width`` (pixels), ``rows columns`` (feature grid), ``channels``
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -123,8 +124,15 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
     """``[... 3 height width]`` uint8 to float32 with the backbone's mean and standard deviation."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) * 255 for values in normalisation)
+    mean, std = _constants(normalisation, images.device)
     return images.float().sub_(mean).div_(std)
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of 8-bit pixels on the device: made once, since a copy to a GPU waits for it."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in normalisation)
+    return mean.to(device), std.to(device)
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,10 @@ class Batch:
     # rows (m, n) of photos to compare, for methods that ask for it; None: nobody drew partners, () none was to be had
     normalisation: Normalisation | None = None
 
+    def pin_memory(self) -> Batch:
+        """In memory from which the copy to a GPU runs beside its work."""
+        return _pinned(self)
+
     def to(self, device: torch.device) -> Batch:
         """On the device, normalised."""
         images, valid = _images_to(self, device), self.valid.to(device, non_blocking=True)
@@ -168,11 +180,23 @@ class MaskedBatch:
     stored: bool = False
     normalisation: Normalisation | None = None  # as in Batch
 
+    def pin_memory(self) -> MaskedBatch:
+        """As of :class:`Batch`."""
+        return _pinned(self)
+
     def to(self, device: torch.device) -> MaskedBatch:
         """On the device, normalised."""
         images, masks = _images_to(self, device), self.masks.to(device, non_blocking=True).long()
         labels, valid = (x.to(device, non_blocking=True) for x in (self.labels, self.valid))
         return MaskedBatch(self.ids, images, masks, labels, valid, self.stored)
+
+
+AnyBatch = TypeVar("AnyBatch", Batch, MaskedBatch)
+
+
+def _pinned(batch: AnyBatch) -> AnyBatch:
+    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(batch, **{name: x.pin_memory() for name, x in tensors.items() if isinstance(x, Tensor)})
 
 
 def _images_to(batch: Batch | MaskedBatch, device: torch.device) -> Tensor:

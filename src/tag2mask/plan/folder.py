@@ -119,7 +119,7 @@ class Run:
         """Empty, new, or the run.json of a run was lost."""
         if not self.folder.exists():
             return True
-        names = {path.name for path in self.folder.iterdir()} - {".lock"}
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
         return not names or any((self.folder / name / OWN).is_dir() for name in names) or names <= {"run.json"}
 
     def __enter__(self) -> Run:

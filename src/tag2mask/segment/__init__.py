@@ -2,13 +2,14 @@
 
 from tag2mask.segment.build import build, check_settings, known
 from tag2mask.segment.deeplab import weigh_classes
-from tag2mask.segment.inference import InferenceSettings, refined, segment_photo
+from tag2mask.segment.inference import InferenceSettings, PhotoSegmenter, refined, segment_photo
 from tag2mask.segment.relabel import RelabelSettings, gate_by_tags
 from tag2mask.segment.settings import SegmenterSettings
 from tag2mask.segment.task import SegmenterTask
 
 __all__ = [
     "InferenceSettings",
+    "PhotoSegmenter",
     "RelabelSettings",
     "SegmenterSettings",
     "SegmenterTask",

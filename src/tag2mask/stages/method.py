@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from tag2mask import methods
+from tag2mask import compute, methods
 from tag2mask.data.batches import Pairs
-from tag2mask.data.images import read_image, read_saliency
+from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
-from tag2mask.localize import Localizer, batches_by_size
+from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
 from tag2mask.recipes import RunSettings
@@ -33,6 +33,7 @@ from tag2mask.stages.networks import (
 )
 from tag2mask.train import fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
+from tag2mask.views import View
 
 log = logging.getLogger("tag2mask")
 
@@ -109,17 +110,20 @@ def _localize(context: Context, name: str) -> PhotoWork:
     if network.traits.references:
         _show_references(context, network)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
+    divisor, device = network.backbone.multiple, compute.device()
 
-    def read(sample: Sample) -> np.ndarray | None:
-        return read_image(sample.image_path) if store is None else None
+    def views_of(sample: Sample) -> tuple[View, ...]:
+        return tuple(settings.views(*context.size(sample), divisor))
 
-    def write(sample: Sample, maps: LocalizationMaps) -> None:
-        write_maps(context.folder.path(sample.id, ".npz"), maps)
+    def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
+        return localizer(samples, [context.size(sample) for sample in samples], inputs)
 
-    def batches(samples: Sequence[Sample]) -> list[list[Sample]]:
-        return batches_by_size(samples, context.size, settings.batch_size)
-
-    return PhotoWork(read=read, compute=localizer, write=write, batches=batches)
+    return PhotoWork(
+        read=lambda sample: localizer.read(sample, context.size(sample)),
+        compute=localize,
+        write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
+        batches=lambda samples: batches_by(samples, views_of, settings.batch_size, device),
+    )
 
 
 def _show_references(context: Context, network: MapNetwork) -> None:

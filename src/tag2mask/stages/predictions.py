@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from tag2mask import evaluate, pseudo, segment
+from tag2mask import compute, evaluate, pseudo, segment
 from tag2mask.data.images import read_image
+from tag2mask.localize import batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork
@@ -41,14 +42,19 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
 def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
     return PhotoWork(
-        read=lambda sample: read_image(sample.image_path),
-        compute=predictor.probabilities,
+        read=lambda sample: predictor.read(sample),
+        compute=lambda samples, inputs: predictor.probabilities(inputs),
         write=lambda sample, found: write_mask(context.folder, sample, predictor.mask(found)),
+        batches=lambda samples: predictor.batches(samples, context.size),
     )
 
 
+Read = tuple[np.ndarray, list[Tensor]]
+"""A photo's pixels ``[height width 3]`` uint8, and its views."""
+
+
 class Predictor:
-    """A trained segmenter with the settings of its inference.
+    """A trained segmenter with the settings of its inference. No tags are used.
 
     Args:
         settings: of the run.
@@ -57,19 +63,29 @@ class Predictor:
     """
 
     def __init__(self, settings: RunSettings, classes: int, stage: StageFolder, single_stage: bool) -> None:
-        self.inference = settings.inference
-        self.segmenter, self.backbone = load_segmenter(settings, classes, stage, single_stage=single_stage)
+        segmenter, backbone = load_segmenter(settings, classes, stage, single_stage=single_stage)
+        self.photos = segment.PhotoSegmenter(segmenter, backbone, settings.inference)
         refine = settings.inference.refine
         self.refiner = None if refine == "none" else refiner(refine, settings.refine_long_side)
 
-    def probabilities(self, samples: Sequence[Sample], pixels: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Tensor]]:
-        """Pixels and probabilities ``[1+classes height width]`` of each photo, not refined yet. No tags are used."""
-        return [
-            (image, segment.segment_photo(self.segmenter, self.backbone, image, self.inference)) for image in pixels
-        ]
+    def batches(self, samples: Sequence[Sample], size_of: Callable[[Sample], tuple[int, int]]) -> list[list[Sample]]:
+        """Photos that are segmented together."""
+        views_of = lambda sample: self.photos.views(*size_of(sample))  # noqa: E731
+        return batches_by(samples, views_of, self.photos.settings.batch_size, compute.device())
+
+    def read(self, sample: Sample) -> Read:
+        """Decoded, and in its views; for a thread ahead."""
+        pixels = read_image(sample.image_path)
+        return pixels, self.photos.read(pixels)
+
+    def probabilities(self, inputs: Sequence[Read]) -> list[tuple[np.ndarray, Tensor]]:
+        """Pixels and probabilities ``[1+classes height width]`` of photos of one size of views, not refined yet."""
+        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
+        found = self.photos(sizes, [views for _, views in inputs])
+        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, found, strict=True)]
 
     def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
-        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined."""
+        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind."""
         pixels, probabilities = found
         if self.refiner is not None:
             probabilities = segment.refined(pixels, probabilities, self.refiner)

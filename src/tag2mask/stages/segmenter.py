@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from tag2mask import backbones, compute, methods, pseudo, segment
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.data.batches import MaskedImages, StoredFeatures
 from tag2mask.data.images import read_image
+from tag2mask.localize import batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Record, TrainingStage
@@ -137,20 +138,37 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     s = context.settings
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
-    segmenter, backbone = load_segmenter(s, len(context.classes), context.read(trained))
+    photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
     decide = pseudo.PseudoSettings(margin=s.pseudo.margin)
 
-    def compute_batch(samples: Any, inputs: Any) -> list[tuple[np.ndarray, Tensor]]:
-        return [(pixels, segment.segment_photo(segmenter, backbone, pixels, views)) for pixels in inputs]
+    def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
+        pixels = read_image(sample.image_path)
+        return pixels, photos.read(pixels)
 
-    def write(sample: Sample, found: tuple[np.ndarray, Tensor]) -> Record:
-        pixels, probabilities = found
-        scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
+    def gated(
+        samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
+    ) -> list[tuple[np.ndarray, Tensor, tuple[int, ...]]]:
+        found = photos([(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs], [of for _, of in inputs])
+        out = []
+        for sample, (pixels, _), probabilities in zip(samples, inputs, found, strict=True):
+            scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
+            out.append((pixels, scores.cpu(), classes))
+        return out
+
+    def write(sample: Sample, found: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
+        pixels, scores, classes = found
         return keep_mask(
             context, sample, by_best_score(sample, classes, pseudo.refine(pixels, scores, sharpen), decide)
         )
 
-    return PhotoWork(read=lambda sample: read_image(sample.image_path), compute=compute_batch, write=write)
+    return PhotoWork(
+        read=read,
+        compute=gated,
+        write=write,
+        batches=lambda samples: batches_by(
+            samples, lambda x: photos.views(*context.size(x)), views.batch_size, compute.device()
+        ),
+    )
 
 
 def load_segmenter(

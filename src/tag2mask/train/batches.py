@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from tag2mask import compute
 from tag2mask.data.batches import Source, epoch_batches
+from tag2mask.errors import InputError
 from tag2mask.train.settings import TrainSettings
+
+log = logging.getLogger("tag2mask")
 
 
 class Steps(Dataset[Any]):
@@ -44,17 +48,37 @@ class Steps(Dataset[Any]):
 
 def batches(steps: Steps, settings: TrainSettings, start: int, end: int, device: torch.device) -> Iterator[Any]:
     """The batches of the steps from ``start`` to ``end``."""
-    workers = settings.workers
-    if workers is None:
-        workers = 0 if device.type == "cpu" else min(compute.cores(), 16)
+    workers = _workers(settings, device, end - start)
     loader = DataLoader(
         steps,
         batch_size=None,
         sampler=range(start, end),  # pyright: ignore[reportArgumentType] (any sized iterable of indices will do)
-        num_workers=min(workers, end - start),
+        num_workers=workers,
         pin_memory=device.type == "cuda",
     )
-    return iter(loader) if workers else _one_ahead(iter(loader))
+    if not workers:
+        yield from _one_ahead(iter(loader))
+        return
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"one of the {workers} processes that read photos died ({str(error).partition(chr(10))[0]}), most likely "
+            "for want of memory: run the same command again, which goes on from the last checkpoint, with fewer "
+            "--train.workers"
+        ) from error
+
+
+def _workers(settings: TrainSettings, device: torch.device, steps: int) -> int:
+    """Processes that read ahead: as many as asked for, or one a core on an accelerator; none on a CPU."""
+    cores = compute.cores()
+    if settings.workers is None:
+        return 0 if device.type == "cpu" else min(cores, 16, steps)
+    if settings.workers > cores:
+        log.info("--train.workers %d: this machine lets us use %d cores, more do not help", settings.workers, cores)
+    return min(settings.workers, steps)
 
 
 def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:

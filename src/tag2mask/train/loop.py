@@ -124,11 +124,19 @@ class _Training:
         batch = batch.to(self.accelerator.device)
         update = (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps
         terms: dict[str, Tensor] = {}
-        for losses in self._in_turn(batch, step / self.steps):
-            self.accelerator.backward(losses.total() / self.settings.accumulate)
-            terms |= {name: value.detach() for name, value in losses.items()}
-            if update:
-                self._update()
+        try:
+            for losses in self._in_turn(batch, step / self.steps):
+                self.accelerator.backward(losses.total() / self.settings.accumulate)
+                terms |= {name: value.detach() for name, value in losses.items()}
+                if update:
+                    self._update()
+        except torch.OutOfMemoryError as error:
+            size = self.settings.batch_size
+            raise InputError(
+                f"{self.title}: the device's memory does not hold a step of {size} photos: give half the batch twice "
+                f"(--train.batch-size {max(1, size // 2)} --train.accumulate {2 * self.settings.accumulate}), or "
+                "smaller views (--augment.size)"
+            ) from error
         self.log.add(terms, len(batch.ids) * self.accelerator.num_processes)
 
     def _in_turn(self, batch: Any, progress: float) -> Iterator[Losses]:
