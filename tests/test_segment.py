@@ -9,10 +9,11 @@ from torch import nn
 
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
-from tag2mask.segment import InferenceSettings, SegmenterSettings, SegmenterTask, segment_photo
+from tag2mask.segment import InferenceSettings, PhotoSegmenter, SegmenterSettings, SegmenterTask, segment_photo
 from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
+from tag2mask.train import TrainSettings, parameter_groups
 from tag2mask.types import MaskedBatch, Photos, Views
 
 SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
@@ -21,6 +22,17 @@ SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
 def segmenter(name: str, backbone: BackboneSettings = SMALL) -> nn.Module:
     torch.manual_seed(0)
     return build_segmenter(SegmenterSettings(name, channels=8), build(backbone), 3, backbone)
+
+
+@pytest.mark.parametrize("name", ["deeplab-largefov", "deeplab-v2", "smp:unet", "smp:fpn"])
+def test_logits_have_background_and_every_class(name: str) -> None:
+    # the smp encoders keep their own strides
+    backbone = BackboneSettings("resnet18", weights="none", output_stride=32) if name.startswith("smp") else SMALL
+    model = segmenter(name, backbone).eval()
+    with torch.no_grad():
+        logits = model.segment(Photos(torch.randn(2, 3, 40, 56)))
+    assert logits.shape[:2] == (2, 4) and logits.shape[2] < logits.shape[3]
+    assert torch.isfinite(logits).all()
 
 
 def test_smp_takes_the_backbone_weights() -> None:
@@ -101,7 +113,8 @@ class Colour(nn.Module):
         return torch.einsum("lc,bchw->blhw", self.weight, views.images)
 
 
-AS_IS = Backbone([("none", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3)  # photos are neither normalised nor fitted
+def unnormalised(multiple: int = 1) -> Backbone:
+    return Backbone([("b0", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3, multiple)
 
 
 def plain(**changes) -> InferenceSettings:
@@ -112,10 +125,10 @@ def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
     image = np.zeros((50, 130, 3), np.uint8)
     image[:, 65:] = (255, 0, 0)
     image[:, :65] = (0, 0, 255)
-    whole = segment_photo(Colour(), AS_IS, image, plain())
+    whole = segment_photo(Colour(), unnormalised(), image, plain())
     for settings in (plain(window=40), plain(flip=True), plain(window=64, flip=True)):
-        torch.testing.assert_close(segment_photo(Colour(), AS_IS, image, settings), whole)
-    scaled = segment_photo(Colour(), AS_IS, image, plain(scales=(0.5, 1.0, 2.0)))
+        torch.testing.assert_close(segment_photo(Colour(), unnormalised(), image, settings), whole)
+    scaled = segment_photo(Colour(), unnormalised(), image, plain(scales=(0.5, 1.0, 2.0)))
     assert scaled.shape == whole.shape == (3, 50, 130)
     assert (scaled.argmax(0) == whole.argmax(0))[:, :60].all()
     torch.testing.assert_close(scaled.sum(0), torch.ones(50, 130))
@@ -123,8 +136,24 @@ def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
 
 def test_large_photos_are_never_looked_at_whole() -> None:
     model = Colour()
-    segment_photo(model, AS_IS, np.zeros((100, 300, 3), np.uint8), plain(window=64))
+    segment_photo(model, unnormalised(), np.zeros((100, 300, 3), np.uint8), plain(window=64))
     assert max(max(size[2:]) for size in model.sizes) <= 64
+
+
+def test_photos_of_other_sizes_with_the_same_views_are_segmented_together_as_each_alone() -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (*size, 3)).astype(np.uint8) for size in ((50, 130), (25, 65), (50, 130))]
+    torch.manual_seed(0)
+    backbone = build(SMALL)
+    model = build_segmenter(SegmenterSettings(channels=8), backbone, 3, SMALL).eval()
+    photos = PhotoSegmenter(model, backbone, plain(long_side=60, scales=(0.5, 1.0), flip=True))
+    sizes = [image.shape[:2] for image in images]
+    assert len({photos.views(*size) for size in sizes}) == 1 and photos.views(60, 50) != photos.views(50, 60)
+    found = photos(sizes, [photos.read(image) for image in images])
+    for image, probabilities in zip(images, found, strict=True):
+        alone = segment_photo(model, backbone, image, photos.settings)
+        assert probabilities.shape == (4, *image.shape[:2])
+        torch.testing.assert_close(probabilities, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 10), (64, 65), (200, 64), (131, 300)])
@@ -142,6 +171,21 @@ def test_names() -> None:
     frozen = BackboneSettings("resnet10t", weights="none", output_stride=8, freeze=True)
     with pytest.raises(InputError, match="reads every stage"):
         segmenter("smp:unet", frozen)
+
+
+@pytest.mark.parametrize("pyramid", [(), (0.5,)])
+@pytest.mark.parametrize("name", ["smp:unet", "smp:deeplabv3plus", "deeplab-v2"])
+def test_what_is_pretrained_learns_at_the_backbones_rate(name: str, pyramid: tuple[float, ...]) -> None:
+    """Every one of its parameters, however the library calls it; all others ten times as fast."""
+    backbone = build(settings := BackboneSettings("resnet10t", weights="none", output_stride=32))
+    model = build_segmenter(SegmenterSettings(name, channels=8, pyramid=pyramid), backbone, 3, settings)
+    rates = {id(p): g["lr"] for g in parameter_groups(SegmenterTask(model), TrainSettings()) for p in g["params"]}
+    inner = model.segmenter if pyramid else model
+    own = inner.model.encoder.model if name.startswith("smp") else inner.backbone
+    pretrained = {id(p) for p in own.parameters()}
+    assert 10 < len(pretrained) < len(rates)
+    assert {rates[i] for i in pretrained} == {5e-4}
+    assert {rates[i] for i in rates.keys() - pretrained} == {5e-3}
 
 
 def test_aspp_is_the_sum_of_four_dilated_convolutions() -> None:

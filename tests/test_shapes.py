@@ -7,13 +7,14 @@ from beartype import beartype
 from jaxtyping import Bool, Float, Float32, Int64, TypeCheckError, UInt8, jaxtyped
 from torch import Tensor
 
+from localizing import batch
 from tag2mask import evaluate, localize, pseudo, segment
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.data.augment import AugmentSettings, Geometry, generator
 from tag2mask.methods.cam import Cam
 from tag2mask.refine import dense_crf
 from tag2mask.segment.deeplab import weigh_classes
-from tag2mask.types import Batch, LocalizationMaps, Photos, masked_mean, normalise
+from tag2mask.types import LocalizationMaps, Photos, masked_mean, normalise
 
 shapes = jaxtyped(typechecker=beartype)
 
@@ -32,8 +33,7 @@ def test_backbone_and_method(backbone: Backbone) -> None:
     def maps(
         x: Float32[Tensor, "batch 3 height width"], y: Float32[Tensor, "batch classes"]
     ) -> Float32[Tensor, "batch classes height//8 width//8"]:
-        valid = torch.ones(len(x), *x.shape[2:], dtype=torch.bool)
-        return Cam(backbone, y.shape[1]).eval().localize(Batch(("a", "b"), x, y, valid))
+        return Cam(backbone, y.shape[1]).eval().localize(batch(x, y))
 
     with torch.no_grad():
         features(torch.randn(2, 3, 32, 48))
