@@ -351,8 +351,6 @@ def test_without_truth_there_is_nothing_to_measure(tmp_path):
 
 def test_oracle_training_masks_are_the_truth_in_our_convention(tmp_path):
     dataset, truths = small_world(tmp_path, 3, (8, 10, 12))
-    for sample in dataset.samples:
-        evaluate.write_truth_for_oracle_training(sample, dataset, tmp_path / "oracle" / f"{sample.id}.png")
     for sample, truth in zip(dataset.samples, truths, strict=True):
         evaluate.write_truth_for_oracle_training(sample, dataset, tmp_path / "oracle" / f"{sample.id}.png")
         with Image.open(tmp_path / "oracle" / f"{sample.id}.png") as written:
