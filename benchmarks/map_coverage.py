@@ -16,18 +16,22 @@ from pathlib import Path
 
 from tag2mask import evaluate
 from tag2mask.pipeline import reopen
-from tag2mask.run import Run
-from tag2mask.stages import unrefined
-from tag2mask.stages.label import reader
+from tag2mask.plan.folder import Run
+from tag2mask.stages.artefacts import MapReader
+from tag2mask.stages.masks import unrefined
+from tag2mask.stages.thresholds import chosen_threshold
 
 
 def measure(folder: Path, domain: str | None) -> tuple[evaluate.Scores, evaluate.OracleSweep]:
     """The maps of a run's method, not of its students, cut at the threshold found on them and at every one."""
-    with Run(folder, resume=True) as run:
-        work = reopen(run)
-        photos = replace(work.train, samples=[s for s in work.train.samples if domain in (None, s.domain)])
-        cut = evaluate.evaluate_masks(photos, unrefined(work, "maps"))
-        return cut, evaluate.sweep_thresholds(photos, reader(work.stages["maps"]))
+    with Run(folder, existing=True) as run:
+        execution = reopen(run)
+        train, maps = execution.data.train, MapReader(execution.folders["maps"])
+        photos = replace(train, samples=[s for s in train.samples if domain in (None, s.domain)])
+        scores = next(stage for stage in execution.stages if stage.name == "scores")
+        threshold, _ = chosen_threshold(execution.context(scores, execution.folders["scores"]), "maps")
+        cut = evaluate.evaluate_masks(photos, unrefined(maps, threshold, execution.settings.pseudo))
+        return cut, evaluate.sweep_thresholds(photos, maps)
 
 
 def main() -> None:
@@ -40,7 +44,7 @@ def main() -> None:
         cut, sweep = measure(folder, args.domain)
         precision = cut.foreground_precision if precision is None else precision
         print(
-            f"{folder.name:24} mIoU {cut.mean_iou:5.1f} (oracle {sweep.best[1]:5.1f})  "
+            f"{folder.name:24} mIoU {cut.mean_iou:5.1f} (oracle {sweep.best_constant[1]:5.1f})  "
             f"precision {cut.foreground_precision:4.1f} recall {cut.foreground_recall:4.1f}  "
             f"recall at precision {precision:.1f}: {sweep.recall_at(precision):4.1f}",
             flush=True,

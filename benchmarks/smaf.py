@@ -33,7 +33,7 @@ from tag2mask.data.augment import fit_size, normalise, resized
 from tag2mask.data.images import read_image
 from tag2mask.localize import LocalizeSettings, localize
 from tag2mask.methods.eps import ClassMapNet
-from tag2mask.run import read_maps, write_maps
+from tag2mask.stages.artefacts import read_maps, write_maps
 from tag2mask.types import Sample
 
 SIZES = ((375, 500), (333, 500), (500, 375))  # VOC's most frequent ones
