@@ -415,6 +415,27 @@ def test_a_chart_shows_where_values_are():
     assert chart.last == "0" and chart.smooth == ""
 
 
+@pytest.mark.parametrize(("at", "anchor"), [(0, "start"), (50, "middle"), (99, "end")])
+def test_the_label_of_a_marked_point_stands_above_the_line_within_the_chart(at, anchor):
+    points = [(x / 100, 50 - 0.4 * abs(x - at)) for x in range(100)]
+    chart = charts.line_chart("mIoU", points, mark=(*points[at], "50.0 at best"), smoothed=False)
+    ys = [float(pair.split(",")[1]) for pair in chart.raw.split()]
+    assert chart.mark is not None and chart.mark[1] == min(ys) and chart.mark[1] - 9 > 10
+    counts = np.array([0, *[10] * 99])  # a sweep whose best threshold stands at that end
+    hits = np.where(np.arange(100) > at, counts, 0) if at else counts
+    sweep = OracleSweep(
+        tuple(x / 100 for x in range(1, 100)),
+        truth=np.array([int(counts.sum() - hits.sum()), int(hits.sum())]),
+        undecided=np.zeros(2, int),
+        best=counts[None],
+        hits=hits[None],
+        objects=hits,
+    )
+    text = report.html(dataclasses.replace(FULL, classes=("cat",), scores=[], agreements=[], galleries={}, sweep=sweep,
+                                           class_counts={"train": [40]}))  # fmt: skip
+    assert re.search(rf'class="marked"[^>]*text-anchor="{anchor}"', text)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(finite, min_size=1, max_size=60), st.integers(1, 8))
 def test_running_mean_is_the_mean_of_the_neighbours(values, window):

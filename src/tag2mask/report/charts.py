@@ -12,6 +12,7 @@ from tag2mask.evaluate import OracleSweep
 
 CHART = (360, 190)  # width, height of a chart in its own units: about its size in pixels on every screen
 MARGIN = (44, 12, 10, 24)  # left, right, top, bottom
+HEADROOM = 0.15  # share of the range left free above the curve for a label
 MOST_POINTS = 400  # more cannot be told apart in a chart of this width
 
 
@@ -50,6 +51,8 @@ def line_chart(
         smooth = None if smooth is None else np.array([smooth[group].mean() for group in groups])
         values = np.array([values[group].mean(axis=0) for group in groups])
     low, high = _range(values[:, 1])
+    if mark is not None:
+        high += HEADROOM * (high - low)  # the label stands above its point
     first, final = float(values[0, 0]), float(values[-1, 0])
     if final <= first:
         first, final = first - 0.5, first + 0.5

@@ -12,7 +12,7 @@ import numpy as np
 from tag2mask.errors import listed
 from tag2mask.evaluate import Scores, TagAgreement
 from tag2mask.report.data import ReportData
-from tag2mask.report.words import percent
+from tag2mask.report.words import counted, percent
 
 FEW_PHOTOS = 20  # a class tagged on fewer is called thin: its classifier sees each object only a few times
 WEAK_IOU = 40.0  # percent; below it a mask shares less of its area with the object than it gets wrong
@@ -51,7 +51,7 @@ def _of_measures(data: ReportData) -> Iterator[Remark]:
     photos = f" on {table.photos}" if table.photos else ""
     yield Remark(
         "good",
-        f"{table.name} was measured{photos}, on {scores.pixels / 1e6:.1f} million pixels with known truth: "
+        f"{table.name} was measured{photos}, on {counted(scores.pixels)} pixels with known truth: "
         f"{percent(scores.pixel_accuracy, 0)} % of them are right, mIoU {percent(scores.mean_iou)}.",
     )
     for other in data.scores:
