@@ -11,27 +11,30 @@ constant, like the best one (*oracle*), is chosen on truth: it compares maps and
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from tag2mask import evaluate
 from tag2mask.pipeline import reopen
+from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
 from tag2mask.stages.artefacts import MapReader
 from tag2mask.stages.masks import unrefined
 from tag2mask.stages.thresholds import chosen_threshold
 
 
+def threshold_of(execution: Execution, name: str) -> float:
+    """The threshold found on the maps of a stage of a finished run, without truth."""
+    scores = next(stage for stage in execution.stages if stage.name == "scores")
+    return chosen_threshold(execution.context(scores, execution.folders["scores"]), name)[0]
+
+
 def measure(folder: Path, domain: str | None) -> tuple[evaluate.Scores, evaluate.OracleSweep]:
     """The maps of a run's method, not of its students, cut at the threshold found on them and at every one."""
-    with Run(folder, existing=True) as run:
-        execution = reopen(run)
-        train, maps = execution.data.train, MapReader(execution.folders["maps"])
-        photos = replace(train, samples=[s for s in train.samples if domain in (None, s.domain)])
-        scores = next(stage for stage in execution.stages if stage.name == "scores")
-        threshold, _ = chosen_threshold(execution.context(scores, execution.folders["scores"]), "maps")
-        cut = evaluate.evaluate_masks(photos, unrefined(maps, threshold, execution.settings.pseudo))
-        return cut, evaluate.sweep_thresholds(photos, maps)
+    execution = reopen(Run(folder, existing=True))
+    dataset, maps_of = execution.data.train, MapReader(execution.folders["maps"])
+    photos = dataset.with_samples([s for s in dataset.samples if domain in (None, s.domain)])
+    masks = unrefined(maps_of, threshold_of(execution, "maps"), execution.settings.pseudo)
+    return evaluate.evaluate_masks(photos, masks), evaluate.sweep_thresholds(photos, maps_of)
 
 
 def main() -> None:

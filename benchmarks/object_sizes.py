@@ -50,13 +50,15 @@ def by_size(dataset: Dataset, mask: Callable[[Sample], np.ndarray], edge: float)
     return named
 
 
-def masks_of(execution: Execution, name: str, what: str) -> Callable[[Sample], np.ndarray]:
-    folder = execution.folders[name]
-    if what == "masks":
-        return MaskReader(folder)
-    scores = next(stage for stage in execution.stages if stage.name == "scores")
-    threshold, _ = chosen_threshold(execution.context(scores, execution.folders["scores"]), name)
-    return unrefined(MapReader(folder), threshold, execution.settings.pseudo)
+def masks_of(execution: Execution, stage: str) -> Callable[[Sample], np.ndarray]:
+    """The masks of a stage; maps are cut at the threshold found on them."""
+    measured = next(s.measured for s in execution.stages if s.name == stage)
+    assert measured is not None, f"{stage} holds neither maps nor masks"
+    if measured.what != "maps":
+        return MaskReader(execution.folders[stage])
+    scores = next(s for s in execution.stages if s.name == "scores")
+    threshold, _ = chosen_threshold(execution.context(scores, execution.folders["scores"]), stage)
+    return unrefined(MapReader(execution.folders[stage]), threshold, execution.settings.pseudo)
 
 
 def main() -> None:
@@ -66,16 +68,12 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", default=[], help="default: all maps and masks of the run")
     args = parser.parse_args()
     for folder in args.runs:
-        with Run(folder, existing=True) as run:
-            execution = reopen(run)
-            of_train = [s for s in execution.done() if s.measured is not None and s.measured.split == "train"]
-            for stage in of_train:
-                if stage.measured is None or (args.stages and stage.name not in args.stages):
-                    continue
-                masks = masks_of(execution, stage.name, stage.measured.what)
-                sizes = by_size(execution.data.train, masks, args.edge)
-                shown = "  ".join(f"{size} {iou:5.1f} (of {count})" for size, (iou, count) in sizes.items())
-                print(f"{folder.name:24} {stage.name:14} {shown}")
+        execution = reopen(Run(folder, existing=True))
+        measured = [s.name for s in execution.done() if s.measured is not None and s.measured.split == "train"]
+        for name in args.stages or measured:
+            found = by_size(execution.data.train, masks_of(execution, name), args.edge)
+            shown = "  ".join(f"{size} {iou:5.1f} (of {count})" for size, (iou, count) in found.items())
+            print(f"{folder.name:24} {name:14} {shown}")
 
 
 if __name__ == "__main__":
