@@ -1,7 +1,7 @@
-"""Every refiner and propagation on the maps of one finished run: mIoU of the pseudo masks, seconds per photo, memory.
+"""Every refiner on the maps of one finished run: mIoU of the pseudo masks, seconds per photo, peak memory.
 
     python benchmarks/refiners.py RUN                          # all of them, on every training photo with truth
-    python benchmarks/refiners.py RUN --only none crf/irn irn+crf
+    python benchmarks/refiners.py RUN --only none crf/irn irn+crf --step 5
 
 RUN must have maps (`tag2mask label` or `train`). WAY+REFINER propagates them first, in a copy of the run next to it
 (RUN-refiners), whose method and maps are taken over: those of all photos; with --step n every n-th gets a mask. The
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,18 @@ from tag2mask.stages.masks import with_background
 from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import Sample
 
-ALL = ("none", *REFINERS, *(f"{way}+{refine}" for way in PROPAGATIONS for refine in ("none", "crf")))
+ALL = (
+    "none",
+    *(f"crf/{name}" for name in PRESETS),
+    "par",
+    "par/full",
+    "irn+none",
+    "irn+crf",
+    "psa+none",
+    "psa+crf",
+    "colours+none",
+    "features+none",
+)
 
 
 def row(folder: Path, name: str, step: int, beta: float | None) -> dict[str, Any]:
@@ -81,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--only", nargs="*", default=ALL)
+    parser.add_argument("--step", type=int, default=1, help="every n-th training photo")
     parser.add_argument("--beta", type=float, help="exponent of the affinities in the walk")
     options = parser.parse_args()
     copy = options.run.with_name(f"{options.run.name}-refiners")
@@ -90,15 +103,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     for name in options.only:
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            made = pool.apply(row, (copy, name, options.beta))
-        scores: Scores = made["scores"]
-        rows.append(
-            f"| {name} | {scores.mean_iou:.1f} | {scores.foreground_precision:.0f} / {scores.foreground_recall:.0f} | "
-            f"{made['threshold']:.3f} | {made['seconds']:.3f} | {made['peak_gb']:.2f} | {made['minutes']:.1f} |"
+            found = pool.apply(row, (copy, name, options.step, options.beta))
+        print(
+            f"| {name} | {found['miou']:.1f} | {found['precision']:.0f} / {found['recall']:.0f} | "
+            f"{found['threshold']:.3f} | {found['seconds_per_photo']:.3f} | {found['peak_gb']:.2f} | "
+            f"{found['train_minutes'] or ''} |",
+            flush=True,
         )
-    print("| refiner | mIoU | foreground precision / recall | threshold | s per photo | peak GB | training minutes |")
-    print("|---|---|---|---|---|---|---|")
-    print("\n".join(rows))
 
 
 if __name__ == "__main__":
