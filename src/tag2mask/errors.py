@@ -42,7 +42,6 @@ class DamagedArtefact(InputError):
             f"{path} is damaged ({reason}) and was moved aside: run the same command again, which makes it anew"
         )
 
-
     def __reduce__(self) -> tuple[Callable[[Path, str], DamagedArtefact], tuple[Path, str]]:
         return _damaged, (self.path, str(self))
 

@@ -22,7 +22,6 @@ from tag2mask.stages.networks import STRUCTURE, STUDENTS, fitting, load_map_netw
 from tag2mask.train import fit, load_model
 from tag2mask.types import LocalizationMaps, Sample
 
-
 LEARNT = Part("propagation", ("beta", "steps", "sigma", "cosine"))
 """Settings of propagation without those of the walk alone, on which no network depends."""
 
