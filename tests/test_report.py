@@ -251,6 +251,8 @@ def test_false_alarms_and_classes_without_truth_are_told():
     assert "Pseudo masks: 1 of 4 photos tagged with none of the classes show one." in [
         r.text for r in report.trust(FULL)
     ]
+    assert "none of these" not in page(FULL).text
+    assert "none of these 7 0 " in page(dataclasses.replace(FULL, background_photos={"train": 7, "val": 0})).text
 
 
 def test_without_truth_nothing_is_claimed():
