@@ -124,8 +124,8 @@ class ResNet38d(Backbone):
         x = images
         for name, block in self.blocks.items():
             if name in ("b5", "b6"):
-                norm: nn.Module = block.bn_branch2a  # type: ignore[assignment]
-                taps["conv4" if name == "b5" else "conv5"] = norm(x)
+                assert isinstance(block, (ResBlock, Bottleneck))
+                taps["conv4" if name == "b5" else "conv5"] = block.bn_branch2a(x)
             x = block(x)
         return taps | {"conv6": x}
 

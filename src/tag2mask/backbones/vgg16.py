@@ -35,7 +35,8 @@ def features() -> nn.ModuleDict:
         for _ in range(count):
             conv = nn.Conv2d(channels, width, 3, padding=1)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
             convs[str(number)] = conv
             number, channels = number + 2, width
         number += 1
