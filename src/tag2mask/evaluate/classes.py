@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tag2mask.errors import InputError, listed
+from tag2mask.files import atomic
 
 BACKGROUND_NAME = "background"
 CLASSES_FILE = "classes.txt"  # in a folder of masks: one name a line in the order of the values 1, 2, ...
@@ -19,6 +20,12 @@ def with_background(classes: Sequence[str]) -> tuple[str, ...]:
             f"a class is called '{BACKGROUND_NAME}': background is always label 0, leave it out of the classes"
         )
     return (BACKGROUND_NAME, *classes)
+
+
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Write :data:`CLASSES_FILE` into a folder of masks in our label convention."""
+    with atomic(folder / CLASSES_FILE) as file:
+        file.writelines(f"{name}\n" for name in classes)
 
 
 def classes_in(folder: Path) -> tuple[str, ...] | None:
