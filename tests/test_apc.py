@@ -925,7 +925,7 @@ def test_a_photo_smaller_than_a_patch() -> None:
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "vit_relpos_small_patch16_224", "mixer_s32_224"])
 def test_a_vit_whose_position_embedding_cannot_be_resized(name: str) -> None:
-    with pytest.raises(InputError, match=rf"'{name}' cannot look at photos of any size.*position embedding") as raised:
+    with pytest.raises(InputError, match=rf"'{name}' cannot take photos of any size.*position embedding") as raised:
         vit(name)
     assert "\n" not in str(raised.value)
 

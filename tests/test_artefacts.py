@@ -66,7 +66,7 @@ def test_damaged_maps_are_moved_aside_and_named(name: str, tmp_path: Path) -> No
     path, content = tmp_path / "a" / "b.npz", damaged_maps()[name]
     path.parent.mkdir()
     path.write_bytes(content)
-    reason = {"claims gigabytes": "more than 2 GB", "not finite": "not finite", "pickled": "pickle"}.get(name, ".+")
+    reason = {"claims gigabytes": "unpack to 3.2 GB", "not finite": "not finite", "pickled": "pickle"}.get(name, ".+")
     with pytest.raises(DamagedArtefact, match=rf"b\.npz is damaged \(.*{reason}.*\) and was moved aside: run") as found:
         MapReader(StageFolder(tmp_path, "key"))(PHOTO)
     assert found.value.path == path and not path.exists()

@@ -20,7 +20,7 @@ def test_a_benchmark_can_be_loaded_and_says_how_it_is_called(
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.syspath_prepend(FOLDER)  # some take parts of others
-    monkeypatch.setitem(sys.modules, spec.name, module)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except ModuleNotFoundError as error:

@@ -214,7 +214,11 @@ def test_features_of_a_backbone_need_no_training() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"sigma": 0.0}, "sigma is 0: it must be above 0"), ({"cosine": -1.0}, "cosine is -1: it must be at least 0")],
+    [
+        ({"sigma": 0.0}, "sigma is 0: it must be above 0"),
+        ({"cosine": -1.0}, "cosine is -1: it must be at least 0"),
+        ({"beta": float("nan")}, "beta is nan"),
+    ],
 )
 def test_settings_of_what_needs_no_training(wrong: dict[str, float], says: str) -> None:
     with pytest.raises(InputError, match=rf"--propagation\.{says}"):

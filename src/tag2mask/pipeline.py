@@ -18,6 +18,7 @@ import torch
 from tag2mask import checks, compute, concurrency, data, doctor, stages
 from tag2mask.data.images import CheckedImage, image_size, write_index_mask
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
+from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
 from tag2mask.naming import safe_name
 from tag2mask.plan import explain
@@ -229,6 +230,7 @@ def predict(
             written.append(result)
     if not written:
         raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
+    write_classes(out, described["classes"])
     return sorted(written)
 
 

@@ -94,7 +94,7 @@ def keep_mask(context: Context, sample: Sample, decided: Decided) -> Record:
     """Write a mask; what is odd about it, without truth."""
     mask, uncertainty = decided
     write_mask(context.folder, sample, mask.mask)
-    foreground = (mask.mask > 0) & (mask.mask < IGNORE)
+    foreground = pseudo.shows_object(mask.mask)
     return {
         "uncertainty": round(uncertainty, 5),
         "foreground": round(float(foreground.mean()), 5),
