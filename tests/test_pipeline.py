@@ -34,8 +34,11 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert len(list((finished / "maps").glob("*.npz"))) == len(list((finished / "masks").glob("*.png"))) == 9
     assert len(list((finished / "masks-1").glob("*.png"))) == 9
     assert len(list((finished / "predictions").glob("*.png"))) == 3
-    suffixes = {p.suffix for p in finished.rglob("*") if p.is_file()} - {""}
-    assert suffixes <= {".json", ".jsonl", ".npz", ".png", ".safetensors", ".html"}  # nothing pickled, no leftovers
+    suffixes = {p.suffix for p in finished.rglob("*") if p.is_file()} - {""}  # nothing pickled, no leftovers
+    assert suffixes <= {".json", ".jsonl", ".npz", ".png", ".safetensors", ".html", ".txt"}
+    texts = {p.parent.name: p.read_text().split() for p in finished.rglob("*.txt")}
+    masks = {"masks", "masks-1", "predictions", "oracle-masks", "predictions-oracle"}
+    assert texts.keys() == masks and all(names == ["disc", "bar"] for names in texts.values())
     scores = json.loads((finished / "scores" / "scores.json").read_text())
     assert set(scores) == {"tags", "maps", "masks", "masks-1", "sweep", "predictions", "predictions-oracle"}
     described = json.loads((finished / "run.json").read_text())
