@@ -143,12 +143,12 @@ def _carry_out(execution: Execution, stage: Stage) -> None:
     content = content_of(stage, execution.settings, execution.data, reads)
     folder = execution.run.open(stage.name, digest(content), content)
     context = execution.context(stage, folder)
-    lacking = _lacking(stage, context)
-    if folder.has_manifest and not lacking:
+    gone = lacking(stage, context)
+    if folder.has_manifest and not gone:
         execution.folders[stage.name] = folder
         return
     if folder.has_manifest:
-        log.info("%s: %s missing or damaged and made anew", stage.title, lacking)
+        log.info("%s: %s missing or damaged and made anew", stage.title, gone)
         folder.reopen()
     began = time.monotonic()
     try:
@@ -177,7 +177,7 @@ def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
     return {"count": len(context.train), **(stage.train(context) or {})}
 
 
-def _lacking(stage: Stage, context: Context) -> str:
+def lacking(stage: Stage, context: Context) -> str:
     """What a stage's manifest promises and is not there, in words."""
     if isinstance(stage, PhotoStage):
         files = [name for name in stage.files if not (context.folder.folder / name).exists()]

@@ -6,13 +6,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tag2mask.errors import listed
 from tag2mask.files import digest, read_object
+from tag2mask.plan.context import Context
+from tag2mask.plan.execute import lacking
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import ASIDE, Run, StageFolder
 from tag2mask.plan.keys import content_of, reads_of
-from tag2mask.plan.photos import read_records
-from tag2mask.plan.stage import Stage
+from tag2mask.plan.photos import missing, read_records
+from tag2mask.plan.stage import Fact, PhotoStage, Stage
 from tag2mask.plan.view import differences
+from tag2mask.types import Dataset, Sample
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class Outlook:
 
 @dataclass
 class _Known:
+    unread: dict[Fact, str] = field(default_factory=dict)  # facts that a run would find changed, and why
     keys: dict[str, str] = field(default_factory=dict)
-    unsettled: set[str] = field(default_factory=set)  # stages that a run would work on
+    changing: set[str] = field(default_factory=set)  # stages that a run would make anew, under a key nobody knows yet
 
 
 def outlook(
@@ -40,17 +45,32 @@ def outlook(
     Args:
         run: None: there is no run folder yet.
     """
-    first = stages[0]
+    first, *others = stages
     checked = run.current(first.name) if run is not None else None
     if run is None or checked is None or not checked.has_manifest:
         return [Outlook(stage.name, stage.title, "to do") for stage in stages if stage.name in wanted]
+    assert isinstance(first, PhotoStage)
+    unread = missing(first, Context(first, settings, data, checked, {}))
+    said = f"new or changed photos: {listed(sample.id for sample in unread)}"
+    known = _Known({fact: said for fact, dataset in _datasets(data).items() if _any_of(unread, dataset)})
+    state, because = ("begun", (said,)) if unread else ("done", ())
+    rows = [Outlook(first.name, first.title, state, because, _minutes(checked))]
     data = data.checked(read_records(checked.records))
-    known, rows = _Known(), []
-    for stage in stages:
+    for stage in others:
         row = _of_stage(run, stage, settings, data, known)
         if stage.name in wanted or row.state != "to do":
             rows.append(row)
     return rows
+
+
+def _datasets(data: RunData) -> dict[Fact, Dataset]:
+    """The facts that are the content of photos, and the photos."""
+    return {"photos": data.train, **({} if data.val is None else {"val photos": data.val})}
+
+
+def _any_of(samples: Sequence[Sample], dataset: Dataset) -> bool:
+    keys = {sample.key for sample in samples}
+    return any(sample.key in keys for sample in dataset.samples)
 
 
 def _of_stage(run: Run, stage: Stage, settings: Any, data: RunData, known: _Known) -> Outlook:
@@ -60,15 +80,18 @@ def _of_stage(run: Run, stage: Stage, settings: Any, data: RunData, known: _Know
     present = run.current(stage.name)
     kept = StageFolder(run.folder / ASIDE / stage.name / key, key)
     minutes = _minutes(present) if present is not None else _minutes(kept)
+    unread = tuple(dict.fromkeys(said for fact, said in known.unread.items() if fact in stage.facts))
+    upstream = tuple(f"{name} is made anew" for name in reads if name in known.changing)
+    if present is not None and (unread or upstream):
+        known.changing.add(stage.name)
+        return Outlook(stage.name, stage.title, "anew", upstream or unread, minutes)
     if present is not None and present.key == key:
-        state = "done" if present.has_manifest else "begun"
-        upstream = sorted(known.unsettled & reads.keys())
-        if state != "done":
-            known.unsettled.add(stage.name)
-        return Outlook(stage.name, stage.title, state, tuple(f"{name} is made anew" for name in upstream), minutes)
+        gone = lacking(stage, Context(stage, settings, data, present, {})) if present.has_manifest else ""
+        state = "done" if present.has_manifest and not gone else "begun"
+        return Outlook(stage.name, stage.title, state, (f"{gone} missing or damaged",) if gone else (), minutes)
     if kept.has_manifest:
         return Outlook(stage.name, stage.title, "kept", (), minutes)
-    known.unsettled.add(stage.name)
+    known.changing.add(stage.name)
     if present is None:
         return Outlook(stage.name, stage.title, "to do", (), minutes)
     return Outlook(stage.name, stage.title, "anew", tuple(_reasons(present, content)), minutes)
