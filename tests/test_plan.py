@@ -741,3 +741,42 @@ def test_the_plan_names_what_is_kept_and_what_changed_in_the_data(
     (data_ / "tags.csv").write_text(lines)
     rows = outlook(capsys, data_, "--out", out, *LABEL, "--seed", "5")
     assert states(rows)["method"] == "anew" and "because other tags" in rows["method"][1]
+
+
+def test_the_plan_sees_photos_that_are_new_or_changed_and_artefacts_that_are_gone(
+    labelled: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without reading a photo, and as the run then finds it."""
+    out, data_ = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(labelled, out)
+    shutil.copytree(world, data_)
+    command = (data_, "--out", out, *LABEL)
+    assert run("label", *command) == 0
+    (out / "maps" / "photo01.npz").unlink()
+    rows = outlook(capsys, *command)
+    assert states(rows)["maps"] == "begun" and "because photo01 missing or damaged" in rows["maps"][1]
+    assert (states(rows)["method"], states(rows)["masks"]) == ("done", "done")  # the same maps will be there again
+    before = stamps(out)
+    assert run("label", *command) == 0
+    assert redone(before, stamps(out)) == {"maps"}
+
+    photo = data_ / "images" / "photo10.png"  # of validation
+    Image.open(photo).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photo)
+    rows = outlook(capsys, *command)
+    assert states(rows)["images"] == "begun" and "because new or changed photos: photo10" in rows["images"][1]
+    assert {states(rows)[name] for name in ("method", "maps", "masks")} == {"done"}
+    assert states(rows)["scores"] == "anew"
+
+    shutil.copy(data_ / "images" / "photo01.png", data_ / "images" / "photo99.png")
+    shutil.copy(data_ / "masks" / "photo01.png", data_ / "masks" / "photo99.png")
+    with (data_ / "tags.csv").open("a") as table:
+        table.write("photo99.png,bar,train\n")
+    rows = outlook(capsys, *command)
+    assert {states(rows)[name] for name in ("method", "maps", "masks")} == {"anew"}
+    assert "because new or changed photos: photo99, photo10" in rows["method"][1]
+    assert "because method is made anew" in rows["maps"][1]
+    before = stamps(out)
+    assert run("label", *command) == 0
+    assert redone(before, stamps(out)) == {"images", "method", "maps", "masks", "scores"}
+    rows = outlook(capsys, *command)
+    assert {states(rows)[name] for name in ("images", "method", "maps", "masks")} == {"done"}
