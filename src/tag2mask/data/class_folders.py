@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tag2mask.data.class_file import given_classes, known_classes, merged_words
-from tag2mask.data.companions import PHOTO_WORDS, existing_folder, saliency, truth, word
+from tag2mask.data.companions import existing_folder, saliency, truth
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, distinct_ids
 from tag2mask.data.listing import Listing, class_values
-from tag2mask.data.roles import Role, groups_of, role_of
+from tag2mask.data.roles import Groups, Role, groups_of, role_of
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, given_names, known_split, split_name
 from tag2mask.data.walk import Present, folders, left_out, walk
@@ -28,11 +28,12 @@ class ClassFolders:
         self.found = walk(self.base)
         self._meant = _meant(root, settings)
         groups = groups_of(self.found.photos)
-        if settings.images is None and _is_photo_folder(groups):
-            (name,) = groups
-            self.base, self.found.photos = root / name, groups[name]
-            groups = groups_of(self.found.photos)
         self.roles = self._roles("", groups)
+        inner = _photo_folder(self.roles, groups)
+        if settings.images is None and inner:
+            self.base, self.found.photos = root / inner, groups[inner]
+            groups = groups_of(self.found.photos)
+            self.roles = self._roles("", groups)
         self.places: dict[str, list[str]] = {}  # the split's name: its folders, with a slash at their end
         for name, role in self.roles.items():
             if role == "split" and self._classes(f"{name}/"):
@@ -149,9 +150,8 @@ def _meant(root: Path, settings: DataSettings) -> frozenset[str]:
     return frozenset((*given_names(settings.classes), *(given.names if given else ())))
 
 
-def _is_photo_folder(groups: dict[str, list[str]]) -> bool:
-    """Whether all photos lie in folders in one folder of photos, ``images/cat/01.jpg``."""
-    if len(groups) != 1:
-        return False
-    ((name, photos),) = groups.items()
-    return word(name) in PHOTO_WORDS and all("/" in photo for photo in photos)
+def _photo_folder(roles: Mapping[str, Role], groups: Groups) -> str | None:
+    """The folder of photos that holds the folders of classes, ``images/cat/01.jpg``, if that is how photos lie."""
+    photos = [name for name, role in roles.items() if role == "photos"]
+    alone = len(photos) == 1 and not any(role in ("class", "split") for role in roles.values())
+    return photos[0] if alone and all("/" in name for name in groups[photos[0]]) else None

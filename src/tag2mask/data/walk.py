@@ -133,7 +133,8 @@ def walk(base: Path, skip: frozenset[str] = frozenset()) -> Walk:
                 result.photos.append(name)
             else:
                 _count(result, entry.name, name)
-    result.photos.sort()
+    for names in (result.photos, result.irregular, result.runs):
+        names.sort()
     return result
 
 
