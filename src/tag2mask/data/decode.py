@@ -93,11 +93,7 @@ def _instead(path: Path) -> str:
 @contextlib.contextmanager
 def opened(path: Path, content: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The image with its header read and its size checked, errors explained while it is in use."""
-    with (
-        explained(path),
-        open_regular(path, IMAGE_BYTES) if content is None else io.BytesIO(content) as file,
-        Image.open(file, formats=_formats()) as image,
-    ):
+    with explained(path), _image(path, content) as image:
         if image.width * image.height > max_pixels:
             raise UnreadableImage(
                 f"image {path} has {image.width * image.height / 1e6:.0f} million pixels "
@@ -128,13 +124,15 @@ def decoded(path: Path, content: bytes | None, max_pixels: int = MAX_PIXELS) -> 
     with opened(path, content, max_pixels) as image:
         orientation = _orientation(image)
         if orientation not in _UPRIGHT:
-            return to_rgb(image, lambda: _again(path, content))
+            return to_rgb(image, lambda: _image(path, content))
         return to_rgb(_upright(image, orientation))
 
 
-def _again(path: Path, content: bytes | None) -> Image.Image:
+@contextlib.contextmanager
+def _image(path: Path, content: bytes | None) -> Iterator[Image.Image]:
     file = open_regular(path, IMAGE_BYTES) if content is None else io.BytesIO(content)
-    return Image.open(file, formats=_formats())
+    with file, Image.open(file, formats=_formats()) as image:
+        yield image
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 from PIL import Image
+
+Reopen = Callable[[], AbstractContextManager[Image.Image]]
 
 STRIP = 1 << 22  # pixels handled at a time
 
@@ -20,7 +23,7 @@ _OTHER_BYTE = {
 }  # how Pillow unpacks 16-bit colour, keeping the high byte; and how it would keep the low one
 
 
-def to_rgb(image: Image.Image, reopen: Callable[[], Image.Image] | None = None) -> tuple[np.ndarray, str]:
+def to_rgb(image: Image.Image, reopen: Reopen | None = None) -> tuple[np.ndarray, str]:
     """An image as ``[height width 3]`` uint8, and what is odd about it (else ""): ``transparent``, ``10 bits``, ...
 
     Values of 16 bits are stretched by the smallest of :data:`DEPTHS` that holds them: many files hold 10 or 12 bits and
@@ -112,7 +115,7 @@ def _range(image: Image.Image) -> tuple[float, float, bool]:
     return low, high, integers
 
 
-def _deep_colour(image: Image.Image, reopen: Callable[[], Image.Image] | None) -> tuple[np.ndarray, str] | None:
+def _deep_colour(image: Image.Image, reopen: Reopen | None) -> tuple[np.ndarray, str] | None:
     """Colour of 16 bits of which few are used: Pillow keeps the high byte, in which 12 bits are nearly black.
 
     None where it is none, or bright enough.
