@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tag2mask import data
 from tag2mask.data.finding import Finding
+from tag2mask.data.ids import is_outside
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import split_name
 from tag2mask.doctor.tags import count_photos, examine_tags
@@ -107,7 +108,8 @@ def _splits(
 def _paths(dataset: Dataset) -> set[str]:
     samples = dataset.samples
     assert isinstance(samples, Samples)
-    return {(samples.base / name).as_posix() for name in samples.names()}
+    base = samples.base.as_posix()
+    return {name if is_outside(name) else f"{base}/{name}" for name in samples.names()}
 
 
 def _outside(split: str, dataset: Dataset, root: Path) -> Iterator[Finding]:
