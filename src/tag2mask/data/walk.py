@@ -85,10 +85,13 @@ def ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
+_RUN_FILES = ("run.json", "key.json", "manifest.json")
+
+
 def is_run(names: Iterable[str]) -> bool:
     """Whether a folder that holds these names is a run of tag2mask, or one of its stages."""
-    names = frozenset(names)
-    return "run.json" in names or {"key.json", "manifest.json"} <= names
+    found = {name for name in names if name in _RUN_FILES}
+    return "run.json" in found or len(found) > 1
 
 
 @dataclass
@@ -169,7 +172,7 @@ def image_files(base: Path, skip: frozenset[str] = frozenset()) -> list[str]:
 def folders(base: Path) -> list[str]:
     """Names of the folders directly in ``base``, sorted, without hidden ones and runs."""
     names = sorted(entry.name for entry in _entries(str(base), set()) if entry.is_dir() and not ignored(entry.name))
-    return [name for name in names if not is_run(entry.name for entry in _entries(str(base / name), set()))]
+    return [name for name in names if not is_run(file for file in _RUN_FILES if (base / name / file).exists())]
 
 
 class Present:
