@@ -31,11 +31,11 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH) || $(BIN)/python -m pip install --quiet 'torch>=2.6' 'torchvision>=0.21'
-	$(BIN)/python -m pip install --quiet -e '.[fast]'
+	$(BIN)/python -m pip install --quiet -e '.[fast,demo]'
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet -e '.[fast,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
 # The versions the tests ran with; where they do not exist (an older Python), any the package admits.

@@ -42,12 +42,13 @@ def photographs(folder: Path | None, count: int, height: int, width: int) -> lis
     return [np.array(photo.resize((width, height), Image.Resampling.BICUBIC)) for photo in photos]
 
 
-def random_scores(labels: int, present: int, height: int, width: int, seed: int) -> np.ndarray:
-    """Smooth blobs of ``present`` labels among ``labels``: ``[labels height width]`` float32, adding up to one."""
+def random_scores(labels: int, present: int, height: int, width: int, seed: int, absent: float = 0.0) -> np.ndarray:
+    """Smooth blobs of ``present`` labels among ``labels``: ``[labels height width]`` float32, adding up to one but for
+    the ``absent`` probability of each other label."""
     rng = np.random.default_rng(seed)
     coarse = 2 * rng.standard_normal((present, height // 16 + 1, width // 16 + 1)).astype(np.float32)
     logits = np.stack([np.array(Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC)) for c in coarse])
-    scores = np.zeros((labels, height, width), np.float32)
+    scores = np.full((labels, height, width), absent, np.float32)
     scores[:present] = np.exp(logits) / np.exp(logits).sum(0)
     return scores
 
@@ -97,8 +98,14 @@ def main() -> None:
     print(f"{len(images)} images of {height} x {width}, {args.cores} cores, {path}, load before {start_load:.1f}")
     pool = get_context("spawn").Pool(args.cores)
     for preset in args.presets:
-        for labels, present in ((3, 3), (21, 3)):
-            scores = np.stack([random_scores(labels, present, height, width, seed) for seed in range(len(images))])
+        for labels, present, absent in (
+            (3, 3, 0.0),
+            (21, 3, 0.0),
+            (21, 3, 1e-13),
+        ):  # last: a softmax
+            scores = np.stack(
+                [random_scores(labels, present, height, width, seed, absent) for seed in range(len(images))]
+            )
             tasks = [(image, each, preset) for image, each in zip(images, scores, strict=True)]
             ours = dense_crf(batch, scores, preset)  # warm-up, and the results to compare
             theirs = np.stack([reference(task) for task in tasks])
@@ -115,7 +122,8 @@ def main() -> None:
             work = statistics.median(loop[1] / mine[1] for loop, _, mine in rounds)
             agree = (ours.argmax(1) == theirs.argmax(1)).mean()
             print(
-                f"{preset:9} {labels:2} labels, {present} present: images/s pydensecrf2 {speed[0]:.2f} "
+                f"{preset:9} {labels:2} labels, {present} present, others {absent:g}: images/s "
+                f"pydensecrf2 {speed[0]:.2f} "
                 f"(one process per core {speed[1]:.2f}), tag2mask {speed[2]:.2f}; ratio {against_loop:.2f} "
                 f"(against processes {against_processes:.2f}, processor time {work:.2f}); "
                 f"labels agree {100 * agree:.4f} %, "

@@ -1,12 +1,13 @@
 """Every refiner on the maps of one finished run: mIoU of the pseudo masks, seconds per photo, peak memory.
 
     python benchmarks/refiners.py RUN                          # all of them, on every training photo with truth
-    python benchmarks/refiners.py RUN --only none crf irn,crf --step 5
+    python benchmarks/refiners.py RUN --only none crf/irn irn+crf --step 5
 
-RUN must have maps (`tag2mask label` or `train`). What learns affinities (irn, psa) trains in a copy of the run beside
-it (RUN-refiners-STEP), whose method and maps are taken over. The threshold is found on the maps each refiner starts
-from, without truth; the truth is only compared with. Each row is measured in a process of its own; seconds are of wall
-clock with as many photos side by side as there are cores, the training of affinities apart.
+RUN must have maps (`tag2mask label` or `train`). WAY+REFINER propagates them first. What learns affinities (irn, psa)
+trains in a copy of the run beside it (RUN-refiners-STEP), whose method and maps are taken over. The threshold is found
+on the maps each refiner starts from, without truth; the truth is only compared with. Each row is measured in a process
+of its own; seconds are of wall clock with as many photos side by side as there are cores, the training of affinities
+apart.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tag2mask import affinity, compute, evaluate, pipeline, pseudo, stages
+from tag2mask import compute, evaluate, pipeline, pseudo, stages
 from tag2mask.data.images import read_image
 from tag2mask.refine import PRESETS, refiner
 from tag2mask.run import Run, read_maps
@@ -31,37 +32,37 @@ ALL = (
     *(f"crf/{name}" for name in PRESETS),
     "par",
     "par/full",
-    "irn",
-    "irn,crf",
-    "psa",
-    "psa,crf",
-    "walk/colour",
-    "walk/features",
+    "irn+none",
+    "irn+crf",
+    "psa+none",
+    "psa+crf",
+    "colours+none",
+    "features+none",
 )
 
 
 def row(folder: Path, name: str, step: int, beta: float | None) -> dict[str, Any]:
-    """Walk if asked, then make masks in memory and score them."""
+    """Propagate if asked, then make masks in memory and score them."""
     run = Run(folder, resume=True)
     work = pipeline.reopen(run)
-    walk, pixelwise = affinity.split(name)
-    settings = replace(work.settings, refine=name)
+    way, _, pixelwise = name.rpartition("+")
+    settings = replace(work.settings, propagate=way or "none", refine=pixelwise)
     if beta is not None:
-        settings = replace(settings, affinity=replace(settings.affinity, beta=beta))
+        settings = replace(settings, propagation=replace(settings.propagation, beta=beta))
     work.settings = settings
     found: dict[str, Any] = {"refiner": name, "train_minutes": 0.0}
     samples = list(work.train.samples)[::step]
     clock = time.perf_counter()
-    if walk is not None:
+    if way:
         stages.train_affinity(work)
         found["train_minutes"] = round((time.perf_counter() - clock) / 60, 1)
         clock = time.perf_counter()
         work.train = work.train.with_samples(samples)
         stages.walk_maps(work)
-    source = work.stages["walked" if walk else "maps"]
+    source = work.stages["walked" if way else "maps"]
     maps_of = lambda s: read_maps(source.path(s.id, ".npz"), s.id)  # noqa: E731
     work.train = work.train.with_samples(samples)
-    threshold, _ = chosen_threshold(work, maps_of)
+    threshold, _ = chosen_threshold(work, source)
     sharpen = refiner(pixelwise, settings.refine_longest)
 
     def mask(sample: Any) -> tuple[str, Any]:

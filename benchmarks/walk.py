@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask.refine import walks
+from tag2mask.refine import neighbours
+from tag2mask.refine.walk import walk
 
 RADIUS, BETA = 5, 10.0
 
@@ -30,7 +31,7 @@ def problem(rows: int, columns: int, maps: int) -> tuple[Tensor, Tensor]:
     """Affinities ``[1 offsets rows columns]`` of a random boundary map, and scores ``[1 maps rows columns]``."""
     random = torch.Generator().manual_seed(0)
     boundary = torch.rand(1, rows, columns, generator=random) ** 3
-    return walks.boundary_affinity(boundary, RADIUS), torch.rand(1, maps, rows, columns, generator=random)
+    return neighbours.boundary_affinity(boundary, RADIUS), torch.rand(1, maps, rows, columns, generator=random)
 
 
 def dense(affinity: Tensor, scores: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ def dense(affinity: Tensor, scores: Tensor) -> Tensor:
     cells = rows * columns
     index = torch.arange(cells).view(rows, columns)
     matrix = torch.eye(cells)
-    for k, (dy, dx) in enumerate(walks.offsets(RADIUS)):
+    for k, (dy, dx) in enumerate(neighbours.offsets(RADIUS)):
         here = index[: rows - dy, max(-dx, 0) : columns - max(dx, 0)].flatten()
         there = index[dy:, max(dx, 0) : columns - max(-dx, 0)].flatten()
         value = affinity[0, k, : rows - dy, max(-dx, 0) : columns - max(dx, 0)].flatten() ** BETA
@@ -52,7 +53,7 @@ def dense(affinity: Tensor, scores: Tensor) -> Tensor:
 
 
 def stencil(affinity: Tensor, scores: Tensor) -> Tensor:
-    return walks.walk(affinity, scores, radius=RADIUS, beta=BETA, steps=256)
+    return walk(affinity, scores, radius=RADIUS, beta=BETA, steps=256)
 
 
 def timed(side: str, options: argparse.Namespace) -> tuple[float, float, np.ndarray]:

@@ -65,10 +65,10 @@ def test_embedded_weights_know_imagenet(tmp_path: Path) -> None:
     import skimage.data
     from PIL import Image
 
-    from tag2mask.backbones import weights
+    from tag2mask.backbones.embedded import load_embedded
 
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    weights.load_embedded(model, "tf_efficientnet_lite0")
+    load_embedded(model, "tf_efficientnet_lite0")
     photo = Image.fromarray(skimage.data.chelsea()).resize((224, 224), Image.Resampling.BICUBIC)
     x = torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():

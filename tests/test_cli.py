@@ -31,11 +31,13 @@ def works(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["methods", "recipes", "datasets", "backbones", "refiners", "segmenters"])
+@pytest.mark.parametrize(
+    "what", ["methods", "recipes", "datasets", "backbones", "propagations", "refiners", "segmenters"]
+)
 def test_list(capsys: pytest.CaptureFixture[str], what: str) -> None:
     out = works(capsys, "list", what)
     expected = {"methods": "cam", "recipes": "frozen", "datasets": "voc", "backbones": "tf_efficientnet_lite0",
-                "refiners": "crf", "segmenters": "deeplab-v2"}[what]  # fmt: skip
+                "propagations": "psa", "refiners": "crf", "segmenters": "deeplab-v2"}[what]  # fmt: skip
     assert any(line.startswith(expected) for line in out.splitlines())
 
 

@@ -278,6 +278,40 @@ def test_labels_without_a_pixel_share_one_computation_exactly(path: str) -> None
     np.testing.assert_array_equal(ours[1], ours[5])
 
 
+@pytest.mark.parametrize("tail", [1e-13, 3e-40, 9e-6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_below_the_floor_share_one_computation(tail: float, dtype: type, path: str) -> None:
+    """As a softmax leaves them: three labels that matter among nine whose probability is tiny, not zero."""
+    image, scores = two_tones(9, 14), np.full((12, 9, 14), tail, dtype)
+    scores[[2, 5, 11]] = probabilities(3, 9, 14)
+    scores[:3] *= np.random.default_rng(0).random((3, 9, 14))  # below the floor differences say nothing
+    ours = dense_crf(image, scores, "irn")
+    full = crf.mean_field(torch.from_numpy(image), torch.from_numpy(scores).float(), PRESETS["irn"], 1e-5)
+    np.testing.assert_allclose(ours, full.numpy(), atol=2e-5)
+    alike = [label for label in range(12) if label not in (2, 5, 11)]
+    np.testing.assert_array_equal(ours[alike], np.broadcast_to(ours[alike[0]], (9, 9, 14)))
+
+
+def test_labels_below_the_floor_cost_nothing() -> None:
+    """What is computed does not grow with their number: the carried labels are those that matter and one more."""
+    highest = torch.full((200,), 1e-13)
+    highest[[3, 7, 150]] = 0.9
+    highest[9] = 0.0
+    carried, alike = crf._carried(highest, 1e-5)
+    assert carried[:-1].tolist() == [3, 7, 150] and carried[-1] in alike
+    assert sorted(alike.tolist()) == [i for i in range(200) if i not in (3, 7, 9, 150)]
+    for few in ([0.9, 1e-13], [0.9, 0.0, 0.2], [1e-13]):  # nothing to share: the order stays
+        carried, alike = crf._carried(torch.tensor(few), 1e-5)
+        assert (
+            carried.tolist() == [i for i, value in enumerate(few) if value] and alike.tolist() == carried[-1:].tolist()
+        )
+
+
+def test_only_labels_below_the_floor_stay_uniform(path: str) -> None:
+    q = dense_crf(two_tones(6, 11), np.full((5, 6, 11), 1e-9, np.float32))
+    np.testing.assert_allclose(q, 0.2, atol=1e-6)
+
+
 def test_all_pixels_unsure_stay_uniform(path: str) -> None:
     q = dense_crf_from_labels(two_tones(6, 11), np.full((6, 11), 255, np.uint8), 4)
     np.testing.assert_allclose(q, 0.25, atol=1e-6)

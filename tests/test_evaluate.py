@@ -12,7 +12,8 @@ from PIL import Image
 
 from tag2mask import evaluate
 from tag2mask.errors import InputError
-from tag2mask.evaluate import ImageScore, OracleSweep, Scores
+from tag2mask.evaluate import FalseAlarms, OracleSweep, Scores
+from tag2mask.evaluate.matching import bare_name, match
 from tag2mask.types import Dataset, LocalizationMaps, Sample
 
 CLASSES = ("cat", "dog", "potted plant")
@@ -311,15 +312,16 @@ def test_evaluating_a_data_set_is_adding_up_its_images(tmp_path, truth_values):
     rng = np.random.default_rng(1)
     guesses = {sample.id: masks(rng, truth.shape, 4) for sample, truth in zip(dataset.samples, truths, strict=True)}
     untold = Sample("no truth", dataset.samples[0].image_path, None)
-    images: list[ImageScore] = []
+    images: dict[str, Scores] = {}
     scores = evaluate.evaluate_masks(
-        dataset.with_samples([untold, *dataset.samples]), lambda sample: guesses[sample.id], images.append
+        dataset.with_samples([untold, *dataset.samples]), lambda sample: guesses[sample.id], images.__setitem__
     )
     for label in range(4):
         assert scores.iou[label] == pytest.approx(iou_of_sets(truths, list(guesses.values()), label))
-    assert [image.id for image in images] == [sample.id for sample in dataset.samples]
+    assert list(images) == [sample.id for sample in dataset.samples] and scores.photos == 4
+    assert sum(images.values(), Scores.none(CLASSES)) == scores
     first = [iou_of_sets(truths[:1], [guesses["sub/0"]], label) for label in range(4)]
-    assert images[0].mean_iou == pytest.approx(np.nanmean(first))
+    assert images["sub/0"].mean_iou == pytest.approx(np.nanmean(first))
 
 
 def test_a_photo_without_a_mask_is_a_miss_not_a_gap(tmp_path):
@@ -353,6 +355,276 @@ def test_oracle_training_masks_are_the_truth_in_our_convention(tmp_path):
     for sample, truth in zip(dataset.samples, truths, strict=True):
         with Image.open(tmp_path / "oracle" / f"{sample.id}.png") as written:
             assert np.array_equal(np.array(written), truth)
+
+
+# --- photos that show none of the classes --------------------------------------------------------------------------
+
+
+@quick
+@given(st.lists(st.tuples(pairs, st.booleans()).filter(lambda drawn: drawn[0][2] == 3), min_size=1, max_size=5))
+def test_false_alarms_are_counted_over_photos_of_background_alone(drawn):
+    counts, total = [0, 0, 0, 0], Scores.none(names(3))
+    for (truth, guess, _), empty in drawn:
+        truth = np.where((truth != 255) & empty, np.uint8(0), truth)
+        total = total + Scores.of(truth, guess, names(3))
+        known = truth[truth != 255]
+        if known.size and not known.any():
+            shown = [g for g, t in zip(guess.ravel().tolist(), truth.ravel().tolist(), strict=True) if t == 0]
+            wrong = sum(g in (1, 2) for g in shown)
+            counts = [c + n for c, n in zip(counts, (1, wrong > 0, len(shown), wrong), strict=True)]
+    assert total.false_alarms == FalseAlarms(*counts)
+    assert FalseAlarms.from_json(json.loads(json.dumps(total.to_json()["false_alarms"]))) == total.false_alarms
+
+
+def test_false_alarms_are_figures_of_their_own():
+    good = np.zeros((10, 10), np.uint8)
+    speck = good.copy()
+    speck[0, :3] = 1
+    unsure = np.full_like(good, 255)
+    scores = sum((Scores.of(good, mask, ("crack",)) for mask in (good, speck, unsure)), Scores.none(("crack",)))
+    content = scores.to_json()["false_alarms"]
+    assert content == {
+        "photos": 3,
+        "alarms": 1,
+        "pixels": 300,
+        "alarm_pixels": 3,
+        "share_of_photos": pytest.approx(100 / 3, abs=1e-4),
+        "share_of_pixels": 1.0,
+    }
+    with_object = Scores.of(speck, good, ("crack",))
+    assert with_object.false_alarms == FalseAlarms() and (scores + with_object).false_alarms == scores.false_alarms
+    assert scores.mean_iou == pytest.approx(100 * (197 / 300) / 2)  # they count in the mean as any photo does
+    assert math.isnan(FalseAlarms().share_of_photos) and FalseAlarms().to_json()["share_of_pixels"] is None
+    assert any("1 of 3 photos that show none of the classes" in line for line in evaluate.notes(scores))
+
+
+# --- truth that says nothing ---------------------------------------------------------------------------------------
+
+
+def binary_folders(tmp_path: Path, value: int, good: int = 0) -> tuple[Path, Path]:
+    """Two photos with an object of 4 % and as many without as asked; predictions that find nothing."""
+    for number in range(2 + good):
+        mask = np.zeros((30, 40), np.uint8)
+        if number < 2:
+            mask[4:10, 5:13] = value
+        save(tmp_path / "t" / f"{number}.png", mask)
+        save(tmp_path / "p" / f"{number}.png", np.zeros_like(mask))
+    return tmp_path / "p", tmp_path / "t"
+
+
+@pytest.mark.parametrize("classes", [("crack",), CLASSES])
+@pytest.mark.parametrize("good", [0, 60])
+def test_truth_in_0_and_255_is_refused_with_what_to_write(tmp_path, classes, good):
+    """Masks that find nothing scored 100."""
+    folders = binary_folders(tmp_path, 255, good)
+    with pytest.raises(InputError, match=r"show no class.*write 1") as error:
+        evaluate.evaluate_folders(*folders, classes)
+    assert "\n" not in str(error.value) and str(folders[1]) in str(error.value)
+    scores = evaluate.evaluate_folders(*folders, ("crack",), values=(255,))  # or it is said what 255 stands for
+    assert scores.iou[1] == 0 and scores.ignored == 0
+
+
+def test_truth_in_0_and_1_is_fine_and_a_border_of_255_too(tmp_path):
+    predicted, truth = binary_folders(tmp_path, 1, 3)
+    border = np.zeros((30, 40), np.uint8)
+    border[0], border[5:9, 5:9] = 255, 1
+    save(truth / "0.png", border)
+    scores = evaluate.evaluate_folders(predicted, truth, ("crack",))
+    assert scores.mean_iou < 50 and scores.ignored == 40 and scores.false_alarms.photos == 3
+
+
+def test_truth_of_good_photos_alone_is_no_fault(tmp_path):
+    predicted, truth = binary_folders(tmp_path, 0, 3)
+    scores = evaluate.evaluate_folders(predicted, truth, ("crack",))
+    assert scores.missing_classes == ("crack",) and scores.false_alarms == FalseAlarms(5, 0, 6000, 0)
+
+
+def test_truth_of_a_data_set_that_shows_none_of_its_classes_is_refused(tmp_path):
+    dataset, _ = small_world(tmp_path, 3)
+    for sample in dataset.samples:
+        mask = np.zeros(np.array(Image.open(sample.image_path)).shape[:2], np.uint8)
+        mask[:, :9] = 255
+        save(sample.mask_path, mask)
+    with pytest.raises(InputError, match=r"'small world' show no class.*write 1"):
+        evaluate.evaluate_masks(dataset, lambda sample: None)
+    elsewhere = Dataset("x", CLASSES, small_world(tmp_path / "other", 3)[0].samples, (7, 8, 9))  # values that none has
+    with pytest.raises(InputError, match=r"'x' show no class.*--truth-values"):
+        evaluate.evaluate_masks(elsewhere, lambda sample: None)
+    part = evaluate.score_photo(dataset.samples[0], dataset, None)  # one photo may well show none
+    assert part.missing_classes == CLASSES and part.ignored == 9 * 13
+    with pytest.raises(InputError, match="here show no class"):
+        evaluate.check_truth(part + part, "the masks here")
+
+
+def test_a_class_that_never_occurs_in_the_truth_is_said(tmp_path):
+    predicted, truth = binary_folders(tmp_path, 1)
+    (predicted / "1.png").unlink()
+    scores = evaluate.evaluate_folders(predicted, truth, ("cat", "dog", "cow"), allow_missing=True)
+    content = json.loads(json.dumps(scores.to_json()))
+    assert content["missing_classes"] == ["dog", "cow"]
+    assert (content["photos"], content["photos_with_truth"]) == (1, 2)
+    lines = evaluate.notes(scores)
+    assert lines[0] == "1 of 2 masks compared" and lines[1].startswith("dog, cow never occur in the truth")
+    assert lines[-1] == "no mask shows any class"
+    assert Scores.from_json(content) == scores
+
+
+def test_predictions_in_0_and_255_are_noted(tmp_path):
+    truth, predicted = binary_folders(tmp_path, 1)
+    for path in sorted(truth.glob("*.png")):  # the other way round: predictions
+        save(path, np.where(np.array(Image.open(predicted / path.name)) > 0, np.uint8(255), np.uint8(0)))
+    lines = evaluate.notes(evaluate.evaluate_folders(truth, predicted, ("crack",)))
+    assert "4.0 % of their pixels are undecided: if 255 marks the object, write 1" in lines[-1]
+
+
+# --- sums over photos ----------------------------------------------------------------------------------------------
+
+
+def test_everything_measured_is_a_sum_over_photos_in_any_order_and_through_json(tmp_path):
+    dataset, truths = small_world(tmp_path, 4)
+    rng = np.random.default_rng(5)
+    guesses = {s.id: masks(rng, t.shape, 4) for s, t in zip(dataset.samples, truths, strict=True)}
+    shapes = {s.id: t.shape for s, t in zip(dataset.samples, truths, strict=True)}
+    maps = {
+        s.id: LocalizationMaps(s.id, (0, 2), rng.random((2, 5, 6)).astype(np.float16), shapes[s.id])
+        for s in dataset.samples[1:]
+    }
+    whole = (
+        evaluate.evaluate_masks(dataset, lambda s: guesses[s.id]),
+        evaluate.sweep_thresholds(dataset, lambda s: maps.get(s.id)),
+        evaluate.compare_with_tags(dataset, lambda s: guesses[s.id]),
+    )
+    of_photo = (
+        lambda s: evaluate.score_photo(s, dataset, guesses[s.id]),
+        lambda s: evaluate.sweep_photo(s, dataset, maps.get(s.id)),
+        lambda s: evaluate.agreement_photo(s, dataset.classes, guesses[s.id]),
+    )
+    for total, measure in zip(whole, of_photo, strict=True):
+        parts = [type(total).from_json(json.loads(json.dumps(measure(s).to_json()))) for s in dataset.samples]
+        for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+            first, *rest = (parts[i] for i in order)
+            assert sum(rest, first) == total
+        assert total != parts[0]
+
+
+def test_sums_over_other_classes_or_thresholds_are_refused():
+    with pytest.raises(InputError, match="cannot be added up"):
+        _ = OracleSweep.none(3) + OracleSweep.none(2)
+    with pytest.raises(InputError, match="cannot be added up"):
+        _ = OracleSweep.none(3) + OracleSweep.none(3, (0.5,))
+    with pytest.raises(InputError, match="cannot be added up"):
+        _ = evaluate.TagAgreement.none(("a",)) + evaluate.TagAgreement.none(("b",))
+    with pytest.raises(InputError, match="evaluate again"):
+        evaluate.TagAgreement.from_json({"classes": ["a"]})
+    assert math.isnan(OracleSweep.none(2).best_constant[1])
+
+
+def test_maps_that_are_not_finite_are_not_swept(tmp_path):
+    dataset, truths = small_world(tmp_path, 1)
+    scores = np.full((1, 2, 2), np.nan, np.float16)
+    with pytest.raises(InputError, match="maps of 'sub/0' hold NaN"):
+        evaluate.sweep_photo(dataset.samples[0], dataset, LocalizationMaps("sub/0", (0,), scores, truths[0].shape))
+
+
+# --- names of masks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "A",
+        "a_mask",
+        "a-mask",
+        "a_Mask",
+        "a.mask",
+        "a_masks",
+        "mask_a",
+        "a_gt",
+        "gt_a",
+        "a.jpg",
+        "a.JPG",
+        "a.png",
+        "a_segmentation",
+        "a_seg",
+        "a_label",
+        "a_labels",
+        "a_groundtruth",
+        "a_ground_truth",
+        "a_pred",
+        "a_prediction",
+        "a_mask.jpg",
+        "a.jpg_mask",
+        "a_gt_mask",
+        "a_annotation",
+        "a_labelIds",
+        "A_SegmentationMask",
+    ],
+)
+def test_spellings_of_one_name(name):
+    assert bare_name(name) == "a" and bare_name(f"Sub.d/{name}") == "sub.d/a"
+
+
+@pytest.mark.parametrize("name", ["amask", "mask", "gt", "masked_a", "a_maskrcnn", "a_1", "a.b", "1_masks_2"])
+def test_names_that_only_look_like_it(name):
+    assert bare_name(name) == name
+
+
+def test_unicode_spellings_of_one_name():
+    assert bare_name("gro\u0308\u00dfe") == bare_name("GR\u00d6SSE") == bare_name("gr\u00f6\u00dfe_mask")
+
+
+@pytest.mark.parametrize("form", ["{}_mask.png", "{}.PNG", "{}.jpg.png", "GT_{}.bmp", "{}_Segmentation.tif"])
+def test_masks_in_another_spelling_are_compared(tmp_path, form):
+    predicted, truth = two_folders(tmp_path)
+    expected = evaluate.evaluate_folders(predicted, truth, CLASSES)
+    for path in sorted(truth.glob("*.png")):
+        with Image.open(path) as mask:
+            mask.save(truth / form.format(path.stem))
+        if form != "{}.PNG" or not (truth / form.format(path.stem)).samefile(path):
+            path.unlink()
+    assert evaluate.evaluate_folders(predicted, truth, CLASSES) == expected
+    assert evaluate.evaluate_folders(truth, predicted, CLASSES) == expected
+
+
+def test_equal_names_come_first_and_what_cannot_be_told_is_said():
+    files = lambda *names: {name: Path(name) for name in names}  # noqa: E731
+    assert match(files("a", "a_mask"), files("a", "a_mask")) == {"a": "a", "a_mask": "a_mask"}
+    assert match(files("a", "b_mask", "c"), files("a", "a_mask", "b")) == {"a": "a", "b_mask": "b"}
+    for truth, predicted in ((("x", "x_gt"), ("X",)), (("X",), ("x", "x_gt"))):
+        with pytest.raises(InputError, match="which masks belong together cannot be told"):
+            match(files(*truth), files(*predicted))
+
+
+def test_what_is_no_file_is_no_mask(tmp_path):
+    predicted, truth = two_folders(tmp_path)
+    (truth / "e.png").mkdir()
+    assert evaluate.evaluate_folders(predicted, truth, CLASSES).photos == 4
+
+
+# --- which classes -------------------------------------------------------------------------------------------------
+
+
+def test_masks_carry_their_classes(tmp_path):
+    predicted, truth = two_folders(tmp_path)
+    with pytest.raises(InputError, match=r"nothing says which classes .*--classes.*classes\.txt"):
+        evaluate.evaluate_folders(predicted, truth)
+    (predicted / "classes.txt").write_text("cat\ndog\n")
+    assert evaluate.evaluate_folders(predicted, truth).class_names == ("background", "cat", "dog")
+    assert evaluate.evaluate_folders(predicted, truth, ("cat", "dog")).class_names[1:] == ("cat", "dog")
+    (predicted / "classes.txt").rename(truth / "classes.txt")
+    assert evaluate.evaluate_folders(predicted, truth).class_names[1:] == ("cat", "dog")
+
+
+@pytest.mark.parametrize("given", [("dog", "cat"), ("cat",), ("cat", "dog", "cow"), ("Cat", "dog")])
+def test_classes_that_contradict_the_masks_are_refused(tmp_path, given):
+    predicted, truth = two_folders(tmp_path)
+    (predicted / "classes.txt").write_text("background\ncat\ndog\n")
+    with pytest.raises(InputError, match=r"--classes says \(.*p/classes\.txt says \(cat, dog\)"):
+        evaluate.evaluate_folders(predicted, truth, given)
+    (truth / "classes.txt").write_text("\n".join(given))
+    with pytest.raises(InputError, match=r"p/classes\.txt says \(cat, dog\) and .*t/classes\.txt says"):
+        evaluate.evaluate_folders(predicted, truth)
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -421,6 +693,9 @@ def test_folders_that_cannot_be_compared_say_why(tmp_path):
     save(truth / "a.bmp", np.zeros((2, 3), np.uint8))
     assert "two masks for one image" in complaint()
     (truth / "a.bmp").unlink()
+    save(truth / "a.png", np.zeros((2, 3, 3), np.uint8))
+    assert f"mask {truth / 'a.png'} is a colour image (RGB)" in complaint()
+    save(truth / "a.png", np.zeros((2, 3), np.uint8))
     (predicted / "a.png").write_text("no image")
     assert str(predicted / "a.png") in complaint()
 
@@ -514,21 +789,22 @@ def test_sweep_brings_maps_to_pixels_and_finds_the_best_constant(tmp_path):
     dataset = Dataset("one", CLASSES, [sample])
     maps = LocalizationMaps("a", (1,), np.array([[[0.0, 1.0]] * 2], np.float16), (12, 20))  # a ramp from left to right
     sweep = evaluate.sweep_thresholds(dataset, lambda _: maps)
-    threshold, mean_iou = sweep.best
+    threshold, mean_iou = sweep.best_constant
     assert 0.4 < threshold < 0.56 and mean_iou == 100
     content = json.loads(json.dumps(sweep.to_json()))
     assert content["oracle"] is True and content["best_mean_iou"] == 100
-    assert OracleSweep.from_json(content).to_json() == content
-    before_recall = {name: content[name] for name in ("thresholds", "mean_iou")}  # as older runs have it
-    assert OracleSweep.from_json(before_recall).best == sweep.best
+    assert OracleSweep.from_json(content) == sweep and OracleSweep.from_json(content).to_json() == content
+    for broken in ({}, content | {"counts": {}}, content | {"thresholds": [0.5]}, content | {"thresholds": "x"}):
+        with pytest.raises(InputError, match="evaluate again"):
+            OracleSweep.from_json(broken)
 
 
 def test_recall_at_a_precision():
-    sweep = OracleSweep((0.1, 0.2, 0.3, 0.4), (0,) * 4, (40, 50, 60, float("nan")), (90, 80, 40, 0))
-    assert sweep.recall_at(30) == 90  # already at the lowest threshold
-    assert sweep.recall_at(50) == 80
-    assert sweep.recall_at(55) == 60
-    assert np.isnan(sweep.recall_at(61))
+    curve = (40, 50, 60, float("nan")), (90, 80, 40, 0)
+    assert evaluate.recall_at(*curve, 30) == 90  # already at the lowest threshold
+    assert evaluate.recall_at(*curve, 50) == 80
+    assert evaluate.recall_at(*curve, 55) == 60
+    assert np.isnan(evaluate.recall_at(*curve, 61))
 
 
 # --- against the tags ---------------------------------------------------------------------------------------------
@@ -554,8 +830,9 @@ def test_agreement_with_the_tags_counts_photos_and_opens_no_truth(tmp_path):
     ]
     agreement = evaluate.compare_with_tags(Dataset("x", CLASSES, samples), lambda s: found.get(s.id))
     assert (agreement.photos, agreement.empty) == (4, 1)
-    assert agreement.found == (1, 0, 0) and agreement.missed == (0, 2, 2) and agreement.extra == (1, 0, 0)
+    assert agreement.tagged_shown == (1, 0, 0) and agreement.tagged_missing == (0, 2, 2)
+    assert agreement.untagged_shown == (1, 0, 0)
     assert agreement.pixels == (599 + 600 + 2 * 240, 600, 0, 1, 120)
-    assert agreement.undecided == 5 and agreement.shown == 20 and agreement.tagged == 50
+    assert agreement.undecided == 5 and agreement.recall == 20 and agreement.precision == 50
     assert agreement.background == pytest.approx(100 * 1679 / 2400)
     assert evaluate.TagAgreement.from_json(json.loads(json.dumps(agreement.to_json()))) == agreement

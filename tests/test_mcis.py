@@ -143,14 +143,14 @@ def test_saliency_rule_of_photos_with_little_or_nothing() -> None:
     half = np.zeros((10, 12), np.float32)
     half[:5] = 1
     assert (pseudo.by_saliency_rule(none, half).mask == 255).all()  # no foreground at all
-    free = replace(pseudo.SaliencyRule(), least=0.0)
+    free = replace(pseudo.SaliencyRule(), minimum=0.0)
     mask = pseudo.by_saliency_rule(none, half, free).mask
     assert (mask[:5] == 255).all() and (mask[5:] == 0).all()
     spot = np.zeros((1, 10, 12), np.float32)
     spot[0, 2, 3] = 1
     one = LocalizationMaps("a", (4,), spot, (10, 12))
-    assert (pseudo.by_saliency_rule(one, half, replace(free, least=0.01)).mask == 255).all()  # 1 of 120 pixels
-    mask = pseudo.by_saliency_rule(one, half, replace(free, least=0.008)).mask
+    assert (pseudo.by_saliency_rule(one, half, replace(free, minimum=0.01)).mask == 255).all()  # 1 of 120 pixels
+    mask = pseudo.by_saliency_rule(one, half, replace(free, minimum=0.008)).mask
     assert mask[2, 3] == 5 and (mask == 5).sum() == 1
     beside = pseudo.by_saliency_rule(one, 1 - half, free).mask
     assert beside[2, 3] == 255 and (beside == 5).sum() == 0  # both a class and the background are certain
@@ -1060,7 +1060,7 @@ def test_recipes_are_the_two_forms() -> None:
     assert {paper.backbone.name, paper.backbone.output_stride, paper.refine} == {"vgg16.tv_in1k", 8, "none"}
     assert paper.pseudo.background == "saliency-rule"
     rule = paper.pseudo.saliency_rule
-    assert (rule.foreground, rule.conflict, rule.attention, rule.salient, rule.least) == (0.3, 0.99, 0.95, 32, 0.01)
+    assert (rule.foreground, rule.conflict, rule.attention, rule.salient, rule.minimum) == (0.3, 0.99, 0.95, 32, 0.01)
 
 
 @pytest.mark.parametrize(

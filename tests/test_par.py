@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tag2mask.errors import InputError
 from tag2mask.refine import REFINERS, Par, ParSettings, par, pixel_adaptive, refiner
-from tag2mask.refine.par import _gather, _in_proportion, _scatter, affinities
+from tag2mask.refine.par import _in_proportion
+from tag2mask.refine.par_spread import _gather, _scatter, affinities
 from world import probabilities, two_tones
 
-MODULE = importlib.import_module("tag2mask.refine.par")  # `tag2mask.refine.par` as an attribute is the function
+MODULE = importlib.import_module("tag2mask.refine.par_spread")
 
 SMALL = ParSettings(dilations=(1, 3), iterations=3)
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -416,7 +417,7 @@ def test_refiner_gives_probabilities() -> None:
         exact = par(images.permute(0, 2, 3, 1), scores, s)
         torch.testing.assert_close(refined, exact / 1.01**10, rtol=1e-5, atol=0)
         assert torch.equal(refined.argmax(1), exact.argmax(1))
-        assert REFINERS[name]() == Par(s)
+        assert REFINERS[name].build() == Par(s)
     with pytest.raises(InputError, match=r"give \[batch 3 height width\]"):
         Par().refine(images.permute(0, 2, 3, 1), scores)
 

@@ -13,15 +13,19 @@ from hypothesis import strategies as st
 from tag2mask.errors import InputError
 from tag2mask.pseudo import (
     PseudoSettings,
+    SaliencyRule,
+    by_saliency_rule,
     covering_threshold,
     decide,
-    found_threshold,
+    find_threshold,
+    index_mask,
     label_scores,
     li_threshold,
+    missing_classes,
     otsu_threshold,
     score_histogram,
+    shows_object,
     threshold_of,
-    vanished,
 )
 from tag2mask.types import LocalizationMaps
 
@@ -85,15 +89,15 @@ def test_the_methods_own_background_sets_the_threshold_where_there_is_one() -> N
     split = maps(two_groups(3), (0,))
     values = split.scores.astype(np.float32)
     own = [replace(split, covered=share) for share in (0.1, 0.2, 0.6)]
-    threshold, how = found_threshold(own)
+    threshold, how = find_threshold(own)
     assert "own background" in how
     assert float((values > threshold).mean()) == pytest.approx(0.3, abs=0.01)  # what it covers is what the method says
-    assert found_threshold([*own, split]) == found_threshold([split] * 4, "between")  # not of all maps
-    assert found_threshold(own, "otsu") == found_threshold([split], "otsu")
+    assert find_threshold([*own, split]) == find_threshold([split] * 4, "between")  # not of all maps
+    assert find_threshold(own, "otsu") == find_threshold([split], "otsu")
     untagged = maps(np.zeros((0, 3, 4)), ())
-    assert found_threshold([*own, untagged])[0] == threshold  # it says nothing
-    assert found_threshold([replace(split, covered=0.0)])[0] == 0.98  # nowhere likely: the best cells alone
-    assert found_threshold([replace(split, covered=1.0)])[0] == pytest.approx(float(values.min()), abs=1 / 256)
+    assert find_threshold([*own, untagged])[0] == threshold  # it says nothing
+    assert find_threshold([replace(split, covered=0.0)])[0] == 0.98  # nowhere likely: the best cells alone
+    assert find_threshold([replace(split, covered=1.0)])[0] == pytest.approx(float(values.min()), abs=1 / 256)
     assert covering_threshold(np.zeros(256), 0.3) == 0.5
 
 
@@ -161,10 +165,10 @@ def test_margin_leaves_close_calls_undecided() -> None:
     assert decide(found.id, found.classes, scores, PseudoSettings("constant")).mask.tolist() == [[1, 1, 1]]
 
 
-def test_vanished_names_tagged_classes_without_a_pixel() -> None:
+def test_missing_classes_names_tagged_classes_without_a_pixel() -> None:
     found = maps([[[0.9, 0.1]], [[0.2, 0.1]]])
     mask = decide(found.id, found.classes, label_scores(found, 0.5, PseudoSettings()), PseudoSettings())
-    assert vanished(found.classes, mask) == (3,)
+    assert missing_classes(found.classes, mask) == (3,)
 
 
 def test_a_photo_of_none_of_the_classes_is_background() -> None:
@@ -173,8 +177,36 @@ def test_a_photo_of_none_of_the_classes_is_background() -> None:
     assert mask.mask.shape == (4, 6) and not mask.mask.any()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_maps_and_scores_that_are_not_finite_are_refused(value: float) -> None:
+    """All-background masks and exit 0 would follow."""
+    bad = maps([[[0.9, value]], [[0.2, 0.1]]])
+    for make in (
+        lambda: label_scores(bad, 0.5, PseudoSettings()),
+        lambda: by_saliency_rule(bad, np.ones((1, 2), np.float32)),
+    ):
+        with pytest.raises(InputError, match="maps of 'x' hold NaN or infinity"):
+            make()
+    scores = torch.tensor([[[0.5, value]], [[0.5, 0.1]]])
+    with pytest.raises(InputError, match="scores of 'x' hold NaN"):
+        decide("x", (0,), scores, PseudoSettings())
+    with pytest.raises(InputError, match="NaN or infinite"):
+        index_mask(scores)
+    assert index_mask(torch.tensor([[[0.5, 0.1]], [[0.4, 0.3]]])).tolist() == [[0, 1]]
+
+
+def test_pixels_of_objects() -> None:
+    assert shows_object(np.array([[0, 1, 254, 255]], np.uint8)).tolist() == [[False, True, True, False]]
+
+
 def test_bad_settings() -> None:
     with pytest.raises(InputError, match="between 0 and 1"):
         PseudoSettings(threshold=1.0)
-    with pytest.raises(InputError, match="margin"):
-        PseudoSettings(margin=1.5)
+    for margin in (1.5, float("nan")):
+        with pytest.raises(InputError, match="margin"):
+            PseudoSettings(margin=margin)
+    for threshold in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(InputError, match="threshold"):
+            PseudoSettings(threshold=threshold)
+    with pytest.raises(InputError, match=r"saliency-rule\.minimum is nan"):
+        SaliencyRule(minimum=float("nan"))

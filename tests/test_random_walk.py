@@ -13,15 +13,15 @@ from torch import Tensor
 
 from tag2mask.errors import InputError
 from tag2mask.refine import random_walk
-from tag2mask.refine.walks import (
+from tag2mask.refine.neighbours import (
     before,
     boundary_affinity,
     colour_affinity,
     cosine_affinity,
     feature_affinity,
     offsets,
-    walk,
 )
+from tag2mask.refine.walk import walk
 
 
 def dense_walk(affinity: Tensor, scores: Tensor, radius: int, beta: float, steps: int) -> Tensor:

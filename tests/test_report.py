@@ -20,7 +20,11 @@ from PIL import Image
 
 from tag2mask import report
 from tag2mask.evaluate import OracleSweep, Scores, TagAgreement
-from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
+from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime, charts
+from tag2mask.report.colors import class_colors, rgb
+from tag2mask.report.pictures import draw_maps, draw_mask
+from tag2mask.report.tables import class_rows
+from tag2mask.report.words import duration, flat_settings, percent, plain_setting
 from tag2mask.types import LocalizationMaps
 
 CLASSES = ("cat", "dog", "potted plant")
@@ -34,7 +38,15 @@ def scores(confusion: list[list[int]]) -> Scores:
 
 GOOD = scores([[9000, 100, 100, 0, 0], [100, 900, 0, 0, 0], [0, 0, 800, 200, 0], [60, 0, 0, 40, 0]])
 MAPS = scores([[8000, 600, 600, 0, 0], [300, 500, 200, 0, 0], [500, 0, 500, 0, 0], [60, 0, 0, 40, 0]])
-TAGS = TagAgreement(CLASSES, 50, 2, (700, 100, 100, 50, 50), (30, 20, 5), (1, 0, 7), (0, 0, 0))
+TAGS = TagAgreement(CLASSES, 50, 2, 4, 1, (700, 100, 100, 50, 50), (30, 20, 5), (1, 0, 7), (0, 0, 0))
+SWEEP = OracleSweep(  # 1000 pixels, 500 of them cat, whose score is right above 0.2
+    (0.1, 0.2, 0.3),
+    truth=np.array([500, 500, 0, 0]),
+    undecided=np.zeros(4, int),
+    best=np.array([[0, 480, 20, 500], [0] * 4, [0] * 4]),
+    hits=np.array([[0, 0, 20, 480], [0] * 4, [0] * 4]),
+    objects=np.array([0, 0, 20, 480]),
+)
 
 
 def gallery_row(id: str, seed: int = 0) -> GalleryRow:
@@ -68,7 +80,7 @@ FULL = ReportData(
     galleries={"Best": [gallery_row("a/1")], "Worst": [gallery_row("b", 1), gallery_row("c", 2)]},
     stages=[StageTime("localize", 90, 45), StageTime("train segmenter", 270)],
     curves={"Segmenter": {"cross entropy": [(step, 1 / (1 + step)) for step in range(0, 900, 10)]}},
-    sweep=OracleSweep((0.1, 0.2, 0.3), (40.0, 52.34, 50.0)),
+    sweep=SWEEP,
     settings={"seed": 3, "train": {"epochs": 5, "optimizer": {"momentum": 0.9, "nesterov": False}}},
     warnings=["1 photo was set aside: x.jpg"],
     environment={"torch": "2.9"},
@@ -119,7 +131,7 @@ def page(data: ReportData) -> Page:
 
 def test_the_numbers_that_matter_come_first():
     text = page(FULL).text
-    order = [text.index(words) for words in ("cats and dogs", report.percent(MAPS.mean_iou), "What can be trusted")]
+    order = [text.index(words) for words in ("cats and dogs", percent(MAPS.mean_iou), "What can be trusted")]
     assert order == sorted(order)
     assert "weakest at potted plant (13)" in text  # 40 of 300
     for words in ("6 min 00 s", "2.3 GB", "tags of 50 photos", "1 photo was set aside: x.jpg", "tag2mask train photos"):
@@ -186,7 +198,7 @@ def test_a_yardstick_is_stamped_and_never_the_headline():
     data = dataclasses.replace(FULL, scores=[*FULL.scores, yardstick])
     assert [card.name for card in report.headline(data)] == ["Maps", "Segmenter"]
     assert report.verdict(data) == report.verdict(FULL)
-    share = report.percent(GOOD.mean_iou, 0)
+    share = percent(GOOD.mean_iou, 0)
     assert f"That is {share} % of the 100.0 mIoU of: Same on true masks." in [r.text for r in report.trust(data)]
     assert report.html(data).count("ORACLE") == report.html(FULL).count("ORACLE") + 2
     alone = dataclasses.replace(FULL, scores=[yardstick])
@@ -196,7 +208,7 @@ def test_a_yardstick_is_stamped_and_never_the_headline():
 
 def test_the_sweep_is_stamped_as_an_oracle():
     text = page(FULL).text
-    assert text.index("ORACLE") < text.index("52.3 at 0.2")
+    assert text.index("ORACLE") < text.index("96.1 at 0.2")
     assert "ORACLE" not in page(dataclasses.replace(FULL, sweep=None)).text
 
 
@@ -224,6 +236,23 @@ def test_trust_tells_what_is_wrong_with_masks(confusion, words):
     assert any(words in remark.text for remark in report.trust(data))
 
 
+def test_false_alarms_and_classes_without_truth_are_told():
+    good = np.zeros((4, 5), np.uint8)
+    bad = good.copy()
+    bad[0] = 1
+    measured = sum((Scores.of(good, mask, CLASSES) for mask in (good, good, bad)), Scores.of(bad, bad, CLASSES))
+    told = report.trust(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)]))
+    alarms = next(remark for remark in told if remark.text.startswith("False alarms"))
+    assert alarms.level == "caution" and "1 of 3 photos that show none" in alarms.text and "8.33 %" in alarms.text
+    assert any(r.text.endswith("nothing is known of how well it is found: dog, potted plant.") for r in told)
+    text = page(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)])).text
+    assert "False alarms" in text and "1 of 3" in text
+    assert "False alarms" not in page(FULL).text  # no photo of background alone: nothing to say
+    assert "Pseudo masks: 1 of 4 photos tagged with none of the classes show one." in [
+        r.text for r in report.trust(FULL)
+    ]
+
+
 def test_without_truth_nothing_is_claimed():
     rows = [dataclasses.replace(gallery_row("a"), truth=None, score=None)]
     data = dataclasses.replace(FULL, scores=[], sweep=None, galleries={"First photos": rows})
@@ -244,7 +273,7 @@ def test_a_report_of_nothing_is_still_a_page():
 
 def test_a_class_that_was_never_seen_has_a_dash():
     never = scores([[9, 0, 0, 0, 0], [0, 9, 0, 0, 0], [0, 0, 9, 0, 0], [0] * 5])
-    rows = report.class_rows(dataclasses.replace(FULL, scores=[ScoreTable("Masks", never)]))
+    rows = class_rows(dataclasses.replace(FULL, scores=[ScoreTable("Masks", never)]))
     assert math.isnan(rows[3].iou[0])
     assert "–" in page(dataclasses.replace(FULL, scores=[ScoreTable("Masks", never)])).text
 
@@ -318,9 +347,9 @@ def test_render_writes_whole_or_not_at_all(tmp_path):
 
 
 def test_class_colors_are_distinct_for_254_classes():
-    colors = report.class_colors(254)
+    colors = class_colors(254)
     assert len(set(colors)) == 254 and all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
-    assert report.class_colors(3) == colors[:3]
+    assert class_colors(3) == colors[:3]
 
 
 def test_a_mask_is_drawn_in_the_colors_of_its_classes():
@@ -328,7 +357,7 @@ def test_a_mask_is_drawn_in_the_colors_of_its_classes():
     mask = np.zeros((80, 120), np.uint8)  # twice the photo's thumbnail
     mask[:, 40:80] = 2
     mask[:, 80:] = 255
-    drawn = report._draw_mask(photo, mask, report._rgb(["#ff0000", "#00ff00"])).astype(int)
+    drawn = draw_mask(photo, mask, rgb(["#ff0000", "#00ff00"])).astype(int)
     assert (drawn[:, 2:18] == 128).all()
     assert (drawn[:, 22:38, 1] > drawn[:, 22:38, 0] + 150).all()
     stripes = drawn[:, 44:, 0]
@@ -339,13 +368,13 @@ def test_maps_are_as_opaque_as_their_scores():
     photo = np.full((40, 60, 3), 128, np.uint8)
     found = np.zeros((2, 4, 6), np.float16)
     found[0, :, :2], found[1, :, 4:] = 1.0, 0.5
-    colors = report._rgb(["#ff0000", "#00ff00", "#0000ff"])
-    drawn = report._draw_maps(photo, LocalizationMaps("a", (0, 2), found, (40, 60)), colors).astype(int)
+    colors = rgb(["#ff0000", "#00ff00", "#0000ff"])
+    drawn = draw_maps(photo, LocalizationMaps("a", (0, 2), found, (40, 60)), colors).astype(int)
     assert drawn[20, 5, 0] > 230 and drawn[20, 5, 2] < 30
     assert (drawn[20, 30] == 128).all()
     assert drawn[20, 55, 2] > drawn[20, 55, 0] + 50 and drawn[20, 55, 2] < 220
     nothing = LocalizationMaps("b", (), np.zeros((0, 4, 6), np.float16), (40, 60))
-    assert (report._draw_maps(photo, nothing, colors) == 128).all()
+    assert (draw_maps(photo, nothing, colors) == 128).all()
 
 
 @pytest.mark.parametrize(
@@ -353,13 +382,13 @@ def test_maps_are_as_opaque_as_their_scores():
     [(9.21, "9.2 s"), (59.96, "1 min 00 s"), (245, "4 min 05 s"), (3599.6, "1 h 00 min"), (3723, "1 h 02 min")],
 )
 def test_durations(seconds, text):
-    assert report.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_settings_are_read_as_people_write_them():
-    groups = report._flat_settings({"seed": 0, "crf": {"a": (1, 2), "b": {"c": None, "d": {}}}, "none": {}})
+    groups = flat_settings({"seed": 0, "crf": {"a": (1, 2), "b": {"c": None, "d": {}}}, "none": {}})
     assert groups == [("run", [("seed", 0)]), ("crf", [("a", (1, 2)), ("b.c", None), ("b.d", {})])]
-    assert [report.plain_setting(value) for value in ((1, 2), None, True, ())] == ["1, 2", "none", "yes", "none"]
+    assert [plain_setting(value) for value in ((1, 2), None, True, ())] == ["1, 2", "none", "yes", "none"]
 
 
 finite = st.floats(-1e6, 1e6)
@@ -369,19 +398,19 @@ series = st.lists(st.one_of(finite, st.just(math.nan), st.just(math.inf)), min_s
 @settings(max_examples=40, deadline=None)
 @given(series, st.integers(1, 50), st.integers(0, 10_000))
 def test_a_chart_stays_in_its_frame(values, stride, start):
-    chart = report.line_chart("loss", [(start + stride * at, value) for at, value in enumerate(values)])
+    chart = charts.line_chart("loss", [(start + stride * at, value) for at, value in enumerate(values)])
     points = [tuple(map(float, pair.split(","))) for pair in f"{chart.raw} {chart.smooth}".split()]
-    assert len(chart.raw.split()) <= report.MOST_POINTS
-    assert all(chart.left <= x <= chart.right and report.MARGIN[2] <= y <= chart.bottom for x, y in points)
+    assert len(chart.raw.split()) <= charts.MOST_POINTS
+    assert all(chart.left <= x <= chart.right and charts.MARGIN[2] <= y <= chart.bottom for x, y in points)
     assert bool(points) == any(map(math.isfinite, values))
     assert len(chart.x_ticks) <= 6 and len(chart.y_ticks) <= 6
 
 
 def test_a_chart_shows_where_values_are():
-    chart = report.line_chart("loss", [(0, 2.0), (50, 1.0), (100, 0.0)])
+    chart = charts.line_chart("loss", [(0, 2.0), (50, 1.0), (100, 0.0)])
     (x0, y0), (x1, y1), (x2, y2) = (map(float, pair.split(",")) for pair in chart.raw.split())
     assert (x0, x2) == (chart.left, chart.right) and x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
-    assert (y0, y2) == (report.MARGIN[2], chart.bottom) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
+    assert (y0, y2) == (charts.MARGIN[2], chart.bottom) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
     assert [text for _, text in chart.y_ticks] == ["0", "0.5", "1", "1.5", "2"]
     assert chart.last == "0" and chart.smooth == ""
 
@@ -389,7 +418,7 @@ def test_a_chart_shows_where_values_are():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(finite, min_size=1, max_size=60), st.integers(1, 8))
 def test_running_mean_is_the_mean_of_the_neighbours(values, window):
-    got = report._running_mean(np.array(values), window)
+    got = charts.running_mean(np.array(values), window)
     for at in range(len(values)):
         half = min(window, at, len(values) - 1 - at)
         assert got[at] == pytest.approx(np.mean(values[at - half : at + half + 1]), abs=1e-3)

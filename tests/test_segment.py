@@ -11,8 +11,8 @@ from tag2mask.backbones import BackboneSettings, build
 from tag2mask.errors import InputError
 from tag2mask.segment import InferenceSettings, SegmenterSettings, SegmenterTask, segment_image
 from tag2mask.segment import build as build_segmenter
+from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
-from tag2mask.segment.models import weigh_classes
 from tag2mask.types import MaskedBatch
 
 SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
@@ -154,8 +154,6 @@ def test_names() -> None:
 
 
 def test_aspp_is_the_sum_of_four_dilated_convolutions() -> None:
-    from tag2mask.segment.models import Aspp
-
     torch.manual_seed(0)
     head = Aspp(5, 4, stride=8)
     x = torch.randn(1, 5, 9, 11)

@@ -12,7 +12,7 @@ from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.data.augment import AugmentSettings, Geometry, generator, normalise
 from tag2mask.methods.cam import Cam
 from tag2mask.refine import dense_crf
-from tag2mask.segment.models import weigh_classes
+from tag2mask.segment.deeplab import weigh_classes
 from tag2mask.types import LocalizationMaps, masked_mean
 
 shapes = jaxtyped(typechecker=beartype)

@@ -51,7 +51,8 @@ from tag2mask.refine.crf import LabelCrf, dense_crf_from_labels
 from tag2mask.run import Run, read_maps
 from tag2mask.segment import SegmenterSettings, SegmenterTask
 from tag2mask.segment import build as build_segmenter
-from tag2mask.segment.models import DeepLab, Pyramid
+from tag2mask.segment.deeplab import DeepLab
+from tag2mask.segment.pyramid import Pyramid
 from tag2mask.summary import supervision
 from tag2mask.train import fit, schedule
 from tag2mask.types import Batch, Dataset, LocalizationMaps, MaskedBatch, Sample
@@ -530,7 +531,7 @@ def test_the_largest_logit_of_the_scales_wins_and_each_is_taught() -> None:
             assert float(losses[name]) == pytest.approx(
                 float(F.cross_entropy(logits, near, ignore_index=255)), rel=1e-5
             )
-    with pytest.raises(InputError, match=r"--segmenter\.pyramid looks at other scales"):
+    with pytest.raises(InputError, match=r"--segmenter\.pyramid needs features of other scales"):
         frozen = build(replace(SMALL_NET, freeze=True))
         build_segmenter(s, frozen, 2, SMALL_NET)
     with pytest.raises(InputError, match=r"segmenter\.pyramid \(0\.0,\)"):
@@ -552,10 +553,8 @@ def keys(out: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("students") / "run"
-    assert (
-        run("train", world, "--out", out, *SMALL, *STUDENTS, "--self-train.rounds", "2", "--refine", "walk/features")
-        == 0
-    )
+    flags = [*SMALL, *STUDENTS, "--self-train.rounds", "2", "--propagate", "features", "--refine", "none"]
+    assert run("train", world, "--out", out, *flags) == 0
     return out
 
 
@@ -588,7 +587,7 @@ def test_the_report_says_what_was_chosen_on_truth(two_rounds: Path) -> None:
     said = ("sharp the targets", "label-free rule", "random walk without training")
     assert len(chosen()) == len(said) and all(part in line for part, line in zip(said, chosen(), strict=True))
     given = replace(work.settings.self_train, sharpness=2.0)
-    work.settings = replace(work.settings, self_train=given, refine="psa,crf")
+    work.settings = replace(work.settings, self_train=given, propagate="psa", refine="crf")
     said = ("label-free rule", "dense CRF")
     assert len(chosen()) == len(said) and all(part in line for part, line in zip(said, chosen(), strict=True))
 
@@ -596,7 +595,7 @@ def test_the_report_says_what_was_chosen_on_truth(two_rounds: Path) -> None:
 def test_rounds_and_settings_redo_only_what_they_must(two_rounds: Path, world: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(two_rounds, out)
-    flags = [*SMALL, *STUDENTS, "--refine", "walk/features"]
+    flags = [*SMALL, *STUDENTS, "--propagate", "features", "--refine", "none"]
     before = keys(out)
     default = ("--self-train.sharpness", "4")  # written out, which is no other setting
     assert run("label", world, "--out", out, *flags, "--self-train.rounds", "1", *default) == 0

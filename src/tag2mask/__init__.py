@@ -17,9 +17,9 @@ if TYPE_CHECKING:  # for editors and type checkers; `__getattr__` does it when t
     from tag2mask.pipeline import label, predict, train
     from tag2mask.recipes import RunSettings, recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_WHERE = {
+_MODULES = {
     "label": "tag2mask.pipeline",
     "train": "tag2mask.pipeline",
     "predict": "tag2mask.pipeline",
@@ -34,8 +34,8 @@ __all__ = ["InputError", "RunSettings", "evaluate_folders", "label", "load", "pr
 
 def __getattr__(name: str) -> Any:
     """Names are imported when they are used, so that `import tag2mask` costs nothing."""
-    if name in _WHERE:
+    if name in _MODULES:
         import importlib
 
-        return getattr(importlib.import_module(_WHERE[name]), name)
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'tag2mask' has no attribute '{name}'")

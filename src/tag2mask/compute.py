@@ -1,44 +1,72 @@
-"""Which device and which precision: asked once, here."""
+"""Which device, which precision, how many cores: asked once, here."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from tag2mask.errors import InputError
 
+log = logging.getLogger("tag2mask")
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+@functools.cache
 def device() -> torch.device:
-    """The accelerator torch sees, else the CPU."""
+    """The accelerator torch can use, else the CPU. One that is there and cannot be used is said, once."""
+    wanted = _accelerator()
+    if wanted is None:
+        return torch.device("cpu")
+    try:
+        torch.zeros(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:  # a driver that is too old, a card that is taken
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("%s cannot be used (%s): going on with the CPU, which is much slower", wanted, reason)
+        return torch.device("cpu")
+    return wanted
+
+
+def _accelerator() -> torch.device | None:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device("mps") if torch.backends.mps.is_available() else None
 
 
-def resolve(precision: Precision, where: torch.device) -> Literal["float32", "bfloat16", "float16"]:
+def cores() -> int:
+    """Processor cores that this process may use: its affinity mask and its control group's quota count."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control group, or no quota ("max")
+        pass
+    return max(1, allowed)
+
+
+def resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
     """``auto`` is bfloat16 where the hardware multiplies it natively (about twice as fast), else float32."""
-    if precision == "float16" and where.type == "cpu":
+    if precision == "float16" and device.type == "cpu":
         raise InputError("float16 autocast is not for the CPU: use --precision bfloat16, float32 or auto")
     if precision != "auto":
         return precision
-    if where.type == "cuda":
+    if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    if where.type == "cpu" and _cpu_multiplies_bfloat16():
+    if device.type == "cpu" and _cpu_multiplies_bfloat16():
         return "bfloat16"
     return "float32"
 
 
-def autocast(precision: Precision, where: torch.device) -> contextlib.AbstractContextManager[object]:
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """The autocast context of :func:`resolve`'s answer."""
-    name = resolve(precision, where)
-    return contextlib.nullcontext() if name == "float32" else torch.autocast(where.type, getattr(torch, name))
+    name = resolve(precision, device)
+    return contextlib.nullcontext() if name == "float32" else torch.autocast(device.type, getattr(torch, name))
 
 
 def _cpu_multiplies_bfloat16() -> bool:
@@ -73,6 +101,6 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl
         return
-    most = ctypes.c_int(2**31 - 1)
-    mallopt(-3, most)  # M_MMAP_THRESHOLD: large blocks from the heap, too
-    mallopt(-1, most)  # M_TRIM_THRESHOLD: the heap's end stays
+    limit = ctypes.c_int(2**31 - 1)
+    mallopt(-3, limit)  # M_MMAP_THRESHOLD: large blocks from the heap, too
+    mallopt(-1, limit)  # M_TRIM_THRESHOLD: the heap's end stays

@@ -6,8 +6,10 @@ escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -22,6 +24,27 @@ class InputError(Exception):
 
 class UnreadableImage(InputError):
     """One image cannot be decoded. The pipeline sets such an image aside and goes on with the rest."""
+
+
+class DamagedArtefact(InputError):
+    """A file that a run made cannot be read. It is moved aside, so that the same command makes it anew.
+
+    Args:
+        path: the file; afterwards it is there under a hidden name.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        with contextlib.suppress(OSError):
+            path.replace(path.with_name(f".{path.name[:200]}.damaged"))
+        super().__init__(
+            f"{path} is damaged ({reason}) and was moved aside: run the same command again, which makes it anew"
+        )
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM). Not an ``Exception``: nothing may swallow it."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -54,8 +77,8 @@ def shortened(text: str, longest: int = 2000) -> str:
     return text if len(text) <= longest else f"{text[: longest - 300]} ... {text[-295:]}"
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
+def listed(names: Iterable[str], limit: int = 3) -> str:
     """``a, b, c and 4 more``: names for a message, never an endless line."""
     names = list(names)
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""A trained method to localization maps: scales, flips, class gate, normalisation; batched by size.
+"""A trained method to localization maps: scales, flips, class gate, normalisation.
 
 The maps of all views are brought to the finest view's feature grid, averaged, gated by the tags and divided by
 their maximum per class, the lineage's common procedure (IRN, PSA, EPS: sum over views, divide by max + 1e-5).
@@ -6,181 +6,142 @@ their maximum per class, the lineage's common procedure (IRN, PSA, EPS: sum over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
-from tag2mask.data.batches import domains_of, labels_of
+from tag2mask.data.augment import resized
 from tag2mask.data.images import read_image
-from tag2mask.errors import InputError, listed
-from tag2mask.features import FeatureStore, View, by_size, view_batch, views
-from tag2mask.types import DOMAINS, Compares, Dataset, Domain, LocalizationMaps, Reference, Sample, label_vector
+from tag2mask.errors import InputError
+from tag2mask.feature_store import FeatureStore
+from tag2mask.protocols import Localizes, Traits
+from tag2mask.settings import DecidesNothing, Range, check_values
+from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector, normalise
+from tag2mask.views import View, views
 
 
 @dataclass(frozen=True)
 class LocalizeSettings:
-    """The views over which a method looks at each photo."""
+    """The views of a photo from which its maps are made."""
 
-    longest: int = 384
+    long_side: Annotated[int, Range(at_least=16, at_most=65_535)] = 384
     """Longer side of the photo at scale 1, in pixels."""
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5)
+    scales: Annotated[tuple[float, ...], Range(above=0, at_most=100)] = (0.5, 1.0, 1.5)
+    """Sizes of the views, as multiples of that."""
     flip: bool = True
-    """Also look at the mirrored photo."""
-    batch_size: int = 8
-    """Photos of one size looked at together."""
+    """Each scale also mirrored."""
+    batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
+    """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"
+    """Of the forward passes."""
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"localize.scales {self.scales} must be positive numbers, at least one")
-        if self.longest < 16:
-            raise InputError(f"localize.longest {self.longest} is too small: use at least 16 pixels")
+        check_values(self, "localize")
+        if not self.scales:
+            raise InputError("--localize.scales is empty: give at least one scale")
 
-    def views(self, height: int, width: int, multiple: int = 1) -> list[View]:
-        return views(height, width, self.longest, self.scales, self.flip, multiple)
+    def views(self, height: int, width: int, divisor: int = 1) -> list[View]:
+        """Of a photo of this size; sides are multiples of ``divisor``."""
+        return views(height, width, self.long_side, self.scales, self.flip, divisor)
 
 
-def localize(
-    method: Any,
-    backbone: Backbone,
-    samples: Sequence[Sample],
-    settings: LocalizeSettings,
-    classes: int,
-    store: FeatureStore | None = None,
-) -> Iterator[LocalizationMaps]:
-    """Maps of each sample, in batches of photos of equal size (so not in the given order).
+@dataclass(frozen=True)
+class Localizer:
+    """Makes the maps of photos whose views are of one size, a batch at a time.
 
-    Args:
+    Attributes:
         method: in eval mode, on its device.
-        samples: with labels; only the present classes' maps are given.
-        store: features of the frozen trunk, filled for these samples and views; None: look at the photos.
+        classes: number of foreground classes.
+        store: features of the frozen trunk, filled for the photos' views; None: the photos themselves are shown.
     """
-    where = next(method.parameters()).device
-    compute.keep_memory()
-    for chunk, size, features_of in _chunks(backbone, samples, settings, store):
-        labels = torch.stack([label_vector(s.labels or frozenset(), classes) for s in chunk]).to(where)
+
+    method: nn.Module
+    traits: Traits
+    backbone: Backbone
+    settings: LocalizeSettings
+    classes: int
+    store: FeatureStore | None = None
+
+    def read(self, sample: Sample, size: tuple[int, int]) -> list[Tensor]:
+        """What the network is shown of a photo of this (height, width), for each of its views: 8-bit pixels
+        ``[3 height width]``, not mirrored yet, or stored features."""
+        shown = self.settings.views(*size, self.backbone.multiple)
+        if self.store is not None:
+            return [self.store.load(sample, view) for view in shown]
+        pixels = read_image(sample.image_path)
+        of_size = {(v.height, v.width): resized(pixels, (v.height, v.width)) for v in shown if not v.flip}
+        return [of_size[view.height, view.width] for view in shown]
+
+    def __call__(
+        self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], inputs: Sequence[Sequence[Tensor]]
+    ) -> list[LocalizationMaps]:
+        """Maps of the tagged classes of samples with the same views.
+
+        Args:
+            sizes: (height, width) of each photo.
+            inputs: what :meth:`read` gave of each.
+        """
+        device = next(self.method.parameters()).device
+        labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(device)
         raws = []
-        for view in settings.views(*size, backbone.multiple):
-            images, beside = features_of(view).to(where), {}
-            if isinstance(method, Compares):
-                beside["domains"] = tuple(s.domain for s in chunk)
-            raw = look(method, images, labels, settings.precision, stored=store is not None, **beside)
+        for number, view in enumerate(self.settings.views(*sizes[0], self.backbone.multiple)):
+            images = self._shown([of_photo[number] for of_photo in inputs], view, device)
+            raw = forward(self.method, self._batch(samples, images, labels), self.settings.precision)
             raws.append(raw.flip(3) if view.flip else raw)
         fused = fuse(raws)
-        share = covered(fused, labels) if getattr(method, "scores_background", False) else [None] * len(chunk)
-        for sample, maps, part in zip(chunk, fused.cpu(), share, strict=True):
-            yield present_maps(sample, maps, size, part)
+        shares: Sequence[float | None] = [None] * len(samples)
+        if self.traits.maps == "probabilities":
+            shares = covered(fused, labels)
+        return [
+            present_maps(sample, maps, size, share)
+            for sample, maps, size, share in zip(samples, fused.cpu(), sizes, shares, strict=True)
+        ]
+
+    def _shown(self, images: Sequence[Tensor], view: View, device: torch.device) -> Tensor:
+        batch = torch.stack(list(images)).to(device, non_blocking=True)
+        if self.store is None:
+            batch = normalise(batch.flip(3) if view.flip else batch, (self.backbone.mean, self.backbone.std))
+        return batch.float().contiguous(memory_format=torch.channels_last)
+
+    def _batch(self, samples: Sequence[Sample], images: Tensor, labels: Tensor) -> Batch:
+        valid = torch.ones(len(samples), *images.shape[2:], dtype=torch.bool, device=images.device)
+        domains: tuple[Domain, ...] = tuple(sample.domain for sample in samples)
+        ids = tuple(sample.id for sample in samples)
+        return Batch(ids, images, labels, valid, stored=self.store is not None, domains=domains)
 
 
-def draw_references(dataset: Dataset, count: int, seed: int) -> list[tuple[Sample, tuple[int, ...]]]:
-    """``count`` photos of each class (all, where there are fewer), with the classes each was drawn for.
-
-    From the target set as far as it has them, then from photos of a single label, then from the web, whose tags may
-    lie: each reference speaks for its class in all maps. A function of (seed, class) and the data set alone, so maps do
-    not depend on what was done before.
-    """
-    pools: dict[int, dict[Domain, list[int]]] = {}
-    for index, (labels, domain) in enumerate(zip(labels_of(dataset), domains_of(dataset), strict=True)):
-        for label in labels or ():
-            pools.setdefault(label, {}).setdefault(domain, []).append(index)
-    drawn: dict[int, list[int]] = {}
-    for label, by_domain in sorted(pools.items()):
-        random, wanted = np.random.default_rng([seed, label, 52_711]), count
-        for pool in (by_domain[domain] for domain in DOMAINS if domain in by_domain):
-            for index in random.choice(pool, min(wanted, len(pool)), replace=False).tolist():
-                drawn.setdefault(index, []).append(label)
-                wanted -= 1
-    return [(dataset.samples[index], tuple(stands_for)) for index, stands_for in drawn.items()]
-
-
-def reference_view(height: int, width: int, settings: LocalizeSettings, multiple: int = 1) -> View:
-    """How a reference of this size is looked at: at scale 1, not mirrored."""
-    return views(height, width, settings.longest, (1.0,), False, multiple)[0]
-
-
-def show_references(
-    method: Compares,
-    backbone: Backbone,
-    references: Sequence[tuple[Sample, tuple[int, ...]]],
-    samples: Iterable[Sample],
-    settings: LocalizeSettings,
-    classes: Sequence[str],
-    store: FeatureStore | None = None,
-) -> None:
-    """Let a method look at its references, each once, before the ``samples`` are localized.
+def batches_by(
+    samples: Sequence[Sample], key: Callable[[Sample], Hashable], batch_size: int | None, device: torch.device
+) -> list[list[Sample]]:
+    """Samples in lists of equal key: a function of the samples alone, whatever is done already and in how many
+    processes.
 
     Args:
-        references: of :func:`draw_references`.
-        classes: names, for the error.
-        store: features of the frozen trunk, filled for the references' view; None: look at the photos.
-
-    Raises:
-        InputError: a sample shows a class that no reference shows.
+        batch_size: at most so many in a list; None: 8 on a CPU, 32 on an accelerator.
     """
-    known = {label for _, labels in references for label in labels}
+    limit = batch_size or (8 if device.type == "cpu" else 32)
+    full: list[list[Sample]] = []
+    waiting: dict[Hashable, list[Sample]] = {}
     for sample in samples:
-        lacking = sorted((sample.labels or frozenset()) - known)
-        if lacking:
-            raise InputError(
-                f"'{sample.id}' is tagged {listed(classes[label] for label in lacking)} and no training photo is, so "
-                "there is nothing to look at beside it: add such photos, leave the class out with --classes, or use "
-                "--mcis.references 0"
-            )
-    where = next(method.parameters()).device  # type: ignore[attr-defined]
-
-    def looks() -> Iterator[Reference]:
-        for sample, labels in references:
-            if store is None:
-                pixels = read_image(sample.image_path)
-                height, width = pixels.shape[:2]
-                view = reference_view(height, width, settings, backbone.multiple)
-                images = view_batch([pixels], view, backbone)
-            else:
-                seen = store.seen[sample.id]
-                view = reference_view(seen.height, seen.width, settings, backbone.multiple)
-                images = store.load(sample, view).float()[None]
-            yield Reference(images.to(where), labels, sample.domain)
-
-    with torch.inference_mode(), compute.autocast(settings.precision, where):
-        method.prepare_localization(looks(), stored=store is not None)
+        group = waiting.setdefault(key(sample), [])
+        group.append(sample)
+        if len(group) == limit:
+            full.append(waiting.pop(key(sample)))
+    return [*full, *waiting.values()]
 
 
-Chunk = tuple[list[Sample], tuple[int, int], Callable[[View], Tensor]]
-
-
-def _chunks(
-    backbone: Backbone, samples: Sequence[Sample], settings: LocalizeSettings, store: FeatureStore | None
-) -> Iterator[Chunk]:
-    """Samples of one size, that size, and what the backbone is given of them for a view."""
-    if store is None:
-        for chunk in by_size(samples, settings.batch_size):
-            pixels = [image for _, image in chunk]
-            yield [s for s, _ in chunk], pixels[0].shape[:2], lambda v, p=pixels: view_batch(p, v, backbone)
-        return
-    groups: dict[tuple[int, int], list[Sample]] = {}
-    for sample in samples:
-        seen = store.seen[sample.id]
-        groups.setdefault((seen.height, seen.width), []).append(sample)
-    for size, group in groups.items():
-        for start in range(0, len(group), settings.batch_size):
-            chunk = group[start : start + settings.batch_size]
-            yield chunk, size, lambda v, c=chunk: torch.stack([store.load(s, v) for s in c]).float()
-
-
-def look(
-    method: Any, images: Tensor, labels: Tensor, precision: compute.Precision, *, stored: bool = False, **beside: Any
-) -> Tensor:
-    """One forward of the method without gradients: raw maps in float32."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), compute.autocast(precision, images.device):
-        return method.localize(images, labels, stored=stored, **beside).float()
+def forward(method: nn.Module, batch: Batch, precision: compute.Precision) -> Tensor:
+    """One forward pass without gradients: raw maps in float32."""
+    assert isinstance(method, Localizes)
+    with torch.inference_mode(), compute.autocast(precision, batch.images.device):
+        return method.localize(batch).float()
 
 
 def fuse(raws: Sequence[Tensor]) -> Tensor:

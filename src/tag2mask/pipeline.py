@@ -1,24 +1,40 @@
-"""The whole road, stage by stage: photos with tags -> method -> maps -> masks -> segmenter -> predictions -> scores ->
-report. What each stage does is in ``stages/``. A single-stage method is the segmenter; after it none is trained.
-"""
+"""The whole pipeline: photos with tags to masks, or to a segmenter; and masks of new photos. What a run does is its
+plan (``stages``); this module reads the data, checks everything that can be checked, and carries the plan out."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from tag2mask import affinity, backbones, data, methods, segment, stages
-from tag2mask.data.batches import check_pairs
-from tag2mask.data.images import write_index_mask
-from tag2mask.errors import InputError, UnreadableImage, listed
+import torch
+
+from tag2mask import checks, compute, concurrency, data, doctor, stages
+from tag2mask.data.images import CheckedImage, image_size, write_index_mask
+from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.files import digest
+from tag2mask.naming import safe_name
+from tag2mask.plan import explain
+from tag2mask.plan.execute import Execution, begin, execute, reopened
+from tag2mask.plan.explain import Outlook
+from tag2mask.plan.facts import DigestCache, RunData
+from tag2mask.plan.folder import Run, StageFolder
+from tag2mask.plan.photos import read_records
+from tag2mask.plan.stage import Fact, Stage
 from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
-from tag2mask.refine import refiner
-from tag2mask.run import Clock, Run
-from tag2mask.stages import Work, say
-from tag2mask.types import Dataset
+from tag2mask.settings import plain
+from tag2mask.stages import names
+from tag2mask.stages.predictions import Predictor, Read
+from tag2mask.types import Sample
+
+log = logging.getLogger("tag2mask")
 
 
 def label(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
@@ -27,143 +43,125 @@ def label(path: Path | str, out: Path | str, settings: RunSettings | None = None
     Raises:
         InputError: anything the user can mend, in one line.
     """
-    return _run(Path(path), Path(out), settings or RunSettings(), train_segmenter=False) / "masks"
+    plan = stages.plan(settings or RunSettings())
+    return run(Path(path), Path(out), settings or RunSettings(), stages.labelling(plan)) / "masks"
 
 
 def train(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
     """Tags to a trained segmenter, with scores where truth is given and a report. Gives the run folder."""
-    return _run(Path(path), Path(out), settings or RunSettings(), train_segmenter=True)
+    plan = stages.plan(settings or RunSettings())
+    return run(Path(path), Path(out), settings or RunSettings(), [stage.name for stage in plan])
 
 
-def _run(path: Path, out: Path, settings: RunSettings, *, train_segmenter: bool) -> Path:
-    check_settings(settings)
-    train_set = data.load(path, settings.data)
-    check_saliency(train_set, settings)
-    stages.check_network(settings, len(train_set.classes))
-    if getattr(settings.options, "pairs", False):
-        check_pairs(train_set)
-    val = validation_set(path, settings)
-    with Run(out) as run:
-        clock = Clock()
-        work = stages.prepare(run, settings, train_set, val, path)
-        stages.train_method(work)
-        stages.make_maps(work)
-        stages.train_students(work)
-        stages.train_affinity(work)
-        stages.walk_maps(work)
-        stages.make_masks(work)
-        if train_segmenter and not settings.single_stage:
-            stages.train_segmenter(work, oracle=False)
-            if settings.oracle_masks:
-                stages.make_oracle_masks(work)
-                stages.train_segmenter(work, oracle=True)
-        if train_segmenter:
-            stages.predict_validation(work)
-        stages.make_scores(work)
-        stages.record_sitting(work, clock)
-        say(f"report: {write_report(work)}")
+def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], extra: Sequence[Stage] = ()) -> Path:
+    """Carry out the wanted stages of the plan, and write the report. Gives the run folder.
+
+    Args:
+        wanted: names of stages.
+        extra: stages of one's own, after those of the plan.
+
+    Raises:
+        InputError: anything the user can mend, in one line.
+    """
+    surveyed, settings = _surveyed(path, settings)
+    began = time.monotonic()
+    with Run(out) as folder:
+        run_data = _run_data(path, surveyed, settings, folder)
+        _describe(folder, settings, run_data)
+        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
+        _examine(execution, surveyed)
+        execute(execution, wanted)
+        _record_session(folder, time.monotonic() - began)
+        log.info("report: %s", write_report(execution))
     return out
 
 
-def write_report(work: Work) -> Path:
-    """``report.html`` of a run whose stages are done."""
+def _surveyed(path: Path, settings: RunSettings) -> tuple[doctor.Survey, RunSettings]:
+    """The data set as it is listed, and the settings independent of where the command runs; both checked.
+
+    Raises:
+        InputError: what is wrong first, of the data set or of the settings.
+    """
+    settings = replace(settings, data=settings.data.absolute())
+    checks.check_names(settings)
+    surveyed = doctor.survey(path.absolute(), settings.data)
+    doctor.refuse_errors(surveyed.findings)
+    assert surveyed.train is not None
+    checks.check_run(settings, surveyed.train)
+    return surveyed, settings
+
+
+def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: Run) -> RunData:
+    assert surveyed.train is not None
+    digests = DigestCache(run.folder / ".digests.jsonl", verify=settings.verify)
+    return RunData(path.absolute(), surveyed.train, surveyed.val, settings, digests)
+
+
+def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
+    """Say what the doctor says of the data set; its errors stop the run before anything is trained.
+
+    The decoded photos, truth and saliency maps are examined once, and again when they change.
+    """
+    for finding in surveyed.findings:
+        if finding.level == "warning":
+            log.info("%s", finding)
+    facts: tuple[Fact, ...] = ("photos", "val photos", "truth", "val truth", "saliency")
+    examined = digest([execution.data.fact(name) for name in facts])
+    described = execution.run.description()
+    if described.get("examined") == examined:
+        return
+    records = read_records(execution.folders[execution.stages[0].name].records)
+    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage)}) for r in records]
+    findings = doctor.check_photos(surveyed, checked)
+    doctor.refuse_errors(finding for finding in findings if "cannot be read" not in finding.message)
+    for finding in findings:
+        if finding.level == "warning":
+            log.info("%s", finding)
+    described.pop("version")
+    execution.run.describe({**described, "examined": examined})
+
+
+def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> list[Outlook]:
+    """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes
+    nothing."""
+    path, out = Path(path), Path(out)
+    surveyed, settings = _surveyed(path, settings or RunSettings())
+    there = (out / "run.json").exists()
+    run = Run(out, existing=there)
+    plan = stages.plan(settings)
+    run_data = _run_data(path, surveyed, settings, run)
+    return explain.outlook(run if there else None, plan, settings, run_data, [stage.name for stage in plan])
+
+
+def write_report(execution: Execution) -> Path:
+    """``report.html`` of a run whose stages are done.
+
+    Raises:
+        InputError: they are not, or they were made of other photos, tags or settings than are there now.
+    """
     from tag2mask import report, summary
 
-    path = work.run.folder / "report.html"
-    report.render(summary.report_data(work), path)
+    if not {"masks", "scores"} <= execution.folders.keys():
+        raise InputError(
+            f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run "
+            "its command again (`tag2mask plan` says what has changed)"
+        )
+    path = execution.run.folder / "report.html"
+    report.render(summary.report_data(execution), path)
     return path
 
 
-def reopen(run: Run) -> Work:
-    """A finished run, its data read again, nothing redone."""
+def reopen(run: Run) -> Execution:
+    """A run as it lies there, its data read again, nothing redone.
+
+    Raises:
+        InputError: the data set is not there any more, or cannot be read.
+    """
     described = run.description()
-    settings = settings_from(described["settings"])
-    path = Path(described["data"])
-    train_set, val = data.load(path, settings.data), validation_set(path, settings)
-    masks, trained = stages.mask_names(settings), stages.segmenter_names(settings)
-    measured = ("oracle-masks", *stages.segmenter_names(settings, oracle=True), "predictions", "predictions-oracle")
-    made = [n for pair in zip(stages.network_names(settings), stages.map_names(settings), strict=True) for n in pair]
-    names = ("images", *made, "affinity", "walked", *masks, *trained, *measured)
-    there = [name for name in names if (run.folder / name / "manifest.json").exists()]
-    found = {name: run.open_stage(name) for name in (*there, "scores")}
-    seen, quarantined = stages.read_images_stage(found["images"])
-    val = None if val is None else stages.readable(val, seen)
-    return Work(run, settings, stages.readable(train_set, seen), val, seen, quarantined, found)
-
-
-def check_settings(settings: RunSettings) -> None:
-    """Every name in the settings exists, before any work is done."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "a run folder is worked on by one process and this was started as several (torchrun, accelerate launch): "
-            "start `tag2mask` itself"
-        )
-    methods.entry(settings.method)
-    if settings.oracle_masks and settings.single_stage:
-        raise InputError(
-            f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
-            f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
-        )
-    backbones.check(settings.backbone)
-    trainings = (settings.train, settings.affinity_train, settings.segmenter_train, settings.relabel_train)
-    if any(training.epochs == 0 for training in trainings[1:]) or (
-        settings.train.epochs == 0 and methods.released(settings.backbone.weights) is None
-    ):
-        raise InputError(
-            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole method, "
-            "to use it as it is)"
-        )
-    walk, pixelwise = affinity.split(settings.refine)
-    refiner(pixelwise)
-    if settings.pseudo.background == "saliency-rule" and pixelwise != "none":
-        raise InputError(
-            f"--background saliency-rule sets its thresholds on the maps themselves, and --refine {settings.refine} "
-            f"would move them: use --refine {walk or 'none'}, or --background saliency"
-        )
-    if walk in (*affinity.LEARNT, "walk/features") and settings.frozen:
-        raise InputError(f"--refine {settings.refine}: {walk} looks into the backbone's blocks: leave out --freeze")
-    refiner(settings.inference.refine)
-    refiner(settings.relabel.refine)
-    own = stages.segmenter_backbone(settings)
-    if own is not settings.backbone:
-        backbones.check(own)
-    segment.check(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
-
-
-def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
-    """Saliency maps are there for every photo, where the settings ask for them."""
-    asking = {
-        f"--method {settings.method}": (methods.needs_saliency(settings.method), "a method without, --method cam"),
-        "--self-train.denoise saliency": (
-            settings.self_train.students > 0 and "saliency" in settings.self_train.denoise, "leave it out"
-        ),
-        "--background saliency": (settings.pseudo.background == "saliency", "another background"),
-        "--background saliency-rule": (settings.pseudo.background == "saliency-rule", "another background"),
-    }  # fmt: skip
-    lacking: list[str] | None = None
-    for what, (asks, otherwise) in asking.items():
-        if not asks:
-            continue
-        if lacking is None:
-            lacking = [s.id for s in dataset.samples if s.saliency_path is None]
-        if what == "--background saliency-rule":
-            if len(lacking) < len(dataset):
-                continue  # photos without one get no mask by the rule; they are counted and named
-            found = f"saliency maps and none of the {len(dataset)} photos has one"
-        else:
-            found = f"a saliency map for every photo; {len(lacking)} have none ({listed(lacking)})"
-        if lacking:
-            raise InputError(
-                f"{what} needs {found}: give --saliency FOLDER (grey images, one a photo under its name, bright where "
-                f"something stands out, by any saliency detector), or {otherwise}"
-            )
-
-
-def validation_set(path: Path, settings: RunSettings) -> Dataset | None:
-    """The validation split, if the data set has one."""
-    if settings.data.val_split not in data.splits(path, settings.data):
-        return None
-    return data.load(path, settings.data, settings.data.val_split)
+    settings, path = settings_from(described["settings"]), Path(described["data"])
+    surveyed = doctor.survey(path, settings.data)
+    doctor.refuse_errors(surveyed.findings)
+    return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
 
 
 def predict(
@@ -179,25 +177,124 @@ def predict(
     Raises:
         InputError: no such run, no trained segmenter in it, no photos.
     """
-    run = Run(Path(run_folder), resume=True)
+    run = Run(Path(run_folder), existing=True)
     described = run.description()
     settings = settings_from(described["settings"])
     if refine is not None:
         settings = replace(settings, inference=replace(settings.inference, refine=refine))
-    samples = data.load_images(images)
-    segmenter, backbone = stages.load_segmenter(run, settings, len(described["classes"]))
-    written, bad = [], []
-    for sample in track(samples, "predicting", len(samples)):
+    out = Path(out).absolute()
+    samples = data.load_images(images, skip=[out])
+    _check_predictions_folder(out, samples)
+    predictor = Predictor(settings, len(described["classes"]), _result(run, settings), settings.single_stage)
+    written = []
+
+    def read(sample: Sample) -> Read | UnreadableImage:
         try:
-            pairs = list(stages.predictions(segmenter, backbone, [sample], settings))
+            return predictor.read(sample)
         except UnreadableImage as error:
-            say(f"set aside: {error}")
-            bad.append(sample.id)
-            continue
-        path = Path(out) / f"{sample.id}.png"
+            return error
+
+    def probabilities(batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
+        found = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
+        return [x if isinstance(x, UnreadableImage) else next(found) for x in inputs]
+
+    def write(sample: Sample, output: Any) -> Path | UnreadableImage:
+        if isinstance(output, UnreadableImage):
+            return output
+        path = out / f"{safe_name(sample.id)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_mask(path, pairs[0][1])
-        written.append(path)
+        write_index_mask(path, predictor.mask(output))
+        return path
+
+    batches = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
+    done = concurrency.pipelined(batches, read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers)
+    for _, result in track(done, "predicting", len(samples)):
+        if isinstance(result, UnreadableImage):
+            log.info("set aside: %s", result)
+        else:
+            written.append(result)
     if not written:
-        raise InputError(f"none of the {len(bad)} photos in {images} can be read: give photos in a common format")
-    return written
+        raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
+    return sorted(written)
+
+
+def _check_predictions_folder(out: Path, samples: Sequence[Sample]) -> None:
+    """Nothing that is there is written over: no run, no photo.
+
+    Raises:
+        InputError: it would be.
+    """
+    inside = next((folder for folder in (out, *out.parents) if (folder / "run.json").exists()), None)
+    if inside is not None:
+        raise InputError(
+            f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
+        )
+    for sample in samples:
+        if (out / f"{safe_name(sample.id)}.png").resolve() == sample.image_path.resolve():
+            raise InputError(
+                f"--out {out} holds the photos themselves: the mask of {sample.image_path.name} would replace it; give "
+                "another folder"
+            )
+
+
+def _parts(samples: Sequence[Sample], size: int = 512) -> Iterator[Sequence[Sample]]:
+    """Parts of many photos in which those of one size are brought together."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    """(height, width) of a photo by its header; (1, 1) where that cannot be read."""
+    try:
+        return image_size(sample.image_path)
+    except UnreadableImage:
+        return 1, 1
+
+
+def _result(run: Run, settings: RunSettings) -> StageFolder:
+    """The stage of the run's finished segmenter."""
+    name = names.segmenters(settings)[-1]
+    stage = run.current(name)
+    if stage is None or not stage.has_manifest:
+        raise InputError(f"{run.folder} has no finished stage '{name}': run `tag2mask train` to its end first")
+    return stage
+
+
+def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
+    """Write ``run.json``: what this run is."""
+    from tag2mask import __version__
+
+    before = run.description()
+    run.describe(
+        {
+            "tag2mask": __version__,
+            "created": before.get("created") or _now(),
+            "data": str(run_data.path),
+            "command": shlex.join(["tag2mask", *sys.argv[1:]]),
+            "classes": list(run_data.train.classes),
+            "truth_values": list(run_data.train.truth_values),
+            "settings": plain(settings),
+            "sessions": before.get("sessions", []),
+        }
+    )
+
+
+def _record_session(run: Run, seconds: float) -> None:
+    """Add this session to ``run.json``: when, how long, peak memory, the machine."""
+    described = run.description()
+    session = {
+        "ended": _now(),
+        "seconds": round(seconds, 1),
+        "peak_memory_gb": round(compute.peak_memory_gb(), 2),
+        "device": str(compute.device()),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
+    described["sessions"] = [*described.get("sessions", []), session]
+    described.pop("version")
+    run.describe(described)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -3,197 +3,213 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tag2mask import affinity, evaluate, methods
-from tag2mask.data.images import read_image, read_index_mask
+from tag2mask import evaluate
+from tag2mask.data.images import read_image
 from tag2mask.errors import listed
+from tag2mask.files import read_json, read_jsonl
+from tag2mask.plan.execute import Execution
+from tag2mask.plan.folder import StageFolder
+from tag2mask.plan.photos import read_records
+from tag2mask.plan.stage import Stage, TrainingStage
+from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
-from tag2mask.recipes import RunSettings
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
-from tag2mask.run import Stage, read_json, read_jsonl, read_maps
-from tag2mask.stages import Work, map_names, mask_names
-from tag2mask.stages import unrefined as unrefined_masks
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import MapReader, MaskReader
+from tag2mask.stages.masks import unrefined
+from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import Dataset, LocalizationMaps, Sample
 
 ROWS = 6  # photos in each group of the gallery
+SPLITS = {"train": "training photos, tags known", "val": "validation photos, no tags given"}
 
 
-def scored(settings: RunSettings) -> dict[str, tuple[str, str, str]]:
-    """Key in scores.json -> name, split, on what; the run's product last."""
-    tags, new = "training photos, tags known", "validation photos, no tags given"
-    rows = {name: (f"Maps after self-training, round {n}", "train", tags) for n, name in enumerate(map_names(settings))}
-    rows["maps"] = ("Maps", "train", f"{tags}, before refinement")
-    rows["walked"] = ("Maps after the random walk", "train", tags)
-    rows |= {name: (f"Relabelled masks, round {n}", "train", tags) for n, name in enumerate(mask_names(settings))}
-    rows["masks"] = ("Pseudo masks", "train", tags)
-    rows["predictions-oracle"] = ("Same segmenter, trained on true masks", "val", new)
-    rows["predictions"] = ("Segmenter", "val", new)
-    return rows
-
-
-def report_data(work: Work) -> ReportData:
+def report_data(execution: Execution) -> ReportData:
     """Everything the report of this run shows."""
-    described = work.run.description()
-    scores = read_json(work.stages["scores"].folder / "scores.json")
-    splits = {"train": work.train} | ({"val": work.val} if work.val is not None else {})
-    tables = [
-        ScoreTable(name, evaluate.Scores.from_json(scores[key]), f"{len(splits[split])} {photos}", "oracle" in key)
-        for key, (name, split, photos) in scored(work.settings).items()
-        if key in scores
-    ]
-    sweep = evaluate.OracleSweep.from_json(scores["sweep"]) if "sweep" in scores else None
-    sittings = described.get("sittings", [])
-    last = sittings[-1] if sittings else {}
+    described = execution.run.description()
+    run, data = execution, execution.data
+    scores = read_json(run.folders["scores"].folder / "scores.json")
+    splits = {"train": data.train} | ({"val": data.val} if data.val is not None else {})
+    sessions = described.get("sessions", [])
+    last = sessions[-1] if sessions else {}
     return ReportData(
-        title=f"{work.train.name}: {work.settings.method}",
-        classes=work.train.classes,
+        title=f"{data.train.name}: {run.settings.method}",
+        classes=data.train.classes,
         created=str(described.get("created", "")).replace("T", " ").replace("+00:00", " UTC"),
         command=described.get("command", ""),
-        supervision=supervision(work),
-        scores=tables,
+        supervision=supervision(run),
+        scores=[_table(stage, scores[stage.name], splits) for stage in _by_importance(run) if stage.name in scores],
         agreements=[("Masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
         photos={name: len(split) for name, split in splits.items()},
         class_counts={name: _counts(split) for name, split in splits.items()},
-        galleries=galleries(work),
-        stages=_times(work),
-        curves=_curves(work),
-        sweep=sweep,
+        galleries=Galleries.of(run).groups(),
+        stages=[
+            StageTime(name, float(folder.manifest()["seconds"]), int(folder.manifest()["count"]))
+            for name, folder in run.folders.items()
+        ],
+        curves=_curves(run),
+        sweep=evaluate.OracleSweep.from_json(scores["sweep"]) if "sweep" in scores else None,
         settings=described["settings"],
-        warnings=warnings(work),
+        warnings=warnings(run),
         environment={k: str(last[k]) for k in ("torch", "python", "device", "threads") if k in last}
         | {"tag2mask": described.get("tag2mask", "")},
-        peak_memory=round(max((s["peak_memory_gb"] for s in sittings), default=0) * 1e9) or None,
+        peak_memory=round(max((s["peak_memory_gb"] for s in sessions), default=0) * 1e9) or None,
     )
 
 
-def supervision(work: Work) -> list[str]:
+def _by_importance(run: Execution) -> list[Stage]:
+    """The measured stages that are done, the run's product last."""
+    order = {"maps": 0, "masks": 1, "predictions": 2}
+    measured = [stage for stage in run.done() if stage.measured is not None]
+    return sorted(measured, key=lambda s: (order[s.measured.what] if s.measured else 0, not s.oracle))
+
+
+def _table(stage: Stage, scores: dict[str, Any], splits: dict[str, Dataset]) -> ScoreTable:
+    assert stage.measured is not None
+    split = stage.measured.split
+    photos = f"{len(splits[split])} {SPLITS[split]}"
+    return ScoreTable(stage.measured.title, evaluate.Scores.from_json(scores), photos, stage.oracle)
+
+
+def supervision(run: Execution) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
-    lines = [f"image-level tags of {len(work.train)} photos"]
-    s = work.settings
+    s = run.settings
+    lines = [f"image-level tags of {len(run.data.train)} photos"]
     denoised = s.self_train.students and "saliency" in s.self_train.denoise
-    if s.pseudo.background in SALIENCY or methods.needs_saliency(s.method) or denoised:
+    if s.pseudo.background in SALIENCY or s.traits.saliency or denoised:
         lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
         if s.self_train.sharpness is None:
             lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
-    if methods.entry(s.method).chosen_on_truth:
-        lines.append(f"how {s.method} is trained by default was chosen on VOC's truth")
-    if getattr(s.options, "chosen_on_truth", False):
-        lines.append(f"settings of {s.method} that are not its paper's were chosen on VOC's truth")
-    manifest = work.stages["masks"].read_manifest()
+    lines += s.traits.tuned_on_truth
+    manifest = run.folders["masks"].manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
-    if work.settings.single_stage:
+    if s.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
-    if affinity.split(s.refine)[0] in affinity.UNLEARNT:
+    way = propagation(s.propagate)
+    if way is not None and way.network != "trained":
         lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
-    if "crf" in work.settings.refine:
+    if "crf" in s.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
-    if work.best_masks.folder.name != "masks":
+    if final_masks(run) != "masks":
         lines.append("masks relabelled by the segmenter itself, which sees the tags and no truth")
-    if "segmenter-oracle" in work.stages:
+    if any(stage.oracle for stage in run.done()):
         lines.append(
             "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
         )
     return lines
 
 
-def warnings(work: Work) -> list[str]:
+def final_masks(run: Execution) -> str:
+    """The stage of the last masks made: of the last relabelling, or of the maps."""
+    return [name for name in names.masks(run.settings) if name in run.folders][-1]
+
+
+def warnings(run: Execution) -> list[str]:
     """Photos set aside, tags that no mask shows."""
     lines = []
-    if work.quarantined:
-        count = len(work.quarantined)
+    if run.data.set_aside:
+        count = len(run.data.set_aside)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
-        lines += [q["error"] for q in work.quarantined[:20]]
-    without = work.stages["masks"].read_manifest().get("without_mask", ())
+        lines += [record["error"] for record in run.data.set_aside[:20]]
+    without = run.folders["masks"].manifest().get("without", ())
     if without:
         lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
-    gone = [r for r in read_jsonl(work.best_masks.folder / "records.jsonl") if r["vanished"]]
-    if gone:
-        names = ", ".join(str(r["id"]) for r in gone[:5])
-        lines.append(f"{len(gone)} masks lack a class their photo is tagged with (first: {names})")
+    records = read_records(run.folders[final_masks(run)].records)
+    lacking = [r for r in records if r["missing_classes"]]
+    if lacking:
+        ids = ", ".join(str(r["id"]) for r in lacking[:5])
+        lines.append(f"{len(lacking)} masks lack a class their photo is tagged with (first: {ids})")
     return lines
 
 
-def galleries(work: Work) -> dict[str, list[GalleryRow]]:
-    """Best, worst, most uncertain and first photos, as far as they are known."""
-    groups: dict[str, list[GalleryRow]] = {}
-    bare = unrefined_masks(work, work.best_maps.folder.name)
-    each = read_json(work.stages["scores"].folder / "images.json")
-    if work.val is not None and "predictions" in each:
-        _ranked(groups, "new photos (val, no tags given)", work, bare, work.val, each["predictions"])
-    elif work.val is not None and "predictions" in work.stages:
-        groups["New photos (no tags given)"] = [_row(work, bare, work.val, s) for s in work.val.samples[:ROWS]]
-    if work.best_masks.folder.name in each:
-        _ranked(groups, "training photos", work, bare, work.train, each[work.best_masks.folder.name])
-    records = {str(r["id"]): r for r in read_jsonl(work.best_masks.folder / "records.jsonl")}
-    uncertain = sorted(
-        (s for s in work.train.samples if s.id in records), key=lambda s: -float(records[s.id]["uncertainty"])
-    )
-    groups["Most uncertain training photos"] = [
-        _row(work, bare, work.train, s, note=f"mean uncertainty {records[s.id]['uncertainty']:.2f}")
-        for s in uncertain[:ROWS]
-    ]
-    groups["First training photos"] = [_row(work, bare, work.train, s) for s in list(work.train.samples[:ROWS])]
-    return groups
+@dataclass(frozen=True)
+class Galleries:
+    """Groups of photos with what the run made of them."""
 
+    run: Execution
+    maps: StageFolder  # the last maps before propagation
+    masks: StageFolder  # the last masks
+    unrefined: Callable[[Sample], np.ndarray]
 
-def _ranked(
-    groups: dict[str, list[GalleryRow]],
-    title: str,
-    work: Work,
-    bare: Callable[[Sample], np.ndarray],
-    dataset: Dataset,
-    scores: Sequence[Any],
-) -> None:
-    """The best and the worst photos by their own mean IoU."""
-    by_id = {s.id: s for s in dataset.samples}
-    known = sorted(((score, id) for id, score in scores if score is not None), key=lambda pair: pair[0])
-    groups[f"Worst {title}"] = [_row(work, bare, dataset, by_id[id], score) for score, id in known[:ROWS]]
-    groups[f"Best {title}"] = [_row(work, bare, dataset, by_id[id], score) for score, id in known[::-1][:ROWS]]
+    @classmethod
+    def of(cls, run: Execution) -> Galleries:
+        name = [name for name in names.maps(run.settings) if name in run.folders][-1]
+        scores = next(stage for stage in run.stages if stage.name == "scores")
+        threshold, _ = chosen_threshold(run.context(scores, run.folders["scores"]), name)
+        maps = run.folders[name]
+        bare = unrefined(MapReader(maps), threshold, run.settings.pseudo)
+        return cls(run, maps, run.folders[final_masks(run)], bare)
 
+    def groups(self) -> dict[str, list[GalleryRow]]:
+        """Best, worst, most uncertain and first photos, as far as they are known."""
+        groups: dict[str, list[GalleryRow]] = {}
+        train, val = self.run.data.train, self.run.data.val
+        of_photos = read_json(self.run.folders["scores"].folder / "photos.json")
+        if val is not None and "predictions" in of_photos:
+            groups |= self._ranked("new photos (val, no tags given)", val, of_photos["predictions"])
+        elif val is not None and "predictions" in self.run.folders:
+            groups["New photos (no tags given)"] = [self._row(val, s) for s in val.samples[:ROWS]]
+        if self.masks.folder.name in of_photos:
+            groups |= self._ranked("training photos", train, of_photos[self.masks.folder.name])
+        groups["Most uncertain training photos"] = self._uncertain(train)
+        groups["First training photos"] = [self._row(train, s) for s in train.samples[:ROWS]]
+        return groups
 
-def _row(
-    work: Work,
-    unrefined: Callable[[Sample], np.ndarray],
-    dataset: Dataset,
-    sample: Sample,
-    score: float | None = None,
-    note: str = "",
-) -> GalleryRow:
-    maps = _maps(work, work.best_maps.folder.name, sample)
-    relabelled = work.best_masks if work.best_masks.folder.name != "masks" else None
-    return GalleryRow(
-        id=sample.id,
-        image=read_image(sample.image_path),
-        tags=sample.labels,
-        maps=maps,
-        walked=_maps(work, "walked", sample),
-        unrefined=None if maps is None else unrefined(sample),
-        mask=_mask(work.stages["masks"], sample),
-        relabelled=_mask(relabelled, sample),
-        prediction=_mask(work.stages.get("predictions"), sample),
-        truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
-        score=score,
-        note=note,
-    )
+    def _ranked(self, title: str, dataset: Dataset, scores: Sequence[Any]) -> dict[str, list[GalleryRow]]:
+        """The best and the worst photos by their own mean IoU."""
+        by_id = {s.id: s for s in dataset.samples}
+        ranked = sorted(((score, id) for id, score in scores if score is not None), key=lambda pair: pair[0])
+        row = lambda pair: self._row(dataset, by_id[pair[1]], pair[0])  # noqa: E731
+        return {
+            f"Worst {title}": [row(pair) for pair in ranked[:ROWS]],
+            f"Best {title}": [row(pair) for pair in ranked[::-1][:ROWS]],
+        }
 
+    def _uncertain(self, dataset: Dataset) -> list[GalleryRow]:
+        uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records)}
+        samples = sorted((s for s in dataset.samples if s.id in uncertainty), key=lambda s: -uncertainty[s.id])
+        return [self._row(dataset, s, note=f"mean uncertainty {uncertainty[s.id]:.2f}") for s in samples[:ROWS]]
 
-def _maps(work: Work, name: str, sample: Sample) -> LocalizationMaps | None:
-    if name not in work.stages or not work.stages[name].path(sample.id, ".npz").exists():
-        return None
-    return read_maps(work.stages[name].path(sample.id, ".npz"), sample.id)
+    def _row(self, dataset: Dataset, sample: Sample, score: float | None = None, note: str = "") -> GalleryRow:
+        of_train = dataset is self.run.data.train
+        maps = self._maps(self.maps.folder.name, sample) if of_train else None
+        return GalleryRow(
+            id=sample.id,
+            image=read_image(sample.image_path),
+            tags=sample.labels,
+            maps=maps,
+            propagated=self._maps("propagated", sample) if of_train else None,
+            unrefined=None if maps is None else self.unrefined(sample),
+            mask=self._mask("masks", sample) if of_train else None,
+            relabelled=self._mask(self.masks.folder.name, sample) if of_train and self._relabelled else None,
+            prediction=None if of_train else self._mask("predictions", sample),
+            truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
+            score=score,
+            note=note,
+        )
 
+    @property
+    def _relabelled(self) -> bool:
+        return self.masks.folder.name != "masks"
 
-def _mask(stage: Stage | None, sample: Sample) -> np.ndarray | None:
-    if stage is None or not stage.path(sample.id, ".png").exists():
-        return None
-    return read_index_mask(stage.path(sample.id, ".png"))
+    def _maps(self, name: str, sample: Sample) -> LocalizationMaps | None:
+        stage = self.run.folders.get(name)
+        if stage is None or not stage.path(sample.id, ".npz").exists():
+            return None
+        return MapReader(stage)(sample)
+
+    def _mask(self, name: str, sample: Sample) -> np.ndarray | None:
+        stage = self.run.folders.get(name)
+        return None if stage is None else MaskReader(stage).if_any(sample)
 
 
 def _counts(dataset: Dataset) -> list[int]:
@@ -203,19 +219,13 @@ def _counts(dataset: Dataset) -> list[int]:
     return counts.tolist()
 
 
-def _times(work: Work) -> list[StageTime]:
-    times = []
-    for name, stage in work.stages.items():
-        manifest = stage.read_manifest()
-        times.append(StageTime(name, float(manifest["seconds"]), int(manifest["count"])))
-    return times
-
-
-def _curves(work: Work) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for name, stage in work.stages.items():
-        if (stage.folder / "log.jsonl").exists():
-            lines = read_jsonl(stage.folder / "log.jsonl")
+    for stage in run.done():
+        if isinstance(stage, TrainingStage):
+            lines = read_jsonl(run.folders[stage.name].folder / "log.jsonl")
             terms = [k for k in (lines[0] if lines else {}) if k not in ("step", "lr", "images_per_s")]
-            curves[name] = {term: [(line["step"], line[term]) for line in lines if term in line] for term in terms}
+            curves[stage.name] = {
+                term: [(line["step"], line[term]) for line in lines if term in line] for term in terms
+            }
     return curves

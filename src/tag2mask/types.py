@@ -1,4 +1,4 @@
-"""The nouns that flow through the pipeline, the protocols its parts promise, and the label convention.
+"""The nouns that flow through the pipeline, and the label convention.
 
 Label convention, the only one in the code: foreground class ``c`` is column ``c`` of label vectors and of
 localization maps. In masks 0 is background, ``c + 1`` is class ``c`` and 255 is "do not care".
@@ -9,10 +9,11 @@ image), ``height width`` (pixels), ``rows columns`` (feature grid), ``channels``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ DOMAINS: tuple[Domain, ...] = ("target", "single-label", "web")
 
 SampleKey = tuple[str, str]
 """(split, id): the identity of a photo in a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFacts:
+    """What the check of a photo found out."""
+
+    height: int  # pixels, upright
+    width: int
+    digest: str  # of the file's bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +95,77 @@ def label_vector(labels: frozenset[int], classes: int) -> Tensor:
     return vector
 
 
+class Views(Protocol):
+    """What a network is given: views of photos or, in their place, what a frozen trunk made of them."""
+
+    @property
+    def images(self) -> Tensor:
+        """``[batch 3 height width]`` float32, normalised as the backbone asks; or the stored output of the frozen
+        trunk, ``[batch channels rows columns]``."""
+        ...
+
+    @property
+    def stored(self) -> bool:
+        """Whether ``images`` holds the frozen trunk's output."""
+        ...
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Views of photos of which nothing else is known."""
+
+    images: Tensor  # as of Views
+    stored: bool = False
+
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, of pixels in [0, 1]."""
+
+
+def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """``[... 3 height width]`` uint8 to float32 with the backbone's mean and standard deviation."""
+    mean, std = _constants(normalisation, images.device)
+    return images.float().sub_(mean).div_(std)
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of 8-bit pixels on the device: made once, since a copy to a GPU waits for it."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in normalisation)
+    return mean.to(device), std.to(device)
+
+
 @dataclass(frozen=True)
 class Batch:
-    """What a method trains on. It has no mask field: weak supervision is visible in the type."""
+    """What a method trains on. It has no mask field: weak supervision is visible in the type.
+
+    A source of training views gives 8-bit pixels and how they are to be normalised, which is done on the device
+    (:meth:`to`); what a method sees is normalised.
+    """
 
     ids: tuple[str, ...]
-    images: Tensor  # [batch 3 height width] float32, normalised as the backbone asks; or stored features, see `stored`
+    images: Tensor  # as of Views; or uint8, where there is a normalisation
     labels: Tensor  # [batch classes] float32 multi-hot
     valid: Tensor  # [batch height width] bool, False on padding
-    stored: bool = False  # True: `images` holds the frozen trunk's output [batch channels rows columns]
+    stored: bool = False  # as of Views
     saliency: Tensor | None = None  # [batch height width] float32 in [0, 1], for methods that ask for it
     domains: tuple[Domain, ...] = ()
     maps: Tensor | None = None  # [batch classes rows columns] in [0, 1], an earlier network's maps of these very views
     pairs: tuple[tuple[int, int], ...] | None = None
     # rows (m, n) of photos to compare, for methods that ask for it; None: nobody drew partners, () none was to be had
+    normalisation: Normalisation | None = None
+
+    def pin_memory(self) -> Batch:
+        """In memory from which the copy to a GPU runs beside its work."""
+        return _pinned(self)
 
     def to(self, device: torch.device) -> Batch:
-        saliency = None if self.saliency is None else self.saliency.to(device)
-        maps = None if self.maps is None else self.maps.to(device)
-        images, labels, valid = self.images.to(device), self.labels.to(device), self.valid.to(device)
-        return replace(self, images=images, labels=labels, valid=valid, saliency=saliency, maps=maps)
+        """On the device, normalised."""
+        images, valid = _images_to(self, device), self.valid.to(device, non_blocking=True)
+        optional = {"saliency": self.saliency, "maps": self.maps}
+        moved = {name: None if x is None else x.to(device, non_blocking=True) for name, x in optional.items()}
+        labels = self.labels.to(device, non_blocking=True)
+        return replace(self, images=images, labels=labels, valid=valid, normalisation=None, **moved)
 
 
 @dataclass(frozen=True)
@@ -113,14 +174,38 @@ class MaskedBatch:
 
     ids: tuple[str, ...]
     images: Tensor  # as in Batch
-    masks: Tensor  # [batch height width] int64; IGNORE on padding
+    masks: Tensor  # [batch height width] int64 (a source gives uint8); IGNORE on padding
     labels: Tensor  # [batch classes] float32 multi-hot
     valid: Tensor  # [batch height width] bool, False on padding
     stored: bool = False
+    normalisation: Normalisation | None = None  # as in Batch
+
+    def pin_memory(self) -> MaskedBatch:
+        """As of :class:`Batch`."""
+        return _pinned(self)
 
     def to(self, device: torch.device) -> MaskedBatch:
-        images, masks = self.images.to(device), self.masks.to(device)
-        return MaskedBatch(self.ids, images, masks, self.labels.to(device), self.valid.to(device), self.stored)
+        """On the device, normalised."""
+        images, masks = _images_to(self, device), self.masks.to(device, non_blocking=True).long()
+        labels, valid = (x.to(device, non_blocking=True) for x in (self.labels, self.valid))
+        return MaskedBatch(self.ids, images, masks, labels, valid, self.stored)
+
+
+AnyBatch = TypeVar("AnyBatch", Batch, MaskedBatch)
+
+
+def _pinned(batch: AnyBatch) -> AnyBatch:
+    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(batch, **{name: x.pin_memory() for name, x in tensors.items() if isinstance(x, Tensor)})
+
+
+def _images_to(batch: Batch | MaskedBatch, device: torch.device) -> Tensor:
+    """Images on the device, normalised there, padding at the backbone's mean colour; channels last, which is faster."""
+    images = batch.images.to(device, non_blocking=True)
+    if batch.normalisation is not None:
+        valid = batch.valid.to(device, non_blocking=True)
+        images = normalise(images, batch.normalisation).mul_(valid[:, None])
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
 def masked_mean(maps: Tensor, valid: Tensor) -> Tensor:
@@ -172,54 +257,11 @@ class Losses(Mapping[str, Tensor]):
         return torch.stack(tuple(self.terms.values())).sum()
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A weakly supervised method. An ``nn.Module`` that promises these two, and may say how it wants to be taught
-    (``parameter_groups``, ``learnt_apart``: :mod:`tag2mask.train`)."""
-
-    def losses(self, batch: Batch, progress: float) -> Losses:
-        """Losses of one step; ``progress`` runs from 0 to 1 over the training."""
-        ...
-
-    def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
-        """Raw class maps ``[batch classes rows columns]``, larger where the class is more likely, at least 0."""
-        ...
-
-
 @dataclass(frozen=True)
 class Reference:
-    """A photo beside which others are looked at."""
+    """A training photo with which the photos to be localized are compared."""
 
-    images: Tensor  # this one photo [1 3 height width], normalised; or its stored features [1 channels rows columns]
+    images: Tensor  # this one photo, as of Views: [1 3 height width], or its stored features [1 channels rows columns]
     classes: tuple[int, ...]  # the classes it stands for
     domain: Domain = "target"
-
-
-@runtime_checkable
-class Compares(Protocol):
-    """A method that may look at a photo beside others. Its ``localize`` also takes ``domains``, one a photo.
-
-    Its settings say what it wants: ``pairs`` (True: batches with :attr:`Batch.pairs`), ``beside`` (how many references
-    of each class), ``looks_only`` (names of the settings that change where it looks and nothing that it learns).
-    """
-
-    def prepare_localization(self, references: Iterable[Reference], *, stored: bool = False) -> None:
-        """Look at the references, in the place of any before, once for all photos to come."""
-        ...
-
-
-@runtime_checkable
-class Segmenter(Protocol):
-    """Anything that gives every pixel a class. A method that promises this too is single-stage."""
-
-    def segment(self, images: Tensor, *, stored: bool = False) -> Tensor:
-        """Logits ``[batch 1+classes rows columns]``, background first, on a grid of the model's choosing."""
-        ...
-
-
-class Refiner(Protocol):
-    """Sharpens scores along image edges; the same code serves offline stages and training steps."""
-
-    def refine(self, images: Tensor, scores: Tensor) -> Tensor:
-        """``[batch 3 height width]`` uint8 RGB and probabilities ``[batch labels height width]`` to probabilities."""
-        ...
+    stored: bool = False

@@ -1,5 +1,15 @@
 """Backbones: a name to a feature extractor behind one small interface, and where its weights come from."""
 
-from tag2mask.backbones.backbone import Backbone, BackboneSettings, build, check, known
+from tag2mask.backbones.build import BACKBONES, build, check_settings, known, weights_digest
+from tag2mask.backbones.chain import Backbone
+from tag2mask.backbones.settings import BackboneSettings
 
-__all__ = ["Backbone", "BackboneSettings", "build", "check", "known"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneSettings",
+    "build",
+    "check_settings",
+    "known",
+    "weights_digest",
+]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, listed
 
 MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -64,7 +64,7 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
         # a memory map: sizes are compared with the file's before anything of that size is made
         content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
         return _read(_Bytes(content))
-    except _Bad as error:
+    except (_Bad, OSError) as error:
         raise InputError(f"cannot read the MXNet weights {path}: {error}; fetch the file again") from error
 
 
@@ -110,10 +110,17 @@ def _array(content: _Bytes, number: int) -> np.ndarray:
         raise _Bad(f"{what} claims {dimensions} dimensions")
     shape = tuple(content.number(kind, what) for _ in range(dimensions))
     if min(shape, default=0) < 0:
-        raise _Bad(f"{what} has a negative side: {shape}")
+        raise _Bad(f"{what} has a negative side: {_shown(shape)}")
     content.take(8, what)  # the device it lay on
     flag = content.number("<i4", what)
     if flag not in TYPES:
         raise _Bad(f"{what} is of an unknown type ({flag})")
-    size = math.prod(shape) * np.dtype(TYPES[flag]).itemsize  # Python's numbers: nothing overflows
-    return content.take(size, f"{what}, of shape {shape},").view(TYPES[flag]).reshape(shape)
+    # Python's numbers: nothing overflows. numpy multiplies the other sides of an array of no size all the same
+    if not all(shape) and math.prod(side or 1 for side in shape) > len(content.content):
+        raise _Bad(f"{what} claims the shape {_shown(shape)}, which nothing in this file can have")
+    size = math.prod(shape) * np.dtype(TYPES[flag]).itemsize
+    return content.take(size, f"{what}, of shape {_shown(shape)},").view(TYPES[flag]).reshape(shape)
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"({listed(map(str, shape), 6)})"

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.backbones import weights
-from tag2mask.backbones.backbone import Backbone
+from tag2mask.backbones.chain import Backbone
 from tag2mask.backbones.mxnet import read_params
+from tag2mask.backbones.settings import BackboneSettings
 from tag2mask.errors import InputError, listed
 
 NAME = "resnet38d"
@@ -129,6 +130,29 @@ class ResNet38d(Backbone):
         return found | {"conv6": x}
 
 
+def check_settings(settings: BackboneSettings) -> None:
+    """:class:`InputError` where the settings ask for what this network has not."""
+    if settings.weights == "auto":
+        raise InputError(
+            f"the weights of {NAME} are nowhere to be fetched from: give --weights FILE (the ImageNet model's "
+            ".params as published, or a .pth or .safetensors of its lineage), or --weights none for random ones"
+        )
+    if settings.output_stride != 8:
+        raise InputError(f"{NAME} has output stride 8, not {settings.output_stride}: give --backbone.output-stride 8")
+
+
+def build(settings: BackboneSettings) -> ResNet38d:
+    """The network with its weights.
+
+    Raises:
+        InputError: as :func:`load_file`.
+    """
+    backbone = ResNet38d()
+    if settings.weights != "none":
+        load_file(backbone, Path(settings.weights))
+    return backbone
+
+
 def official_names(backbone: Backbone) -> dict[str, str]:
     """The lineage's name of each tensor (``b5.bn_branch2a.weight``) to ours, in its order."""
     return {name.removeprefix("blocks."): name for name in backbone.state_dict()}
@@ -140,7 +164,7 @@ def load_file(backbone: Backbone, path: Path) -> None:
     Raises:
         InputError: not such a file, or of another network.
     """
-    source = from_mxnet(path) if path.suffix == ".params" else weights.read_state_dict(path)
+    source = from_mxnet(path) if path.suffix.lower() == ".params" else weights.read_state_dict(path)
     names, own = official_names(backbone), backbone.state_dict()
     found = weights.matching({name: own[ours] for name, ours in names.items()}, source, path, HEADS)
     backbone.load_state_dict({names[name]: tensor for name, tensor in found.items()}, strict=False)
@@ -163,12 +187,14 @@ def from_mxnet(path: Path) -> dict[str, Tensor]:
         if official is None:
             strange.append(bare[:60])
         else:
-            found[official] = torch.from_numpy(np.array(array, np.float32))
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
+                found[official] = torch.from_numpy(np.array(array, np.float32))
     if strange:
         raise InputError(
             f"{path} holds weights of another network ({listed(strange)}): give ResNet-38's, as published with "
             "'Wider or Deeper' (names such as res2a_branch1_weight)"
         )
+    weights.check_weights(found, path)
     return found
 
 

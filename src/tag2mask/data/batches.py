@@ -20,9 +20,16 @@ from tag2mask.data.augment import AugmentSettings, Geometry
 from tag2mask.data.images import read_image, read_saliency
 from tag2mask.data.listing import Samples
 from tag2mask.errors import InputError, listed
-from tag2mask.types import Batch, Dataset, Domain, LocalizationMaps, MaskedBatch, Sample, label_vector
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+from tag2mask.types import (
+    Batch,
+    Dataset,
+    Domain,
+    LocalizationMaps,
+    MaskedBatch,
+    Normalisation,
+    Sample,
+    label_vector,
+)
 
 
 class Source(Protocol):
@@ -101,7 +108,7 @@ class TaggedImages:
         pixels = read_image(sample.image_path)
         geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
         valid = geometry.valid()
-        image = _view(pixels, geometry, valid, self.settings, self.normalisation, random)
+        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
         saliency = None
         if self.saliency and sample.saliency_path is not None:
             map_ = torch.from_numpy(read_saliency(sample.saliency_path, pixels.shape[:2]))
@@ -122,6 +129,7 @@ class TaggedImages:
             saliency=_all([i.saliency for i in items]),
             domains=_domains(items),
             maps=_dense(items, self.dataset),
+            normalisation=self.normalisation,
         )
 
 
@@ -151,14 +159,16 @@ class MaskedImages:
         pixels = read_image(sample.image_path)
         geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
         valid = geometry.valid()
-        image = _view(pixels, geometry, valid, self.settings, self.normalisation, random)
+        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
         return sample, image, geometry.mask(self.mask_of(sample)), valid
 
     def collate(self, items: Sequence[tuple[Sample, Tensor, Tensor, Tensor]]) -> MaskedBatch:
         samples, images, masks, valid = zip(*items, strict=True)
         labels = _labels(samples, self.dataset)
         ids = tuple(s.id for s in samples)
-        return MaskedBatch(ids, torch.stack(images), torch.stack(masks).long(), labels, torch.stack(valid))
+        return MaskedBatch(
+            ids, torch.stack(images), torch.stack(masks), labels, torch.stack(valid), normalisation=self.normalisation
+        )
 
 
 class StoredFeatures:
@@ -216,7 +226,7 @@ class StoredFeatures:
         valid = torch.ones(len(items), *stacked.shape[2:], dtype=torch.bool)
         masks = _all([i.mask for i in items])
         if masks is not None:
-            return MaskedBatch(ids, stacked, masks.long(), labels, valid, stored=True)
+            return MaskedBatch(ids, stacked, masks, labels, valid, stored=True)
         saliency = _all([i.saliency for i in items])
         return Batch(ids, stacked, labels, valid, True, saliency, _domains(items), _dense(items, self.dataset))
 
@@ -347,19 +357,6 @@ def domains_of(dataset: Dataset) -> Iterator[Domain]:
 
 def _labels(samples: Sequence[Sample], dataset: Dataset) -> Tensor:
     return torch.stack([label_vector(s.labels or frozenset(), len(dataset.classes)) for s in samples])
-
-
-def _view(
-    pixels: np.ndarray,
-    geometry: Geometry,
-    valid: Tensor,
-    settings: AugmentSettings,
-    normalisation: Normalisation,
-    random: np.random.Generator,
-) -> Tensor:
-    """The normalised view; padding is the backbone's mean colour."""
-    image = geometry.image(pixels, augment.Colour.draw(settings.jitter, random))
-    return augment.normalise(image, *normalisation).mul_(valid)
 
 
 def _domains(items: Sequence[_Item] | Sequence[_StoredItem]) -> tuple[Domain, ...]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tag2mask.data.decode import IMAGE_BYTES, decoded, explained
 from tag2mask.data.reading import open_regular
 from tag2mask.errors import UnreadableImage
@@ -49,6 +51,18 @@ def check_image(sample: Sample) -> CheckedImage:
 def _content(path: Path) -> bytes:
     with explained(path), open_regular(path, IMAGE_BYTES) as file:
         return file.read()
+
+
+def decode_image(path: Path, digest: str) -> np.ndarray:
+    """``[height width 3]`` uint8 of exactly the bytes that have this digest (:attr:`CheckedImage.digest`).
+
+    Raises:
+        UnreadableImage: it cannot be decoded, or its content has changed.
+    """
+    content = _content(path)
+    if _digest(content) != digest:
+        raise UnreadableImage(f"image {path} changed while the run was working: run the same command again")
+    return decoded(path, content)[0]
 
 
 def file_digest(path: Path) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tag2mask.data.decode import opened
 from tag2mask.errors import UnreadableImage
-from tag2mask.run import atomic
+from tag2mask.files import atomic
 
 
 def read_index_mask(path: Path) -> np.ndarray:

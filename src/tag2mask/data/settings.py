@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,11 @@ class DataSettings:
     """Saliency maps (grey, one a photo, same name), when they are not where the layout has them."""
     truth_values: tuple[str, ...] = ()
     """`name=value`: pixel values of classes in the truth masks, when they are not 1, 2, ... in the order of classes."""
+
+    def absolute(self) -> DataSettings:
+        """The same, independent of the folder in which a command runs."""
+        paths = {name: getattr(self, name) for name in ("tags", "images", "truth", "saliency")}
+        return replace(self, **{name: path.absolute() for name, path in paths.items() if path is not None})
 
 
 _SPLITS = {

@@ -18,20 +18,30 @@ map itself says where.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
-from tag2mask.types import Batch, Losses, masked_mean
+from tag2mask.protocols import Traits
+from tag2mask.settings import Range, check_values
+from tag2mask.types import Batch, Losses, Views, masked_mean
 
 
 @dataclass(frozen=True)
 class CamSettings:
     """CAM has one choice of its own."""
 
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Probability with which a feature channel is dropped before the classifier (PSA uses 0.5 on ResNet-38d)."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "cam")
+
+    @property
+    def traits(self) -> Traits:
+        return Traits()
 
 
 class Cam(nn.Module):
@@ -45,17 +55,17 @@ class Cam(nn.Module):
 
     def __init__(self, backbone: Backbone, classes: int, settings: CamSettings = CamSettings()) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.traits = backbone, settings.traits
         self.dropout = nn.Dropout2d(settings.dropout)
         self.classifier = nn.Conv2d(backbone.channels, classes, 1, bias=False)
 
-    def score_maps(self, images: Tensor, *, stored: bool = False) -> Tensor:
+    def score_maps(self, views: Views) -> Tensor:
         """:math:`Z`, signed, ``[batch classes rows columns]``."""
-        return self.classifier(self.dropout(self.backbone(images, stored=stored)))
+        return self.classifier(self.dropout(self.backbone.features(views)))
 
     def losses(self, batch: Batch, progress: float) -> Losses:
-        scores = masked_mean(self.score_maps(batch.images, stored=batch.stored), batch.valid)
+        scores = masked_mean(self.score_maps(batch), batch.valid)
         return Losses({"classification": F.multilabel_soft_margin_loss(scores, batch.labels)})
 
-    def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
-        return self.score_maps(images, stored=stored).relu()
+    def localize(self, batch: Batch) -> Tensor:
+        return self.score_maps(batch).relu()

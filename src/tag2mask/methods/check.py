@@ -5,27 +5,39 @@ In the manner of scikit-learn's ``check_estimator``: call it on your own method 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone
-from tag2mask.types import Batch, Losses, Segmenter
+from tag2mask.errors import InputError
+from tag2mask.protocols import Method, MethodSettings, Segmenter, Traits, UsesReferences
+from tag2mask.types import Batch, Losses, Photos, Reference
+
+Build = Callable[[Backbone, int, Any], nn.Module]
+Make = Callable[[], Backbone]
+CLASSES = 4
 
 
-def check_method(build: Callable[[Backbone, int], nn.Module], backbone: Callable[[], Backbone]) -> None:
+def check_method(build: Build, settings: MethodSettings, backbone: Make) -> None:
     """Run every check of the contract.
 
     Args:
-        build: ``(backbone, classes)`` to the method.
+        build: ``(backbone, classes, settings)`` to the method.
+        settings: the method's own.
         backbone: a fresh small backbone; called several times.
 
     Raises:
         AssertionError: a promise is not kept; the message says which.
     """
+    check_settings_are_declared(settings)
+    new: Callable[[Backbone], nn.Module] = lambda trunk: build(trunk, CLASSES, settings)  # noqa: E731
     for check in (
+        check_traits_agree_with_promises,
         check_losses_are_named_finite_scalars,
         check_gradients_reach_backbone_and_head,
         check_localize_shape_and_range,
@@ -36,19 +48,19 @@ def check_method(build: Callable[[Backbone, int], nn.Module], backbone: Callable
         check_padding_takes_no_part,
         check_a_single_stage_method_segments,
     ):
-        check(build, backbone)
+        check(new, backbone)
+    check_inference_settings_change_no_training(build, settings, backbone)
 
 
-Build = Callable[[Backbone, int], nn.Module]
-Make = Callable[[], Backbone]
+New = Callable[[Backbone], nn.Module]
 
 
-def batch_of(size: int = 3, classes: int = 4, height: int = 32, width: int = 48, seed: int = 0) -> Batch:
+def batch_of(size: int = 3, height: int = 32, width: int = 48, seed: int = 0) -> Batch:
     """A small batch of noise; every class occurs, the first two photos have two and share one. Something stands out on
     the left of each."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(size, 3, height, width, generator=generator)
-    labels = torch.eye(classes)[torch.arange(size) % classes]
+    labels = torch.eye(CLASSES)[torch.arange(size) % CLASSES]
     labels[:2, -1] = 1
     ids = tuple(f"photo{i}" for i in range(size))
     saliency = torch.zeros(size, height, width)
@@ -57,17 +69,70 @@ def batch_of(size: int = 3, classes: int = 4, height: int = 32, width: int = 48,
     return Batch(ids, images, labels, valid, saliency=saliency, domains=("target",) * size)
 
 
-def _losses(method: nn.Module, batch: Batch, progress: float = 0.5) -> list[Losses]:
-    result = method.losses(batch, progress)  # type: ignore[operator]
-    return [result] if isinstance(result, Losses) else list(_consume(result))
+def _method(network: nn.Module) -> Method:
+    assert isinstance(network, Method), "a method has traits, losses(batch, progress) and localize(batch)"
+    return network
 
 
-def _consume(results: Iterator[Losses]) -> Iterator[Losses]:
-    yield from results
+def _losses(network: nn.Module, batch: Batch, progress: float = 0.5) -> list[Losses]:
+    result = _method(network).losses(batch, progress)
+    return [result] if isinstance(result, Losses) else list(result)
 
 
-def check_losses_are_named_finite_scalars(build: Build, backbone: Make) -> None:
-    method = build(backbone(), 4).train()
+def _maps(network: nn.Module, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return _method(network).localize(batch)
+
+
+def _one(batch: Batch, row: int) -> Batch:
+    """One photo of a batch alone."""
+    rows = slice(row, row + 1)
+    return Batch(
+        batch.ids[rows], batch.images[rows], batch.labels[rows], batch.valid[rows], domains=batch.domains[rows]
+    )
+
+
+def _totals(network: nn.Module, batch: Batch) -> list[float]:
+    with torch.no_grad():
+        return [float(losses.total()) for losses in _losses(network, batch)]
+
+
+def check_settings_are_declared(settings: MethodSettings) -> None:
+    """Settings are a frozen dataclass, and what they declare of themselves is true."""
+    assert dataclasses.is_dataclass(settings) and not isinstance(settings, type), "settings are no dataclass"
+    params = getattr(settings, "__dataclass_params__")  # noqa: B009 (pyright knows no such attribute)
+    assert params.frozen, "settings must be a frozen dataclass: they are shared and are part of a stage's key"
+    assert isinstance(settings.traits, Traits), "settings.traits must be Traits"
+    fields = {f.name for f in dataclasses.fields(settings)}
+    strange = set(settings.traits.inference_settings) - fields
+    assert not strange, f"traits.inference_settings names {sorted(strange)}, which are no settings"
+
+
+def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
+    method = _method(new(backbone()))
+    traits = method.traits
+    assert traits.single_stage == isinstance(method, Segmenter), (
+        "traits.single_stage and segment() contradict each other"
+    )
+    if traits.references:
+        assert isinstance(method, UsesReferences), "traits.references without prepare_localization()"
+    batch = batch_of()
+    if traits.saliency:
+        try:
+            _losses(method, replace(batch, saliency=None))  # type: ignore[arg-type]
+        except InputError:
+            pass
+        else:
+            raise AssertionError("traits.saliency, but losses() needs none: it must say when a batch has none")
+    else:
+        _losses(method, replace(batch, saliency=None))  # type: ignore[arg-type]
+    if traits.maps == "probabilities":
+        sums = _maps(method.eval(), batch).sum(1)  # type: ignore[union-attr]
+        assert sums.max() <= 1 + 1e-4, "traits.maps says probabilities, but they add up to more than one"
+
+
+def check_losses_are_named_finite_scalars(new: New, backbone: Make) -> None:
+    method = new(backbone()).train()
     for progress in (0.0, 1.0):
         for losses in _losses(method, batch_of(), progress):
             assert len(losses) > 0, "losses() gives no term"
@@ -76,50 +141,43 @@ def check_losses_are_named_finite_scalars(build: Build, backbone: Make) -> None:
                 assert torch.isfinite(value), f"loss {name} is not finite"
 
 
-def check_gradients_reach_backbone_and_head(build: Build, backbone: Make) -> None:
-    method = build(backbone(), 4).train()
-    total = sum(losses.total() for losses in _losses(method, batch_of()))
-    assert isinstance(total, Tensor)
-    total.backward()
-    reached = {n for n, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert any("backbone." in name for name in reached), "no gradient reaches the backbone"
-    assert any("backbone." not in name for name in reached), "no gradient reaches the method's own layers"
+def check_gradients_reach_backbone_and_head(new: New, backbone: Make) -> None:
+    trunk = backbone()
+    method = new(trunk).train()
+    torch.stack([losses.total() for losses in _losses(method, batch_of())]).sum().backward()
+    reached = {id(p) for p in method.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    own = {id(p) for p in trunk.parameters()}
+    assert reached & own, "no gradient reaches the backbone"
+    assert reached - own, "no gradient reaches the method's own layers"
 
 
-def check_localize_shape_and_range(build: Build, backbone: Make) -> None:
-    method, batch = build(backbone(), 4).eval(), batch_of()
-    with torch.no_grad():
-        maps = method.localize(batch.images, batch.labels)  # type: ignore[operator]
-    assert maps.ndim == 4 and maps.shape[:2] == (3, 4), f"localize() gives {tuple(maps.shape)}"
+def check_localize_shape_and_range(new: New, backbone: Make) -> None:
+    maps = _maps(new(backbone()).eval(), batch_of())
+    assert maps.ndim == 4 and maps.shape[:2] == (3, CLASSES), f"localize() gives {tuple(maps.shape)}"
     assert maps.shape[2] < maps.shape[3], "rows and columns are exchanged"
     assert torch.isfinite(maps).all() and maps.min() >= 0, "maps must be finite and at least 0"
 
 
-def check_localize_depends_on_nothing_but_its_input(build: Build, backbone: Make) -> None:
-    method, batch = build(backbone(), 4).eval(), batch_of()
-    with torch.no_grad():
-        first = method.localize(batch.images, batch.labels)  # type: ignore[operator]
-        again = method.localize(batch.images, batch.labels)  # type: ignore[operator]
-        alone = method.localize(batch.images[1:2], batch.labels[1:2])  # type: ignore[operator]
+def check_localize_depends_on_nothing_but_its_input(new: New, backbone: Make) -> None:
+    method, batch = new(backbone()).eval(), batch_of()
+    first, again, alone = _maps(method, batch), _maps(method, batch), _maps(method, _one(batch, 1))
     assert torch.equal(first, again), "localize() is not deterministic in eval mode"
     torch.testing.assert_close(first[1:2], alone, rtol=1e-3, atol=1e-4, msg="a photo's maps depend on its batch")
 
 
-def check_weights_round_trip(build: Build, backbone: Make) -> None:
+def check_weights_round_trip(new: New, backbone: Make) -> None:
     torch.manual_seed(0)
-    first = build(backbone(), 4).eval()
+    first = new(backbone()).eval()
     torch.manual_seed(1)
-    second = build(backbone(), 4).eval()
+    second = new(backbone()).eval()
     second.load_state_dict(first.state_dict())
-    batch = batch_of()
-    with torch.no_grad():
-        maps = [m.localize(batch.images, batch.labels) for m in (first, second)]  # type: ignore[operator]
+    maps = [_maps(method, batch_of()) for method in (first, second)]
     assert torch.equal(*maps), "the state dict does not hold everything localize() needs"
 
 
-def check_one_step_on_one_batch_lowers_the_loss(build: Build, backbone: Make) -> None:
+def check_one_step_on_one_batch_lowers_the_loss(new: New, backbone: Make) -> None:
     torch.manual_seed(0)
-    method, batch = build(backbone(), 4).train(), batch_of()
+    method, batch = new(backbone()).train(), batch_of()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=1e-2)
     totals = []
     for _ in range(8):
@@ -133,26 +191,26 @@ def check_one_step_on_one_batch_lowers_the_loss(build: Build, backbone: Make) ->
     assert min(totals[1:]) < totals[0], f"eight small steps on one batch do not lower its loss: {totals}"
 
 
-def check_stored_features_serve_as_well_as_photos(build: Build, backbone: Make) -> None:
+def check_stored_features_serve_as_well_as_photos(new: New, backbone: Make) -> None:
     torch.manual_seed(0)
     trunk = backbone()
     trunk.freeze_until(trunk.names[-2])
-    method, batch = build(trunk, 4).eval(), batch_of()
+    method, batch = new(trunk).eval(), batch_of()
     with torch.no_grad():
-        direct = method.localize(batch.images, batch.labels)  # type: ignore[operator]
         features = trunk.until(batch.images, trunk.names[-2])
-        stored = method.localize(features, batch.labels, stored=True)  # type: ignore[operator]
-    torch.testing.assert_close(direct, stored, msg="stored features give other maps than the photos they are of")
     valid = torch.ones(len(features), *features.shape[2:], dtype=torch.bool)
-    of_features = replace(batch, images=features, valid=valid, stored=True)
-    for losses in _losses(method.train(), of_features):
+    stored = replace(batch, images=features, valid=valid, stored=True)
+    torch.testing.assert_close(
+        _maps(method, batch), _maps(method, stored), msg="stored features give other maps than the photos they are of"
+    )
+    for losses in _losses(method.train(), stored):
         assert torch.isfinite(losses.total()), "losses() of stored features are not finite"
 
 
-def check_padding_takes_no_part(build: Build, backbone: Make) -> None:
-    """A photo and the same photo beside padding: image scores must come from the photo's cells alone."""
+def check_padding_takes_no_part(new: New, backbone: Make) -> None:
+    """A photo and the same photo with padding: image scores must come from the photo's cells alone."""
     torch.manual_seed(0)
-    method, batch = build(backbone(), 4).eval(), batch_of(height=32, width=128)
+    method, batch = new(backbone()).eval(), batch_of(height=32, width=128)
     half = batch.valid.clone()
     half[:, :, 64:] = False
     images = batch.images.clone()
@@ -168,25 +226,53 @@ def check_padding_takes_no_part(build: Build, backbone: Make) -> None:
     assert spread < 0.2, f"padding changes the loss by {spread:.3f}"
 
 
-def check_a_single_stage_method_segments(build: Build, backbone: Make) -> None:
+def check_a_single_stage_method_segments(new: New, backbone: Make) -> None:
     """Only of a method that promises ``segment`` too: logits of background and every class, from photos or features."""
     torch.manual_seed(0)
     trunk = backbone()
-    method, batch = build(trunk, 4).eval(), batch_of()
+    method, images = new(trunk).eval(), batch_of().images
     if not isinstance(method, Segmenter):
         return
     with torch.no_grad():
-        logits = method.segment(batch.images)
-        alone = method.segment(batch.images[1:2])
+        logits = method.segment(Photos(images))
+        alone = method.segment(Photos(images[1:2]))
         trunk.freeze_until(trunk.names[-2])
-        stored = method.segment(trunk.until(batch.images, trunk.names[-2]), stored=True)
-    assert logits.ndim == 4 and logits.shape[:2] == (3, 5), f"segment() gives {tuple(logits.shape)}"
+        stored = method.segment(Photos(trunk.until(images, trunk.names[-2]), stored=True))
+    assert logits.ndim == 4 and logits.shape[:2] == (3, 1 + CLASSES), f"segment() gives {tuple(logits.shape)}"
     assert logits.shape[2] < logits.shape[3], "rows and columns are exchanged"
     assert torch.isfinite(logits).all(), "logits are not finite"
     torch.testing.assert_close(logits[1:2], alone, rtol=1e-3, atol=1e-4, msg="a photo's logits depend on its batch")
     torch.testing.assert_close(logits, stored, msg="stored features give other logits than the photos they are of")
 
 
-def _totals(method: nn.Module, batch: Batch) -> list[float]:
-    with torch.no_grad():
-        return [float(losses.total()) for losses in _losses(method, batch)]
+def check_inference_settings_change_no_training(build: Build, settings: MethodSettings, backbone: Make) -> None:
+    """Losses of the same weights do not depend on settings that are declared to be inference's."""
+    for name in settings.traits.inference_settings:
+        other = _changed(settings, name)
+        if other is None:
+            continue
+        torch.manual_seed(0)
+        first = build(backbone(), CLASSES, settings)
+        torch.manual_seed(0)
+        second = build(backbone(), CLASSES, other)
+        assert first.state_dict().keys() == second.state_dict().keys(), f"{name} changes what is trained"
+        second.load_state_dict(first.state_dict())
+        totals = [_totals(network.eval(), batch_of()) for network in (first, second)]
+        assert totals[0] == totals[1], f"{name} is declared to be of inference only and changes the losses"
+
+
+def _changed(settings: Any, name: str) -> MethodSettings | None:
+    """The settings with another value of a number or flag; None where it is neither."""
+    value = getattr(settings, name)
+    if isinstance(value, bool):
+        return replace(settings, **{name: not value})
+    return replace(settings, **{name: value + 1}) if isinstance(value, (int, float)) else None
+
+
+def references_of(batch: Batch) -> list[Reference]:
+    """The photos of a batch as references, each of its classes."""
+    labels = [tuple(row.nonzero().flatten().tolist()) for row in batch.labels]
+    return [
+        Reference(batch.images[row : row + 1], classes, domain, batch.stored)
+        for row, (classes, domain) in enumerate(zip(labels, batch.domains, strict=True))
+    ]

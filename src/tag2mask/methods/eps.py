@@ -22,18 +22,18 @@ background.
 * :math:`L_{\mathrm{cls}}` -- multi-label soft margin loss of the mean scores of the C classes; background has no tag.
 * The map of a class is :math:`P_c`.
 
-Multi-scale attention fusion (EPS's inference, which SMAF names; its published code). Eight looks at a photo, 4 sizes
-and their mirror images: softmax over all C + 1 channels *at feature stride, before* any resizing, so each look decides
-between all classes by itself; brought to one size; mirrored back; untagged classes dropped; *summed*; then divided by
-the maximum of each class plus 1e-5. ``localize.py`` does exactly this, with the mean in the place of the sum, which the
-maximum takes out again. The one size is the finest look's feature grid; with sizes up to twice the photo at stride 8
-that is a cell for every 4 pixels, which is what self-training reads. A VOC photo of 375x500 pixels then takes 94 x 125
-half-precision numbers for each tagged class, 37 kB with the 1.56 classes a photo has; the published code stores 1.2 MB
-(float32 at the photo's size).
+Multi-scale attention fusion (EPS's inference, which SMAF names; its published code). Eight views of a photo, 4
+sizes and their mirror images: softmax over all C + 1 channels *at feature stride, before* any resizing, so each view
+decides between all classes by itself; brought to one size; mirrored back; untagged classes dropped; *summed*; then
+divided by the maximum of each class plus 1e-5. ``localize.py`` does exactly this, with the mean in the place of the
+sum, which the maximum takes out again. The one size is the finest view's feature grid; with sizes up to twice the photo
+at stride 8 that is a cell for every 4 pixels, which is what self-training reads. A VOC photo of 375x500 pixels then
+takes 94 x 125 half-precision numbers for each tagged class, 37 kB with the 1.56 classes a photo has; the published code
+stores 1.2 MB (float32 at the photo's size).
 
 Saliency maps are needed for every photo, from any detector (PFAN's in the paper), at any size. One that is black says
 that nothing stands out: its photo is taught background everywhere, against its tags. A few do no harm; a folder of them
-is an error of :func:`check_saliency_maps`, and ``tag2mask doctor`` names each.
+stops the run before it trains, and ``tag2mask doctor`` names each.
 
 Heads. ``linear``: one 1x1 convolution, as released with EPS. ``feature``: a 1x1 convolution to 128 channels, a batch
 norm that never learns, ReLU, then the classifier; SMAF's, whose prototypes live in those 128 channels.
@@ -41,20 +41,21 @@ norm that never learns, ReLU, then the classifier; SMAF's, whose prototypes live
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
-from tag2mask.backbones.weights import read_state_dict
-from tag2mask.errors import InputError, listed
-from tag2mask.types import Batch, Losses, masked_mean
+from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
+from tag2mask.errors import InputError
+from tag2mask.methods.released import take_over
+from tag2mask.protocols import Traits
+from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
+from tag2mask.types import Batch, Losses, Views, masked_mean
 
 HeadForm = Literal["linear", "feature"]
 
@@ -63,28 +64,23 @@ HeadForm = Literal["linear", "feature"]
 class EpsSettings:
     """The numbers of the paper and of its released scripts for VOC."""
 
-    tau: float = 0.4
+    tau: Annotated[float, SHARE] = 0.4
     """A tagged class counts as salient when more than this share of its cells is (0.5 in the code's defaults)."""
-    lam: float = 0.5
+    lam: Annotated[float, SHARE] = 0.5
     """Weight of the foreground map in the estimate; the rest is the background map's (0.9 on COCO)."""
-    saliency: float = 1.0
+    saliency: Annotated[float, NOT_NEGATIVE] = 1.0
     """Weight of the saliency loss beside that of the tags (1 in the paper)."""
     head: HeadForm = "linear"
     """linear: EPS as released. feature: SMAF's, over `channels` features."""
-    channels: int = 128
+    channels: Annotated[int, Range(at_least=1)] = 128
     """Width of the feature head."""
-    checkpoint: Path | None = None
-    """A published EPS or SMAF checkpoint of ResNet-38d, used as it is in place of training. To train on from one, give
-    it to --weights: that takes its backbone."""
 
     def __post_init__(self) -> None:
-        for name in ("tau", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"eps.{name} is {getattr(self, name)}: it must lie in [0, 1]")
-        if self.channels < 1:
-            raise InputError(f"eps.channels is {self.channels}: it must be at least 1")
-        if self.saliency < 0:
-            raise InputError(f"eps.saliency is {self.saliency}: a weight must be at least 0")
+        check_values(self, "eps")
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(saliency=True, maps="probabilities")
 
 
 class LinearHead(nn.Module):
@@ -138,8 +134,6 @@ class ClassMapNet(nn.Module):
         head, channels: see :class:`EpsSettings`.
     """
 
-    scores_background = True  # what the classes' probabilities lack of one is background's
-
     def __init__(self, backbone: Backbone, classes: int, head: HeadForm = "linear", channels: int = 128) -> None:
         super().__init__()
         self.backbone = backbone
@@ -150,19 +144,19 @@ class ClassMapNet(nn.Module):
             else FeatureHead(backbone.channels, classes + 1, channels)
         )
 
-    def features_and_logits(self, images: Tensor, *, stored: bool = False) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, views: Views) -> tuple[Tensor, Tensor]:
         """The head's features ``[batch width rows columns]``, and :math:`Z` in float32, background last:
         ``[batch classes+1 rows columns]``."""
-        features = self.head.features(self.backbone(images, stored=stored))
+        features = self.head.features(self.backbone.features(views))
         return features, self.head(features).float()
 
-    def logits(self, images: Tensor, *, stored: bool = False) -> Tensor:
+    def logits(self, views: Views) -> Tensor:
         """:math:`Z`, background last: ``[batch classes+1 rows columns]``."""
-        return self.features_and_logits(images, stored=stored)[1]
+        return self.features_and_logits(views)[1]
 
-    def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
+    def localize(self, batch: Batch) -> Tensor:
         """:math:`P` of the classes: the softmax sees all of them and background, tagged or not."""
-        return self.logits(images, stored=stored).softmax(1)[:, :-1]
+        return self.logits(batch).softmax(1)[:, :-1]
 
 
 class Eps(ClassMapNet):
@@ -174,18 +168,16 @@ class Eps(ClassMapNet):
         settings: see :class:`EpsSettings`.
     """
 
-    needs_saliency = True
-
     def __init__(self, backbone: Backbone, classes: int, settings: EpsSettings = EpsSettings()) -> None:
         super().__init__(backbone, classes, settings.head, settings.channels)
-        self.settings = settings
+        self.settings, self.traits = settings, settings.traits
 
     def losses(self, batch: Batch, progress: float) -> Losses:
         if batch.saliency is None:
             raise InputError(
                 "EPS learns from saliency maps and this batch has none: give --saliency FOLDER, or use --method cam"
             )
-        logits, s = self.logits(batch.images, stored=batch.stored), self.settings
+        logits, s = self.logits(batch), self.settings
         scores = masked_mean(logits[:, :-1], batch.valid)
         inside = F.adaptive_avg_pool2d(batch.valid[:, None].float(), (logits.shape[2], logits.shape[3]))[:, 0]
         loss = saliency_loss(logits, batch.saliency, batch.labels, s.tau, s.lam, inside)
@@ -196,12 +188,27 @@ class Eps(ClassMapNet):
             }
         )
 
-    def load_trained(self) -> bool:
-        """The weights of the checkpoint in the settings, if there is one: then nothing is left to train."""
-        if self.settings.checkpoint is None:
-            return False
-        load_checkpoint(self, self.settings.checkpoint)
-        return True
+    # --- released weights ---------------------------------------------------------------------------------------
+
+    def is_released(self, state: Mapping[str, Tensor]) -> bool:
+        """A published checkpoint of EPS (a state dict) or of SMAF (nested ``Net.model_state``). A plain classifier,
+        which scores no background, or one of other classes is a backbone's."""
+        classifier = state.get("fc8.weight")
+        return classifier is not None and classifier.ndim == 4 and len(classifier) == self.head.fc8.out_channels
+
+    def load_released(self, state: Mapping[str, Tensor], source: str) -> None:
+        form: HeadForm = "feature" if "cov_feat.weight" in state else "linear"
+        if form != self.form:
+            heads = {"linear": "one classifier (EPS)", "feature": "features of its own (SMAF)"}
+            raise InputError(
+                f"{source} has a head of {heads[form]} and the network has the other form: give --eps.head {form}"
+            )
+        if not isinstance(self.backbone, ResNet38d):
+            raise InputError(f"{source}: published EPS and SMAF checkpoints are of {NAME}: give --backbone {NAME}")
+        names = {name: f"backbone.{ours}" for name, ours in official_names(self.backbone).items()}
+        names |= {name.removeprefix("head."): name for name in self.state_dict() if name.startswith("head.")}
+        what = f"a checkpoint of EPS or SMAF on {NAME}"
+        take_over(self, names, state, source, what, "give one, or the weights of a backbone alone")
 
 
 def saliency_loss(
@@ -229,72 +236,3 @@ def saliency_loss(
     background = background + torch.einsum("bcij,bc->bij", classes, hidden.to(classes.dtype))
     estimate = lam * foreground + (1 - lam) * (1 - background)
     return (weight * (estimate - s) ** 2).sum() / weight.sum().clamp(min=1e-6)
-
-
-def check_saliency_maps(maps: Sequence[np.ndarray], source: str) -> int:
-    """Number of black maps among ``[height width]`` saliency maps in [0, 1].
-
-    Raises:
-        InputError: all of them are black, which would teach every photo as background.
-    """
-    black = sum(float(found.max(initial=0.0)) < 0.02 for found in maps)  # under 5 of 255, as doctor counts
-    if maps and black == len(maps):
-        raise InputError(
-            f"the saliency maps of {source} are black, all of the {black} looked at: nothing would be taught as an "
-            "object; make them anew (grey, bright where something stands out), or use a method without, --method cam"
-        )
-    return black
-
-
-# --- published checkpoints --------------------------------------------------------------------------------------
-
-
-def load_checkpoint(network: ClassMapNet, path: Path) -> None:
-    """A published checkpoint of EPS (a state dict) or of SMAF (nested ``Net.model_state``), the whole network.
-
-    Raises:
-        InputError: another head than the network's, a plain classifier (which has no background), another number of
-            classes, another backbone.
-    """
-    from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
-
-    if not isinstance(network.backbone, ResNet38d):
-        raise InputError(f"{path}: published EPS and SMAF checkpoints are of {NAME}: give --backbone {NAME}")
-    source = read_state_dict(path)
-    own = network.state_dict()
-    names = {name: f"backbone.{ours}" for name, ours in official_names(network.backbone).items()}
-    names |= {name.removeprefix("head."): name for name in own if name.startswith("head.")}
-    _check_head(source, network, path)
-    missing = [name for name in names if name not in source and not name.endswith("num_batches_tracked")]
-    strange = [name for name in source if name not in names]
-    wrong = [name for name in names if name in source and source[name].shape != own[names[name]].shape]
-    if missing or strange or wrong:
-        what, which = (
-            ("lacks", missing) if missing else ("has odd shapes in", wrong) if wrong else ("also holds", strange)
-        )
-        raise InputError(
-            f"{path} {what} {listed(which)}: it is no checkpoint of EPS or SMAF on {NAME}; give one, or train without "
-            "--eps.checkpoint"
-        )
-    network.load_state_dict({names[name]: tensor for name, tensor in source.items()}, strict=False)
-
-
-def _check_head(source: dict[str, Tensor], network: ClassMapNet, path: Path) -> None:
-    classifier = source.get("fc8.weight")
-    if classifier is None or classifier.ndim != 4:
-        raise InputError(f"{path} holds no classifier fc8.weight: it is no checkpoint of EPS or SMAF")
-    form: HeadForm = "feature" if "cov_feat.weight" in source else "linear"
-    if form != network.form:
-        held = {"linear": "one classifier (EPS)", "feature": f"{classifier.shape[1]} features (SMAF)"}[form]
-        raise InputError(f"{path} has a head of {held} and the network has the other form: give --eps.head {form}")
-    labels = network.head.fc8.out_channels
-    if form == "linear" and len(classifier) == labels - 1:
-        raise InputError(
-            f"{path} is a plain classifier of {labels - 1} classes and EPS has background too: give an EPS checkpoint; "
-            "the backbone alone is taken by --weights"
-        )
-    if len(classifier) != labels:
-        raise InputError(
-            f"{path} knows {len(classifier) - 1} classes and this data set has {labels - 1}: a checkpoint is used as "
-            "it is, so give one of these classes; the backbone alone is taken by --weights"
-        )

@@ -27,8 +27,9 @@ in the other, and the remaining tags from what it does not, sees more of an obje
     L(s_m, l_m) + L(s_n, l_n) + L(s_m^\cap, l_\cap) + L(s_n^\cap, l_\cap)
     + L(s_m^{m \setminus n}, l_m - l_\cap) + L(s_n^{n \setminus m}, l_n - l_\cap)
 
-*Where it looks.* Alone, :math:`\varphi(F_n)` (single-round); or beside references :math:`R_k`, photos that also show
-class :math:`k` (multi-round): :math:`M_k = \max(0, \frac{1}{|R_k|} \sum_{r \in R_k} \varphi_k(F_n^{n \cap r}))`.
+*Localization.* Of the photo alone, :math:`\varphi(F_n)` (single-round); or with references :math:`R_k`, photos that
+also show class :math:`k` (multi-round): :math:`M_k = \max(0, \frac{1}{|R_k|} \sum_{r \in R_k} \varphi_k(F_n^{n \cap
+r}))`.
 
 *Other sources of photos.* Photos of one object each, or from the web, pair with any photo of their class. Three
 :math:`W_P` bridge the difference: both photos from the target set, both from elsewhere, one of each (the target photo
@@ -72,19 +73,19 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from tag2mask.backbones import Backbone
+from tag2mask.backbones import Backbone, vgg16
 from tag2mask.errors import InputError, listed
-from tag2mask.types import Batch, Domain, Losses, Reference, masked_mean
-
-CELLS = 2**25
-"""Affinities held at once, 128 MB of them (training keeps about five times that); more are computed in parts."""
+from tag2mask.layers.cross_attention import attend_to_references, co_attend
+from tag2mask.methods.released import take_over
+from tag2mask.protocols import Traits
+from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_values
+from tag2mask.types import Batch, Domain, Losses, Photos, Reference, Views, masked_mean
 
 VIEWS = ((1.0, True), (0.75, False), (2.0, False))
 """(scale, mirrored) of the released pairs of a photo with itself."""
@@ -92,13 +93,14 @@ VIEWS = ((1.0, True), (0.75, False), (2.0, False))
 
 @dataclass(frozen=True)
 class McisSettings:
-    """What the two published forms differ in, what an ablation switches off, and where it looks."""
+    """What the two published forms differ in, what an ablation switches off, and how it localizes."""
 
     parts: Literal["basic", "co", "full"] = "full"
     """basic: the classifier alone, nothing is compared (so give it the epochs and the batch size of --method cam); co:
     and co-attention; full: and contrastive co-attention."""
-    references: int = 3
-    """Photos of each class beside which a photo is looked at (the paper's best of 1 to 5). 0: alone (single-round)."""
+    references: Annotated[int, NOT_NEGATIVE] = 3
+    """Reference photos of each class with which a photo is compared in localization (the paper's best of 1 to 5). 0:
+    none (single-round)."""
     aggregation: Literal["mean", "gated"] = "mean"
     """mean: over the references. gated: the released sum of five maps, each by its maximum, those of the photo with
     itself among them, and only if the class is likely (sigmoid of the map's mean above 0.1)."""
@@ -107,49 +109,38 @@ class McisSettings:
     On EfficientNet-Lite0 (1280 channels, four photos) plain affinities spread by 11 before any training, so that a
     softmax over 192 cells sees 6 of them; AdamW moves each of the C^2 weights by its rate, and after six steps of the
     default it sees one. By direction it sees 43, and moves slowly."""
-    temperature: float = 0.02
+    temperature: Annotated[float, POSITIVE] = 0.02
     """Of cosine; at 0.01 a softmax sees 11 of the 192 cells, at 0.05 it sees 134."""
     by_domain: bool = True
     """Three W_P by the domains of a pair, or one for all."""
     share_head: bool = True
     """One head, or a second one without bias for what is (not) found again."""
-    extra_convs: int = 0
+    extra_convs: Annotated[int, NOT_NEGATIVE] = 0
     """New 3x3 convolutions, each with ReLU, between the backbone and F; both published forms have 3 on VGG-16. They and
     the head then start as N(0, 2 / (k k C_out)), as published."""
-    channels: int = 512
+    channels: Annotated[int, Range(at_least=1)] = 512
     """C, where there are new convolutions; without, it is the backbone's."""
     reduction: Literal["sum", "mean"] = "sum"
     """Losses of the two photos of a pair are added, or averaged but for the contrastive ones."""
-    contrast_from: float = 0.4
+    contrast_from: Annotated[float, SHARE] = 0.4
     """Share of the training after which the contrastive losses begin (paper: at once; released: with epoch 2 of 0, 1,
     2, ...). Ours: what is found again must be learnt first, or the gate ends where nothing is (docs/log.md)."""
     skip_empty: Literal["no", "batch", "photo"] = "photo"
-    """What of a photo without a class of its own is not found again is to show nothing (no, paper); that is left out on
-    a side on which no photo of the batch has one (batch, released), or for each such photo (photo, ours: on an object
-    that the other photo misses it contradicts the basic loss, docs/log.md)."""
-    feedback: float = 0.0
+    """Contrastive loss of a photo with no unshared class: kept (no, the paper's), skipped where no photo of the batch
+    on that side of the pairs has one (batch, the released code's), or skipped photo by photo (photo, ours: on an object
+    that the other photo lacks it contradicts the basic loss, docs/log.md)."""
+    feedback: Annotated[float, SHARE] = 0.0
     """Share of the gradient of what is (not) found again that reaches features and classifier; W_P, W_B and a second
     head have all of it. Paper: 1. Ours: they learn to compare what the classifier sees. Where they teach it, too, its
-    own maps lose more than looking beside references gives (docs/log.md)."""
-    web_tolerance: float = 0.7
+    own maps lose more than references give (docs/log.md)."""
+    web_tolerance: Annotated[float, SHARE] = 0.7
     """q of the generalised cross entropy with which photos from the web teach the classifier (0.7 is its authors'; 1:
     absolute error). 0, both published forms: their tags are taken as true."""
     self_pairs: bool = False
     """Also pair photos with themselves, mirrored, smaller and larger. Needs photos, not stored features."""
 
-    looks_only: ClassVar[tuple[str, ...]] = ("references", "aggregation")
-
     def __post_init__(self) -> None:
-        if self.references < 0:
-            raise InputError(f"mcis.references is {self.references}: give 0 (single-round) or more")
-        if self.temperature <= 0:
-            raise InputError(f"mcis.temperature is {self.temperature}: it must be above 0")
-        if not 0 <= self.feedback <= 1:
-            raise InputError(f"mcis.feedback is {self.feedback}: it must be from 0 to 1")
-        if not 0 <= self.web_tolerance <= 1:
-            raise InputError(f"mcis.web-tolerance is {self.web_tolerance}: it must be from 0 (none) to 1")
-        if self.extra_convs < 0 or self.channels < 1:
-            raise InputError(f"mcis.extra-convs {self.extra_convs} of {self.channels} channels cannot be built")
+        check_values(self, "mcis")
 
     @property
     def pairs(self) -> bool:
@@ -157,15 +148,17 @@ class McisSettings:
         return self.parts != "basic"
 
     @property
-    def beside(self) -> int:
-        """References of each class that localization wants."""
-        return self.references if self.pairs else 0
-
-    @property
-    def threshold_rule(self) -> str:
-        """How the background threshold of the maps is found unless the user says. Beside references background comes
-        out higher and more spread than alone, and a rule that expects it low cuts too low (docs/decisions/0002)."""
-        return "otsu" if self.beside else "auto"
+    def traits(self) -> Traits:
+        """With references background comes out higher and more spread than without, and a threshold rule that expects
+        it low cuts too low (docs/decisions/0002)."""
+        references = self.references if self.pairs else 0
+        return Traits(
+            pairs=self.pairs,
+            references=references,
+            threshold_rule="otsu" if references else "auto",
+            inference_settings=("references", "aggregation"),
+            tuned_on_truth=("how mcis is trained by default was chosen on VOC's truth",),
+        )
 
 
 def paper() -> McisSettings:
@@ -192,20 +185,20 @@ def official(epochs: float) -> McisSettings:
     )
 
 
-class Side(NamedTuple):
+class Compared(NamedTuple):
     """What of some photos enters a comparison."""
 
     features: Tensor  # F [photos channels rows columns]
     values: Tensor  # of the head, then of W_B [photos classes+1 rows columns]; without W_B where it is not trained
     inside: Tensor | None = None  # [photos cells] bool, False on padding; None: no padding
 
-    def take(self, rows: Sequence[int]) -> Side:
-        where = torch.as_tensor(rows, device=self.features.device)
-        inside = None if self.inside is None else self.inside[where]
-        return Side(self.features[where], self.values[where], inside)
+    def take(self, rows: Sequence[int]) -> Compared:
+        index = torch.as_tensor(rows, device=self.features.device)
+        inside = None if self.inside is None else self.inside[index]
+        return Compared(self.features[index], self.values[index], inside)
 
 
-class Compared(NamedTuple):
+class PairMaps(NamedTuple):
     """Signed class maps ``[pairs classes rows columns]`` of the photos m and n of each pair."""
 
     common_m: Tensor
@@ -214,10 +207,10 @@ class Compared(NamedTuple):
     own_n: Tensor | None
 
 
-class Beside(NamedTuple):
-    """What localization needs of the references of one class: R photos of one side (target or not)."""
+class ClassReferences(NamedTuple):
+    """What localization keeps of the references of one class: R photos, all of the target set or all from elsewhere."""
 
-    keys: dict[bool, Tensor]  # by whether the photo beside them is one from elsewhere: [references channels cells]
+    keys: dict[bool, Tensor]  # by whether the photo compared with them is from elsewhere: [references channels cells]
     values: Tensor  # the head's map of the class [references cells]
     inside: Tensor  # [references cells] bool: photos differ in size
 
@@ -231,18 +224,18 @@ class Mcis(nn.Module):
         settings: see :class:`McisSettings`.
 
     Raises:
-        InputError: settings that look at the photo again, on a frozen backbone, whose features are stored.
+        InputError: settings that need a photo's other views, on a frozen backbone, whose features are stored.
     """
 
     def __init__(self, backbone: Backbone, classes: int, settings: McisSettings = McisSettings()) -> None:
         super().__init__()
         if backbone.frozen_until is not None and (settings.self_pairs or settings.aggregation == "gated"):
             raise InputError(
-                "pairs of a photo with itself (--mcis.self-pairs, --mcis.aggregation gated) look at it again, and a "
-                "frozen backbone's features are stored: use --mcis.no-self-pairs --mcis.aggregation mean, or leave out "
-                "--freeze"
+                "pairs of a photo with itself (--mcis.self-pairs, --mcis.aggregation gated) need other views of it, "
+                "and a frozen backbone's features are stored: use --mcis.no-self-pairs --mcis.aggregation mean, or "
+                "leave out --freeze"
             )
-        self.backbone, self.classes, self.settings = backbone, classes, settings
+        self.backbone, self.classes, self.settings, self.traits = backbone, classes, settings, settings.traits
         width = [backbone.channels, *[settings.channels] * settings.extra_convs]
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(width):
@@ -263,13 +256,13 @@ class Mcis(nn.Module):
                 self.second_head = nn.Conv2d(self.channels, classes, 1, bias=False)
         if settings.parts == "full":
             self.gate = nn.Conv2d(self.channels, 1, 1, bias=False)
-        self._beside: dict[int, dict[bool, Beside]] | None = None
+        self._references: dict[int, dict[bool, ClassReferences]] | None = None
 
-    def features(self, images: Tensor, *, stored: bool = False) -> Tensor:
+    def features(self, views: Views) -> Tensor:
         """:math:`F`: ``[photos channels rows columns]``."""
-        return self.extra(self.backbone(images, stored=stored))
+        return self.extra(self.backbone.features(views))
 
-    def see(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Side:
+    def compared(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Compared:
         """Everything about photos that does not depend on what they are compared with.
 
         Args:
@@ -283,11 +276,11 @@ class Mcis(nn.Module):
         assert scores is not None
         values = torch.cat([scores, self.gate(features)], 1) if self.settings.parts == "full" else scores
         if valid is None:
-            return Side(features, values)
+            return Compared(features, values)
         share = F.adaptive_avg_pool2d(valid[:, None].float(), (features.shape[2], features.shape[3]))
-        return Side(features, values, share.flatten(1) > 0)
+        return Compared(features, values, share.flatten(1) > 0)
 
-    def compare(self, m: Side, n: Side, kinds: Sequence[int]) -> Compared:
+    def compare(self, m: Compared, n: Compared, kinds: Sequence[int]) -> PairMaps:
         """Co-attention and contrastive co-attention of pairs.
 
         Args:
@@ -303,7 +296,7 @@ class Mcis(nn.Module):
             )
             common_m, own_m = self._split(values_m, to_m.unflatten(2, values_m.shape[2:]))
             common_n, own_n = self._split(values_n, to_n.unflatten(2, values_n.shape[2:]))
-        return Compared(common_m, common_n, own_m, own_n)
+        return PairMaps(common_m, common_n, own_m, own_n)
 
     def _split(self, values: Tensor, found: Tensor) -> tuple[Tensor, Tensor | None]:
         """The maps of what is found again and, from a photo's own values, of what is not."""
@@ -340,7 +333,7 @@ class Mcis(nn.Module):
             return projected
         return (features + projected / math.sqrt(self.channels)) / self.settings.temperature
 
-    def learnt_apart(self) -> list[nn.Parameter]:
+    def clipped_apart(self) -> list[nn.Parameter]:
         """What the losses of a pair teach and nothing else does, unless they teach the classifier, too: their
         gradients would scale the classifier's steps down, most where tags are noisy (docs/log.md)."""
         s = self.settings
@@ -358,24 +351,24 @@ class Mcis(nn.Module):
             InputError: nobody drew partners, and no two photos of the batch share a class.
         """
         s = self.settings
-        features = self.features(batch.images, stored=batch.stored)
+        features = self.features(batch)
         scores = self.head(features)
         terms = {"basic": self._pair_weight * self._basic(scores, batch.valid, batch.labels, batch.domains)}
         pairs = batch.pairs if batch.pairs is not None else pairs_within(batch) if s.pairs else ()
         if not s.pairs or not pairs:
             return Losses(terms)
-        seen = self.see(_let_back(features, s.feedback), _let_back(scores, s.feedback), batch.valid)
+        photos = self.compared(_let_back(features, s.feedback), _let_back(scores, s.feedback), batch.valid)
         m, n, kinds = self._in_order(pairs, batch.domains)
-        found = self.compare(seen.take(m), seen.take(n), kinds)
+        maps = self.compare(photos.take(m), photos.take(n), kinds)
         labels_m, labels_n = batch.labels[m], batch.labels[n]
         valid_m, valid_n = batch.valid[m], batch.valid[n]
         common = labels_m * labels_n
-        terms["co"] = self._both(_loss(found.common_m, valid_m, common), _loss(found.common_n, valid_n, common))
-        if found.own_m is not None and found.own_n is not None and progress >= s.contrast_from:
-            sides = ((found.own_m, valid_m, labels_m - common), (found.own_n, valid_n, labels_n - common))
+        terms["co"] = self._both(_loss(maps.common_m, valid_m, common), _loss(maps.common_n, valid_n, common))
+        if maps.own_m is not None and maps.own_n is not None and progress >= s.contrast_from:
+            sides = ((maps.own_m, valid_m, labels_m - common), (maps.own_n, valid_n, labels_n - common))
             terms["contrast"] = torch.stack([self._contrast(*side) for side in sides]).sum()
         if s.self_pairs:
-            terms |= self._self_terms(batch, sorted({first for first, _ in pairs}), seen, scores)
+            terms |= self._self_terms(batch, sorted({first for first, _ in pairs}), photos, scores)
         return Losses(terms)
 
     def _basic(self, scores: Tensor, valid: Tensor, labels: Tensor, domains: Sequence[Domain]) -> Tensor:
@@ -415,151 +408,134 @@ class Mcis(nn.Module):
         """Whether a photo counts as one from elsewhere."""
         return self.settings.by_domain and domain != "target"
 
-    def _self_terms(self, batch: Batch, rows: list[int], seen: Side, scores: Tensor) -> dict[str, Tensor]:
+    def _self_terms(self, batch: Batch, rows: list[int], photos: Compared, scores: Tensor) -> dict[str, Tensor]:
         """The losses of photos paired with themselves: all their tags are common."""
         assert not batch.stored, "refused when the method was built"
-        here, valid, labels = seen.take(rows), batch.valid[rows], batch.labels[rows]
+        here, valid, labels = photos.take(rows), batch.valid[rows], batch.labels[rows]
         domains: Sequence[Domain] = [batch.domains[row] for row in rows] if batch.domains else []
         kinds = self._own_kinds(batch.domains, rows)
         of_photo = self._basic(scores[rows], valid, labels, domains)
         basic, co = [], []
         for scale, mirrored in VIEWS:
-            there = self.features(self._view(batch.images[rows], scale, mirrored))
-            there_scores, there_valid = self.head(there), valid.flip(2) if mirrored else valid
-            back = [_let_back(each, self.settings.feedback) for each in (there, there_scores)]
-            found = self.compare(here, self.see(back[0], back[1], there_valid), kinds)
-            basic.append(self._both(of_photo, self._basic(there_scores, there_valid, labels, domains)))
-            of_m, of_n = _loss(found.common_m, valid, labels), _loss(found.common_n, there_valid, labels)
+            view = self.features(self._view(batch.images[rows], scale, mirrored))
+            view_scores, view_valid = self.head(view), valid.flip(2) if mirrored else valid
+            back = [_let_back(x, self.settings.feedback) for x in (view, view_scores)]
+            maps = self.compare(here, self.compared(back[0], back[1], view_valid), kinds)
+            basic.append(self._both(of_photo, self._basic(view_scores, view_valid, labels, domains)))
+            of_m, of_n = _loss(maps.common_m, valid, labels), _loss(maps.common_n, view_valid, labels)
             co.append(self._both(of_m, of_n))
         return {"self_basic": torch.stack(basic).sum(), "self_co": torch.stack(co).sum()}
 
     def _own_kinds(self, domains: Sequence[Domain], rows: Sequence[int]) -> list[int]:
         return [int(self._extra(domains[row])) if domains else 0 for row in rows]
 
-    def _view(self, images: Tensor, scale: float, mirrored: bool) -> Tensor:
+    def _view(self, images: Tensor, scale: float, mirrored: bool) -> Photos:
         """Normalised images at another size, mirrored."""
         step = self.backbone.multiple
         height, width = (max(1, round(side * scale / step)) * step for side in images.shape[2:])
         if scale != 1:
             images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
-        return images.flip(3) if mirrored else images
+        return Photos(images.flip(3) if mirrored else images)
 
-    # --- where it looks -----------------------------------------------------------------------------------------
+    # --- localization -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def prepare_localization(self, references: Iterable[Reference], *, stored: bool = False) -> None:
-        """Look at the references, once for all photos to come; what is kept of each is a feature map a class."""
+    def prepare_localization(self, references: Iterable[Reference]) -> None:
+        """Keep a feature map a class of each reference, once for all photos to come."""
         kept: dict[tuple[int, bool], list[tuple[dict[bool, Tensor], Tensor]]] = {}
         for reference in references:
-            seen = self.see(self.features(reference.images, stored=stored))
+            photo = self.compared(self.features(reference))
             extra = self._extra(reference.domain)
-            keys = {side: self._keys(seen.features, side, extra) for side in {False, self.settings.by_domain}}
+            keys = {side: self._keys(photo.features, side, extra) for side in {False, self.settings.by_domain}}
             for label in reference.classes:
-                kept.setdefault((label, extra), []).append((keys, seen.values[0, label].float().flatten()))
-        self._beside = {}
-        for (label, extra), found in kept.items():
-            self._beside.setdefault(label, {})[extra] = _side_by_side(found)
+                kept.setdefault((label, extra), []).append((keys, photo.values[0, label].float().flatten()))
+        self._references = {}
+        for (label, extra), of_class in kept.items():
+            self._references.setdefault(label, {})[extra] = _stacked(of_class)
 
     def _keys(self, reference: Tensor, side: bool, other: bool) -> Tensor:
         """What plain features of a photo of this side are multiplied with, ``[channels cells]``. With the photo as m,
-        :math:`P = F_m^T (W_P F_n)`: so the matrix meets each reference once, and no photo."""
+        :math:`P = F_m^T (W_P F_n)`: so the matrix is applied to each reference once, and to no photo."""
         is_m = side and not other  # the target photo is m
         with torch.autocast(reference.device.type, enabled=False):  # as in compare
             return self._project(reference, [_kind(side, other)], back=not is_m)[0].flatten(1)
 
-    def localize(
-        self, images: Tensor, labels: Tensor, *, stored: bool = False, domains: Sequence[Domain] = ()
-    ) -> Tensor:
-        """Maps beside the references; of classes that the labels leave out, zero. Before
-        :meth:`prepare_localization`, or with no reference wanted, each photo alone.
+    def localize(self, batch: Batch) -> Tensor:
+        """Maps with references; of classes that the labels leave out, zero. Before :meth:`prepare_localization`, or
+        with no reference wanted, of each photo alone.
 
         Raises:
             InputError: a class that no reference shows.
         """
         s = self.settings
-        features = self.features(images, stored=stored)
-        with torch.autocast(images.device.type, enabled=False):
-            compared = s.beside > 0 and self._beside is not None
-            beside = self._beside_references(features, labels, domains) if compared else None
+        features = self.features(batch)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            compared = self.traits.references > 0 and self._references is not None
+            maps = self._with_references(features, batch.labels, batch.domains) if compared else None
             if s.aggregation == "mean" or not s.pairs:
-                return self.head(features.float()).relu() if beside is None else beside.relu()
-        return self._gated(images, features, beside, domains)
+                return self.head(features.float()).relu() if maps is None else maps.relu()
+        return self._gated(batch.images, features, maps, batch.domains)
 
-    def _beside_references(self, features: Tensor, labels: Tensor, domains: Sequence[Domain]) -> Tensor:
+    def _with_references(self, features: Tensor, labels: Tensor, domains: Sequence[Domain]) -> Tensor:
         """The mean over the references of :math:`S_{n,k}^{n \\cap r}`, signed, ``[batch classes rows columns]``."""
-        assert self._beside is not None
+        assert self._references is not None
         extra = [self._extra(domain) for domain in domains] or [False] * len(features)
         out = features.new_zeros(len(features), self.classes, *features.shape[2:], dtype=torch.float32)
         queries = self._plain(features).flatten(2)
         for label in labels.any(0).nonzero().flatten().tolist():
-            if label not in self._beside:
+            if label not in self._references:
                 raise InputError(
-                    f"class number {label} has no reference photo, so no photo can be looked at beside one: "
+                    f"class number {label} has no reference photo, so no photo can be compared with one: "
                     "use --mcis.references 0, or photos that show it"
                 )
             shown = labels[:, label].tolist()
-            sides = self._beside[label]
-            count = sum(len(found.values) for found in sides.values())
+            sides = self._references[label]
+            count = sum(len(of_side.values) for of_side in sides.values())
             for side in (False, True):
                 rows = [row for row, present in enumerate(shown) if present and extra[row] == side]
                 if not rows:
                     continue
                 total = torch.zeros((), device=out.device)
-                for found in sides.values():
-                    total = total + look_up(queries[rows], found.keys[side], found.values, found.inside)
+                for of_side in sides.values():
+                    total = total + attend_to_references(
+                        queries[rows], of_side.keys[side], of_side.values, of_side.inside
+                    )
                 out[rows, label] = (total / count).unflatten(1, features.shape[2:])
         return out
 
-    def _gated(self, images: Tensor, features: Tensor, beside: Tensor | None, domains: Sequence[Domain]) -> Tensor:
+    def _gated(self, images: Tensor, features: Tensor, references: Tensor | None, domains: Sequence[Domain]) -> Tensor:
         """The released sum of five maps, at least 0 and at most 1."""
-        here, grid = self.see(features), tuple(features.shape[2:])
+        here, grid = self.compared(features), tuple(features.shape[2:])
         kinds = self._own_kinds(domains, range(len(images)))
         maps: list[Tensor] = []
         for scale, mirrored in VIEWS:
-            found = self.compare(here, self.see(self.features(self._view(images, scale, mirrored))), kinds)
+            pair = self.compare(here, self.compared(self.features(self._view(images, scale, mirrored))), kinds)
             if mirrored:
-                maps += [found.common_m, found.common_n.flip(3)]
+                maps += [pair.common_m, pair.common_n.flip(3)]
             else:
-                maps.append(F.interpolate(found.common_n, grid, mode="bicubic", align_corners=False))
-        return gated_sum([*maps, *([] if beside is None else [beside])])
+                maps.append(F.interpolate(pair.common_n, grid, mode="bicubic", align_corners=False))
+        return gated_sum([*maps, *([] if references is None else [references])])
 
     # --- released weights ---------------------------------------------------------------------------------------
 
+    def is_released(self, state: Mapping[str, Tensor]) -> bool:
+        """A released checkpoint (37 tensors for 20 classes), whose backbone's names begin with ``vgg.``."""
+        return any(name.startswith(vgg16.RELEASED) for name in state)
+
     def load_released(self, state: Mapping[str, Tensor], source: str) -> None:
-        """The released checkpoint's tensors (37 for 20 classes), whose backbone's names begin with ``vgg.``.
-
-        Args:
-            state: names to tensors, ``module.`` left out.
-            source: for messages.
-
-        Raises:
-            InputError: another form than the released one; tensors missing, left over or of another shape.
-        """
         if self.settings.share_head or not self.settings.pairs:
             raise InputError(
                 f"{source} holds the released MCIS, which has two heads: use --recipe mcis/official, or "
                 "--mcis.no-share-head --mcis.extra-convs 3 --mcis.affinity plain"
             )
-        own = self.state_dict()
-        names = {released_name(name): name for name in own}
-        missing = [name for name in names if name not in state]
-        left = [name for name in state if name not in names]
-        if missing or left:
-            lacks = f"lacks {listed(missing)}" if missing else ""
-            has = f"has {listed(left)} left over" if left else ""
-            raise InputError(
-                f"{source} is not a checkpoint of the released MCIS with this backbone and these settings: it "
-                f"{' and '.join(filter(None, (lacks, has)))}; use --recipe mcis/official, or the weights of a backbone"
-            )
-        for theirs, ours in names.items():
-            value, shape = state[theirs], own[ours].shape
-            if value.shape != (shape[1:] if ours == "affinity" else shape):
-                raise InputError(
-                    f"{source} does not fit: {theirs} is {tuple(value.shape)} in the file and {tuple(shape)} here; "
-                    "the classes must be those of its training (VOC's 20, in alphabetical order)"
-                )
-            own[ours] = value.expand(shape)  # one W_P serves all kinds of pairs
-        self.load_state_dict(own)
+        names = {released_name(name): name for name in self.state_dict()}
+        expanded = dict(state)
+        if (matrix := state.get(released_name("affinity"))) is not None:
+            expanded[released_name("affinity")] = matrix.expand(
+                len(self.affinity), *matrix.shape
+            )  # for all kinds of pairs
+        form = "the released MCIS with this backbone, these settings and VOC's 20 classes"
+        take_over(self, names, expanded, source, form, "use --recipe mcis/official, or the weights of a backbone")
 
 
 def released_name(name: str) -> str:
@@ -570,89 +546,6 @@ def released_name(name: str) -> str:
     theirs = {"extra": "vgg.extra_convs", "head": "vgg.extra_last_conv", "affinity": "extra_linear_e.weight"}
     theirs |= {"second_head": "extra_gate", "gate": "extra_gate_merge"}
     return ".".join(filter(None, (theirs[first], rest)))
-
-
-# --- comparing ------------------------------------------------------------------------------------------------------
-
-
-def co_attend(
-    queries: Tensor,
-    keys: Tensor,
-    values_m: Tensor,
-    values_n: Tensor,
-    inside_m: Tensor | None = None,
-    inside_n: Tensor | None = None,
-    most: int = CELLS,
-) -> tuple[Tensor, Tensor]:
-    r"""Both directions of the co-attention: :math:`V_n A_n` and :math:`V_m A_m` with :math:`P = Q^\top K`.
-
-    Affinities are computed once for both directions, or, where all of them are too many to hold, in parts for each.
-
-    Args:
-        queries: :math:`Q = W_P^\top F_m`, ``[pairs channels cells_m]``.
-        keys: :math:`K = F_n`, ``[pairs channels cells_n]``.
-        values_m: what is carried of m, ``[pairs values cells_m]``; with :math:`F_m` itself, :math:`F_n^\cap` results.
-        values_n: what is carried of n, ``[pairs values cells_n]``.
-        inside_m, inside_n: ``[pairs cells]`` bool, False on padding, which nobody attends to; None: no padding.
-        most: affinities held at once.
-
-    Returns:
-        ``[pairs values cells_m]``, what m finds in n; and ``[pairs values cells_n]``, what n finds in m.
-    """
-    if len(queries) * queries.shape[2] * keys.shape[2] > most:
-        return (
-            attend(queries, keys, values_n, inside_n, most=most),
-            attend(keys, queries, values_m, inside_m, most=most),
-        )
-    affinities = torch.bmm(queries.transpose(1, 2), keys)  # [pairs cells_m cells_n]
-    over_n = _leave_out(affinities, None if inside_n is None else inside_n[:, None]).softmax(2)
-    over_m = _leave_out(affinities, None if inside_m is None else inside_m[:, :, None]).softmax(1)
-    return torch.bmm(values_n, over_n.transpose(1, 2)), torch.bmm(values_m, over_m)
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None = None, *, most: int = CELLS) -> Tensor:
-    """One direction: for every query a mean of the values, weighted by the softmax over the keys.
-
-    All pairs at once, so many queries at a time that at most ``most`` affinities are held; the backward pass computes
-    them again. Shapes as in :func:`co_attend`; ``[pairs values cells]`` of the queries.
-    """
-    step = max(1, most // (len(queries) * keys.shape[2]))
-    parts = queries.split(step, 2)
-    if len(parts) == 1:
-        return _attend(queries, keys, values, inside)
-    return torch.cat([checkpoint(_attend, part, keys, values, inside, use_reentrant=False) for part in parts], 2)  # type: ignore[list-item]
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:
-    affinities = torch.bmm(queries.transpose(1, 2), keys)
-    weights = _leave_out(affinities, None if inside is None else inside[:, None]).softmax(2)
-    return torch.bmm(values, weights.transpose(1, 2))
-
-
-def look_up(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor, *, most: int = CELLS) -> Tensor:
-    """Every photo beside every reference: the sum over the references of what each cell finds in them.
-
-    Args:
-        queries: ``[photos channels cells]``.
-        keys: ``[references channels cells_r]``.
-        values: ``[references cells_r]``.
-        inside: ``[references cells_r]`` bool.
-
-    Returns:
-        ``[photos cells]``.
-    """
-    flat = keys.transpose(0, 1).flatten(1)  # [channels references*cells_r]
-    step = max(1, most // (len(queries) * flat.shape[1]))
-    found = []
-    for part in queries.split(step, 2):
-        affinities = (part.transpose(1, 2) @ flat).unflatten(2, keys.shape[::2])
-        weights = _leave_out(affinities, inside).softmax(3)
-        found.append((weights * values).sum((2, 3)))
-    return torch.cat(found, 1)
-
-
-def _leave_out(affinities: Tensor, inside: Tensor | None) -> Tensor:
-    return affinities if inside is None else torch.where(inside, affinities, -torch.inf)
 
 
 def pairs_within(batch: Batch) -> tuple[tuple[int, int], ...]:
@@ -689,17 +582,17 @@ def by_maximum(raw: Tensor) -> Tensor:
     return positive / (positive.amax((2, 3), keepdim=True) + 1e-8)
 
 
-def _side_by_side(found: Sequence[tuple[dict[bool, Tensor], Tensor]]) -> Beside:
+def _stacked(references: Sequence[tuple[dict[bool, Tensor], Tensor]]) -> ClassReferences:
     """References of one class and side, brought to one number of cells."""
-    cells = [len(values) for _, values in found]
+    cells = [len(values) for _, values in references]
 
-    def level(flat: Tensor) -> Tensor:
+    def padded(flat: Tensor) -> Tensor:
         return F.pad(flat, (0, max(cells) - flat.shape[-1]))
 
-    keys = {side: torch.stack([level(of_each[side]) for of_each, _ in found]) for side in found[0][0]}
-    values = torch.stack([level(of_each) for _, of_each in found])
+    keys = {side: torch.stack([padded(keys[side]) for keys, _ in references]) for side in references[0][0]}
+    values = torch.stack([padded(of_photo) for _, of_photo in references])
     inside = torch.arange(max(cells)) < torch.tensor(cells)[:, None]
-    return Beside(keys, values, inside.to(values.device))
+    return ClassReferences(keys, values, inside.to(values.device))
 
 
 def _let_back(values: Tensor, share: float) -> Tensor:

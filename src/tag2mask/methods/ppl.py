@@ -54,7 +54,7 @@ paper's form as far as it is known.
 
 Ours, not settings: the merged maps stand before the uncut one (this only orders the weights), there is no step on the
 plain network at the end (PMG has one; a last stage of grid 1 is such a step), batch norm keeps its pretrained
-statistics (as PSA, SEAM and IRN do), and the geometry of :func:`edges`.
+statistics (as PSA, SEAM and IRN do), and the geometry of :func:`~tag2mask.layers.patchwise.edges`.
 
 ViT. A cut gives every patch the tokens of its cells and its own copy of the prefix tokens (class, registers), so
 attention stays within the patch; the copies never meet again, since the last block drops them. Squeeze-and-excitation
@@ -63,9 +63,9 @@ likewise averages over the patch alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,12 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
-from tag2mask.types import Batch, Losses, masked_mean
+from tag2mask.layers.patchwise import Cut, check_above, patchwise
+from tag2mask.protocols import Traits
+from tag2mask.settings import NOT_NEGATIVE, Range, check_values
+from tag2mask.types import Batch, Losses, Views, masked_mean
 
-MOST_STAGES = 3  # where no cut is named
+MAX_STAGES = 3  # where no cut is named
 
 
 @dataclass(frozen=True)
@@ -88,55 +91,40 @@ class PplSettings:
     """Blocks of the backbone to cut after, from low to high; the same may come again with another grid. None given: the
     lowest ``stages`` of the last three before the last resolution (a ResNet's layer1, layer2, layer3;
     EfficientNet-Lite0's block2, block3, block4)."""
-    stages: int = 3
+    stages: Annotated[int, Range(at_least=1, at_most=MAX_STAGES)] = 3
     """How many cuts, 1 to 3, where none is named. On EfficientNet-Lite0 one is as good as three (docs/results.md)."""
-    grids: tuple[int, ...] = (2,)
+    grids: Annotated[tuple[int, ...], Range(at_least=1)] = (2,)
     """Patches along each side, one number for each cut or one for all; (4, 3, 2) makes early stages finer."""
     schedule: Literal["per_iteration", "sequential"] = "per_iteration"
     """Implicit only. per_iteration: every batch goes through all stages, each with its own forward and optimiser step
     on the weights the one before has left. sequential: equal shares of the training, one stage each."""
     heads: Literal["shared", "per_stage"] = "shared"
     """Implicit only. One classifier for all stages ("one single model"), or one for each (as Fig. 2 draws it)."""
-    reconstruction: float = 0.0
+    reconstruction: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of L_re, reached half-way through the training. The paper has none. With 490 photos 1 gives 5 points of
     map mIoU; its pull towards small maps adds up over the steps, and with 2,500 photos, or 25 epochs, it covers too
     little (docs/decisions/0006). At 4 the tags are not learnt any more."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Probability with which a channel of Z is dropped before the classifier (PSA uses 0.5 on ResNet-38d)."""
     fixed_until: str | None = None
     """Blocks up to this one keep their pretrained weights though photos are augmented (IRN and PSA fix the first
     convolution). Unlike a frozen backbone's, their output is not stored."""
 
     def __post_init__(self) -> None:
-        if not self.grids or min(self.grids) < 1:
-            raise InputError(f"ppl.grids {self.grids} must be numbers of patches along a side, each at least 1")
-        if self.cuts and len(self.grids) not in (1, len(self.cuts)):
+        check_values(self, "ppl")
+        if len(self.grids) not in (1, len(self.cuts) or len(self.grids)) or not self.grids:
             raise _uneven(self.grids, self.cuts)
-        if not 1 <= self.stages <= MOST_STAGES:
-            raise InputError(
-                f"ppl.stages is {self.stages}: give 1 to {MOST_STAGES}, or name the blocks to cut after (--ppl.cuts)"
-            )
-        if self.reconstruction < 0:
-            raise InputError(f"ppl.reconstruction is {self.reconstruction}: it must be 0 (none) or more")
 
     @property
-    def threshold_rule(self) -> str:
-        """How the background threshold of the maps is found unless the user says. Where both paths must agree,
-        background comes out near 0, and a rule that expects it hazy cuts too high (docs/decisions/0006)."""
-        return "li" if self.reconstruction else "auto"
-
-    @property
-    def chosen_on_truth(self) -> bool:
-        """Whether there is a setting here that was found to help by looking at VOC's truth."""
-        return self.reconstruction > 0
-
-
-@dataclass(frozen=True)
-class Cut:
-    """After which block, and into how many patches along each side."""
-
-    block: str
-    grid: int
+    def traits(self) -> Traits:
+        """Where both paths must agree, background comes out near 0, and a rule that expects it hazy cuts too high
+        (docs/decisions/0006)."""
+        if not self.reconstruction:
+            return Traits()
+        return Traits(
+            threshold_rule="li",
+            tuned_on_truth=("settings of ppl that are not its paper's were chosen on VOC's truth",),
+        )
 
 
 class Ppl(nn.Module):
@@ -153,7 +141,7 @@ class Ppl(nn.Module):
 
     def __init__(self, backbone: Backbone, classes: int, settings: PplSettings = PplSettings()) -> None:
         super().__init__()
-        self.backbone, self.settings = backbone, settings
+        self.backbone, self.settings, self.traits = backbone, settings, settings.traits
         self.cuts = cuts_of(backbone, settings)
         if settings.fixed_until is not None:
             for name in backbone.names[: backbone.position(settings.fixed_until) + 1]:
@@ -166,19 +154,18 @@ class Ppl(nn.Module):
             nn.Conv2d(maps * backbone.channels, classes, 1, bias=False) for _ in range(heads)
         )
 
-    def part_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> list[Tensor]:
+    def part_maps(self, views: Views, stage: int = -1, *, whole: bool = True) -> list[Tensor]:
         r"""What each part of Z says by itself, signed: :math:`\hat A` of every cut and last :math:`A` of the uncut map,
         each ``[batch classes rows columns]``. Their sum is :math:`w_c^\top Z`.
 
         Args:
-            images: normalised, ``[batch 3 height width]``, or the stored trunk's output.
             stage: implicit only, counted from the lowest cut; by default the last.
             whole: these are whole photos, of whatever shape: one too narrow for the grid is cut into as many parts as
                 it has cells. Otherwise that is an error.
         """
         explicit = self.settings.mode == "explicit"
         cuts = self.cuts if explicit else (self.cuts[stage],)
-        merged, uncut = patchwise(self.backbone, images, cuts, detach=explicit, stored=stored, whole=whole)
+        merged, uncut = patchwise(self.backbone, views, cuts, detach=explicit, whole=whole)
         assert all(part.shape == uncut.shape for part in merged), ([p.shape for p in merged], uncut.shape)
         weight = self.classifiers[0 if len(self.classifiers) == 1 else stage].weight
         assert isinstance(weight, Tensor)
@@ -186,9 +173,9 @@ class Ppl(nn.Module):
         own = weight.chunk(len(parts), 1)
         return [F.conv2d(self.dropout(part), w.contiguous()) for part, w in zip(parts, own, strict=True)]
 
-    def score_maps(self, images: Tensor, stage: int = -1, *, stored: bool = False, whole: bool = True) -> Tensor:
+    def score_maps(self, views: Views, stage: int = -1, *, whole: bool = True) -> Tensor:
         """:math:`w_c^\\top Z`, signed, ``[batch classes rows columns]``; arguments as of :meth:`part_maps`."""
-        return torch.stack(self.part_maps(images, stage, stored=stored, whole=whole)).sum(0)
+        return torch.stack(self.part_maps(views, stage, whole=whole)).sum(0)
 
     def check_views(self, height: int, width: int) -> None:
         """Raises :class:`InputError` where training views of so many pixels are too small for the grid."""
@@ -212,7 +199,7 @@ class Ppl(nn.Module):
         return (self._losses(batch, stage, progress) for stage in range(stages))
 
     def _losses(self, batch: Batch, stage: int, progress: float) -> Losses:
-        parts = self.part_maps(batch.images, stage, stored=batch.stored, whole=batch.stored)
+        parts = self.part_maps(batch, stage, whole=batch.stored)
         scores = masked_mean(torch.stack(parts).sum(0), batch.valid)
         terms = {"classification": F.multilabel_soft_margin_loss(scores, batch.labels)}
         if self.settings.reconstruction:
@@ -223,8 +210,8 @@ class Ppl(nn.Module):
         cut = self.cuts[stage]
         return Losses({f"stage{stage + 1}_{cut.block}_{cut.grid}x{cut.grid}_{name}": terms[name] for name in terms})
 
-    def localize(self, images: Tensor, labels: Tensor, *, stored: bool = False) -> Tensor:
-        return self.score_maps(images, stored=stored).relu()
+    def localize(self, batch: Batch) -> Tensor:
+        return self.score_maps(batch).relu()
 
 
 def reconstruction(parts: Sequence[Tensor], labels: Tensor, valid: Tensor) -> Tensor:
@@ -245,146 +232,6 @@ def reconstruction(parts: Sequence[Tensor], labels: Tensor, valid: Tensor) -> Te
 
     apart = masked_mean((over_maximum(torch.stack(list(parts[:-1])).mean(0)) - over_maximum(parts[-1])).abs(), valid)
     return (apart * labels).sum() / labels.sum().clamp(min=1)
-
-
-# --- patch learning ---------------------------------------------------------------------------------------------
-
-Key = tuple[int, int, int]  # number of the cut; row and column of the patch in its grid
-UNCUT: Key = (-1, 0, 0)
-
-
-def patchwise(
-    backbone: Backbone,
-    images: Tensor,
-    cuts: Sequence[Cut],
-    *,
-    detach: bool = False,
-    stored: bool = False,
-    whole: bool = False,
-    together: bool | None = None,
-) -> tuple[list[Tensor], Tensor]:
-    r"""The merged maps :math:`\hat F_i` of some cuts, and the uncut map :math:`F_N`, in one walk up the blocks.
-
-    Blocks below a cut run once. Patches of one size go through a block in one call, on the batch axis; patches differ
-    in size only where the grid does not divide the map. What is pointwise at the end of the chain (EfficientNet's 1x1
-    head) does not notice the cut, so the merge comes before it.
-
-    Args:
-        images: normalised, ``[batch 3 height width]``, or the stored trunk's output.
-        detach: patches do not pass gradients on to the blocks below their cut.
-        stored: ``images`` is the output of the block up to which the backbone is frozen.
-        whole: cut a map with fewer cells than the grid into as many parts as it has cells.
-        together: what has the same size also shares a call across cuts, and with the uncut map. None: on accelerators;
-            on a CPU the larger batch only leaves its cache (an explicit step took 8 % longer).
-
-    Returns:
-        For each cut ``[batch channels rows columns]``, and the uncut map, of the same size.
-
-    Raises:
-        InputError: a grid finer than the map; a cut below the stored block; a patch too narrow for a ViT's prefix.
-    """
-    names = backbone.names
-    if stored:
-        assert backbone.frozen_until is not None, "stored features without a frozen trunk"
-        below, x = backbone.frozen_until, images
-        for cut in cuts:
-            _check_above(cut.block, backbone)
-    else:
-        below, x = names[0], backbone.until(images, names[0])
-    mixing = [i for i, name in enumerate(names) if not backbone.pointwise(name)]
-    last = names[max([*mixing, *(backbone.position(cut.block) for cut in cuts)])]
-    if backbone.prefix(last) is not None:
-        last = names[-1]  # tokens are merged when the prefix is gone
-    together = x.device.type != "cpu" if together is None else together
-    groups: list[tuple[list[Key], Tensor]] = [([UNCUT], x)]
-    for name in names[backbone.position(below) :]:
-        if name != below:
-            groups = [(keys, backbone.blocks[name](maps)) for keys, maps in groups]
-        here = [number for number, cut in enumerate(cuts) if cut.block == name]
-        if here:
-            pieces = _pieces(groups)
-            source = pieces[UNCUT].detach() if detach else pieces[UNCUT]
-            for number in here:
-                patches = split(source, backbone, cuts[number], whole=whole)
-                pieces |= {(number, i, j): patch for i, row in enumerate(patches) for j, patch in enumerate(row)}
-            groups = _by_size(pieces, together)
-        if name == last:
-            groups = _by_size(_merged(_pieces(groups)), together)
-    pieces = _pieces(groups)
-    return [pieces[number, 0, 0] for number in range(len(cuts))], pieces[UNCUT]
-
-
-def edges(length: int, parts: int, step: int = 1) -> tuple[int, ...]:
-    r"""Where to cut ``length`` cells: :math:`y_j = \lfloor jL / k \rfloor`, counted in units of ``step`` cells.
-
-    With the stride that the blocks above still have as ``step``, every patch but the last holds whole cells of the
-    final map. What is left of ``length`` beyond a multiple of ``step`` belongs to the last patch, as it belongs to the
-    last cell of the uncut map; so the merged map has the uncut one's size, and nothing is padded or cropped. (Networks
-    that pad by size, as TensorFlow's do, see an odd map half a cell beside an even one: where the size is odd, merged
-    and uncut maps are that far apart.)
-
-    Returns:
-        ``parts + 1`` growing positions, from 0 to ``length``.
-
-    Raises:
-        InputError: more parts than cells.
-    """
-    cells = max(length // step, 1)
-    if parts > cells:
-        raise InputError(
-            f"a grid of {parts} patches a side is finer than the map, which has {cells} cells along a side: "
-            "use a coarser grid (--ppl.grids) or larger views"
-        )
-    return (*(j * cells // parts * step for j in range(parts)), length)
-
-
-def split(x: Tensor, backbone: Backbone, cut: Cut, *, whole: bool = False) -> list[list[Tensor]]:
-    """:math:`P_k`: the output of ``cut.block`` in patches, row by row. For ``whole`` see :func:`patchwise`."""
-    assert backbone.strides, "a chain without strides cannot be cut"
-    step = max(1, backbone.stride // backbone.strides[cut.block])
-    rows, columns = backbone.grid(x, cut.block)
-    down = across = cut.grid
-    if whole:
-        narrowest = max(1, backbone.prefix(cut.block) or 1)  # a row of prefix tokens must fit in
-        down = max(1, min(down, rows // step))
-        across = max(1, min(across, columns // max(step, narrowest)))
-    y, x_ = edges(rows, down, step), edges(columns, across, step)
-    return [
-        [backbone.crop(x, cut.block, slice(y[i], y[i + 1]), slice(x_[j], x_[j + 1])) for j in range(across)]
-        for i in range(down)
-    ]
-
-
-def merge(patches: Sequence[Sequence[Tensor]]) -> Tensor:
-    """:math:`M`: patches ``[batch channels rows columns]``, row by row, back to one map."""
-    rows = [row[0] if len(row) == 1 else torch.cat(list(row), 3) for row in patches]
-    return rows[0] if len(rows) == 1 else torch.cat(rows, 2)
-
-
-def _by_size(pieces: Mapping[Key, Tensor], together: bool) -> list[tuple[list[Key], Tensor]]:
-    """Pieces of equal size, of one cut or ``together`` of all, on one batch axis."""
-    groups: dict[object, list[Key]] = {}
-    for key, piece in pieces.items():
-        groups.setdefault((piece.shape[2:], 0 if together else key[0]), []).append(key)
-    return [
-        (keys, pieces[keys[0]] if len(keys) == 1 else torch.cat([pieces[key] for key in keys]))
-        for keys in groups.values()
-    ]
-
-
-def _pieces(groups: Sequence[tuple[list[Key], Tensor]]) -> dict[Key, Tensor]:
-    """The inverse of :func:`_by_size`."""
-    return {key: piece for keys, maps in groups for key, piece in zip(keys, maps.chunk(len(keys)), strict=True)}
-
-
-def _merged(pieces: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-    """The patches of each cut in one map, under the key of its first patch."""
-    grids: dict[int, list[list[Tensor]]] = {}
-    for number, i, j in sorted(pieces):
-        if j == 0:
-            grids.setdefault(number, []).append([])
-        grids[number][i].append(pieces[number, i, j])
-    return {(number, 0, 0): merge(rows) for number, rows in grids.items()}
 
 
 # --- where to cut -----------------------------------------------------------------------------------------------
@@ -412,7 +259,7 @@ def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
                 + ", ".join(backbone.names[:-1])
             )
         if backbone.frozen_until is not None:
-            _check_above(block, backbone)
+            check_above(block, backbone)
     positions = [backbone.position(block) for block in blocks]
     if positions != sorted(positions):
         raise InputError(
@@ -423,7 +270,7 @@ def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
     return tuple(Cut(block, grid) for block, grid in zip(blocks, grids, strict=True))
 
 
-def default_cuts(backbone: Backbone, most: int = MOST_STAGES) -> tuple[str, ...]:
+def default_cuts(backbone: Backbone, most: int = MAX_STAGES) -> tuple[str, ...]:
     """The last ``most`` blocks before the network's last resolution: layer1 to layer3 of a ResNet, block2 to block4 of
     EfficientNet-Lite0, stage0 to stage2 of a ConvNeXt.
 
@@ -443,28 +290,9 @@ def default_cuts(backbone: Backbone, most: int = MOST_STAGES) -> tuple[str, ...]
             f"nothing above '{names[first]}' looks beyond its own cell, so cutting the map there changes nothing: "
             + (f"freeze less (--freeze-until {names[around[-1] - 1]})" if around else "use another backbone")
         )
-    resolutions = _resolutions(backbone)
+    resolutions = list(backbone.resolutions.values())
     finer = [i for i in useful if resolutions[i] < resolutions[-1]]
     return tuple(names[i] for i in (finer or useful)[-most:])
-
-
-def _resolutions(backbone: Backbone) -> list[int]:
-    """Pixels per cell of every block as it was pretrained: a stride that became dilation is still one."""
-    found: list[int] = []
-    for name, block in backbone.blocks.items():
-        dilations = (max(m.dilation) for m in block.modules() if isinstance(m, nn.Conv2d))
-        found.append(max([backbone.strides[name] * max(dilations, default=1), *found[-1:]]))
-    return found
-
-
-def _check_above(block: str, backbone: Backbone) -> None:
-    frozen = backbone.frozen_until
-    assert frozen is not None
-    if backbone.position(block) < backbone.position(frozen):
-        raise InputError(
-            f"a cut after '{block}' lies below '{frozen}', whose output is stored: cut after {frozen} or higher, or "
-            f"freeze less (--freeze-until {block})"
-        )
 
 
 def _uneven(grids: Sequence[int], cuts: Sequence[str]) -> InputError:

@@ -1,8 +1,8 @@
 r"""SMAF: self-training on reactivated attention maps (Yang, Zhu, Zhang, ICME 2023, arXiv 2305.05841).
 
-Idea. The fused maps of a trained network see more of an object than any single look of it, but weakly. Lift in every
-cell the strongest class to certainty and teach a student, which looks once, to give exactly that: what eight looks
-found together becomes what one look finds, and its own eight looks find more.
+Idea. The fused maps of a trained network see more of an object than any single view of it, but weakly. Lift in every
+cell the strongest class to certainty and teach a student to give exactly that from one view: what eight views
+showed together becomes what one view shows, and its own eight views show more.
 
 .. math::
     T_c(p) = y_c A_c(p), \quad T_{\mathrm{bg}}(p) = b, \qquad
@@ -15,9 +15,9 @@ found together becomes what one look finds, and its own eight looks find more.
   does not sum to one; where no class reaches b, background has 1 and the classes are amplified by 1/b.
 * :math:`Q` -- softmax over the C + 1 scores of the student, brought to the grid of A before the softmax.
 
-The paper starts from EPS (:mod:`tag2mask.methods.eps`; its page also has the fusion that makes A) and names this whole
-road SMAF; the recipe ``smaf`` is that. Nothing in the formulas asks for EPS, so ``--self-train smaf`` goes on top of
-any method's maps, with any backbone, with or without saliency. The student is then a
+The paper starts from EPS (:mod:`tag2mask.methods.eps`; its page also has the fusion that makes A) and names the whole
+pipeline SMAF; the recipe ``smaf`` is that. Nothing in the formulas asks for EPS, so ``--self-train smaf`` goes on top
+of any method's maps, with any backbone, with or without saliency. The student is then a
 :class:`~tag2mask.methods.eps.ClassMapNet` on the method's trained backbone: EPS goes on with its own head, every other
 method's student gets a new linear one.
 
@@ -27,7 +27,7 @@ loss; padding of a view counts as background (b alone stands there, so R says ba
 What the published code only hints at, each a setting, off by default:
 
 * ``rounds``: the student's maps teach the next student (the *iterated* teacher).
-* ``teacher = "ema"``: an exponential moving average of the student looks at the same view, and its map moves in place
+* ``teacher = "ema"``: an exponential moving average of the student sees the same view, and its map moves in place
   of the stored one as training goes on. A view may not show the object at all, so the average's map is scaled, class by
   class, to the maximum that the stored map has in this view: the stored map says how much of the class is there, the
   average where.
@@ -46,15 +46,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
-from tag2mask.errors import InputError, unknown
+from tag2mask.errors import InputError
 from tag2mask.methods.eps import ClassMapNet, Eps
+from tag2mask.protocols import Traits
+from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_values
 from tag2mask.types import Batch, Losses, masked_mean
 
 Denoiser = Literal["prototype", "saliency"]
@@ -69,59 +71,37 @@ class SelfTrainSettings:
 
     name: Literal["none", "smaf"] = "none"
     """smaf: train students on the maps. none: the method's maps are the last."""
-    rounds: int = 1
+    rounds: Annotated[int, Range(at_least=1)] = 1
     """Students, each taught by the maps of the one before (the paper has one)."""
-    background: float | None = None
+    background: Annotated[float | None, Range(above=0, below=1)] = None
     """Constant score of background in the targets. None: the paper's 0.2 where saliency denoises, since it then says
     what is background; otherwise found on the maps without truth."""
-    weight: float = 100.0
+    weight: Annotated[float, POSITIVE] = 100.0
     """Of the squared error."""
     denoise: tuple[Denoiser, ...] = ()
     """What cleans the maps beside the tags: prototype, saliency."""
     teacher: Literal["static", "ema"] = "static"
     """static: the stored maps. ema: they give way to an average of the student."""
-    decay: float = 0.999
+    decay: Annotated[float, Range(at_least=0, below=1)] = 0.999
     """Of that average, at each step."""
-    sharpness: float | None = None
+    sharpness: Annotated[float | None, POSITIVE] = None
     """Exponent of the ratios in the targets. None: 1, the paper's, where saliency denoises, otherwise 4 (chosen on
     truth, docs/log.md). The paper's b of 0.2 leaves background far behind wherever a class wins; with the larger b of
     other maps it stays close, the student's softmax hangs in the middle and objects fade: a larger exponent tells them
     apart."""
     padding: Literal["background", "left-out"] = "background"
     """What a view's padding is taught as."""
-    classification: float = 0.0
+    classification: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the tags' loss."""
-    jitter: float = 0.0
+    jitter: Annotated[float, SHARE] = 0.0
     """Strength of colour jitter on the student's views."""
-    stride: int = 4
+    stride: Annotated[int, Range(at_least=1)] = 4
     """Pixels per cell of the targets."""
 
     def __post_init__(self) -> None:
-        if self.name not in ("none", "smaf"):
-            raise unknown("self-training", self.name, ("none", "smaf"))
-        if self.rounds < 1:
-            raise InputError(
-                f"self-train.rounds is {self.rounds}: it must be at least 1 (--self-train none for no student)"
-            )
-        if self.background is not None and not 0 < self.background < 1:
-            raise InputError(f"self-train.background {self.background} must lie between 0 and 1")
-        for name in ("prototype", "saliency"):
-            if self.denoise.count(name) > 1:
-                raise InputError(f"self-train.denoise names {name} twice")
-        for name in self.denoise:
-            if name not in ("prototype", "saliency"):
-                raise unknown("denoiser", name, ("prototype", "saliency"))
-        if not 0 <= self.decay < 1:
-            raise InputError(f"self-train.decay {self.decay} must lie in [0, 1)")
-        if self.weight <= 0 or self.classification < 0:
-            raise InputError(
-                f"self-train.weight {self.weight} must be above 0 and self-train.classification {self.classification} "
-                "at least 0"
-            )
-        if self.sharpness is not None and self.sharpness <= 0:
-            raise InputError(f"self-train.sharpness is {self.sharpness}: an exponent must be above 0")
-        if self.stride < 1:
-            raise InputError(f"self-train.stride is {self.stride}: it must be at least 1")
+        check_values(self, "self-train")
+        if len(set(self.denoise)) < len(self.denoise):
+            raise InputError(f"--self-train.denoise {','.join(self.denoise)} names one twice: name each once")
 
     @property
     def constant(self) -> float | None:
@@ -136,6 +116,12 @@ class SelfTrainSettings:
         if self.sharpness is not None:
             return self.sharpness
         return 1.0 if "saliency" in self.denoise else 4.0
+
+    @property
+    def maps_traits(self) -> Traits:
+        """Of a student's maps. What saliency missed was taught as background, so a student so taught says too much of
+        it."""
+        return Traits(maps="evidence" if "saliency" in self.denoise else "probabilities")
 
     @property
     def students(self) -> int:
@@ -209,7 +195,7 @@ class Student(nn.Module):
     def losses(self, batch: Batch, progress: float) -> Losses:
         assert batch.maps is not None, "a student learns from maps"
         s = self.settings
-        features, logits = self.network.features_and_logits(batch.images, stored=batch.stored)
+        features, logits = self.network.features_and_logits(batch)
         with torch.no_grad():
             maps = batch.maps * batch.labels[:, :, None, None]
             if self.average is not None:
@@ -230,7 +216,7 @@ class Student(nn.Module):
         """Maps that go from the stored ones to the average's as ``progress`` goes from 0 to 1."""
         assert self.average is not None
         follow(self.average, self.network, self.settings.decay)
-        logits = self.average.logits(batch.images, stored=batch.stored)
+        logits = self.average.logits(batch)
         grown = F.interpolate(logits, maps.shape[2:], mode="bilinear", align_corners=True)
         moving = grown.softmax(1)[:, :-1] * batch.labels[:, :, None, None]
         top = maps.amax((2, 3), keepdim=True)

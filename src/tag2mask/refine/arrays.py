@@ -32,29 +32,28 @@ def tensor_of(array: object, who: str, what: str) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def present_labels(scores: Tensor, who: str, wants: str, highest: float = math.inf) -> Tensor:
-    """Which labels each image has, ``[batch labels]`` bool: those whose scores are not zero everywhere.
+def highest_scores(scores: Tensor, who: str, wants: str, limit: float = math.inf) -> Tensor:
+    """The highest score of each label in each image, ``[batch labels]``. A label is present where that is above 0.
 
     Args:
         scores: ``[batch labels height width]``.
         who, wants: whose input it is and what it should be, for the error.
-        highest: what no score may exceed.
+        limit: what no score may exceed.
 
     Raises:
         InputError: scores that are not finite, negative, too high, or of an image zero for every label.
     """
-    least, most = torch.aminmax(scores.flatten(2), dim=2)  # [batch labels]; NaN comes through
-    low, high = float(least.amin()), float(most.amax())
+    lowest, highest = torch.aminmax(scores.flatten(2), dim=2)  # [batch labels]; NaN comes through
+    low, high = float(lowest.amin()), float(highest.amax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"{who}: scores hold NaN or infinity; check the maps they were made from")
     if low < 0:
         raise InputError(f"{who}: scores go down to {low:.3g}; give {wants}, not logits")
-    if high > highest:
+    if high > limit:
         raise InputError(f"{who}: scores reach {high:.3g}; give {wants}: apply a softmax first")
-    present = most > 0
-    if not bool(present.any(1).all()):
+    if not bool((highest > 0).any(1).all()):
         raise InputError(f"{who}: the scores of an image are zero for every label; give it at least background")
-    return present
+    return highest
 
 
 def as_given(given: Array, result: Tensor) -> Array:

@@ -1,4 +1,4 @@
-"""The dense CRF's mean field compiled with numba: the arithmetic of :func:`tag2mask.refine.crf.mean_field`, faster.
+"""The dense CRF's mean field compiled with numba: the arithmetic of :mod:`tag2mask.refine.crf_portable`, faster.
 
 Optional (``pip install tag2mask[fast]``). What it saves over plain torch: corners are found by hashing instead of
 sorting, and slice, softmax and the next splat are one pass over the pixels, so that each pixel's corners and weights
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tag2mask.refine.permutohedral import check_range
 
 if TYPE_CHECKING:
-    from tag2mask.refine.crf import CrfSettings
+    from tag2mask.refine.crf_settings import CrfSettings
 
 BLOCK = 2048  # pixels per pass: few enough to stay in cache, many enough that calls cost nothing
 
@@ -509,7 +509,7 @@ _NONE = (np.empty((0, 0), np.uint32), np.empty((0, 0), np.float32), np.empty((0,
 def mean_field(
     image: NDArray[np.uint8], scores: NDArray[np.float32], settings: CrfSettings, floor: float, copies: int = 1
 ) -> NDArray[np.float32]:
-    """:func:`tag2mask.refine.crf.mean_field` on numpy arrays, with its arguments and result."""
+    """:func:`tag2mask.refine.crf_portable.mean_field` on numpy arrays, with its arguments and result."""
     if len(scores) == 1:
         return np.full_like(scores, 1 / copies)
     energies = -np.log(np.clip(scores, np.float32(floor), np.float32(1))).reshape(len(scores), -1)

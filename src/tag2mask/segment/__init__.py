@@ -1,17 +1,23 @@
 """Segmenters by name, their training loss, their inference, and the masks they make of their own training photos."""
 
-from tag2mask.segment.inference import InferenceSettings, segment_image
-from tag2mask.segment.models import SegmenterSettings, SegmenterTask, build, check, known
+from tag2mask.segment.build import build, check_settings, known
+from tag2mask.segment.deeplab import weigh_classes
+from tag2mask.segment.inference import InferenceSettings, PhotoSegmenter, refined, segment_photo
 from tag2mask.segment.relabel import RelabelSettings, gate_by_tags
+from tag2mask.segment.settings import SegmenterSettings
+from tag2mask.segment.task import SegmenterTask
 
 __all__ = [
     "InferenceSettings",
+    "PhotoSegmenter",
     "RelabelSettings",
     "SegmenterSettings",
     "SegmenterTask",
     "build",
-    "check",
+    "check_settings",
     "gate_by_tags",
     "known",
-    "segment_image",
+    "refined",
+    "segment_photo",
+    "weigh_classes",
 ]

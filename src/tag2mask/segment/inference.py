@@ -4,84 +4,125 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask import compute
-from tag2mask.data.augment import fit_size, normalise, resized
+from tag2mask.backbones import Backbone
+from tag2mask.data.augment import fit_size, resized
 from tag2mask.errors import InputError
-from tag2mask.types import Refiner
+from tag2mask.protocols import Refiner, Segmenter
+from tag2mask.settings import POSITIVE, DecidesNothing, Range, check_values
+from tag2mask.types import Photos, normalise
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """How a segmenter looks at a new photo."""
+    """How a segmenter segments a new photo."""
 
-    longest: int = 384
+    long_side: Annotated[int, Range(at_least=0, at_most=65_535)] = 384
     """Longer side of the photo at scale 1, in pixels; 0: as it is."""
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25)
+    scales: Annotated[tuple[float, ...], POSITIVE] = (0.75, 1.0, 1.25)
+    """Sizes of the views, as multiples of that."""
     flip: bool = True
-    window: int = 768
-    """A view longer than this is looked at in overlapping windows of this side."""
+    """Each scale also mirrored."""
+    window: Annotated[int, Range(at_least=32)] = 768
+    """A view longer than this is segmented in overlapping windows of this side."""
     refine: str = "crf/deeplab"
     """Refiner of the probabilities (`tag2mask list refiners`), or none."""
+    batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
+    """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"
+    """Of the forward passes."""
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"inference.scales {self.scales} must be positive numbers, at least one")
+        check_values(self, "inference")
+        if not self.scales:
+            raise InputError("--inference.scales is empty: give at least one scale")
 
 
-def segment_image(
-    segmenter: Any,
-    image: np.ndarray,
-    settings: InferenceSettings,
-    mean: Sequence[float],
-    std: Sequence[float],
-    multiple: int = 1,
-    refiner: Refiner | None = None,
-) -> Tensor:
-    """Probabilities ``[1+classes height width]`` float32 of one photo ``[height width 3]`` uint8.
+@dataclass(frozen=True)
+class PhotoSegmenter:
+    """Segments photos whose views are of one size, a batch at a time.
 
-    Softmax of each view is brought to the photo's size and averaged.
+    Attributes:
+        segmenter: a :class:`tag2mask.protocols.Segmenter` in eval mode, on its device.
+        backbone: says how photos are normalised and what their sides are multiples of.
     """
-    height, width = image.shape[:2]
-    where = next(segmenter.parameters()).device
-    longest = settings.longest or max(height, width)
-    total: Tensor | None = None
-    for scale in settings.scales:
-        size = fit_size(height, width, longest, scale, multiple)
-        view = normalise(resized(image, size), tuple(mean), tuple(std))[None]
-        if settings.flip:
-            view = torch.cat([view, view.flip(3)])
-        probabilities = _windows(segmenter, view.to(where), settings, multiple)
-        if settings.flip:
-            probabilities = (probabilities[:1] + probabilities[1:].flip(3)) / 2
-        grown = F.interpolate(probabilities, (height, width), mode="bilinear", align_corners=False)[0]
-        total = grown if total is None else total + grown
-    assert total is not None
-    scores = (total / len(settings.scales)).cpu()
-    if refiner is None:
-        return scores
+
+    segmenter: nn.Module
+    backbone: Backbone
+    settings: InferenceSettings
+
+    def views(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the views of a photo, one for each scale."""
+        long_side = self.settings.long_side or max(height, width)
+        return tuple(fit_size(height, width, long_side, s, self.backbone.multiple) for s in self.settings.scales)
+
+    def read(self, image: np.ndarray) -> list[Tensor]:
+        """The views of a photo ``[height width 3]`` uint8, each ``[3 height width]`` uint8."""
+        return [resized(image, size) for size in self.views(image.shape[0], image.shape[1])]
+
+    def __call__(self, sizes: Sequence[tuple[int, int]], inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Probabilities ``[1+classes height width]`` float32 of each photo, on the segmenter's device, not refined.
+
+        Softmax of each view is brought to the photo's size and averaged.
+
+        Args:
+            sizes: (height, width) of each photo; their views are of the same sizes.
+            inputs: what :meth:`read` gave of each.
+        """
+        device = next(self.segmenter.parameters()).device
+        totals: list[Tensor | None] = [None] * len(sizes)
+        for of_scale in zip(*inputs, strict=True):
+            view = torch.stack(of_scale).to(device, non_blocking=True)
+            view = normalise(view, (self.backbone.mean, self.backbone.std))
+            if self.settings.flip:
+                view = torch.cat([view, view.flip(3)])
+            probabilities = _windows(self.segmenter, view, self.settings, self.backbone.multiple)
+            if self.settings.flip:
+                plain, mirrored = probabilities.chunk(2)
+                probabilities = (plain + mirrored.flip(3)) / 2
+            for number, size in enumerate(sizes):
+                one = probabilities[number : number + 1]
+                grown = F.interpolate(one, size, mode="bilinear", align_corners=False)[0]
+                total = totals[number]
+                totals[number] = grown if total is None else total + grown
+        return [total / len(self.settings.scales) for total in totals if total is not None]
+
+
+def segment_photo(segmenter: nn.Module, backbone: Backbone, image: np.ndarray, settings: InferenceSettings) -> Tensor:
+    """Probabilities ``[1+classes height width]`` float32 of one photo ``[height width 3]`` uint8, not refined.
+
+    Args:
+        segmenter, backbone: as of :class:`PhotoSegmenter`.
+    """
+    photos = PhotoSegmenter(segmenter, backbone, settings)
+    return photos([(image.shape[0], image.shape[1])], [photos.read(image)])[0].cpu()
+
+
+def refined(image: np.ndarray, probabilities: Tensor, refiner: Refiner) -> Tensor:
+    """Probabilities ``[labels height width]`` of a photo ``[height width 3]`` uint8, refined; labels that win nowhere
+    and come near nowhere are left out and come back zero."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    kept = _worth_refining(scores)
-    refined = torch.zeros_like(scores)
-    refined[kept] = refiner.refine(pixels, scores[kept][None] / scores[kept].sum(0, keepdim=True))[0]
-    return refined
+    kept = _worth_refining(probabilities)
+    out = torch.zeros_like(probabilities)
+    out[kept] = refiner.refine(pixels, probabilities[kept][None] / probabilities[kept].sum(0, keepdim=True))[0]
+    return out
 
 
-def _worth_refining(scores: Tensor, least: float = 0.1) -> Tensor:
+def _worth_refining(scores: Tensor, minimum: float = 0.1) -> Tensor:
     """Channels that win somewhere or come near: the others cannot change the outcome and cost time."""
-    reaches = scores.amax((1, 2)) > least
+    reaches = scores.amax((1, 2)) > minimum
     reaches[0] = True
     return reaches.nonzero()[:, 0]
 
 
-def _windows(segmenter: Any, view: Tensor, settings: InferenceSettings, multiple: int) -> Tensor:
+def _windows(segmenter: nn.Module, view: Tensor, settings: InferenceSettings, multiple: int) -> Tensor:
     """Softmax ``[batch labels rows columns]`` of a view, whole or averaged over overlapping windows."""
     height, width = view.shape[2:]
     side = max(settings.window // multiple, 1) * multiple
@@ -116,7 +157,8 @@ def window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, in
             yield top, left
 
 
-def _softmax(segmenter: Any, images: Tensor, precision: compute.Precision) -> Tensor:
+def _softmax(segmenter: nn.Module, images: Tensor, precision: compute.Precision) -> Tensor:
+    assert isinstance(segmenter, Segmenter)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast(precision, images.device):
-        return segmenter.segment(images).float().softmax(1)
+        return segmenter.segment(Photos(images)).float().softmax(1)

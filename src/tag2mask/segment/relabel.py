@@ -10,30 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from tag2mask import pseudo
 from tag2mask.errors import InputError
+from tag2mask.settings import POSITIVE, Range, check_values
 
 
 @dataclass(frozen=True)
 class RelabelSettings:
     """How often and how the segmenter relabels its training photos."""
 
-    rounds: int = 1
+    rounds: Annotated[int, Range(at_least=0, at_most=100)] = 1
     """Times it relabels and is trained on from where it stands; 0: it is trained on the maps' masks alone."""
-    scales: tuple[float, ...] = (1.0,)
-    """Of the views it looks at, of `inference.longest` pixels; each also mirrored."""
+    scales: Annotated[tuple[float, ...], POSITIVE] = (1.0,)
+    """Of the views that it segments, of `inference.long_side` pixels; each also mirrored."""
     refine: str = "crf/deeplab"
     """Refiner of the gated probabilities (`tag2mask list refiners`), or none."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 0:
-            raise InputError(f"relabel.rounds is {self.rounds}: it must be at least 0")
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"relabel.scales {self.scales} must be positive numbers, at least one")
+        check_values(self, "relabel")
+        if not self.scales:
+            raise InputError("--relabel.scales is empty: give at least one scale")
 
 
 def gate_by_tags(probabilities: Tensor, labels: Iterable[int]) -> tuple[Tensor, tuple[int, ...]]:

@@ -1,122 +1,54 @@
-"""Masks to a segmenter, and its predictions for photos without tags."""
+"""Masks to a segmenter: trained on the pseudo masks, it relabels its training photos and is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask import backbones, compute, evaluate, methods, pseudo, segment
+from tag2mask import backbones, compute, methods, pseudo, segment
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.data.batches import MaskedImages, StoredFeatures
-from tag2mask.data.images import read_image, write_index_mask
-from tag2mask.errors import InputError, listed
-from tag2mask.features import read_ahead
-from tag2mask.progress import track
-from tag2mask.recipes import RunSettings, plain
+from tag2mask.data.images import read_image
+from tag2mask.localize import batches_by
+from tag2mask.plan.context import Context
+from tag2mask.plan.folder import StageFolder
+from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Record, TrainingStage
+from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
-from tag2mask.run import Clock, Run, Stage, digest
-from tag2mask.stages.label import by_scores, fitting, load_network, stored_source, write_masks
-from tag2mask.stages.work import Work, done, mask_of, pause, say, segmenter_names, with_mask
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import MaskReader
+from tag2mask.stages.masks import by_best_score, keep_mask
+from tag2mask.stages.networks import (
+    STRUCTURE,
+    STUDENTS,
+    feature_store,
+    fitting,
+    frozen_settings,
+    load_map_network,
+    own_settings,
+    stored_source,
+)
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import Sample
 
 
-def train_segmenter(work: Work, *, oracle: bool) -> None:
-    """Train the segmenter on the pseudo masks, let it relabel them, train it on; as often as asked.
-
-    With ``oracle`` the same rounds on the truth, for measuring: there is nothing to relabel then.
-    """
-    masks = work.stages["oracle-masks" if oracle else "masks"]
-    before: Stage | None = None
-    for turn, name in enumerate(segmenter_names(work.settings, oracle=oracle)):
-        if turn and not oracle:
-            assert before is not None
-            masks = relabel(work, f"masks-{turn}", before)
-        before = _train_round(work, name, masks, before, oracle=oracle)
+def segmenter_backbone(settings: RunSettings) -> BackboneSettings:
+    """The run's backbone, or the segmenter's own: pretrained, nothing frozen."""
+    own = settings.segmenter
+    if own.backbone is None:
+        return settings.backbone
+    stride = settings.backbone.output_stride if own.output_stride is None else own.output_stride
+    return BackboneSettings(own.backbone, weights=own.weights, output_stride=stride)
 
 
-def _train_round(work: Work, name: str, masks: Stage, before: Stage | None, *, oracle: bool) -> Stage:
-    """Train on these masks, from the weights of the round ``before`` if there was one."""
-    s = work.settings
-    train = s.segmenter_train if before is None else s.relabel_train
-    reads = [masks]
-    if before is not None:
-        reads.append(before)
-    elif warm(s):
-        reads.append(work.best_network)
-    settings = {
-        "content": work.content,
-        "segmenter": plain(s.segmenter),
-        "backbone": plain(segmenter_backbone(s)),
-        "augment": plain(s.segmenter_augment),
-        "train": plain(train),
-        "seed": s.seed,
-    }
-    stage = work.stages[name] = work.run.stage(name, settings, reads)
-    if stage.done:
-        return stage
-    clock = Clock()
-    try:
-        torch.manual_seed(s.seed)
-        segmenter, backbone = new_segmenter(work)
-        if before is not None:
-            load_model(segmenter, before.folder / "model.safetensors")
-        store = work.store(backbone)
-        source: MaskedImages | StoredFeatures
-        dataset = with_mask(work.train, masks)
-        if store is None:
-            normalisation = (backbone.mean, backbone.std)
-            augment = fitting(s.segmenter_augment, backbone)
-            source = MaskedImages(dataset, lambda x: mask_of(masks, x), augment, normalisation, s.seed)
-        else:
-            source = stored_source(work, store, backbone, dataset, lambda x: mask_of(masks, x))
-        task = segment.SegmenterTask(segmenter).to(compute.device())
-        title = f"training {s.segmenter.name}" + (" on the truth (oracle)" if oracle else "")
-        fit(task, source, train, stage.folder, seed=s.seed, title=title)
-        save_model(segmenter, stage.folder / "model.safetensors")  # without the task around it
-    finally:
-        pause(stage, clock)
-    stage.finish(count=len(work.train), seconds=0, peak_memory_gb=compute.peak_memory_gb(), oracle=oracle)
-    again = "" if before is None else " again"
-    of = f"{len(work.train)} " + ("true masks (oracle)" if oracle else f"masks ({masks.folder.name})")
-    done(stage, f"{s.segmenter.name} trained{again} on {of}")
-    return stage
-
-
-def relabel(work: Work, name: str, trained: Stage) -> Stage:
-    """The segmenter's masks of the training photos, gated by their tags and refined."""
-    s = work.settings
-    sharpen = refiner(s.relabel.refine, s.refine_longest)
-    look = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
-    settings = {"inference": plain(look), "refiner": repr(sharpen), "margin": s.pseudo.margin}
-    stage = work.stages[name] = work.run.stage(name, settings, [trained])
-    if stage.done:
-        return stage
-    segmenter, backbone = load_segmenter(work.run, s, len(work.train.classes), trained.folder.name)
-
-    def scored(sample: Sample) -> tuple[tuple[int, ...], Tensor]:
-        pixels = read_image(sample.image_path)
-        probabilities = segment.segment_image(segmenter, pixels, look, backbone.mean, backbone.std, backbone.multiple)
-        scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
-        return classes, pseudo.refine(pixels, scores, sharpen)
-
-    write_masks(work, stage, by_scores(scored, s.pseudo))
-    done(stage, f"{len(work.train)} photos relabelled by the segmenter, tags known")
-    return stage
-
-
-def new_segmenter(work: Work) -> tuple[nn.Module, Backbone]:
-    """A segmenter over the run's backbone, warm where asked."""
-    s = work.settings
-    if warm(s):
-        _, backbone = load_network(work)
-    else:
-        backbone = backbones.build(segmenter_backbone(s)).to(compute.device())
-    return segment.build(s.segmenter, backbone, len(work.train.classes), segmenter_backbone(s)), backbone
+def structure(settings: RunSettings) -> tuple[str | Part, ...]:
+    """Settings that say which segmenter is built."""
+    method = ("method", own_settings(settings, inference=False)) if settings.single_stage else ()
+    return ("segmenter", "backbone", *method)
 
 
 def warm(settings: RunSettings) -> bool:
@@ -124,90 +56,130 @@ def warm(settings: RunSettings) -> bool:
     return settings.segmenter.warm_start and settings.segmenter.backbone is None
 
 
-def segmenter_backbone(settings: RunSettings) -> BackboneSettings:
-    """The run's backbone, or the segmenter's own: pretrained, nothing frozen, at the same output stride."""
-    name = settings.segmenter.backbone
-    if name is None:
-        return settings.backbone
-    return BackboneSettings(name, output_stride=settings.backbone.output_stride)
+def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -> TrainingStage:
+    """Round number ``turn`` of the segmenter, from 0; with ``oracle`` on the truth, for measuring."""
+    name = names.segmenters(settings, oracle=oracle)[turn]
+    masks = "oracle-masks" if oracle else names.masks(settings)[turn]
+    before = names.segmenters(settings, oracle=oracle)[turn - 1] if turn else None
+    network = names.networks(settings)[-1] if warm(settings) else None
+    start = before or network
+    loads = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS) if network else ()
+    title = f"training {settings.segmenter.name}" + (" again" if turn else "") + (" on the truth (oracle)" * oracle)
+    return TrainingStage(
+        name=name,
+        title=title,
+        reads=(masks, *((start,) if start else ())),
+        settings=(
+            "segmenter", "backbone", "segmenter_augment", "relabel_train" if turn else "segmenter_train", "seed",
+            *frozen_settings(settings), *loads,
+        ),
+        facts=("photos", "tags", "weights", "segmenter weights"),
+        oracle=oracle,
+        train=lambda context: _train(context, masks, before, network),
+    )  # fmt: skip
 
 
-def predict_validation(work: Work) -> None:
-    """Masks of the validation photos, without their tags, from each segmenter."""
-    if work.val is None:
-        return
-    for name, folder in (
-        (segmenter_names(work.settings)[-1], "predictions"),
-        ("segmenter-oracle", "predictions-oracle"),
-    ):
-        if name not in work.stages:
-            continue
-        settings = {
-            "inference": plain(work.settings.inference),
-            "refiner": repr(refiner(work.settings.inference.refine, work.settings.refine_longest)),
-            "photos": digest(sorted((x.id, work.seen[x.id].digest) for x in work.val.samples)),
-        }
-        stage = work.stages[folder] = work.run.stage(folder, settings, [work.stages[name]])
-        if stage.done:
-            continue
-        clock = Clock()
-        try:
-            segmenter, backbone = load_segmenter(work.run, work.settings, len(work.train.classes), name)
-            todo = [x for x in work.val.samples if not stage.path(x.id, ".png").exists()]
-            predicted = predictions(segmenter, backbone, todo, work.settings)
-            for sample, mask in track(predicted, "predicting", len(todo)):
-                stage.path(sample.id, ".png").parent.mkdir(parents=True, exist_ok=True)
-                write_index_mask(stage.path(sample.id, ".png"), mask)
-        finally:
-            pause(stage, clock)
-        stage.finish(count=len(work.val), seconds=0, peak_memory_gb=compute.peak_memory_gb())
-        done(stage, f"predictions for {len(work.val)} validation photos")
+def _train(context: Context, masks: str, before: str | None, network: str | None) -> None:
+    s = context.settings
+    train = s.segmenter_train if before is None else s.relabel_train
+    torch.manual_seed(s.seed)
+    segmenter, backbone = _new(context, None if before else network)
+    if before is not None:
+        load_model(segmenter, context.read(before).model)
+    source = _source(context, backbone, context.read(masks))
+    task = segment.SegmenterTask(segmenter).to(compute.device())
+    fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    save_model(segmenter, context.folder.model)  # without the task around it
+
+
+def _new(context: Context, network: str | None) -> tuple[nn.Module, Backbone]:
+    """A segmenter, on the backbone of a trained network where one is given."""
+    s = context.settings
+    if network is not None:
+        backbone = load_map_network(context, network).backbone
+    else:
+        backbone = backbones.build(segmenter_backbone(s)).to(compute.device())
+    return segment.build(s.segmenter, backbone, len(context.classes), segmenter_backbone(s)), backbone
+
+
+def _source(context: Context, backbone: Backbone, masks: StageFolder) -> MaskedImages | StoredFeatures:
+    """The training photos that have a mask, with it."""
+    s = context.settings
+    without = set(masks.manifest().get("without", ()))
+    dataset = context.train
+    if without:
+        dataset = dataset.with_samples([x for x in dataset.samples if x.id not in without])
+    if (store := feature_store(context, backbone)) is not None:
+        return stored_source(context, store, dataset, MaskReader(masks), seed=s.seed)
+    normalisation = (backbone.mean, backbone.std)
+    return MaskedImages(dataset, MaskReader(masks), fitting(s.segmenter_augment, backbone), normalisation, s.seed)
+
+
+def relabel(settings: RunSettings, turn: int) -> PhotoStage:
+    """The masks of round ``turn``, from 1: the segmenter's of the training photos, gated by their tags and refined."""
+    trained = names.segmenters(settings)[turn - 1]
+    return PhotoStage(
+        name=names.masks(settings)[turn],
+        title="relabelled masks",
+        reads=(trained,),
+        settings=(
+            *structure(settings), Part("inference", ("scales", "flip", "refine")), "relabel.scales", "relabel.refine",
+            "refine_long_side", "pseudo.margin",
+        ),
+        facts=("photos", "tags"),
+        constants={"refiner": repr(refiner(settings.relabel.refine, settings.refine_long_side))},
+        keeps_records=True,
+        measured=Measured("masks", f"Relabelled masks, round {turn}", "train"),
+        start=lambda context: _relabel(context, trained),
+    )  # fmt: skip
+
+
+def _relabel(context: Context, trained: str) -> PhotoWork:
+    s = context.settings
+    sharpen = refiner(s.relabel.refine, s.refine_long_side)
+    views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
+    photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
+    decide = pseudo.PseudoSettings(margin=s.pseudo.margin)
+
+    def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
+        pixels = read_image(sample.image_path)
+        return pixels, photos.read(pixels)
+
+    def gated(
+        samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
+    ) -> list[tuple[np.ndarray, Tensor, tuple[int, ...]]]:
+        found = photos([(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs], [of for _, of in inputs])
+        out = []
+        for sample, (pixels, _), probabilities in zip(samples, inputs, found, strict=True):
+            scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
+            out.append((pixels, scores.cpu(), classes))
+        return out
+
+    def write(sample: Sample, found: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
+        pixels, scores, classes = found
+        return keep_mask(
+            context, sample, by_best_score(sample, classes, pseudo.refine(pixels, scores, sharpen), decide)
+        )
+
+    return PhotoWork(
+        read=read,
+        compute=gated,
+        write=write,
+        batches=lambda samples: batches_by(
+            samples, lambda x: photos.views(*context.size(x)), views.batch_size, compute.device()
+        ),
+    )
 
 
 def load_segmenter(
-    run: Run, settings: RunSettings, classes: int, name: str | None = None
+    settings: RunSettings, classes: int, stage: StageFolder, *, single_stage: bool = False
 ) -> tuple[nn.Module, Backbone]:
-    """A run's trained segmenter, in eval mode: of a stage, or the run's result; the method, where that is one."""
-    stage = run.open_stage(segmenter_names(settings)[-1] if name is None else name)
+    """A trained segmenter, in eval mode: of a round, or (``single_stage``) the method."""
     own = segmenter_backbone(settings)
     backbone = backbones.build(replace(own, weights="none"))
-    if settings.single_stage:
+    if single_stage:
         segmenter = methods.build(settings.method, backbone, classes, settings.options)
     else:
         segmenter = segment.build(settings.segmenter, backbone, classes, own)
-    load_model(segmenter, stage.folder / "model.safetensors")
+    load_model(segmenter, stage.model)
     return segmenter.to(compute.device()).eval(), backbone
-
-
-def predictions(
-    segmenter: nn.Module, backbone: Backbone, samples: Sequence[Sample], settings: RunSettings
-) -> Iterator[tuple[Sample, np.ndarray]]:
-    """(sample, index mask ``[height width]``) of each photo, in order. No tags are used."""
-    inference = settings.inference
-    sharpen = None if inference.refine == "none" else refiner(inference.refine, settings.refine_longest)
-
-    def one(item: tuple[Sample, np.ndarray]) -> tuple[Sample, np.ndarray]:
-        sample, pixels = item
-        scores = segment.segment_image(
-            segmenter, pixels, inference, backbone.mean, backbone.std, backbone.multiple, sharpen
-        )
-        return sample, pseudo.index_mask(scores)
-
-    yield from map(one, read_ahead(samples))
-
-
-def make_oracle_masks(work: Work) -> None:
-    """The truth of the training photos as masks, for the ``oracle_masks`` measurement only."""
-    stage = work.stages["oracle-masks"] = work.run.stage("oracle-masks", {"content": work.content})
-    if stage.done:
-        return
-    say("ORACLE: a second segmenter is trained on the true masks; it measures what tags cost and is not the result")
-    clock = Clock()
-    lacking = [s.id for s in work.train.samples if s.mask_path is None]
-    if lacking:
-        raise InputError(
-            f"--oracle-masks needs the true mask of every training photo; {len(lacking)} have none "
-            f"({listed(lacking)}): give --data.truth FOLDER, or leave --oracle-masks out"
-        )
-    count = evaluate.truth_masks_for_oracle_training(work.train, stage.folder)
-    stage.finish(count=count, seconds=clock.seconds)

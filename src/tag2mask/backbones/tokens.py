@@ -1,0 +1,88 @@
+"""A vision transformer's tokens as a chain of blocks hands them on: ``[batch channels 1+rows columns]``, prefix tokens
+(class, registers) in the first row, so that a half-way state can be stored and taken up again like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tag2mask.errors import InputError
+
+
+class Tokens(nn.Module):
+    """Images to position-embedded tokens, packed (the module docstring says how)."""
+
+    needs = (
+        "norm_pre", "pos_drop", "cls_token", "reg_token", "pos_embed", "no_embed_class", "dynamic_img_size",
+        "num_reg_tokens",
+    )  # fmt: skip  # what timm's plain ViTs have, whose position embedding it resizes
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.patch_embed, self.norm_pre, self.pos_drop = vit.patch_embed, vit.norm_pre, vit.pos_drop
+        self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
+        self.num_prefix_tokens, self.no_embed_class = vit.num_prefix_tokens, vit.no_embed_class
+        self.dynamic_img_size, self.num_reg_tokens = vit.dynamic_img_size, vit.num_reg_tokens
+        if hasattr(vit, "dist_token"):  # DeiT's second prefix token
+            self.dist_token = vit.dist_token
+        self.patch = tuple(vit.patch_embed.patch_size)
+        self._embed = type(vit)._pos_embed
+        self.patch_drop = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if height < self.patch[0] or width < self.patch[1]:
+            raise InputError(
+                f"a photo of {height}x{width} pixels is smaller than a patch of {self.patch[0]}x{self.patch[1]}: "
+                "enlarge it, or use a backbone with smaller patches"
+            )
+        if height % self.patch[0] or width % self.patch[1]:
+            raise InputError(
+                f"a photo of {height}x{width} pixels is no whole number of patches of {self.patch[0]}x{self.patch[1]}: "
+                "resize or pad it"
+            )
+        grid = self.patch_embed(images)  # [batch rows columns channels], dynamic size
+        rows, columns = grid.shape[1:3]
+        tokens = self.norm_pre(self._embed(self, grid))
+        return _pack(tokens, self.num_prefix_tokens, rows, columns)
+
+
+class TokenBlock(nn.Module):
+    def __init__(self, block: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.block, self.prefix = block, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape[2] - 1, x.shape[3]
+        return _pack(self.block(_unpack(x, self.prefix)), self.prefix, rows, columns)
+
+
+class TokenGrid(nn.Module):
+    """The final norm, prefix tokens dropped, tokens back in their grid."""
+
+    def __init__(self, norm: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.norm, self.prefix = norm, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape[2] - 1, x.shape[3]
+        tokens = self.norm(_unpack(x, self.prefix))[:, self.prefix :]
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _pack(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
+    first = tokens.new_zeros(len(tokens), columns, tokens.shape[2])
+    if prefix > columns:
+        raise InputError(
+            f"an image {columns} patches wide is too small for this ViT: use larger views (--augment.size)"
+        )
+    first[:, :prefix] = tokens[:, :prefix]
+    return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (1 + rows, columns))
+
+
+def _unpack(x: Tensor, prefix: int) -> Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    columns = x.shape[3]
+    return torch.cat([tokens[:, :prefix], tokens[:, columns:]], 1)

@@ -1,0 +1,132 @@
+"""What can be known to be wrong before a photo is read or a folder is made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+
+from tag2mask import backbones, methods, segment
+from tag2mask.data.batches import check_pairs
+from tag2mask.errors import InputError, listed
+from tag2mask.methods.released import released_state
+from tag2mask.propagation import propagation
+from tag2mask.protocols import ChecksViews
+from tag2mask.recipes import RunSettings
+from tag2mask.refine import refiner
+from tag2mask.stages.networks import check_view
+from tag2mask.stages.segmenter import segmenter_backbone
+from tag2mask.types import Dataset
+
+
+def check_run(settings: RunSettings, dataset: Dataset) -> None:
+    """The settings (their names are checked) go with these training photos.
+
+    Raises:
+        InputError: what is wrong first, in one line.
+    """
+    check_saliency(dataset, settings)
+    check_networks(settings, len(dataset.classes))
+    if settings.traits.pairs:
+        check_pairs(dataset)
+    if settings.oracle_masks:
+        check_oracle(dataset)
+
+
+def check_names(settings: RunSettings) -> None:
+    """Every name in the settings exists, and the settings go together."""
+    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
+        raise InputError(
+            "a run folder is worked on by one process and this was started as several (torchrun, accelerate launch): "
+            "start `tag2mask` itself"
+        )
+    methods.entry(settings.method)
+    if settings.oracle_masks and settings.single_stage:
+        raise InputError(
+            f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
+            f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
+        )
+    backbones.check_settings(settings.backbone)
+    for training in ("propagation_train", "segmenter_train", "relabel_train"):
+        if getattr(settings, training).epochs == 0:
+            raise InputError(f"--{training.replace('_', '-')}.epochs is 0: it must be above 0")
+    refiner(settings.refine)
+    refiner(settings.inference.refine)
+    refiner(settings.relabel.refine)
+    _check_propagation(settings)
+    if settings.pseudo.background == "saliency-rule" and settings.refine != "none":
+        raise InputError(
+            f"--background saliency-rule sets its thresholds on the maps themselves, and --refine {settings.refine} "
+            "would move them: use --refine none, or --background saliency"
+        )
+    own = segmenter_backbone(settings)
+    if own is not settings.backbone:
+        backbones.check_settings(own)
+    segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
+
+
+def _check_propagation(settings: RunSettings) -> None:
+    way = propagation(settings.propagate)
+    if way is not None and way.network is not None and settings.frozen:
+        raise InputError(
+            f"--propagate {settings.propagate} needs the outputs of the backbone's blocks: leave out --freeze"
+        )
+
+
+def check_networks(settings: RunSettings, classes: int) -> None:
+    """The method can be built on the backbone and learns from views of this size; what it starts from is there.
+
+    Raises:
+        InputError: what they say of each other, and of the views.
+    """
+    with torch.random.fork_rng(devices=[]):  # what is drawn here must not change what the run draws
+        backbone = backbones.build(replace(settings.backbone, weights="none"))
+        method = methods.build(settings.method, backbone, classes, settings.options)
+    if backbone.frozen_until is None:
+        check_view(settings.augment, backbone)
+        if isinstance(method, ChecksViews):
+            method.check_views(settings.augment.size, settings.augment.size)
+    if settings.train.epochs == 0 and released_state(method, settings.backbone.weights) is None:
+        raise InputError(
+            "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
+            f"released {settings.method} of these classes, to use it as it is)"
+        )
+
+
+def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
+    """Saliency maps are there for every photo, where the settings ask for them."""
+    asking = {
+        f"--method {settings.method}": (settings.traits.saliency, "a method without, --method cam"),
+        "--self-train.denoise saliency": (
+            settings.self_train.students > 0 and "saliency" in settings.self_train.denoise, "leave it out"
+        ),
+        "--background saliency": (settings.pseudo.background == "saliency", "another background"),
+        "--background saliency-rule": (settings.pseudo.background == "saliency-rule", "another background"),
+    }  # fmt: skip
+    asking = {what: otherwise for what, (asks, otherwise) in asking.items() if asks}
+    if not asking:
+        return
+    lacking = [s.id for s in dataset.samples if s.saliency_path is None]
+    for what, otherwise in asking.items():
+        if what == "--background saliency-rule":
+            if len(lacking) < len(dataset):
+                continue  # photos without one get no mask by the rule; they are counted and named
+            needed = f"saliency maps and none of the {len(dataset)} photos has one"
+        else:
+            needed = f"a saliency map for every photo; {len(lacking)} have none ({listed(lacking)})"
+        if lacking:
+            raise InputError(
+                f"{what} needs {needed}: give --saliency FOLDER (grey images, one a photo under its name, bright where "
+                f"something stands out, by any saliency detector), or {otherwise}"
+            )
+
+
+def check_oracle(dataset: Dataset) -> None:
+    """Every training photo has a true mask."""
+    lacking = [s.id for s in dataset.samples if s.mask_path is None]
+    if lacking:
+        raise InputError(
+            f"--oracle-masks needs the true mask of every training photo; {len(lacking)} have none "
+            f"({listed(lacking)}): give --data.truth FOLDER, or leave --oracle-masks out"
+        )

@@ -1,0 +1,105 @@
+"""The command line. Heavy modules are imported by the command that needs them, so `--help` answers at once.
+
+Exit codes: 0 done; 2 something the user can mend, said in one line; 143 ended by SIGTERM, what was done is saved;
+anything else is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tag2mask.errors import InputError, Terminated, unknown
+
+HELP = """\
+tag2mask: image tags in, pixel masks out.
+
+  tag2mask demo                                      embedded data and weights, no network: trains, labels,
+                                                     measures, writes a report
+  tag2mask doctor DATA                               what is wrong with a data set, before hours are spent on it
+  tag2mask train  DATA --method cam --out RUN        tags -> maps -> masks -> trained segmenter -> scores -> report
+  tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
+  tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
+  tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
+  tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
+                                                     any folder of index masks against any other
+  tag2mask report RUN                                write RUN/report.html again
+  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
+  tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
+
+`tag2mask COMMAND --help` shows every setting. DATA is a folder with images/ and tags.csv (image,tags), one folder per
+class, VOC's layout, or COCO's.
+"""
+
+CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EROFS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: runs a command, prints what the user can mend as one line, exits."""
+    from tag2mask.interrupt import handle_signals
+
+    if arguments is None:  # a program of its own, not a test within another
+        handle_signals()
+    try:
+        code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except InputError as error:
+        code = fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        code = fail("interrupted: run the same command again to go on; finished work is kept")
+    except Terminated:
+        fail("asked to end: run the same command again to go on; finished work is kept")
+        code = 143
+    except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        code = fail(
+            f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out"
+        )
+    sys.exit(code)
+
+
+def fail(message: str) -> int:
+    """Print the one line of an error; its exit code."""
+    encoding = sys.stderr.encoding or "utf-8"
+    print(f"tag2mask: {message}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+    return 2
+
+
+def commands() -> dict[str, Callable[[list[str]], int]]:
+    """Command name to what runs it, given the arguments after it."""
+    from tag2mask.cli import lists, runs, tools
+
+    return {
+        "demo": runs.demo,
+        "doctor": tools.doctor,
+        "train": runs.train,
+        "label": runs.label,
+        "plan": runs.plan,
+        "predict": tools.predict,
+        "evaluate": tools.evaluate,
+        "report": tools.report,
+        "list": lists.list_names,
+        "download": tools.download,
+    }
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from tag2mask import __version__
+
+        print(__version__)
+        return 0
+    table = commands()
+    if arguments[0] not in table:
+        raise unknown("command", arguments[0], table)
+    return table[arguments[0]](arguments[1:])

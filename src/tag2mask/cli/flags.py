@@ -1,0 +1,103 @@
+"""Short flags, lists, and what a command shows while it works."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+# short flag -> the setting it stands for
+SHORT = {
+    "--classes": "--data.classes",
+    "--layout": "--data.layout",
+    "--tags": "--data.tags",
+    "--truth": "--data.truth",
+    "--truth-values": "--data.truth-values",
+    "--saliency": "--data.saliency",
+    "--negatives": "--data.negatives",
+    "--class-names": "--data.class-names",
+    "--train-split": "--data.train-split",
+    "--val-split": "--data.val-split",
+    "--backbone": "--backbone.name",
+    "--weights": "--backbone.weights",
+    "--freeze": "--backbone.freeze",
+    "--freeze-until": "--backbone.freeze-until",
+    "--epochs": "--train.epochs",
+    "--scales": "--localize.scales",
+    "--background": "--pseudo.background",
+    "--self-train": "--self-train.name",
+    "--threshold": "--pseudo.threshold",
+    "--segmenter": "--segmenter.name",
+}
+# accept a,b,c too
+LISTS = {
+    "--data.classes", "--data.class-names", "--data.truth-values", "--localize.scales", "--inference.scales", "--self-train.denoise",
+}  # fmt: skip
+
+
+def spell_out(arguments: Sequence[str]) -> list[str]:
+    """Short flags to the settings they stand for; ``a,b,c`` and files of names to lists."""
+    spelled: list[str] = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if not flag.startswith("--"):
+            spelled.append(argument)
+            continue
+        spelled.append(SHORT.get(flag, flag))
+        if equals:
+            spelled.append(value)
+    out: list[str] = []
+    for index, argument in enumerate(spelled):
+        if index and spelled[index - 1] in LISTS and not argument.startswith("--"):
+            out += _listed(spelled[index - 1], argument)
+        else:
+            out.append(argument)
+    return out
+
+
+def _listed(flag: str, argument: str) -> list[str]:
+    path = Path(argument)
+    if flag == "--data.classes" and "," not in argument and path.is_file():
+        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return [name for name in lines if name]
+    return [part.strip() for part in argument.split(",") if part.strip()]
+
+
+def take(arguments: list[str], flag: str, default: str) -> str:
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments."""
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            value = arguments[index + 1]
+            del arguments[index : index + 2]
+            return value
+        if argument.startswith(flag + "="):
+            del arguments[index]
+            return argument.partition("=")[2]
+    return default
+
+
+def show_progress() -> None:
+    """Show the library's log and its bars; other libraries' notes only where they are warnings."""
+    from tag2mask import progress
+
+    warnings.filterwarnings("ignore", message="Image size")  # Pillow's; ours says the same, with what to do
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    own = logging.getLogger("tag2mask")
+    own.setLevel(logging.INFO)
+    own.handlers, own.propagate = [_ConsoleHandler()], False
+    progress.show()
+
+
+class _ConsoleHandler(logging.Handler):
+    """The log on the console of the bars, so that neither writes over the other."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tag2mask.progress import console
+
+        text = self.format(record)
+        encoding = console().encoding or "utf-8"
+        console().print(
+            text.encode(encoding, "backslashreplace").decode(encoding), markup=False, soft_wrap=True, highlight=False
+        )

@@ -1,0 +1,141 @@
+"""The commands that need no run's settings: `doctor`, `predict`, `evaluate`, `report`, `download`."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tag2mask.cli.flags import show_progress, spell_out
+
+if TYPE_CHECKING:
+    from tag2mask.evaluate import Scores
+
+
+def doctor(arguments: list[str]) -> int:
+    import tyro
+
+    from tag2mask.data import DataSettings
+
+    @dataclasses.dataclass(frozen=True)
+    class Doctor:
+        """What is wrong with a data set, before hours are spent on it."""
+
+        DATA: tyro.conf.Positional[Path]
+        data: DataSettings = DataSettings()
+
+    parsed = tyro.cli(Doctor, args=spell_out(arguments), prog="tag2mask doctor")
+    show_progress()
+    from tag2mask.doctor import diagnose, render
+
+    findings = diagnose(parsed.DATA, parsed.data)
+    print(render(findings))
+    return 2 if any(f.level == "error" for f in findings) else 0
+
+
+def predict(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Predict:
+        """Masks for new, untagged photos with a run's segmenter."""
+
+        RUN: tyro.conf.Positional[Path]
+        IMAGES: tyro.conf.Positional[Path]
+        out: Path
+        """Folder for the masks: index PNG, 0 background, c + 1 class c, in the palette of VOC."""
+        refine: str | None = None
+        """Another refiner than the run's (`tag2mask list refiners`), or none."""
+
+    parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
+    show_progress()
+    from tag2mask import pipeline
+
+    written = pipeline.predict(parsed.RUN, parsed.IMAGES, parsed.out, refine=parsed.refine)
+    print(f"{len(written)} masks in {parsed.out}")
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    import json
+
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Evaluate:
+        """A folder of index masks against another: PASCAL mIoU from one confusion matrix."""
+
+        PREDICTED: tyro.conf.Positional[Path]
+        TRUTH: tyro.conf.Positional[Path]
+        classes: str | None = None
+        """Foreground classes in the order of their values 1, 2, ...: a file of names, or a,b,c. Left out: those of
+        classes.txt beside the masks."""
+        truth_values: str = ""
+        """Value of each class in the truth, where these are others: 8,12."""
+        json: bool = False
+        """Print JSON."""
+        allow_missing: bool = False
+        """Pass over truth masks without a prediction, rather than stop."""
+
+    parsed = tyro.cli(Evaluate, args=arguments, prog="tag2mask evaluate")
+    from tag2mask.errors import InputError
+    from tag2mask.evaluate import evaluate_folders, read_classes
+
+    try:
+        values = [int(value) for value in parsed.truth_values.split(",") if value.strip()]
+    except ValueError as error:
+        raise InputError(f"--truth-values '{parsed.truth_values}': give whole numbers such as 8,12") from error
+    classes = None if parsed.classes is None else read_classes(parsed.classes)
+    scores = evaluate_folders(parsed.PREDICTED, parsed.TRUTH, classes, parsed.allow_missing, values)
+    if parsed.json:
+        print(json.dumps(scores.to_json(), indent=1))
+    else:
+        _print_scores(scores)
+    return 0
+
+
+def _print_scores(scores: "Scores") -> None:
+    from tag2mask.evaluate import notes
+
+    print(
+        f"mean IoU {scores.mean_iou:.2f}   pixel accuracy {scores.pixel_accuracy:.2f}   coverage {scores.coverage:.2f}"
+    )
+    width = max(map(len, scores.class_names))
+    print(f"{'class':<{width}}    IoU  precision  recall")
+    for row in zip(scores.class_names, scores.iou, scores.precision, scores.recall, strict=True):
+        print(f"{row[0]:<{width}} {row[1]:6.2f}     {row[2]:6.2f}  {row[3]:6.2f}")
+    print("\n".join(notes(scores)))
+
+
+def report(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Report:
+        """Write a run's report again."""
+
+        RUN: tyro.conf.Positional[Path]
+
+    parsed = tyro.cli(Report, args=arguments, prog="tag2mask report")
+    from tag2mask import pipeline
+    from tag2mask.plan.folder import Run
+
+    with Run(parsed.RUN, existing=True) as opened:
+        print(pipeline.write_report(pipeline.reopen(opened)))
+    return 0
+
+
+def download(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Download:
+        """Fetch a public data set with checksums."""
+
+        NAME: tyro.conf.Positional[str]
+        to: Path
+
+    parsed = tyro.cli(Download, args=arguments, prog="tag2mask download")
+    show_progress()
+    from tag2mask.data.download import download as fetch
+
+    print(fetch(parsed.NAME, parsed.to))
+    return 0

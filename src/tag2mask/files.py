@@ -1,0 +1,103 @@
+"""Files that appear whole or not at all, JSON that is read with a clear word, and digests of content."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tag2mask.errors import InputError
+
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+
+
+@contextlib.contextmanager
+def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that appears whole or not at all: written under a temporary name in the same folder, flushed, renamed.
+
+    Raises:
+        InputError: the disk is full, or the file is larger than the system allows.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the temporary name does not repeat the file's, which may be as long as a name can be
+    temporary = path.with_name(
+        f".{hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()}.{os.getpid()}.tmp"
+    )
+    try:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise InputError(
+                f"disk full while writing {path} ({error.strerror}): free some space and run the same command "
+                "again; finished work is kept"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    with atomic(path) as file:
+        json.dump(content, file, indent=1, sort_keys=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it is not valid JSON.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({type(error).__name__}): it is damaged") from error
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file of ours; None where there is none, or something else."""
+    try:
+        content = read_json(path)
+    except (OSError, InputError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, none when there is no file; a line cut by an interruption is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def digest(content: object) -> str:
+    """Sixteen hex digits that change when anything in ``content`` (plain JSON data) does."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def bytes_digest(path: Path) -> str:
+    """32 hex digits of a file's bytes (blake2b), read in parts."""
+    found = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()

@@ -1,0 +1,52 @@
+"""Ending when asked: SIGTERM (schedulers, spot machines) saves the step at hand, Ctrl-C ends at once.
+
+A handler only notes that the process should end; loops ask :func:`end_if_asked` between two steps, when what they hold
+is whole. A step that takes longer than the grace period is cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from types import FrameType
+
+from tag2mask.errors import Terminated
+
+GRACE = 7  # seconds from SIGTERM until the step at hand is cut off; schedulers kill after 10 or more
+_asked = threading.Event()
+
+
+def handle_signals() -> None:
+    """Install the handlers; for programs, in the main thread."""
+    signal.signal(signal.SIGINT, _interrupted)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGALRM, _cut_off)
+
+
+def asked_to_end() -> bool:
+    return _asked.is_set()
+
+
+def end_if_asked() -> None:
+    """Raises :class:`~tag2mask.errors.Terminated` when the process was asked to end."""
+    if _asked.is_set():
+        raise Terminated
+
+
+def _interrupted(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the clean end of the first
+    raise KeyboardInterrupt
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _asked.set()
+    signal.alarm(GRACE)
+
+
+def _cut_off(signum: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(ValueError):
+        signal.alarm(0)
+    raise Terminated

@@ -1,0 +1,202 @@
+"""Carries out a plan: stage after stage, skipping what is done, making anew what is missing, damaged or decided
+otherwise."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tag2mask import compute, interrupt
+from tag2mask.errors import DamagedArtefact, listed
+from tag2mask.files import digest
+from tag2mask.plan.context import Context
+from tag2mask.plan.facts import RunData
+from tag2mask.plan.folder import Run, StageFolder
+from tag2mask.plan.keys import content_of, keys_of, reads_of
+from tag2mask.plan.photos import missing, read_records, run_photos, samples_of
+from tag2mask.plan.stage import PhotoStage, Stage, TrainingStage
+from tag2mask.recipes import RunSettings
+
+log = logging.getLogger("tag2mask")
+
+
+@dataclass
+class Execution:
+    """A plan while it is carried out, or afterwards: which stages are done, and where.
+
+    Attributes:
+        stages: the whole plan, in order; the first one checks the photos.
+        folders: of the stages that are done, by name.
+    """
+
+    run: Run
+    stages: Sequence[Stage]
+    settings: RunSettings
+    data: RunData
+    folders: dict[str, StageFolder]
+
+    def context(self, stage: Stage, folder: StageFolder) -> Context:
+        """What the stage's function may see."""
+        reads = {name: self.folders[name] for name in reads_of(stage, self.folders) if name in self.folders}
+        return Context(stage, self.settings, self.data, folder, reads)
+
+    def done(self) -> list[Stage]:
+        """The stages that are done, in order."""
+        return [stage for stage in self.stages if stage.name in self.folders]
+
+
+def begin(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData) -> Execution:
+    """Carry out the first stage of a plan, which checks the photos.
+
+    Raises:
+        InputError: too few photos can be read.
+    """
+    execution = Execution(run, stages, settings, data, {})
+    _carry_out(execution, stages[0])
+    execution.data = data.checked(read_records(execution.folders[stages[0].name].records))
+    _report_set_aside(execution)
+    return execution
+
+
+def execute(execution: Execution, wanted: Collection[str]) -> None:
+    """Carry out the ``wanted`` stages of a plan that was begun, in order.
+
+    Results of other settings are moved aside; whatever of this plan lies there is used, wanted or not.
+
+    Raises:
+        InputError: anything the user can mend, in one line; what is finished is kept.
+    """
+    run, settings, data = execution.run, execution.settings, execution.data
+    others = execution.stages[1:]
+    keys = keys_of(execution.stages, settings, data)
+    settle(run, {stage.name: keys[stage.name] for stage in others if not stage.reads_if_done}, execution.stages)
+    data.digests.save()
+    for stage in others:
+        if stage.name in wanted or _is_done(execution, stage, keys[stage.name]):
+            _healed(execution, stage, set())
+    run.bound_aside(settings.aside_gb)
+
+
+def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData) -> Execution:
+    """A run as it lies there, for readers: its finished stages that are of this plan. Nothing is made or moved."""
+    execution = Execution(run, stages, settings, data, {})
+    first, *others = stages
+    present = run.current(first.name)
+    if present is None or not present.has_manifest:
+        return execution
+    execution.folders[first.name] = present
+    execution.data = data.checked(read_records(present.records))
+    for stage in others:
+        key = keys_of(stages, settings, execution.data, execution.folders)[stage.name]
+        if (folder := run.current(stage.name)) is not None and folder.key == key and folder.has_manifest:
+            execution.folders[stage.name] = folder
+    return execution
+
+
+def settle(run: Run, keys: Mapping[str, str], stages: Sequence[Stage]) -> None:
+    """Move aside what is of another plan, and take back what was kept of this one.
+
+    Args:
+        keys: of the stages of this plan whose key is known; the others settle when they are opened.
+    """
+    planned = {stage.name for stage in stages}
+    for name in run.stages():
+        present = run.current(name)
+        if present is not None and (name not in planned or keys.get(name, present.key) != present.key):
+            run.set_aside(name)
+    for name, key in keys.items():
+        run.take_back(name, key)
+
+
+def _is_done(execution: Execution, stage: Stage, key: str) -> bool:
+    """Whether a stage that is not wanted is there nevertheless, with all that it reads."""
+    folder = execution.run.current(stage.name)
+    readable = all(name in execution.folders for name in stage.reads)
+    return readable and folder is not None and folder.key == key and folder.has_manifest
+
+
+def _healed(execution: Execution, stage: Stage, seen: set[Path]) -> None:
+    """Carry out a stage; where it meets a damaged artefact of an earlier one, that is made anew first."""
+    while True:
+        try:
+            _carry_out(execution, stage)
+            return
+        except DamagedArtefact as damaged:
+            if damaged.path in seen:
+                raise
+            seen.add(damaged.path)
+            log.info("%s is damaged: it is made anew", damaged.path)
+            for earlier in execution.stages:
+                if execution.run.folder / earlier.name in damaged.path.parents and earlier is not stage:
+                    _healed(execution, earlier, seen)
+
+
+def _carry_out(execution: Execution, stage: Stage) -> None:
+    """Make what is missing of a stage."""
+    interrupt.end_if_asked()
+    reads = {name: execution.folders[name].key for name in reads_of(stage, execution.folders)}
+    content = content_of(stage, execution.settings, execution.data, reads)
+    folder = execution.run.open(stage.name, digest(content), content)
+    context = execution.context(stage, folder)
+    lacking = _lacking(stage, context)
+    if folder.has_manifest and not lacking:
+        execution.folders[stage.name] = folder
+        return
+    if folder.has_manifest:
+        log.info("%s: %s missing or damaged and made anew", stage.title, lacking)
+        folder.reopen()
+    began = time.monotonic()
+    try:
+        manifest = _work(stage, context, execution.settings.workers)
+    finally:
+        if folder.folder.exists():
+            folder.pause(time.monotonic() - began)
+    folder.finish(seconds=0, peak_memory_gb=round(compute.peak_memory_gb(), 2), **manifest)
+    execution.folders[stage.name] = folder
+    note = manifest.get("note", "")
+    log.info(
+        "%s: %d photos%s (%.1f min)",
+        stage.title,
+        manifest["count"],
+        note and f", {note}",
+        folder.manifest()["seconds"] / 60,
+    )
+
+
+def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
+    if isinstance(stage, PhotoStage):
+        return {"count": len(samples_of(stage, context)), **run_photos(stage, context, workers)}
+    assert isinstance(stage, TrainingStage)
+    return {"count": len(context.train), **(stage.train(context) or {})}
+
+
+def _lacking(stage: Stage, context: Context) -> str:
+    """What a stage's manifest promises and is not there, in words."""
+    if isinstance(stage, PhotoStage):
+        files = [name for name in stage.files if not (context.folder.folder / name).exists()]
+        return listed([*files, *(sample.id for sample in missing(stage, context))])
+    return "" if _whole(context.folder.model) else "the model"
+
+
+def _whole(model: Path) -> bool:
+    """Whether a safetensors file is as long as its header says; its numbers are looked at when it is loaded."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(model, "pt") as file:
+            return bool(file.keys())
+    except (OSError, SafetensorError):
+        return False
+
+
+def _report_set_aside(execution: Execution, limit: int = 20) -> None:
+    records = execution.data.set_aside
+    for record in records[:limit]:
+        log.info("set aside: %s", record["error"])
+    if len(records) > limit:
+        where = execution.folders[execution.stages[0].name].records
+        log.info("set aside: %d more, named in %s", len(records) - limit, where)

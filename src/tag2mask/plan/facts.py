@@ -1,0 +1,171 @@
+"""What a run knows of its data beside the settings: the photos that can be read, and digests of everything that
+decides.
+
+Digests are of bytes. They are remembered with the size and time of the file they are of, so that a file is read again
+only when one of those changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tag2mask import methods
+from tag2mask.errors import InputError
+from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
+from tag2mask.plan.stage import Fact
+from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
+
+
+def stamp(path: Path) -> list[int]:
+    """Size and times of a file: what shows, without reading it, that it changed. The time of its last change of state
+    cannot be set, so a file that was replaced by one of the same size and time shows too. Empty where it cannot be
+    read.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+class DigestCache:
+    """Digests of files by path, size and time.
+
+    Args:
+        path: where they are kept.
+        verify: read every file again, whatever its size and time say.
+    """
+
+    def __init__(self, path: Path, *, verify: bool = False) -> None:
+        self.path = path
+        lines = [] if verify else read_jsonl(path)
+        self.known = {
+            line["file"]: (line["stamp"], line["digest"])
+            for line in lines
+            if {"file", "stamp", "digest"} <= line.keys()
+        }
+        self.changed = False
+
+    def of(self, file: Path) -> str:
+        name, now = str(file), stamp(file)
+        if self.known.get(name, (None, ""))[0] != now:
+            self.known[name], self.changed = (now, bytes_digest(file)), True
+        return self.known[name][1]
+
+    def save(self) -> None:
+        if not self.changed:
+            return
+        with atomic(self.path) as opened:
+            for name, (when, content) in self.known.items():
+                opened.write(json.dumps({"file": name, "stamp": when, "digest": content}) + "\n")
+        self.changed = False
+
+
+@dataclass
+class RunData:
+    """The photos of a run and what is known of them.
+
+    Before the photos were checked, ``photos`` is empty and the data sets are as they are listed.
+    """
+
+    path: Path
+    train: Dataset
+    val: Dataset | None
+    settings: Any  # RunSettings
+    digests: DigestCache
+    photos: dict[SampleKey, PhotoFacts] = field(default_factory=dict)
+    set_aside: list[dict[str, Any]] = field(default_factory=list)  # records of photos that cannot be read
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All photos, training ones first."""
+        return [*self.train.samples, *(self.val.samples if self.val else ())]
+
+    def checked(self, records: Iterable[Mapping[str, Any]]) -> RunData:
+        """The same, with the photos that could be read.
+
+        Args:
+            records: of the stage that checks the photos.
+
+        Raises:
+            InputError: too few are left.
+        """
+        photos: dict[SampleKey, PhotoFacts] = {}
+        bad = []
+        for record in records:
+            if record["error"]:
+                bad.append(dict(record))
+            else:
+                facts = PhotoFacts(record["height"], record["width"], record["digest"])
+                photos[record["split"], record["id"]] = facts
+        train = _readable(self.train, photos)
+        val = None if self.val is None else _readable(self.val, photos)
+        if not len(train):
+            raise InputError(
+                f"none of the {len(self.train)} training photos of {self.path} can be read; {bad[0]['error']}"
+            )
+        for c, name in enumerate(train.classes):
+            if not any(c in (s.labels or ()) for s in train.samples):
+                raise InputError(
+                    f"every photo tagged {name} in {self.path} is unreadable: mend them or leave the class out"
+                )
+        return replace(self, train=train, val=val if val else None, photos=photos, set_aside=bad)
+
+    def fact(self, name: Fact) -> str:
+        """The digest that stands for a fact."""
+        return self._facts[name]()
+
+    @cached_property
+    def _facts(self) -> dict[Fact, Callable[[], str]]:
+        train, val = self.train, self.val
+        lazily: dict[Fact, Callable[[], str]] = {
+            "files": lambda: "",  # its stage compares the stamp of every photo
+            "photos": lambda: digest([(s.id, self.photos[s.key].digest) for s in train.samples]),
+            "tags": lambda: digest([[(s.id, sorted(s.labels or ()), s.domain) for s in train.samples], train.classes]),
+            "saliency": lambda: self._files([(s.id, s.saliency_path) for s in train.samples]),
+            "truth": lambda: self._truth(train),
+            "val photos": lambda: digest([(s.id, self.photos[s.key].digest) for s in val.samples] if val else None),
+            "val truth": lambda: self._truth(val),
+            "weights": lambda: self._weights(self.settings.backbone.weights),
+            "segmenter weights": lambda: self._weights(self.settings.segmenter.weights),
+            "method code": lambda: self._code(),
+        }
+        return {name: _once(function) for name, function in lazily.items()}
+
+    def _files(self, paths: Sequence[tuple[str, Path | None]]) -> str:
+        return digest([(id, self.digests.of(path)) for id, path in paths if path is not None])
+
+    def _truth(self, dataset: Dataset | None) -> str:
+        if dataset is None:
+            return ""
+        masks = self._files([(s.id, s.mask_path) for s in dataset.samples])
+        return digest([masks, dataset.classes, dataset.truth_values])
+
+    def _weights(self, weights: str) -> str:
+        return self.digests.of(Path(weights)) if weights not in ("auto", "none") else weights
+
+    def _code(self) -> str:
+        source = methods.source(self.settings.method)
+        return "" if source is None else self.digests.of(source)
+
+
+def _once(function: Callable[[], str]) -> Callable[[], str]:
+    known: list[str] = []
+
+    def value() -> str:
+        if not known:
+            known.append(function())
+        return known[0]
+
+    return value
+
+
+def _readable(dataset: Dataset, photos: Mapping[SampleKey, PhotoFacts]) -> Dataset:
+    if all(s.key in photos for s in dataset.samples):
+        return dataset
+    return dataset.with_samples([s for s in dataset.samples if s.key in photos])

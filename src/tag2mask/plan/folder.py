@@ -1,0 +1,234 @@
+"""The run folder: where each stage's artefacts lie, when a stage is done, how results of other settings are kept.
+
+A run is a folder of stages. A stage's folder holds its artefacts and, in ``.stage``, ``key.json`` (what it is made
+from, written first), ``records.jsonl`` and ``manifest.json`` (count, seconds, written last). A stage is done when it
+has a manifest and everything that the manifest promises is there.
+
+A stage that lies there under another key is moved aside, never deleted, and taken back when its settings return.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tag2mask.errors import InputError
+from tag2mask.files import read_object, write_json
+from tag2mask.naming import safe_name
+
+log = logging.getLogger("tag2mask")
+
+VERSION = 2  # of the layout of a run folder; a folder of another version is refused, never guessed at
+OWN = ".stage"  # in a stage's folder, what is not an artefact; ids of photos never begin with a dot
+ASIDE = ".aside"  # in a run's folder, results of other settings
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """One stage's folder."""
+
+    folder: Path
+    key: str
+
+    @property
+    def own(self) -> Path:
+        """The folder of what is not an artefact."""
+        return self.folder / OWN
+
+    @property
+    def records(self) -> Path:
+        return self.own / "records.jsonl"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def has_manifest(self) -> bool:
+        return self.manifest().get("key") == self.key
+
+    def path(self, id: str, suffix: str) -> Path:
+        """Where the artefact of one photo lies; an id may contain ``/``."""
+        return self.folder / f"{safe_name(id)}{suffix}"
+
+    def manifest(self) -> dict[str, Any]:
+        """Count, seconds and facts of the finished stage; empty while it is not finished."""
+        return read_object(self.own / "manifest.json") or {}
+
+    def finish(self, *, count: int, seconds: float, **more: object) -> None:
+        """Mark the stage done. Seconds of interrupted sessions add up."""
+        total = round(self.earlier_seconds() + seconds, 2)
+        write_json(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
+        (self.own / "seconds.json").unlink(missing_ok=True)
+
+    def reopen(self) -> None:
+        """Not done any more: something that it promised is missing."""
+        seconds = self.manifest().get("seconds", 0.0)
+        write_json(self.own / "seconds.json", {"seconds": seconds})
+        (self.own / "manifest.json").unlink(missing_ok=True)
+
+    def pause(self, seconds: float) -> None:
+        """Remember time spent when a session ends before the stage is done."""
+        write_json(self.own / "seconds.json", {"seconds": round(self.earlier_seconds() + seconds, 2)})
+
+    def earlier_seconds(self) -> float:
+        """Seconds of earlier sessions on the unfinished stage."""
+        seconds = (read_object(self.own / "seconds.json") or {}).get("seconds", 0.0)
+        return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+
+class Run:
+    """A run folder held by this process.
+
+    Args:
+        folder: made when missing.
+        existing: open an existing run only (for ``predict`` and ``report``); an absent one is an error.
+
+    Raises:
+        InputError: another process works in the folder, it holds something else, or another layout version.
+    """
+
+    def __init__(self, folder: Path, *, existing: bool = False) -> None:
+        self.folder = folder
+        self._lock = None
+        described = read_object(folder / "run.json")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: give a folder for --out")
+        if existing and described is None:
+            state = "its run.json is damaged" if (folder / "run.json").exists() else "it has no run.json"
+            raise InputError(
+                f"{folder} is not a run folder ({state}): give the --out folder of a training run, or run its command "
+                "again, which writes run.json anew"
+            )
+        if described is None and not self._looks_like_a_run():
+            raise InputError(f"{folder} is not empty and not a run folder: give another --out, or empty it")
+        version = VERSION if described is None else described.get("version")
+        if version != VERSION:
+            raise InputError(
+                f"{folder} was written by another version of tag2mask (layout {version}, this one reads {VERSION}): "
+                "give another --out, or use the version that made it"
+            )
+
+    def _looks_like_a_run(self) -> bool:
+        """Empty, new, or the run.json of a run was lost."""
+        if not self.folder.exists():
+            return True
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        return not names or any((self.folder / name / OWN).is_dir() for name in names) or names <= {"run.json"}
+
+    def __enter__(self) -> Run:
+        import filelock
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot make the run folder {self.folder}: {error.strerror}; give another --out"
+            ) from error
+        lock = filelock.FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise InputError(
+                f"another process is working in {self.folder}: wait for it to end, or give another --out"
+            ) from error
+        self._lock = lock
+        if read_object(self.folder / "run.json") is None:
+            self.describe({})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def describe(self, content: Mapping[str, object]) -> None:
+        """Write ``run.json``: the settings, classes, command, sessions and versions of the run."""
+        write_json(self.folder / "run.json", {"version": VERSION, **content})
+
+    def description(self) -> dict[str, Any]:
+        return read_object(self.folder / "run.json") or {}
+
+    def current(self, name: str) -> StageFolder | None:
+        """The stage of this name as it lies there; None where there is none."""
+        marker = read_object(self.folder / name / OWN / "key.json")
+        return StageFolder(self.folder / name, str(marker.get("key"))) if marker else None
+
+    def open(self, name: str, key: str, content: Mapping[str, Any]) -> StageFolder:
+        """The folder of a stage to work in, made where it is missing.
+
+        What lies there under another key is moved aside first; what was moved aside under this key is taken back.
+
+        Args:
+            content: what the key is the digest of, kept for :mod:`tag2mask.plan.explain`.
+        """
+        stage = StageFolder(self.folder / name, key)
+        present = self.current(name)
+        if present is None or present.key != key:
+            self.set_aside(name)
+            if not self.take_back(name, key):
+                write_json(stage.own / "key.json", {"key": key, **content})
+        for leftover in _leftovers(stage):
+            leftover.unlink()
+        return stage
+
+    def stages(self) -> list[str]:
+        """Names of the stages that lie there."""
+        return sorted(path.parent.parent.name for path in self.folder.glob(f"*/{OWN}/key.json"))
+
+    def set_aside(self, name: str) -> None:
+        """Move a stage's folder out of the run; an empty one is removed."""
+        folder, present = self.folder / name, self.current(name)
+        if not folder.exists():
+            return
+        if present is None or (not any(path.name != OWN for path in folder.iterdir()) and not present.has_manifest):
+            _remove(folder)
+            return
+        place = self.folder / ASIDE / name / present.key
+        if place.exists():
+            _remove(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder.replace(place)
+        os.utime(place)  # the oldest goes first when room is short
+        log.info("%s: results of other settings are kept in %s", name, place)
+
+    def take_back(self, name: str, key: str) -> bool:
+        """Put back what was moved aside under this key, if it was and nothing is in its place."""
+        kept = self.folder / ASIDE / name / key
+        if not kept.is_dir() or (self.folder / name).exists():
+            return False
+        kept.replace(self.folder / name)
+        log.info("%s: results of these settings were kept and are used again", name)
+        return True
+
+    def bound_aside(self, limit_gb: float) -> None:
+        """Delete the oldest of what was moved aside beyond this room."""
+        places = sorted((self.folder / ASIDE).glob("*/*"), key=lambda path: path.stat().st_mtime)
+        sizes = {place: sum(f.stat().st_size for f in place.rglob("*") if f.is_file()) for place in places}
+        for place in places:
+            if sum(sizes.values()) <= limit_gb * 1e9:
+                return
+            log.info("%s is deleted: results of other settings took more than %g GB (--aside-gb)", place, limit_gb)
+            del sizes[place]
+            _remove(place)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder so that a kill in between leaves nothing that looks whole: renamed first."""
+    doomed = folder.with_name(f".{folder.name}.deleted")
+    with contextlib.suppress(OSError):
+        shutil.rmtree(doomed)
+    folder.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _leftovers(stage: StageFolder) -> Iterator[Path]:
+    """Temporary files of a process that was killed while it wrote; none in a finished stage."""
+    if not stage.has_manifest:
+        yield from stage.folder.rglob(".*.tmp")

@@ -1,0 +1,22 @@
+"""Propagation of maps along affinities: networks that learn them, affinities that need no training, the random walk."""
+
+from tag2mask.propagation.affinities import of_colours, of_features, of_network
+from tag2mask.propagation.confident import confident_labels
+from tag2mask.propagation.network import AffinityNet, depths, pair_losses
+from tag2mask.propagation.propagations import PROPAGATIONS, Propagation, propagate, propagation
+from tag2mask.propagation.settings import PropagationSettings
+
+__all__ = [
+    "PROPAGATIONS",
+    "AffinityNet",
+    "Propagation",
+    "PropagationSettings",
+    "confident_labels",
+    "depths",
+    "of_colours",
+    "of_features",
+    "of_network",
+    "pair_losses",
+    "propagate",
+    "propagation",
+]

@@ -1,0 +1,45 @@
+"""Localization maps to pseudo masks. No truth is seen."""
+
+from tag2mask.pseudo.masks import (
+    at_pixels,
+    decide,
+    index_mask,
+    label_scores,
+    mask_values,
+    missing_classes,
+    refine,
+    shows_object,
+)
+from tag2mask.pseudo.saliency import by_saliency_rule
+from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
+from tag2mask.pseudo.thresholds import (
+    between_threshold,
+    covering_threshold,
+    find_threshold,
+    li_threshold,
+    otsu_threshold,
+    score_histogram,
+    threshold_of,
+)
+
+__all__ = [
+    "SALIENCY",
+    "PseudoSettings",
+    "SaliencyRule",
+    "at_pixels",
+    "between_threshold",
+    "by_saliency_rule",
+    "covering_threshold",
+    "decide",
+    "find_threshold",
+    "index_mask",
+    "label_scores",
+    "li_threshold",
+    "mask_values",
+    "missing_classes",
+    "otsu_threshold",
+    "refine",
+    "score_histogram",
+    "shows_object",
+    "threshold_of",
+]

@@ -1,0 +1,61 @@
+r"""How localization maps become pseudo masks: background, refinement, decision, ignore regions.
+
+Background. Maps score foreground only; something must stand for "none of these". With :math:`m(p)` the largest class
+score at pixel :math:`p`:
+
+* ``constant``: :math:`b(p) = t` (IRN, SEAM);
+* ``power``: :math:`b(p) = (1 - m(p))^\alpha` (PSA), softer, so a refiner has something to move. :math:`\alpha` is set
+  through the score :math:`t` at which foreground and background are equal: :math:`\alpha = \ln t / \ln(1 - t)`;
+* ``saliency``: :math:`b(p) = 1 - s(p)` from a class-agnostic saliency map.
+
+Or masks come from maps and saliency by fixed thresholds instead, without refinement (``saliency-rule``, that of OAA and
+MCIS; :mod:`tag2mask.pseudo.saliency`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tag2mask.settings import SHARE, Range, check_values
+
+SALIENCY = ("saliency", "saliency-rule")  # backgrounds that need saliency maps
+
+
+@dataclass(frozen=True)
+class SaliencyRule:
+    """Thresholds of the rule of OAA (Jiang et al., ICCV 2019), at the values of MCIS's released code."""
+
+    foreground: Annotated[float, SHARE] = 0.3
+    """Classes and background below it do not count."""
+    conflict: Annotated[float, SHARE] = 0.99
+    """Where two of them, the background one of them, lie above it, nobody knows (OAA: 0.9)."""
+    attention: Annotated[float, SHARE] = 0.95
+    """A class above it makes a pixel stand out as if it were salient (OAA: 0.8)."""
+    salient: Annotated[int, Range(at_least=0, at_most=255)] = 32
+    """Saliency of 255 from which on a pixel that no class claims is unknown rather than background."""
+    minimum: Annotated[float, SHARE] = 0.01
+    """A mask with a smaller share of foreground is unknown altogether."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "pseudo.saliency-rule")
+
+
+@dataclass(frozen=True)
+class PseudoSettings:
+    """How scores become masks. Nothing here is set on ground truth."""
+
+    background: Literal["power", "constant", "saliency", "saliency-rule"] = "power"
+    threshold: Annotated[float | None, Range(above=0, below=1)] = None
+    """Score in (0, 1) at which a class beats the background. None: by `rule`, from the maps."""
+    rule: Literal["auto", "between", "otsu", "li"] = "auto"
+    """What sets the threshold, from the maps alone: Otsu's threshold, Li's, or their geometric mean (between). auto: by
+    the method's own background, if it scores one; by the rule the method names for its maps (mcis: otsu); else
+    between."""
+    margin: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
+    saliency_rule: SaliencyRule = SaliencyRule()
+    """Of `--background saliency-rule`, which has no use for the threshold, its rule and the margin."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "pseudo")

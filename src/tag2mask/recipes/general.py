@@ -1,0 +1,56 @@
+"""The pipeline's defaults, and variations of them for less time or stored features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tag2mask.recipes.settings import RunSettings
+
+
+def default() -> RunSettings:
+    """Fine-tunes the embedded EfficientNet-Lite0: an hour for a few thousand photos on two cores."""
+    return RunSettings()
+
+
+def quick() -> RunSettings:
+    """A first look in minutes: short training, one scale."""
+    run = default()
+    return replace(
+        run,
+        train=replace(run.train, epochs=3.0),
+        localize=replace(run.localize, scales=(1.0,)),
+        segmenter_train=replace(run.segmenter_train, epochs=3.0),
+        relabel=replace(run.relabel, rounds=0),
+        inference=replace(run.inference, scales=(1.0,)),
+    )
+
+
+def frozen() -> RunSettings:
+    """Backbone features computed once and kept on disk; only heads train. Another head is minutes away."""
+    run = default()
+    return replace(
+        run,
+        backbone=replace(run.backbone, freeze=True),
+        train=replace(run.train, epochs=8.0),
+        localize=replace(run.localize, scales=(1.0,)),
+        segmenter=replace(run.segmenter, warm_start=False),
+        # wide heads on features that do not give way: at the rate of the default they diverge
+        segmenter_train=replace(run.segmenter_train, epochs=4.0, learning_rate=1e-4),
+        relabel=replace(run.relabel, rounds=0),  # it looks at the photos again, which costs more than all the rest
+        inference=replace(run.inference, scales=(1.0,)),
+    )
+
+
+def demo() -> RunSettings:
+    """The embedded demo data in a few minutes on two cores."""
+    run = default()
+    return replace(
+        run,
+        augment=replace(run.augment, size=192),
+        train=replace(run.train, epochs=6.0),
+        localize=replace(run.localize, long_side=256, scales=(1.0, 1.5)),
+        segmenter_augment=replace(run.segmenter_augment, size=192),
+        segmenter_train=replace(run.segmenter_train, epochs=8.0),
+        relabel=replace(run.relabel, rounds=0),
+        inference=replace(run.inference, long_side=256, scales=(1.0,)),
+    )

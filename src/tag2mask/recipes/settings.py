@@ -1,0 +1,131 @@
+"""What a run is: one frozen dataclass of settings. Each part stands beside the code it sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tag2mask import methods
+from tag2mask.backbones import BackboneSettings
+from tag2mask.data import DataSettings
+from tag2mask.data.augment import AugmentSettings
+from tag2mask.errors import InputError
+from tag2mask.feature_store import FeatureSettings
+from tag2mask.localize import LocalizeSettings
+from tag2mask.methods.cam import CamSettings
+from tag2mask.methods.smaf import SelfTrainSettings
+from tag2mask.propagation import PropagationSettings
+from tag2mask.protocols import Traits
+from tag2mask.pseudo import PseudoSettings
+from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
+from tag2mask.settings import NOT_NEGATIVE, DecidesNothing, Range, check_values
+from tag2mask.train import TrainSettings
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides a run's outcome, stage by stage."""
+
+    method: str = "cam"
+    """How objects are found in tagged photos (`tag2mask list methods`), or package.module:Class."""
+    options: object = field(default_factory=CamSettings)
+    """The method's own settings."""
+    data: Annotated[DataSettings, DecidesNothing()] = DataSettings()
+    """How the data set is read: what is read decides, as facts."""
+    backbone: BackboneSettings = BackboneSettings()
+    augment: AugmentSettings = AugmentSettings()
+    train: TrainSettings = TrainSettings(epochs=5.0)
+    localize: LocalizeSettings = LocalizeSettings()
+    self_train: SelfTrainSettings = SelfTrainSettings()
+    """Students that learn from the method's maps."""
+    student_train: TrainSettings = TrainSettings(epochs=5.0)
+    """Of each student; it goes on from the network whose maps it learns, but most get a new head."""
+    propagate: str = "none"
+    """Random walk that propagates the maps before there is a background (`tag2mask list propagations`), or none."""
+    propagation: PropagationSettings = PropagationSettings()
+    """Of the random walks."""
+    propagation_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
+    """Of the network that learns affinities."""
+    pseudo: PseudoSettings = PseudoSettings()
+    refine: str = "crf"
+    """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""
+    refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024
+    """Larger photos are refined at this many pixels a side: a CRF on 12 megapixels takes minutes. 0: as they are."""
+    features: FeatureSettings = FeatureSettings()
+    segmenter: SegmenterSettings = SegmenterSettings()
+    segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
+    """Larger than for the classifier: borders are learnt from detail."""
+    segmenter_train: TrainSettings = TrainSettings(epochs=5.0)
+    """Of the segmenter's first round."""
+    relabel: RelabelSettings = RelabelSettings()
+    relabel_train: TrainSettings = TrainSettings(epochs=5.0, learning_rate=2.5e-4)
+    """Of each round on relabelled masks; it goes on from the weights of the round before."""
+    inference: InferenceSettings = InferenceSettings()
+    seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0
+    """Of all random numbers."""
+    oracle_masks: Annotated[bool, DecidesNothing()] = False
+    """Also train the same segmenter on the true masks, for measuring only: what tags cost against full supervision."""
+    workers: Annotated[int, NOT_NEGATIVE, DecidesNothing()] = 0
+    """Threads that decode photos and refine masks; 0: one a core, at most 16."""
+    verify: Annotated[bool, DecidesNothing()] = False
+    """Read the bytes of every photo again, rather than trust sizes and times of files."""
+    aside_gb: Annotated[float, NOT_NEGATIVE, DecidesNothing()] = 5.0
+    """Room for results of other settings, which are kept in the run rather than deleted; the oldest goes first."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "run")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a part of the backbone is not trained and its output kept on disk."""
+        return self.backbone.freeze or self.backbone.freeze_until is not None
+
+    @property
+    def traits(self) -> Traits:
+        """What the method, so set, needs and gives."""
+        return methods.traits(self.options)
+
+    @property
+    def single_stage(self) -> bool:
+        """Whether the method is the segmenter, so that no other is trained."""
+        return self.traits.single_stage
+
+
+def with_method(settings: RunSettings, method: str) -> RunSettings:
+    """The same run with another method at its default settings, trained as that method wants."""
+    if method == settings.method:
+        return settings
+    entry = methods.entry(method)
+    return replace(settings, method=method, options=entry.settings(), train=entry.train(settings.train))
+
+
+def settings_from(content: dict[str, Any]) -> RunSettings:
+    """The settings a run stored.
+
+    Raises:
+        InputError: they are not settings of this version.
+    """
+    try:
+        return _fill(RunSettings(), {k: v for k, v in content.items() if k != "options"}, content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the run's stored settings cannot be read ({error}): run its command again, which writes them anew"
+        ) from error
+
+
+def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
+    changed: dict[str, Any] = {}
+    for f in fields(default):
+        if f.name == "options" and isinstance(default, RunSettings):
+            changed["options"] = _fill(methods.entry(whole["method"]).settings(), whole["options"], {})
+        elif f.name in content:
+            now, value = getattr(default, f.name), content[f.name]
+            if is_dataclass(now):
+                value = _fill(now, value, {})
+            elif isinstance(value, list):
+                value = tuple(value)
+            elif value is not None and "Path" in str(f.type):
+                value = Path(value)
+            changed[f.name] = value
+    return replace(default, **changed)

@@ -1,0 +1,52 @@
+"""A segmenter by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tag2mask.backbones import Backbone, BackboneSettings
+from tag2mask.errors import InputError, unknown
+from tag2mask.segment.deeplab import Aspp, DeepLab, LargeFov
+from tag2mask.segment.pyramid import Pyramid
+from tag2mask.segment.settings import SegmenterSettings
+from tag2mask.segment.smp import SMP, SmpSegmenter, build_smp
+
+
+def known() -> tuple[str, ...]:
+    """Names of segmenters."""
+    return ("deeplab-largefov", "deeplab-v2", *(f"smp:{name}" for name in SMP))
+
+
+def check_settings(settings: SegmenterSettings, *, frozen: bool) -> None:
+    """The name exists and goes with the backbone; builds nothing."""
+    if settings.name not in known():
+        raise unknown("segmenter", settings.name, known())
+    if frozen and settings.name.startswith("smp:"):
+        raise InputError(
+            f"{settings.name} reads every stage of the backbone, so stored features do not serve it: "
+            "use deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
+        )
+    if frozen and settings.pyramid:
+        raise InputError(
+            "--segmenter.pyramid needs features of other scales than those that are stored: leave it or --freeze out"
+        )
+
+
+def build(
+    settings: SegmenterSettings, backbone: Backbone, classes: int, backbone_settings: BackboneSettings
+) -> nn.Module:
+    """The segmenter of these settings over 1 + ``classes`` labels.
+
+    Raises:
+        InputError: an unknown name; a frozen trunk under a model that needs features of every stage.
+    """
+    check_settings(settings, frozen=backbone.frozen_until is not None)
+    labels = 1 + classes
+    presence_of = classes if settings.presence else 0
+    if settings.name == "deeplab-largefov":
+        segmenter: nn.Module = DeepLab(backbone, LargeFov(backbone.channels, labels, settings), presence_of)
+    elif settings.name == "deeplab-v2":
+        segmenter = DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride), presence_of)
+    else:
+        segmenter = SmpSegmenter(build_smp(settings.name[4:], backbone, labels, backbone_settings))
+    return Pyramid(segmenter, settings.pyramid) if settings.pyramid else segmenter

@@ -1,0 +1,39 @@
+"""Which segmenter a run trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tag2mask.settings import POSITIVE, ByFact, Range, check_values
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """Which head on the run's backbone."""
+
+    name: str = "deeplab-largefov"
+    """deeplab-largefov, deeplab-v2, or smp:NAME for a segmentation_models_pytorch model (smp:unet, smp:fpn, ...)."""
+    channels: Annotated[int, Range(at_least=1)] = 256
+    """Width of the head (the papers use 1024 on ResNet-101)."""
+    dilation: Annotated[int, Range(at_least=1)] = 6
+    """Of LargeFOV's 3x3 convolution, in feature cells (12 at stride 8 in the paper, the same field as 6 at 16)."""
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.1
+    """Probability with which a channel of the head is dropped in training."""
+    presence: bool = True
+    """DeepLab heads also learn which classes the photo shows, from its tags, and weigh the pixels' classes by it."""
+    warm_start: bool = True
+    """Start from the backbone that the localization method trained on the tags, not from its pretrained weights."""
+    backbone: str | None = None
+    """Another backbone than the method's, by name, with its own pretrained weights (resnet101: the literature's); then
+    there is no warm start."""
+    weights: Annotated[str, ByFact("segmenter weights", "none")] = "auto"
+    """Of that backbone: auto, none, or a file (as --weights)."""
+    output_stride: Annotated[int | None, Range(at_least=1, at_most=32)] = None
+    """Of that backbone, in pixels per cell; None: the method's."""
+    pyramid: Annotated[tuple[float, ...], POSITIVE] = ()
+    """Also segment these scales of every view, in training too; at each pixel the largest logit wins (DeepLab-v2's MSC:
+    0.5, 0.75)."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "segmenter")

@@ -1,0 +1,85 @@
+"""Models of segmentation_models_pytorch over a timm encoder, with the run's weights in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.backbones import Backbone, BackboneSettings
+from tag2mask.errors import InputError
+from tag2mask.types import Views
+
+SMP = ("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet")
+
+
+class SmpSegmenter(nn.Module):
+    """A segmentation_models_pytorch model over a timm encoder of the same name and weights as the run's backbone.
+
+    Images are padded to a multiple of 32, which those decoders ask for, and the logits cut back.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        """Of the encoder (:class:`tag2mask.protocols.DeclaresPretrained`)."""
+        return self.model.encoder.parameters()
+
+    def segment(self, views: Views) -> Tensor:
+        assert not views.stored, "checked in build"
+        height, width = views.images.shape[2:]
+        padded = F.pad(views.images, (0, -width % 32, 0, -height % 32))
+        return self.model(padded)[..., :height, :width]
+
+
+def build_smp(name: str, backbone: Backbone, labels: int, backbone_settings: BackboneSettings) -> Any:
+    """The model over 1 + classes ``labels``, the backbone's weights in its encoder.
+
+    Raises:
+        InputError: the backbone's architecture is no encoder for it.
+    """
+    import segmentation_models_pytorch as smp
+
+    architecture = backbone_settings.name
+    try:
+        model: Any = smp.create_model(name, encoder_name=f"tu-{architecture}", encoder_weights=None, classes=labels)
+    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise InputError(f"smp:{name} cannot be built on {architecture}: {error}; try another backbone") from error
+    encoder: nn.Module = model.encoder.model
+    # the backbone is the same timm model cut into blocks: its tensors by position, in the encoder's order of names
+    own = encoder.state_dict()
+    source = _timm_names(backbone)
+    fitting = {n: source[n] for n in own if n in source and source[n].shape == own[n].shape}
+    if len(fitting) < len(own) * 0.9:
+        raise InputError(f"smp:{name}: the weights of {architecture} do not fit its encoder; try another backbone")
+    encoder.load_state_dict(fitting, strict=False)
+    return model
+
+
+def _timm_names(backbone: Backbone) -> dict[str, Tensor]:
+    """The backbone's tensors under the names timm gives them."""
+    named = {}
+    for name, tensor in backbone.state_dict().items():
+        _, block, rest = name.split(".", 2)
+        if block == "stem" and rest[0].isdigit():
+            index, rest = rest.split(".", 1)
+            first = "conv_stem" if "block0" in backbone.names else "conv1"
+            named[f"{(first, 'bn1')[int(index)]}.{rest}"] = tensor
+        elif block == "head":
+            index, rest = rest.split(".", 1)
+            named[f"{('conv_head', 'bn2')[int(index)]}.{rest}"] = tensor
+        elif block.startswith("block"):
+            named[f"blocks.{block[5:]}.{rest}"] = tensor
+        elif block.startswith("stage"):
+            named[f"stages.{block[5:]}.{rest}"] = tensor
+            named[f"stages_{block[5:]}.{rest}"] = tensor
+        else:
+            named[f"{block}.{rest}"] = tensor
+            if block == "stem":
+                index, _, tail = rest.partition(".")
+                named[f"stem_{index}.{tail}"] = tensor
+    return named

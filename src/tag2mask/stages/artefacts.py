@@ -1,0 +1,89 @@
+"""Artefacts of photos on disk: maps as npz, masks as palette PNG. What cannot be read is moved aside and named."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.data.images import read_index_mask, write_index_mask
+from tag2mask.errors import DamagedArtefact, UnreadableImage
+from tag2mask.files import atomic
+from tag2mask.plan.folder import StageFolder
+from tag2mask.types import LocalizationMaps, Sample
+
+MAX_MAP_BYTES = 2**31  # unpacked; a few kilobytes of npz can claim any size
+
+
+def write_maps(path: Path, maps: LocalizationMaps) -> None:
+    """One photo's localization maps as npz: half precision, present classes only."""
+    arrays = {
+        "classes": np.asarray(maps.classes, np.int16),
+        "scores": maps.scores.astype(np.float16),
+        "size": np.asarray(maps.size, np.int32),
+    }
+    if maps.covered is not None:
+        arrays["covered"] = np.asarray(maps.covered, np.float32)
+    with atomic(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_maps(path: Path, id: str) -> LocalizationMaps:
+    """Maps written by :func:`write_maps`.
+
+    Raises:
+        DamagedArtefact: they cannot be read, or are not finite.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_MAP_BYTES:
+                raise ValueError("it unpacks to more than 2 GB")
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            classes = tuple(int(c) for c in file["classes"])
+            height, width = (int(v) for v in file["size"])
+            covered = float(file["covered"]) if "covered" in file else None
+            scores = file["scores"]
+        if scores.ndim != 3 or len(scores) != len(classes) or not np.isfinite(scores).all():
+            raise ValueError("its scores are not finite maps of its classes")
+    except (MemoryError, PermissionError):
+        raise  # says nothing of the file
+    except Exception as error:  # zip files and arrays raise many types when they are damaged
+        raise DamagedArtefact(path, str(error) or type(error).__name__) from error
+    return LocalizationMaps(id, classes, scores, (height, width), covered)
+
+
+@dataclass(frozen=True)
+class MapReader:
+    """Reads the maps of photos from a finished stage."""
+
+    stage: StageFolder
+
+    def __call__(self, sample: Sample) -> LocalizationMaps:
+        return read_maps(self.stage.path(sample.id, ".npz"), sample.id)
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """Reads the masks of photos ``[height width]`` uint8 from a finished stage."""
+
+    stage: StageFolder
+
+    def __call__(self, sample: Sample) -> np.ndarray:
+        path = self.stage.path(sample.id, ".png")
+        try:
+            return read_index_mask(path)
+        except UnreadableImage as error:
+            raise DamagedArtefact(path, str(error)) from error
+
+    def if_any(self, sample: Sample) -> np.ndarray | None:
+        """None for a photo that got no mask (the saliency rule gives none without saliency)."""
+        return self(sample) if self.stage.path(sample.id, ".png").exists() else None
+
+
+def write_mask(stage: StageFolder, sample: Sample, mask: np.ndarray) -> None:
+    """The photo's mask ``[height width]`` uint8 among a stage's artefacts."""
+    path = stage.path(sample.id, ".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_index_mask(path, mask)

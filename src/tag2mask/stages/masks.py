@@ -1,0 +1,110 @@
+"""Maps to pseudo masks: background, refinement, decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tag2mask import pseudo
+from tag2mask.data.images import read_image, read_saliency
+from tag2mask.plan.context import Context
+from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, Record
+from tag2mask.pseudo import PseudoSettings
+from tag2mask.recipes import RunSettings
+from tag2mask.refine import refiner
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import MapReader, write_mask
+from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
+from tag2mask.types import IGNORE, LocalizationMaps, PseudoMask, Sample
+
+Decided = tuple[PseudoMask, float]
+"""A mask, and how uncertain it is, without truth, in [0, 1]."""
+
+
+def make_masks(settings: RunSettings) -> PhotoStage:
+    """Masks of the training photos from the last maps."""
+    source = names.final_maps(settings)
+    salient: tuple[Fact, ...] = ("saliency",) if settings.pseudo.background in pseudo.SALIENCY else ()
+    by_rule = settings.pseudo.background == "saliency-rule"
+    return PhotoStage(
+        name="masks",
+        title="pseudo masks",
+        reads=(source,),
+        settings=("pseudo", "refine", "refine_long_side", *threshold_settings(settings)),
+        facts=("photos", "tags", *salient),
+        constants={"refiner": repr(refiner(settings.refine, settings.refine_long_side))},
+        keeps_records=True,
+        measured=Measured("masks", "Pseudo masks", "train"),
+        start=lambda context: (_by_saliency if by_rule else _by_scores)(context, source),
+    )
+
+
+def _by_scores(context: Context, source: str) -> PhotoWork:
+    s, maps_of = context.settings, MapReader(context.read(source))
+    threshold, origin = chosen_threshold(context, source)
+    sharpen = refiner(s.refine, s.refine_long_side)
+
+    def write(sample: Sample, pixels: np.ndarray) -> Record:
+        maps = maps_of(sample)
+        scores = pseudo.refine(pixels, with_background(sample, maps, threshold, s.pseudo), sharpen)
+        return keep_mask(context, sample, by_best_score(sample, maps.classes, scores, s.pseudo))
+
+    manifest = {"threshold": round(threshold, 4), "threshold_from": origin, "note": f"threshold {threshold:.3f}"}
+    return PhotoWork(read=lambda sample: read_image(sample.image_path), write=write, manifest=manifest)
+
+
+def _by_saliency(context: Context, source: str) -> PhotoWork:
+    """By the saliency rule; photos without a saliency map get no mask, and are counted and named."""
+    rule, maps_of = context.settings.pseudo.saliency_rule, MapReader(context.read(source))
+
+    def write(sample: Sample, nothing: None) -> Record:
+        if sample.saliency_path is None:
+            return {"uncertainty": 0.0, "foreground": 0.0, "missing_classes": [], "artefact": False}
+        maps = maps_of(sample)
+        mask = pseudo.by_saliency_rule(maps, read_saliency(sample.saliency_path, maps.size), rule)
+        return keep_mask(context, sample, (mask, float((mask.mask == IGNORE).mean())))
+
+    return PhotoWork(write=write, manifest={"threshold": rule.foreground, "threshold_from": "given"})
+
+
+def with_background(sample: Sample, maps: LocalizationMaps, threshold: float, settings: PseudoSettings) -> Tensor:
+    """Probabilities ``[1+present height width]`` of one photo's maps, not refined yet."""
+    saliency = None
+    if settings.background == "saliency" and sample.saliency_path is not None:
+        saliency = read_saliency(sample.saliency_path, maps.size)
+    return pseudo.label_scores(maps, threshold, settings, saliency)
+
+
+def by_best_score(sample: Sample, classes: tuple[int, ...], scores: Tensor, settings: PseudoSettings) -> Decided:
+    """The best of the present classes and background, of probabilities ``[1+present height width]``."""
+    return pseudo.decide(sample.id, classes, scores, settings), float(1 - scores.amax(0).mean())
+
+
+def keep_mask(context: Context, sample: Sample, decided: Decided) -> Record:
+    """Write a mask; what is odd about it, without truth."""
+    mask, uncertainty = decided
+    write_mask(context.folder, sample, mask.mask)
+    foreground = (mask.mask > 0) & (mask.mask < IGNORE)
+    return {
+        "uncertainty": round(uncertainty, 5),
+        "foreground": round(float(foreground.mean()), 5),
+        "missing_classes": list(pseudo.missing_classes(tuple(sorted(sample.labels or ())), mask)),
+    }
+
+
+def unrefined(
+    maps_of: Callable[[Sample], LocalizationMaps], threshold: float, settings: PseudoSettings
+) -> Callable[[Sample], Any]:
+    """Masks ``[height width]`` straight from maps at a threshold, every pixel decided."""
+    settings = replace(settings, margin=0.0)
+
+    def mask(sample: Sample) -> np.ndarray:
+        maps = maps_of(sample)
+        scores = with_background(sample, maps, threshold, settings)
+        return pseudo.decide(maps.id, maps.classes, scores, settings).mask
+
+    return mask

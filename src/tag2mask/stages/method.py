@@ -1,0 +1,137 @@
+"""Tags to maps: the method is trained, then localizes the tagged classes in its training photos."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tag2mask import compute, methods
+from tag2mask.data.batches import Pairs
+from tag2mask.data.images import read_saliency
+from tag2mask.data.saliency import check_saliency_maps
+from tag2mask.localize import Localizer, batches_by
+from tag2mask.plan.context import Context
+from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
+from tag2mask.recipes import RunSettings
+from tag2mask.references import check_references, draw_references, reference_view, show_references
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import write_maps
+from tag2mask.stages.networks import (
+    STRUCTURE,
+    STUDENTS,
+    MapNetwork,
+    build_method,
+    feature_store,
+    frozen_settings,
+    load_map_network,
+    own_settings,
+    tagged_source,
+)
+from tag2mask.train import fit, save_model
+from tag2mask.types import LocalizationMaps, Sample
+from tag2mask.views import View
+
+log = logging.getLogger("tag2mask")
+
+
+def train_method(settings: RunSettings) -> TrainingStage:
+    """The method learns from the tags."""
+    saliency: tuple[Fact, ...] = ("saliency",) if settings.traits.saliency else ()
+    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
+    return TrainingStage(
+        name="method",
+        title=f"training {settings.method}",
+        settings=(
+            *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", *frozen_settings(settings),
+        ),
+        facts=("photos", "tags", "weights", *saliency, *code),
+        train=_train,
+    )  # fmt: skip
+
+
+def _train(context: Context) -> None:
+    s = context.settings
+    traits = methods.traits(s.options)
+    torch.manual_seed(s.seed)
+    method, backbone = build_method(context)
+    if traits.saliency:
+        _check_saliency(context)
+    if not s.train.epochs:  # a whole released network, as it is
+        save_model(method, context.folder.model)
+        return
+    source: Any = tagged_source(context, backbone, s.augment, s.seed, saliency=traits.saliency)
+    if traits.pairs:
+        source = Pairs(source, s.seed)
+    fit(method, source, s.train, context.folder.folder, seed=s.seed, title=context.stage.title)
+
+
+def _check_saliency(context: Context, limit: int = 50) -> None:
+    """Say when saliency maps are black; all of those read is an error."""
+    samples = context.train.samples[:: max(1, len(context.train) // limit)]
+    maps = [read_saliency(s.saliency_path, context.size(s)) for s in samples if s.saliency_path is not None]
+    if black := check_saliency_maps(maps, context.train.name):
+        log.info("%d of %d saliency maps read are black; their photos are taught as background", black, len(maps))
+
+
+def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
+    """Maps of every training photo by the method, or by student number ``turn``."""
+    network, name = names.networks(settings)[turn], names.maps(settings)[turn]
+    by = f"student {turn}" if turn else settings.method
+    seed = ("seed",) if not turn and settings.traits.references else ()
+    return PhotoStage(
+        name=name,
+        title=f"maps by {by}",
+        reads=(network,),
+        settings=(
+            *STRUCTURE,
+            own_settings(settings, inference=not turn),
+            "localize",
+            *seed,
+            *((STUDENTS,) if turn else ()),
+        ),
+        facts=("photos", "tags"),
+        suffix=".npz",
+        measured=Measured("maps", f"Maps after self-training, round {turn}" if turn else "Maps", "train"),
+        start=lambda context: _localize(context, network),
+    )
+
+
+def _localize(context: Context, name: str) -> PhotoWork:
+    settings = context.settings.localize
+    network = load_map_network(context, name)
+    store = feature_store(context, network.backbone)
+    samples = context.train.samples
+    if store is not None:
+        store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.multiple))
+    if network.traits.references:
+        _show_references(context, network)
+    localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
+    divisor, device = network.backbone.multiple, compute.device()
+
+    def views_of(sample: Sample) -> tuple[View, ...]:
+        return tuple(settings.views(*context.size(sample), divisor))
+
+    def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
+        return localizer(samples, [context.size(sample) for sample in samples], inputs)
+
+    return PhotoWork(
+        read=lambda sample: localizer.read(sample, context.size(sample)),
+        compute=localize,
+        write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
+        batches=lambda samples: batches_by(samples, views_of, settings.batch_size, device),
+    )
+
+
+def _show_references(context: Context, network: MapNetwork) -> None:
+    s, backbone = context.settings, network.backbone
+    references = draw_references(context.train, network.traits.references, s.seed)
+    check_references(references, context.train.samples, context.classes, methods.flag(s.method))
+    store = feature_store(context, backbone)
+    if store is not None:
+        view = lambda sample: [reference_view(*context.size(sample), s.localize, backbone.multiple)]  # noqa: E731
+        store.fill([sample for sample, _ in references], view)
+    show_references(network.network, backbone, references, s.localize, store)

@@ -1,0 +1,172 @@
+"""Networks that make maps, built and loaded; and what they are shown in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor, nn
+
+from tag2mask import backbones, compute, methods
+from tag2mask.backbones import Backbone
+from tag2mask.data.augment import AugmentSettings
+from tag2mask.data.batches import StoredFeatures, TaggedImages
+from tag2mask.errors import InputError
+from tag2mask.feature_store import FeatureStore
+from tag2mask.methods.released import released_state
+from tag2mask.methods.smaf import student_of
+from tag2mask.plan.context import Context
+from tag2mask.plan.folder import StageFolder
+from tag2mask.plan.stage import Part
+from tag2mask.protocols import LoadsReleased, Traits
+from tag2mask.recipes import RunSettings
+from tag2mask.stages.artefacts import MapReader
+from tag2mask.train import load_model
+from tag2mask.types import Dataset, Sample
+from tag2mask.views import View, views
+
+STRUCTURE = ("method", "backbone")
+"""Settings that say which network is built; a method's own are declared beside them."""
+
+
+STUDENTS = Part("self_train", ("rounds",))
+"""How students learn; one round more changes none of those before."""
+
+
+def own_settings(settings: RunSettings, *, inference: bool) -> Part | str:
+    """The method's own settings, with or without those that training does not depend on."""
+    return "options" if inference else Part("options", settings.traits.inference_settings)
+
+
+def build_method(context: Context) -> tuple[nn.Module, Backbone]:
+    """The method on its backbone, with the weights that the stage may see."""
+    s = context.settings
+    backbone = backbones.build(s.backbone).to(compute.device())
+    method = methods.build(s.method, backbone, len(context.classes), s.options)
+    if (state := released_state(method, s.backbone.weights)) is not None:
+        assert isinstance(method, LoadsReleased)
+        method.load_released(state, s.backbone.weights)
+    return method.to(compute.device()), backbone
+
+
+@dataclass(frozen=True)
+class MapNetwork:
+    """A trained network that makes maps, in eval mode."""
+
+    network: nn.Module
+    traits: Traits
+    backbone: Backbone
+
+
+def load_map_network(context: Context, name: str) -> MapNetwork:
+    """The method or one of its students, by the name of its stage."""
+    method, backbone = build_method(context)
+    if name == "method":
+        network, traits = method, methods.traits(context.settings.options)
+    else:
+        network = student_of(method, backbone, len(context.classes)).to(compute.device())
+        traits = context.settings.self_train.maps_traits
+    load_model(network, context.read(name).model)
+    return MapNetwork(network.eval(), traits, backbone)
+
+
+def frozen_settings(settings: RunSettings) -> tuple[str, ...]:
+    """What the features of a frozen trunk depend on beside the backbone."""
+    return ("localize.long_side", "localize.precision") if settings.frozen else ()
+
+
+def feature_store(context: Context, backbone: Backbone) -> FeatureStore | None:
+    """Stored features when the trunk is frozen."""
+    if backbone.frozen_until is None:
+        return None
+    s = context.settings
+    return FeatureStore(backbone, context.photos, s.features, s.localize.precision)
+
+
+def tagged_source(
+    context: Context,
+    backbone: Backbone,
+    augment: AugmentSettings,
+    seed: int,
+    *,
+    saliency: bool = False,
+    maps: StageFolder | None = None,
+    map_stride: int = 4,
+) -> TaggedImages | StoredFeatures:
+    """The training photos with their tags, as the backbone takes them: in views, or as stored features.
+
+    Args:
+        maps: of an earlier network, to be learnt from; a view has a cell of them for every ``map_stride`` pixels.
+    """
+    store = feature_store(context, backbone)
+    maps_of = None if maps is None else MapReader(maps)
+    if store is not None:
+        return stored_source(
+            context, store, context.train, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride
+        )
+    check_view(augment, backbone)
+    normalisation = (backbone.mean, backbone.std)
+    return TaggedImages(
+        context.train, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
+    )
+
+
+@dataclass(frozen=True)
+class StoredViews:
+    """The stored features of the plain or mirrored view of a photo at scale 1."""
+
+    store: FeatureStore
+    long_side: int
+
+    def views(self, sample: Sample) -> list[View]:
+        """Plain and mirrored."""
+        facts = self.store.facts[sample.key]
+        return views(facts.height, facts.width, self.long_side, (1.0,), True, self.store.backbone.multiple)
+
+    def __call__(self, sample: Sample, flip: bool) -> Tensor:
+        """``[channels rows columns]``."""
+        return self.store.load(sample, self.views(sample)[int(flip)])
+
+
+def stored_source(
+    context: Context,
+    store: FeatureStore,
+    dataset: Dataset,
+    mask_of: Callable[[Sample], np.ndarray] | None = None,
+    *,
+    seed: int,
+    saliency: bool = False,
+    maps_of: MapReader | None = None,
+    stride: int = 4,
+) -> StoredFeatures:
+    """Plain and mirrored view at scale 1, computed now if they are not there. What belongs to them (masks, saliency,
+    maps) has a cell for every ``stride`` pixels."""
+    load = StoredViews(store, context.settings.localize.long_side)
+    store.fill(dataset.samples, load.views)
+    grids = [(plain.height, plain.width) for plain in (load.views(sample)[0] for sample in dataset.samples)]
+    return StoredFeatures(
+        dataset,
+        load,
+        grids,
+        seed,
+        mask_of,
+        max(1, store.backbone.stride // stride),
+        saliency=saliency,
+        maps_of=maps_of,
+    )
+
+
+def check_view(augment: AugmentSettings, backbone: Backbone) -> None:
+    """Training views are of a size that the backbone takes."""
+    if augment.size % backbone.multiple:
+        raise InputError(
+            f"--augment.size {augment.size} is not a multiple of this backbone's patch of {backbone.multiple} pixels: "
+            f"use {round(augment.size / backbone.multiple) * backbone.multiple}"
+        )
+
+
+def fitting(augment: AugmentSettings, backbone: Backbone) -> AugmentSettings:
+    """The same views at a size the backbone can take."""
+    size = augment.size // backbone.multiple * backbone.multiple
+    return replace(augment, size=max(size, backbone.multiple))

@@ -1,0 +1,44 @@
+"""Every photo is decoded once: its size, the digest of its bytes, or why it cannot be used."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from tag2mask.data.images import CheckedImage, check_image
+from tag2mask.plan.context import Context
+from tag2mask.plan.facts import stamp
+from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
+from tag2mask.types import Sample
+
+STARTED = time.time_ns()
+
+
+def check_photos(*, verify: bool) -> PhotoStage:
+    """The first stage of every plan.
+
+    Args:
+        verify: read all bytes again, whatever sizes and times of the files say.
+    """
+
+    def stamp_of(sample: Sample) -> list[int]:
+        return [*stamp(sample.image_path), *([STARTED] if verify else [])]
+
+    return PhotoStage(
+        name="images",
+        title="checking photos",
+        facts=("files",),
+        split="all",
+        suffix=None,
+        keeps_records=True,
+        stamp=stamp_of,
+        start=_start,
+    )
+
+
+def _start(context: Context) -> PhotoWork:
+    return PhotoWork(read=check_image, write=_write)
+
+
+def _write(sample: Sample, checked: CheckedImage) -> Record:
+    return asdict(checked)

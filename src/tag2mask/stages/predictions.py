@@ -1,0 +1,112 @@
+"""Masks of photos without tags, by a segmenter; and true masks for the oracle that measures what tags cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from tag2mask import compute, evaluate, pseudo, segment
+from tag2mask.data.images import read_image
+from tag2mask.localize import batches_by
+from tag2mask.plan.context import Context
+from tag2mask.plan.folder import StageFolder
+from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork
+from tag2mask.recipes import RunSettings
+from tag2mask.refine import refiner
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import write_mask
+from tag2mask.stages.segmenter import load_segmenter, structure
+from tag2mask.types import Sample
+
+
+def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoStage:
+    """Masks of the validation photos, without their tags."""
+    trained = names.segmenters(settings, oracle=oracle)[-1]
+    title = "Same segmenter, trained on true masks" if oracle else "Segmenter"
+    return PhotoStage(
+        name="predictions-oracle" if oracle else "predictions",
+        title="predictions for validation photos" + " (oracle)" * oracle,
+        reads=(trained,),
+        settings=(*structure(settings), "inference", "refine_long_side"),
+        facts=("val photos",),
+        constants={"refiner": repr(refiner(settings.inference.refine, settings.refine_long_side))},
+        split="val",
+        oracle=oracle,
+        measured=Measured("predictions", title, "val"),
+        start=lambda context: _predict(context, trained, settings.single_stage),
+    )
+
+
+def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
+    predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
+    return PhotoWork(
+        read=lambda sample: predictor.read(sample),
+        compute=lambda samples, inputs: predictor.probabilities(inputs),
+        write=lambda sample, found: write_mask(context.folder, sample, predictor.mask(found)),
+        batches=lambda samples: predictor.batches(samples, context.size),
+    )
+
+
+Read = tuple[np.ndarray, list[Tensor]]
+"""A photo's pixels ``[height width 3]`` uint8, and its views."""
+
+
+class Predictor:
+    """A trained segmenter with the settings of its inference. No tags are used.
+
+    Args:
+        settings: of the run.
+        stage: of the trained segmenter.
+        single_stage: whether that is the method.
+    """
+
+    def __init__(self, settings: RunSettings, classes: int, stage: StageFolder, single_stage: bool) -> None:
+        segmenter, backbone = load_segmenter(settings, classes, stage, single_stage=single_stage)
+        self.photos = segment.PhotoSegmenter(segmenter, backbone, settings.inference)
+        refine = settings.inference.refine
+        self.refiner = None if refine == "none" else refiner(refine, settings.refine_long_side)
+
+    def batches(self, samples: Sequence[Sample], size_of: Callable[[Sample], tuple[int, int]]) -> list[list[Sample]]:
+        """Photos that are segmented together."""
+        views_of = lambda sample: self.photos.views(*size_of(sample))  # noqa: E731
+        return batches_by(samples, views_of, self.photos.settings.batch_size, compute.device())
+
+    def read(self, sample: Sample) -> Read:
+        """Decoded, and in its views; for a thread ahead."""
+        pixels = read_image(sample.image_path)
+        return pixels, self.photos.read(pixels)
+
+    def probabilities(self, inputs: Sequence[Read]) -> list[tuple[np.ndarray, Tensor]]:
+        """Pixels and probabilities ``[1+classes height width]`` of photos of one size of views, not refined yet."""
+        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
+        found = self.photos(sizes, [views for _, views in inputs])
+        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, found, strict=True)]
+
+    def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
+        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind."""
+        pixels, probabilities = found
+        if self.refiner is not None:
+            probabilities = segment.refined(pixels, probabilities, self.refiner)
+        return pseudo.index_mask(probabilities)
+
+
+def make_oracle_masks(settings: RunSettings) -> PhotoStage:
+    """The truth of the training photos as masks, for the ``oracle_masks`` measurement only."""
+    return PhotoStage(
+        name="oracle-masks",
+        title="ORACLE: true masks, to measure what tags cost; not the result",
+        facts=("truth",),
+        oracle=True,
+        start=_oracle,
+    )
+
+
+def _oracle(context: Context) -> PhotoWork:
+    dataset = context.train
+    return PhotoWork(
+        write=lambda sample, nothing: evaluate.write_truth_for_oracle_training(
+            sample, dataset, context.folder.path(sample.id, ".png")
+        )
+    )

@@ -1,0 +1,62 @@
+"""Self-training: a student learns from the maps so far, then makes its own; as often as asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tag2mask import compute
+from tag2mask.methods.smaf import Student, student_of
+from tag2mask.plan.context import Context
+from tag2mask.plan.stage import TrainingStage
+from tag2mask.recipes import RunSettings
+from tag2mask.stages import names
+from tag2mask.stages.networks import STRUCTURE, STUDENTS, frozen_settings, load_map_network, own_settings, tagged_source
+from tag2mask.stages.thresholds import ruled_threshold
+from tag2mask.train import fit, save_model
+
+
+def train_student(settings: RunSettings, turn: int) -> TrainingStage:
+    """Student number ``turn``, counted from 1."""
+    teacher, taught = names.networks(settings)[turn - 1], names.maps(settings)[turn - 1]
+    rule = ("pseudo.rule",) if settings.self_train.constant is None else ()
+    return TrainingStage(
+        name=names.networks(settings)[turn],
+        title=f"training student {turn}",
+        reads=(teacher, taught),
+        settings=(
+            *STRUCTURE, own_settings(settings, inference=False), STUDENTS, *rule,
+            "augment", "student_train", "seed", *frozen_settings(settings),
+        ),
+        facts=("photos", "tags", *(("saliency",) if "saliency" in settings.self_train.denoise else ())),
+        constants={"background": str(settings.self_train.constant), "sharpness": str(settings.self_train.exponent)},
+        train=lambda context: _train(context, turn, teacher, taught),
+    )  # fmt: skip
+
+
+def _train(context: Context, turn: int, teacher: str, taught: str) -> dict[str, Any]:
+    s = context.settings
+    background = s.self_train.constant
+    if background is None:
+        background, _ = ruled_threshold(context, taught)
+    seed = s.seed + turn
+    torch.manual_seed(seed)
+    network = load_map_network(context, teacher)
+    student = Student(student_of(network.network, network.backbone, len(context.classes)), s.self_train, background)
+    source = tagged_source(
+        context,
+        network.backbone,
+        replace(s.augment, jitter=s.self_train.jitter),
+        seed,
+        saliency="saliency" in s.self_train.denoise,
+        maps=context.read(taught),
+        map_stride=s.self_train.stride,
+    )
+    fit(
+        student.to(compute.device()), source, s.student_train, context.folder.folder, seed=seed,
+        title=context.stage.title,
+    )  # fmt: skip
+    save_model(student.network, context.folder.model)  # without the task around it
+    return {"background": round(background, 4)}

@@ -1,0 +1,20 @@
+"""The one training loop: methods and segmenters alike, on accelerate (devices, precision, processes, trackers).
+
+Random numbers of step k are seeded from (seed, k) and batches are a function of (seed, epoch), so a run interrupted
+anywhere continues from its last checkpoint as if nothing had happened: to the bit on a CPU.
+"""
+
+from tag2mask.train.checkpoint import load_model, save_model
+from tag2mask.train.loop import fit
+from tag2mask.train.optimizer import clipped_together, parameter_groups, schedule
+from tag2mask.train.settings import TrainSettings
+
+__all__ = [
+    "TrainSettings",
+    "clipped_together",
+    "fit",
+    "load_model",
+    "parameter_groups",
+    "save_model",
+    "schedule",
+]

@@ -1,0 +1,96 @@
+"""The batches of a whole training, one a step, wherever it starts; read ahead by a thread or by processes."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from tag2mask import compute
+from tag2mask.data.batches import Source, epoch_batches
+from tag2mask.errors import InputError
+from tag2mask.train.settings import TrainSettings
+
+log = logging.getLogger("tag2mask")
+
+
+class Steps(Dataset[Any]):
+    """A source as a map from step to batch, over all epochs of a training.
+
+    Epochs may differ in length where photos are grouped by size.
+    """
+
+    def __init__(self, source: Source, batch_size: int, seed: int) -> None:
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.first = [0]  # step of each epoch known so far
+        self.epoch, self.batches = -1, [[]]  # the last one used
+
+    def __getitem__(self, step: int) -> Any:
+        epoch = self.epoch_of(step)
+        indices = self.batches_of(epoch)[step - self.first[epoch]]
+        return self.source.collate([self.source.item(epoch, index) for index in indices])
+
+    def epoch_of(self, step: int) -> int:
+        while self.first[-1] <= step:
+            self.first.append(self.first[-1] + len(self.batches_of(len(self.first) - 1)))
+        return bisect.bisect_right(self.first, step) - 1
+
+    def batches_of(self, epoch: int) -> list[list[int]]:
+        if epoch != self.epoch:
+            self.epoch, self.batches = epoch, epoch_batches(self.source, self.batch_size, self.seed, epoch)
+        return self.batches
+
+
+def batches(steps: Steps, settings: TrainSettings, start: int, end: int, device: torch.device) -> Iterator[Any]:
+    """The batches of the steps from ``start`` to ``end``."""
+    workers = _workers(settings, device, end - start)
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, end),  # pyright: ignore[reportArgumentType] (any sized iterable of indices will do)
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    if not workers:
+        yield from _one_ahead(iter(loader))
+        return
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"one of the {workers} processes that read photos died ({str(error).partition(chr(10))[0]}), most likely "
+            "for want of memory: run the same command again, which goes on from the last checkpoint, with fewer "
+            "--train.workers"
+        ) from error
+
+
+def _workers(settings: TrainSettings, device: torch.device, steps: int) -> int:
+    """Processes that read ahead: as many as asked for, or one a core on an accelerator; none on a CPU."""
+    cores = compute.cores()
+    if settings.workers is None:
+        return 0 if device.type == "cpu" else min(cores, 16, steps)
+    if settings.workers > cores:
+        log.info("--train.workers %d: this machine lets us use %d cores, more do not help", settings.workers, cores)
+    return min(settings.workers, steps)
+
+
+def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, the next one made on a thread while this one is learnt from."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,))
+    end = object()
+    try:
+        coming = pool.submit(next, batches, end)
+        torch.set_num_threads(threads)  # the thread's own is 1; a later thread would inherit the last one set
+        while (batch := coming.result()) is not end:
+            coming = pool.submit(next, batches, end)
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,100 @@
+"""Weights and states of a training on disk, as safetensors: nothing is pickled."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tag2mask.errors import DamagedArtefact, InputError
+from tag2mask.files import atomic
+
+log = logging.getLogger("tag2mask")
+
+
+def save_model(network: nn.Module, path: Path) -> None:
+    """Weights as safetensors, atomically."""
+    from safetensors.torch import save
+
+    with atomic(path, "wb") as file:
+        file.write(save({n: t.detach().contiguous().cpu() for n, t in network.state_dict().items()}))
+
+
+def load_model(network: nn.Module, path: Path) -> None:
+    """Weights written by :func:`save_model`.
+
+    Raises:
+        DamagedArtefact: they cannot be read, or are not finite numbers; the file is moved aside.
+        InputError: something is missing or left over.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DamagedArtefact(path, str(error)) from error
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise DamagedArtefact(path, f"{broken[0]} holds numbers that are not finite")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit this model: {' '.join(str(error).split())[:300]}") from error
+    channels_last(network)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Convolutions in the memory format in which they are fast."""
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def save_checkpoint(path: Path, key: str, step: int, network: nn.Module, optimizer: Any) -> None:
+    """Model, optimiser state and step in one file: everything needed to continue."""
+    from safetensors.torch import save
+
+    tensors = {f"model.{n}": t for n, t in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{n}": torch.as_tensor(v) for n, v in state.items()}
+    content = {n: t.detach().contiguous().cpu() for n, t in tensors.items()}
+    with atomic(path, "wb") as file:
+        file.write(save(content, metadata={"key": key, "step": str(step)}))
+
+
+def restore_checkpoint(path: Path, key: str, network: nn.Module, optimizer: Any) -> int:
+    """The step to go on from; 0 when there is no checkpoint of this key and network, or it is damaged."""
+    if not path.exists():
+        return 0
+    try:
+        metadata, tensors = _read(path)
+        step, state = int(metadata["step"]), _optimizer_state(tensors)
+    except Exception as error:  # safetensors raises many types on a damaged file, and its content may be anything
+        log.info("the checkpoint %s is damaged (%s): this training begins anew", path, type(error).__name__)
+        return 0
+    model = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    own = network.state_dict()
+    fits = model.keys() == own.keys() and all(model[name].shape == own[name].shape for name in own)
+    if metadata.get("key") != key or not fits:
+        return 0
+    network.load_state_dict(model)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, field = name.split(".", 2)
+            state.setdefault(int(index), {})[field] = tensor
+    return state

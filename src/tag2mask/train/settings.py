@@ -1,0 +1,58 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tag2mask import compute
+from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, DecidesNothing, Range, check_values
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a network is trained. The defaults fine-tune an ImageNet backbone in minutes on a laptop."""
+
+    epochs: Annotated[float, Range(at_least=0, at_most=1e6)] = 8.0
+    """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method)."""
+    batch_size: Annotated[int, Range(at_least=1)] = 16
+    """Photos in a batch."""
+    accumulate: Annotated[int, Range(at_least=1)] = 1
+    """Batches whose gradients are averaged into one optimiser step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Which optimiser takes the steps."""
+    learning_rate: Annotated[float, POSITIVE] = 5e-4
+    """Of the pretrained backbone."""
+    head_lr_mult: Annotated[float, NOT_NEGATIVE] = 10.0
+    """New layers learn this many times faster than the backbone."""
+    bias_lr_mult: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Biases and norms learn this many times faster than the weights beside them (Caffe's solvers: 2)."""
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-2
+    """On weights of two and more dimensions."""
+    decay_biases: bool = False
+    """Also on biases and norms, as PyTorch's own optimisers do."""
+    momentum: Annotated[float, Range(at_least=0, below=1)] = 0.9
+    """For sgd."""
+    nesterov: bool = False
+    """For sgd."""
+    warmup: Annotated[float, SHARE] = 0.03
+    """Share of the steps over which the learning rate grows from 0."""
+    power: Annotated[float, NOT_NEGATIVE] = 0.9
+    """Poly schedule: the learning rate falls as (1 - progress)^power."""
+    milestones: Annotated[tuple[float, ...], NOT_NEGATIVE] = ()
+    """Epochs at whose start the learning rate falls to a tenth; with `power` 0, a schedule in steps."""
+    max_grad_norm: Annotated[float, NOT_NEGATIVE] = 5.0
+    """Gradients of a larger norm are scaled down to it; 0: never."""
+    precision: compute.Precision = "auto"
+    """Of the forward pass; auto: bfloat16 where the hardware multiplies it natively, else float32."""
+    workers: Annotated[int | None, NOT_NEGATIVE, DecidesNothing()] = None
+    """Processes that read and augment photos. None: none on a CPU (a thread does it), one a core on an accelerator."""
+    compile: Annotated[bool, DecidesNothing()] = False
+    """Compile the network (torch.compile): worth it for long trainings on a GPU."""
+    checkpoint_minutes: Annotated[float, NOT_NEGATIVE, DecidesNothing()] = 2.0
+    """How much work an interruption may cost."""
+    tracker: Annotated[str | None, DecidesNothing()] = None
+    """Also log to an accelerate tracker (tensorboard, wandb, ...), if it is installed."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "train")
