@@ -2,8 +2,8 @@
 
     python benchmarks/listing.py --photos 1000000 --root /tmp/listing
 
-Writes so many hard links (once; 1,000 a folder), then reads them as each of two layouts in a process of its
-own: `folder` (a CSV of 90 % train, 10 % val) and `class-folders`. `load` is what a training needs (both splits), `survey`
+Writes so many hard links (once; 1,000 a folder), then reads them as each of two layouts in a process of its own:
+`folder` (a CSV of 90 % train, 10 % val) and `class-folders`. `load` is what a training needs (both splits), `survey`
 adds everything that is said before it. Numbers: docs/log.md.
 """
 

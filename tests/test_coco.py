@@ -176,7 +176,7 @@ def test_a_category_called_background(tmp_path, name):
     categories = [{"id": 0, "name": name}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     root = export(tmp_path, categories=categories)
     assert data.load(root).classes == ("cat", "dog")  # nothing shows it: exports list it
-    annotations = [{"image_id": 1, "category_id": 1}, {"image_id": 2, "category_id": 0}, {"image_id": 2, "category_id": 2}]
+    annotations = [{"image_id": i, "category_id": c} for i, c in ((1, 1), (2, 0), (2, 2))]
     export(tmp_path, categories=categories, annotations=annotations)
     assert "category 0 of" in refused(root) and "background is no class" in refused(root)
     assert tags(data.load(root, DataSettings(classes=("cat", "dog")))) == {"a": {"cat"}, "b": {"dog"}}
@@ -197,7 +197,7 @@ def test_classes_have_the_same_numbers_in_every_split(tmp_path):
 
 
 def test_annotations_of_photos_that_are_not_listed(tmp_path):
-    annotations = [{"image_id": 1, "category_id": 1}, {"image_id": 8, "category_id": 1}, {"image_id": 9, "category_id": 2}]
+    annotations = [{"image_id": i, "category_id": c} for i, c in ((1, 1), (8, 1), (9, 2))]
     (finding,) = data.read(export(tmp_path, annotations=annotations)).findings
     assert finding.level == "warning" and "annotations of 2 photos that are not among its images" in str(finding)
 

@@ -216,7 +216,8 @@ def test_deep_images_are_not_copied_about(tmp_path, kind):
         "read_image(Path(sys.argv[1]))\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.tif")], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(tmp_path / "a.tif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 700, f"{float(done.stdout):.0f} MB more"
 
 

@@ -53,10 +53,11 @@ def test_forms(photos, text, encoding):
 
 
 def test_a_line_for_each_tag(photos):
-    write(photos / "tags.csv", "image,tag,split\na.jpg,cat,train\nb.jpg,dog,train\na.jpg,dog,train\na.jpg,cat,train\nc.jpg,,\n")
+    lines = ("image,tag,split", "a.jpg,cat,train", "b.jpg,dog,train", "a.jpg,dog,train", "a.jpg,cat,train", "c.jpg,,")
+    write(photos / "tags.csv", "\n".join(lines))
     assert tags(data.load(photos)) == SHOWN
     (finding,) = data.read(photos, DataSettings(), "train").findings
-    assert finding.level == "info" and "1 photo is on several lines" in finding.message
+    assert finding.level == "info" and "1 photo on several lines" in finding.message
 
 
 def test_cells_beyond_the_last_column(photos):

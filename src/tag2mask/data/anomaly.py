@@ -1,8 +1,8 @@
-"""The layout of anomaly sets (MVTec AD and others): ``train/good``, ``test/good``, ``test/crack``, ``ground_truth/crack``.
+"""The layout of anomaly sets (MVTec AD and others): ``train/good``, ``test/good``, ``test/crack``, ``ground_truth/``.
 
-Photos in ``good`` show none of the classes; the other folders of ``test`` are the classes. As they stand, such sets teach no
-class: every training photo is good. So the training split is said to lack them, with what to do. The masks in
-``ground_truth`` hold 0 and 255 whatever the class and are not read.
+Photos in ``good`` show none of the classes; the other folders of ``test`` are the classes. As they stand, such sets
+teach no class: every training photo is good. So the training split is said to lack them, with what to do. The masks
+in ``ground_truth`` hold 0 and 255 whatever the class and are not read.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Anomaly:
         if split == split_name(self.settings.train_split) and not any(labels):
             yield Finding(
                 "error",
-                f"{self.root} is an anomaly set: its {len(labels)} training photos are all good, so their tags teach no "
-                "class",
+                f"{self.root} is an anomaly set: its {len(labels)} training photos are all good, so their tags teach "
+                "no class",
                 "move about half of the photos of each defect from test to train, or write train.csv and val.csv "
                 "(image,tags; no tag for good photos) that name photos of both",
             )

@@ -1,5 +1,5 @@
-"""The layout *class-folders*: ``cat/01.jpg``, ``dog/7.jpg``, the folder's name is the tag; or the same in ``train/`` and
-``val/``. What else lies there (truth in ``masks/``, photos without a class) is told apart by what it holds.
+"""The layout *class-folders*: ``cat/01.jpg``, ``dog/7.jpg``, the folder's name is the tag; or the same in ``train/``
+and ``val/``. What else lies there (truth in ``masks/``, photos without a class) is told apart by what it holds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tag2mask.data.class_file import given_classes, known_classes, merged_words
 from tag2mask.data.companions import existing_folder, saliency, truth
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import absolute, distinct_ids
 from tag2mask.data.listing import Listing, class_values
 from tag2mask.data.roles import Groups, Role, groups_of, role_of
@@ -62,7 +62,8 @@ class ClassFolders:
         self.known = known_classes(root, settings, where)
 
     def _place(self, prefix: str, groups: Groups) -> Place:
-        roles = {name: role_of(name, groups, self.base / prefix, self._meant) for name in sorted(groups) if name}
+        names = [name for name in sorted(groups) if name]
+        roles: dict[str, Role] = {name: role_of(name, groups, self.base / prefix, self._meant) for name in names}
         return Place({name: len(photos) for name, photos in groups.items()}, roles)
 
     def _check(self, where: Mapping[str, str], groups: Groups) -> None:
@@ -125,7 +126,7 @@ class ClassFolders:
         """Photos without a class, folders that are none, and files that are not read."""
         where = "lie in no class folder of a split" if self.nested else "lie in no class folder"
         for name, count in self._untagged():
-            photos = f"{count} photo{'s' if count > 1 else ''} in {self.base / name}"
+            photos = f"{some(count, 'photo')} in {self.base / name}"
             yield Finding("info", f"{photos} {where}", "nobody tagged them, so they are not used")
         for prefix in (prefix for group in self._splits.values() for prefix in group):
             empty = sorted(set(folders(self.base / prefix)) - self._places[prefix].sizes.keys())

@@ -1,10 +1,10 @@
 """The layout of MS COCO: ``annotations/instances_train2014.json`` and the photos in ``train2014/``.
 
 Exports of other programs are read too: one JSON a split beside its photos (``train/_annotations.coco.json``), and
-``data/`` with ``labels.json``. A photo's tags are the categories of its objects (crowds too); one without objects shows
-none of the classes. COCO's 80 categories have ids up to 90; in id order they are classes 0 to 79, so class ``c`` has value
-``c + 1`` in index masks, as the field's COCO masks do. Object outlines in the JSON are truth and are never looked at: to
-measure, give rendered index masks (``masks/``, or ``--truth FOLDER``).
+``data/`` with ``labels.json``. A photo's tags are the categories of its objects (crowds too); one without objects
+shows none of the classes. COCO's 80 categories have ids up to 90; in id order they are classes 0 to 79, so class
+``c`` has value ``c + 1`` in index masks, as the field's COCO masks do. Object outlines in the JSON are truth and are
+never looked at: to measure, give rendered index masks (``masks/``, or ``--truth FOLDER``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tag2mask.data.class_file import Known, known_classes, merged_words
 from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, saliency, truth, word
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import absolute, distinct_ids
 from tag2mask.data.instances import Instances, read_instances
 from tag2mask.data.lines import missing_images
@@ -89,7 +89,7 @@ class Coco:
         return starting[0] if len(starting) == 1 else None
 
     def splits(self) -> tuple[str, ...]:
-        """``train``, ``val`` and ``test`` where there is a file of that beginning, and the full names (``train2014``)."""
+        """``train``, ``val``, ``test`` where there is a file of that beginning, and the full names (``train2014``)."""
         short = [name for name in ("train", "val", "test") if name not in self.files and self._file(name)]
         return (*short, *self.files)
 
@@ -179,6 +179,6 @@ def _lost(found: Instances, path: Path) -> Iterator[Finding]:
     if found.lost:
         yield Finding(
             "warning",
-            f"{path}: annotations of {found.lost} photo{'s' if found.lost > 1 else ''} that are not among its images",
+            f"{path}: annotations of {some(found.lost, 'photo')} that are not among its images",
             "their ids lead nowhere: export the data set again",
         )

@@ -12,25 +12,10 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.data.walk import Present, folders, image_files
 from tag2mask.errors import InputError
 
-TRUTH_WORDS = frozenset(
-    [
-        "mask",
-        "masks",
-        "truth",
-        "truths",
-        "gt",
-        "groundtruth",
-        "label",
-        "labels",
-        "annotation",
-        "annotations",
-        "segmentation",
-        "segmentations",
-        "seg",
-        "segmentationclass",
-        "segmentationclassaug",
-    ]
-)
+TRUTH_WORDS = frozenset({
+    "mask", "masks", "truth", "truths", "gt", "groundtruth", "label", "labels", "annotation", "annotations",
+    "segmentation", "segmentations", "seg", "segmentationclass", "segmentationclassaug",
+})  # fmt: skip
 """Names of folders of truth, without capitals, blanks, ``-`` and ``_``."""
 SALIENCY_WORDS = frozenset(["saliency", "saliencies", "saliencymaps", "salimages", "sal"])
 PHOTO_WORDS = frozenset(["images", "imgs", "img", "photos", "jpegimages"])
@@ -40,7 +25,8 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".jpg", ".jpeg
 SALIENCY_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 MARK = re.compile(
-    r"[ _.-](masks?|gt|truth|ground[ _-]?truth|labels?|labelids|labeltrainids|seg|segmentation|annotations?|saliency|sal)$",
+    r"[ _.-](masks?|gt|truth|ground[ _-]?truth|labels?|labelids|labeltrainids|seg|segmentation|annotations?|saliency|"
+    r"sal)$",
     re.IGNORECASE,
 )
 """What people append to a photo's name for its mask or map."""

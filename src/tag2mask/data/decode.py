@@ -1,5 +1,6 @@
-"""Image files opened and read. Whatever is wrong with one ends as an :class:`~tag2mask.errors.UnreadableImage` that names
-it and quotes nothing of what is in it.
+"""Image files opened and read.
+
+Whatever is wrong with one ends as an :class:`~tag2mask.errors.UnreadableImage` that names it and quotes nothing of it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from tag2mask.data.pixels import to_grey, to_rgb
 from tag2mask.data.reading import NotRegular, open_regular
@@ -129,7 +130,7 @@ def decoded(path: Path, content: bytes | None, max_pixels: int = MAX_PIXELS) -> 
 
 
 @contextlib.contextmanager
-def _image(path: Path, content: bytes | None) -> Iterator[Image.Image]:
+def _image(path: Path, content: bytes | None) -> Iterator[ImageFile.ImageFile]:
     file = open_regular(path, IMAGE_BYTES) if content is None else io.BytesIO(content)
     with file, Image.open(file, formats=_formats()) as image:
         yield image
@@ -138,8 +139,8 @@ def _image(path: Path, content: bytes | None) -> Iterator[Image.Image]:
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A photo as people see it: ``[height width 3]`` uint8 RGB.
 
-    Turned upright by its EXIF orientation; grey, palette, CMYK and deep images (10 to 16 bits) are converted, transparent
-    ones laid on white; of an animation the first frame is read.
+    Turned upright by its EXIF orientation; grey, palette, CMYK and deep images (10 to 16 bits) are converted,
+    transparent ones laid on white; of an animation the first frame is read.
 
     Raises:
         UnreadableImage: missing, truncated, not an image, or more than ``max_pixels`` pixels; names the file.

@@ -11,6 +11,11 @@ Level = Literal["error", "warning", "info"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "info")
 
 
+def some(count: int, thing: str) -> str:
+    """``1 photo``, ``2 photos``."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing worth knowing."""

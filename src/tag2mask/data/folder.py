@@ -5,9 +5,10 @@
     beach/7.jpg,cow;person,val,       tags are separated by ; or |
     empty.jpg,,train,                 no tag: it shows none of the classes
 
-or one CSV for each split (``train.csv``, ``val.csv``); the other forms are those of :mod:`~tag2mask.data.table`. A photo
-that no line names is untagged and not used. Beside them, all optional: ``classes.txt`` (a class a line, in order; ``name
-value`` when truth masks use other values than 1, 2, ...), ``masks/`` (truth, ``beach/7.png``), ``saliency/``.
+or one CSV for each split (``train.csv``, ``val.csv``); the other forms are those of :mod:`~tag2mask.data.table`. A
+photo that no line names is untagged and not used. Beside them, all optional: ``classes.txt`` (a class a line, in
+order; ``name value`` when truth masks use other values than 1, 2, ...), ``masks/`` (truth, ``beach/7.png``),
+``saliency/``.
 """
 
 from __future__ import annotations

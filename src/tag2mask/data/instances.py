@@ -1,4 +1,4 @@
-"""COCO's instances JSON: which categories occur in which photo. Outlines, nearly all of it, are parsed and forgotten."""
+"""COCO's instances JSON: which categories occur in which photo. Outlines, nearly all of it, are forgotten."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = ("categories", "images", "annotations")
 
 @dataclass
 class Instances:
-    """What an instances JSON says. Ids are texts: some programs write numbers as texts, in one list and not in another."""
+    """What an instances JSON says. Ids are texts: some programs write a number as text in one list, not in another."""
 
     categories: dict[str, str] = field(default_factory=dict)  # names by id, in the order of the ids
     photos: dict[str, str] = field(default_factory=dict)  # files by id

@@ -1,8 +1,8 @@
 """The community's ``cls_labels.npy``: a pickled dict of photo id to a multi-hot vector.
 
-The pickle is not loaded: its instructions are read one by one (``pickletools.genops`` only takes them apart), and the few
-that describe numbers, texts, dicts and plain arrays are followed. Nothing in the file can name a function that would be
-called.
+The pickle is not loaded: its instructions are read one by one (``pickletools.genops`` only takes them apart), and the
+few that describe numbers, texts, dicts and plain arrays are followed. Nothing in the file can name a function that
+would be called.
 """
 
 from __future__ import annotations
@@ -119,22 +119,10 @@ _MODULES = (
 )
 
 
-_CONSTANTS = frozenset(
-    [
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "INT",
-        "LONG1",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINFLOAT",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-    ]
-)
+_CONSTANTS = frozenset({
+    "BININT", "BININT1", "BININT2", "INT", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+})  # fmt: skip
 _FIXED = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 

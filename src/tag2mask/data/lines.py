@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import absolute
 from tag2mask.data.samples import Labels
 from tag2mask.data.table import Row
@@ -121,8 +121,8 @@ class Lines:
 
     def findings(self) -> Iterator[Finding]:
         if self._more:
-            several = f"{len(self._more)} photo{'s are' if len(self._more) > 1 else ' is'} on several lines"
-            yield Finding("info", f"{self.path}: {several} with a tag each, which are joined")
+            several = f"{self.path}: {some(len(self._more), 'photo')} on several lines"
+            yield Finding("info", f"{several} with a tag each, which are joined")
         if not self.tagged():
             yield Finding("info", f"{self.path}: no line of these {len(self)} has a tag, so the photos are untagged")
 

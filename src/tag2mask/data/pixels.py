@@ -1,4 +1,4 @@
-"""Pixels of any kind as 8-bit RGB: deep grey and colour, transparency. Large images go strip by strip, not in copies."""
+"""Pixels of any kind as 8-bit RGB: deep grey and colour, transparency. Large images go strip by strip."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
-Reopen = Callable[[], AbstractContextManager[Image.Image]]
+Reopen = Callable[[], AbstractContextManager[ImageFile.ImageFile]]
 
 STRIP = 1 << 22  # pixels handled at a time
 
@@ -125,15 +125,14 @@ def _deep_colour(image: Image.Image, reopen: Reopen | None) -> tuple[np.ndarray,
     if other is None or reopen is None:
         return None
     image.load()
-    bands = image.getbands()[:3]
-    highest = max(image.getchannel(band).getextrema()[1] for band in bands)  # type: ignore[type-var, operator]
-    bits = depth_of(int(highest) << 8 | 255)
+    highest = max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands()[:3])
+    bits = depth_of(highest << 8 | 255)
     if bits == 16:  # nothing is lost that 8 bits could show
         return None
     with reopen() as second:
-        tile = second.tile[0]  # type: ignore[attr-defined]
-        args = other if isinstance(tile.args, str) else (other, *tile.args[1:])
-        second.tile = [part._replace(args=args) for part in second.tile]  # type: ignore[attr-defined]
+        given = second.tile[0].args
+        args = (other, *given[1:]) if isinstance(given, tuple) else other
+        second.tile = [part._replace(args=args) for part in second.tile]
         second.load()
         return _joined(image, second, bits), f"{bits} bits"
 

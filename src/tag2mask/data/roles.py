@@ -49,7 +49,7 @@ def role_of(folder: str, groups: Groups, base: Path, meant: frozenset[str]) -> R
 
 
 def _is_split(folder: str, groups: Groups) -> bool:
-    """A class may be called ``train``, it is one of VOC's: its folder holds photos, not folders, next to other classes."""
+    """A class may be called ``train``, as one of VOC's: its folder holds photos, not folders, next to other classes."""
     others = [name for name in groups if name not in ("", folder)]
     if any("/" in name for name in groups[folder]) or split_name(folder) != "train":
         return True

@@ -1,9 +1,10 @@
-"""The layout of PASCAL VOC: ``JPEGImages/``, ``ImageSets/Segmentation/*.txt``, ``Annotations/*.xml``; with VOC's classes
-or one's own.
+"""The layout of PASCAL VOC: ``JPEGImages/``, ``ImageSets/Segmentation/*.txt``, ``Annotations/*.xml``.
 
-Lists may have either style, ``2007_000032`` or ``/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png``. Without
-lists all photos are for training; exports with each photo's XML next to it (``train/7.jpg``, ``train/7.xml``) are read
-too. Tags: :mod:`~tag2mask.data.voc_tags`. Truth lies in ``SegmentationClassAug/`` (VOC and SBD), else in
+With VOC's classes or one's own.
+
+Lists may have either style, ``2007_000032`` or ``/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png``.
+Without lists all photos are for training; exports with each photo's XML next to it (``train/7.jpg``, ``train/7.xml``)
+are read too. Tags: :mod:`~tag2mask.data.voc_tags`. Truth lies in ``SegmentationClassAug/`` (VOC and SBD), else in
 ``SegmentationClass/``; saliency in ``Saliency/`` or ``SALImages/``.
 """
 
@@ -175,8 +176,8 @@ class Voc:
         folder = self.base if self.next_to else self.root / "Annotations"
         if not folder.is_dir():
             raise InputError(
-                f"{self.root} has no tags (no tags.csv, cls_labels.npy, list of lines 'id 0 14' called train_cls.txt or "
-                "Annotations folder): add one or give --tags"
+                f"{self.root} has no tags (no tags.csv, cls_labels.npy, list of lines 'id 0 14' called train_cls.txt "
+                "or Annotations folder): add one or give --tags"
             )
         wanted = dict.fromkeys(split_name(name) for name in (self.settings.train_split, self.settings.val_split))
         existing = [name for name in wanted if name in self.splits() or self._list_of(name)] or list(self.splits())

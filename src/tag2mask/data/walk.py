@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.errors import InputError, listed
 
 SUFFIXES = (
@@ -23,58 +23,12 @@ SUFFIXES = (
 SYSTEM = frozenset({"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle"})
 
 # What lies in folders of photos and is none: no word is lost about it.
-_NO_PHOTOS = frozenset(
-    [
-        ".bat",
-        ".cfg",
-        ".conf",
-        ".csv",
-        ".data",
-        ".db",
-        ".doc",
-        ".docx",
-        ".gz",
-        ".htm",
-        ".html",
-        ".ini",
-        ".ipynb",
-        ".json",
-        ".jsonl",
-        ".lnk",
-        ".lock",
-        ".log",
-        ".mat",
-        ".md",
-        ".names",
-        ".npy",
-        ".npz",
-        ".odt",
-        ".onnx",
-        ".pdf",
-        ".pickle",
-        ".pkl",
-        ".pt",
-        ".pth",
-        ".py",
-        ".rar",
-        ".rst",
-        ".rtf",
-        ".safetensors",
-        ".sh",
-        ".tar",
-        ".tgz",
-        ".toml",
-        ".tsv",
-        ".txt",
-        ".url",
-        ".xls",
-        ".xlsx",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".zip",
-    ]
-)
+_NO_PHOTOS = frozenset({
+    ".bat", ".cfg", ".conf", ".csv", ".data", ".db", ".doc", ".docx", ".gz", ".htm", ".html", ".ini", ".ipynb",
+    ".json", ".jsonl", ".lnk", ".lock", ".log", ".mat", ".md", ".names", ".npy", ".npz", ".odt", ".onnx", ".pdf",
+    ".pickle", ".pkl", ".pt", ".pth", ".py", ".rar", ".rst", ".rtf", ".safetensors", ".sh", ".tar", ".tgz", ".toml",
+    ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
+})  # fmt: skip
 _NO_ENDING = frozenset(
     ["authors", "changelog", "copying", "dockerfile", "license", "makefile", "notice", "readme", "version"]
 )
@@ -209,7 +163,7 @@ def left_out(found: Walk, base: Path) -> Iterator[Finding]:
         count, ending = found.counts[suffix], suffix or "without an ending"
         yield Finding(
             "warning",
-            f"{count} file{'s' if count > 1 else ''} {ending} in {base} left out: {', '.join(found.others[suffix])}",
+            f"{some(count, 'file')} {ending} in {base} left out: {', '.join(found.others[suffix])}",
             "such files are not read: if they are photos, save them as JPEG or PNG",
         )
     if found.irregular:
@@ -228,6 +182,6 @@ def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str)
     if unnamed:
         yield Finding(
             "info",
-            f"{len(unnamed)} photo{'s' if len(unnamed) > 1 else ''} in {base} that {by} does not name: {listed(unnamed)}",
+            f"{some(len(unnamed), 'photo')} in {base} that {by} does not name: {listed(unnamed)}",
             "nobody tagged them, so they are not used",
         )

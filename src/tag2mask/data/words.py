@@ -20,7 +20,10 @@ from tag2mask.errors import InputError, printable
 LONGEST = 200  # characters of a class name
 
 MISSING = frozenset(
-    ("nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat", "-", "--", "---", "?", "[]", "{}", "()", '""', "''")
+    (
+        "nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat", "-", "--", "---", "?", "[]", "{}", "()", '""',
+        "''",
+    )
 )  # fmt: skip
 """How programs and people write an empty cell, folded."""
 

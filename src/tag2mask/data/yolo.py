@@ -1,8 +1,8 @@
 """The layouts of YOLO: for each photo a text with lines ``class x y width height``.
 
-``images/train/7.jpg`` and ``labels/train/7.txt``, or ``train/images/7.jpg`` and ``train/labels/7.txt``. A photo's tags are
-the classes of its boxes or outlines; as the format has it, one without a text or with an empty one shows none of them.
-The classes are those of ``data.yaml``, ``classes.txt`` or ``obj.names``.
+``images/train/7.jpg`` and ``labels/train/7.txt``, or ``train/images/7.jpg`` and ``train/labels/7.txt``. A photo's
+tags are the classes of its boxes or outlines; as the format has it, one without a text or with an empty one shows
+none of them. The classes are those of ``data.yaml``, ``classes.txt`` or ``obj.names``.
 """
 
 from __future__ import annotations

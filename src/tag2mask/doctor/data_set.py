@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tag2mask import data
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import is_outside
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import split_name
@@ -74,7 +74,7 @@ def _selections(opened: data.Opened) -> dict[str, data.Selection]:
     """The splits that a run uses; a training split that is not there is an error."""
     existing = opened.reader.splits()
     train_split, val_split = (split_name(name) for name in (opened.settings.train_split, opened.settings.val_split))
-    wanted = dict.fromkeys((train_split, *([val_split] if val_split in existing else [])))
+    wanted = [train_split, *(name for name in (val_split,) if name in existing and name != train_split)]
     return {split: data.read(opened, split=split) for split in wanted}
 
 
@@ -99,8 +99,7 @@ def _splits(
         if both:
             yield Finding(
                 "error",
-                f"{len(both)} photo{'s are' if len(both) > 1 else ' is'} in both '{train_split}' and '{val_split}': "
-                f"{listed(sorted(both))}",
+                f"{some(len(both), 'photo')} in both '{train_split}' and '{val_split}': {listed(sorted(both))}",
                 "what is measured on them means nothing: remove them from one split",
             )
 
@@ -120,6 +119,6 @@ def _outside(split: str, dataset: Dataset, root: Path) -> Iterator[Finding]:
     if outside:
         yield Finding(
             "warning",
-            f"{split}: {len(outside)} photo{'s lie' if len(outside) > 1 else ' lies'} outside {root}: {listed(outside)}",
+            f"{split}: {some(len(outside), 'photo')} outside {root}: {listed(outside)}",
             "their paths hold on this computer only; make sure that you mean them",
         )

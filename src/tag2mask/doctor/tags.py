@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from tag2mask.data import Selection
 from tag2mask.data.anomaly import GOOD
 from tag2mask.data.companions import word
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.samples import domains_of, label_counts
 from tag2mask.data.words import look_alike, misspelt
 from tag2mask.errors import listed
@@ -18,11 +18,6 @@ from tag2mask.types import Dataset
 FEW = 20  # photos of a class below which a classifier hardly learns what the photos have in common
 IMBALANCE = 20  # ratio of the most to the least frequent class above which the rare ones are drowned
 OFTEN = 0.95  # share of a class's photos that show another one too, above which tags hardly separate them
-
-
-def some(count: int, thing: str) -> str:
-    """``1 photo``, ``2 photos``."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from tag2mask.data import DataSettings
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.images import index_mask_size, read_saliency
 from tag2mask.data.samples import Samples
 from tag2mask.data.voc_tags import CLASSES as VOC_CLASSES
 from tag2mask.data.walk import image_files
-from tag2mask.doctor.tags import some
 from tag2mask.errors import InputError, listed
 from tag2mask.types import BACKGROUND, IGNORE, Dataset, Sample, SampleKey
 
