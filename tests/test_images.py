@@ -154,15 +154,27 @@ def deep_png(path, values: np.ndarray) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
 
 
+def deep_tiff(path, values: np.ndarray) -> None:
+    """A TIFF of 16 bits a channel, in one strip, without compression: ``[height width 3]`` uint16."""
+    height, width, _ = values.shape
+    pixels = values.astype("<u2").tobytes()
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 8 + len(pixels)), (259, 3, 1, 1), (262, 3, 1, 2),
+               (273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(pixels))]  # fmt: skip
+    start = 8 + len(pixels) + 6
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0" * 4
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, start) + pixels + struct.pack("<3H", 16, 16, 16) + table)
+
+
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
-def test_colour_of_few_bits_in_sixteen(tmp_path, bits):
+@pytest.mark.parametrize("write", [deep_png, deep_tiff])
+def test_colour_of_few_bits_in_sixteen(tmp_path, bits, write):
     top = (1 << bits) - 1
     values = (gradient().astype(np.float64) / 255 * top).astype(np.uint16)
     values[0, 0] = top
-    deep_png(tmp_path / "a.png", values)
-    read = images.read_image(tmp_path / "a.png")
+    write(tmp_path / "a.img", values)
+    read = images.read_image(tmp_path / "a.img")
     assert np.abs(read - values * (255.0 / top)).max() <= (0.5 if bits < 16 else 1)
-    assert images.check_image(Sample("a", tmp_path / "a.png", None)).note == (f"{bits} bits" if bits < 16 else "")
+    assert images.check_image(Sample("a", tmp_path / "a.img", None)).note == (f"{bits} bits" if bits < 16 else "")
 
 
 def test_saliency_keeps_its_scale_in_sixteen_bits(tmp_path):
