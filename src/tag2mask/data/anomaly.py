@@ -40,11 +40,11 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
 
 
 def _splits(root: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for name in folders(root):
         if is_split(name):
-            found.setdefault(split_name(name), []).append(root / name)
-    return found
+            by_split.setdefault(split_name(name), []).append(root / name)
+    return by_split
 
 
 class Anomaly:

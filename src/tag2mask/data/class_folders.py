@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.data.class_file import given_classes, known_classes, merged_words
+from tag2mask.data.class_file import known_classes, merged_words, user_classes
 from tag2mask.data.companions import existing_folder, saliency, truth
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import absolute, distinct_ids
 from tag2mask.data.listing import Listing, class_values
 from tag2mask.data.roles import Groups, Role, groups_of, role_of
 from tag2mask.data.samples import Samples
-from tag2mask.data.settings import DataSettings, given_names, known_split, split_name
+from tag2mask.data.settings import DataSettings, comma_separated, known_split, split_name
 from tag2mask.data.walk import Present, folders, left_out, walk
 from tag2mask.errors import InputError, listed
 
@@ -38,13 +38,13 @@ class ClassFolders:
     def __init__(self, root: Path, settings: DataSettings) -> None:
         self.root, self.settings = root, settings
         self.base = absolute(existing_folder(settings.images, "the folder of images")) if settings.images else root
-        self.found = walk(self.base)
+        self.walked = walk(self.base)
         self._meant = _meant(root, settings)
-        groups = groups_of(self.found.photos)
+        groups = groups_of(self.walked.photos)
         inner = _photo_folder(groups, self._place("", groups).roles)
         if settings.images is None and inner:
-            self.base, self.found.photos = root / inner, groups[inner]
-            groups = groups_of(self.found.photos)
+            self.base, self.walked.photos = root / inner, groups[inner]
+            groups = groups_of(self.walked.photos)
         top = self._place("", groups)
         self._places: dict[str, Place] = {"": top}  # by prefix of the photos' names
         self._splits: dict[str, list[str]] = {}  # the prefixes of each split
@@ -69,7 +69,7 @@ class ClassFolders:
     def _check(self, where: Mapping[str, str], groups: Groups) -> None:
         """Refuse a folder that holds no class, or that holds the data set one folder deeper."""
         if not where:
-            state = "holds images but no tags" if self.found.photos else "holds no images"
+            state = "holds images but no tags" if self.walked.photos else "holds no images"
             raise InputError(
                 f"{self.base} {state}: make a file tags.csv with columns image,tags, or one folder for each class, "
                 "or give the layout of VOC or COCO"
@@ -100,7 +100,7 @@ class ClassFolders:
         numbers = {name: frozenset({number}) for name, number in known.number.items()}
         for prefix in self._splits[split]:
             classes = set(self._places[prefix].classes)
-            for name in self.found.photos:
+            for name in self.walked.photos:
                 folder, slash, _ = name[len(prefix) :].partition("/")
                 if slash and folder in classes and name.startswith(prefix):
                     names.append(name)
@@ -132,7 +132,7 @@ class ClassFolders:
             empty = sorted(set(folders(self.base / prefix)) - self._places[prefix].sizes.keys())
             if empty:
                 yield Finding("info", f"{self.base / prefix}: folders without photos are no classes: {listed(empty)}")
-        yield from left_out(self.found, self.base)
+        yield from left_out(self.walked, self.base)
 
     def _untagged(self) -> Iterator[tuple[str, int]]:
         """Folders of photos without a class, and how many those are."""
@@ -148,8 +148,8 @@ class ClassFolders:
 
 def _meant(root: Path, settings: DataSettings) -> frozenset[str]:
     """Names of folders that the user said are classes."""
-    given = given_classes(root, settings)
-    return frozenset((*given_names(settings.classes), *(given.names if given else ())))
+    own = user_classes(root, settings)
+    return frozenset((*comma_separated(settings.classes), *(own.names if own else ())))
 
 
 def _photo_folder(groups: Groups, roles: Mapping[str, Role]) -> str | None:

@@ -47,9 +47,9 @@ def annotation_files(root: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name in folders(root):
         if is_split(name):
-            found = [root / name / file for file in _SINGLE]
-            found += [path for path in sorted((root / name).glob("*.json")) if path not in found]
-            path = next((path for path in found if _is_coco(path)), None)
+            candidates = [root / name / file for file in _SINGLE]
+            candidates += [path for path in sorted((root / name).glob("*.json")) if path not in candidates]
+            path = next((path for path in candidates if _is_coco(path)), None)
             if path:
                 files.setdefault(split_name(name), path)
     if not files:
@@ -117,9 +117,9 @@ class Coco:
         if name is None:
             known_split(split, self.splits(), self.root)
             raise AssertionError(split)
-        found, known, path = self._instances(name), self.known, self.files[name]
-        tags = found.tags()
-        for category in found.names():
+        instances, known, path = self._instances(name), self.known, self.files[name]
+        tags = instances.tags()
+        for category in instances.names():
             if category not in known.number:
                 raise InputError(f"{path}: {unknown('class', category, known.names)}; the training split lacks it")
         images, present = self._images(name, list(tags)), Present()
@@ -142,7 +142,7 @@ class Coco:
             ids=ids,
         )
         values = class_values(known.names, self.settings, known.values)
-        findings = (*merged_words(known.merged), *_lost(found, path))
+        findings = (*merged_words(known.merged), *_lost(instances, path))
         return Listing(self.root.name, known.names, values, samples, str(path), known.explicit, known.where, findings)
 
     def _images(self, name: str, photos: Sequence[str]) -> Path:
@@ -170,15 +170,15 @@ class Coco:
         for images in dict.fromkeys(self._used.values()):
             files = [name for name, place in self._used.items() if place == images]
             named = {photo for name in files for photo in self._instances(name).photos.values()}
-            found = walk(images, companion_names(images))
-            yield from not_named(found.photos, named, images, listed(self.files[name].name for name in files))
-            yield from left_out(found, images)
+            walked = walk(images, companion_names(images))
+            yield from not_named(walked.photos, named, images, listed(self.files[name].name for name in files))
+            yield from left_out(walked, images)
 
 
-def _lost(found: Instances, path: Path) -> Iterator[Finding]:
-    if found.lost:
+def _lost(instances: Instances, path: Path) -> Iterator[Finding]:
+    if instances.lost:
         yield Finding(
             "warning",
-            f"{path}: annotations of {some(found.lost, 'photo')} that are not among its images",
+            f"{path}: annotations of {some(instances.lost, 'photo')} that are not among its images",
             "their ids lead nowhere: export the data set again",
         )

@@ -47,12 +47,12 @@ class Companions:
         starts = [(f"{folder}{os.sep}", ending) for folder, ending in self._places]
         self._which = bytearray()
         for id_ in ids:
-            found = (
+            numbers = (
                 number
                 for number, (start, ending) in enumerate(starts, 1)
                 if present(os.path.normpath(f"{start}{id_}{ending}"))
             )
-            self._which.append(next(found, 0))
+            self._which.append(next(numbers, 0))
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -123,9 +123,9 @@ def saliency(
     return companions(places, SALIENCY_SUFFIXES, ids, present)
 
 
-def _places(root: Path, words: frozenset[str], given: Path | None, what: str, skip: frozenset[str]) -> list[Path]:
-    if given is not None:
-        return [absolute(existing_folder(given, what))]
+def _places(root: Path, words: frozenset[str], folder: Path | None, what: str, skip: frozenset[str]) -> list[Path]:
+    if folder is not None:
+        return [absolute(existing_folder(folder, what))]
     return [root / name for name in folders(root) if word(name) in words and name not in skip]
 
 

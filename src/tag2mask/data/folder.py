@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tag2mask.data.class_file import given_classes, known_classes, merged_words
+from tag2mask.data.class_file import known_classes, merged_words, user_classes
 from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, saliency, truth, word
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, distinct_ids
@@ -34,17 +34,18 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
     """Why a folder is of this layout, or None."""
     if settings.tags is not None:
         return f"tags in {settings.tags}"
-    found = [path for path in csv_files(root) if _holds_tags(path)]
-    return f"tags in {listed(path.relative_to(root).as_posix() for path in found)}" if found else None
+    tables = [path.relative_to(root).as_posix() for path in csv_files(root) if _holds_tags(path)]
+    return f"tags in {listed(tables)}" if tables else None
 
 
 def csv_files(root: Path) -> list[Path]:
     """CSV files in the data set's folder; where there is none, in folders called as splits are."""
     places = [root], [root / name for name in folders(root) if is_split(name)]
     for group in places:
-        found = [p for place in group for p in sorted(place.glob("*.[cC][sS][vV]")) if not p.name.startswith(".")]
-        if any(path.is_file() for path in found):
-            return [path for path in found if path.is_file()]
+        paths = (path for place in group for path in sorted(place.glob("*.[cC][sS][vV]")))
+        tables = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+        if tables:
+            return tables
     return []
 
 
@@ -62,8 +63,8 @@ def tag_files(root: Path, settings: DataSettings) -> list[tuple[str, Path]]:
     train = split_name(settings.train_split)
     if settings.tags is not None:
         return [(train, settings.tags)]
-    found = csv_files(root)
-    chosen = [path for path in found if _holds_tags(path)] or found
+    tables = csv_files(root)
+    chosen = [path for path in tables if _holds_tags(path)] or tables
     names = {path: path.stem if path.parent == root else path.parent.name for path in chosen}
     general = next((path for path, name in names.items() if name == "tags"), None)
     if general:
@@ -93,7 +94,7 @@ class Folder:
                 if row.split not in self._lines:
                     self._lines[row.split] = Lines(path, tags)
                 self._lines[row.split].add(row, path)
-        if given_classes(root, settings) is None:
+        if user_classes(root, settings) is None:
             check_tags(tags.where)
         self.known = known_classes(root, settings, tags.where)
 
@@ -139,10 +140,10 @@ class Folder:
 
     def left_out(self) -> Iterator[Finding]:
         """What lies in the folder of photos and is not read."""
-        found = walk(self.base, companion_names(self.base))
+        walked = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._joined(split).names}
-        yield from not_named(found.photos, named, self.base, listed(path.name for _, path in self.tables))
-        yield from left_out(found, self.base)
+        yield from not_named(walked.photos, named, self.base, listed(path.name for _, path in self.tables))
+        yield from left_out(walked, self.base)
 
 
 def _photo_folder(root: Path, settings: DataSettings) -> Path:

@@ -107,8 +107,8 @@ class Lines:
         if len({self._domains[place] for place in places}) > 1:
             raise InputError(f"{self.path} lines {first} and {other} give image {image} two domains: mend one")
         if self._distinct.one_a_line and all(tags):
-            return {tag for given in tags for tag in given}
-        if len({frozenset(given) for given in tags}) == 1:
+            return {tag for of_line in tags for tag in of_line}
+        if len({frozenset(of_line) for of_line in tags}) == 1:
             raise InputError(f"{self.path} lists image {image} on lines {first} and {other}: remove one")
         raise InputError(
             f"{self.path} gives image {image} different tags on lines {first} and {other}: join them in one line, "
@@ -142,8 +142,8 @@ def locate(name: str, places: Sequence[Path], present: Present) -> str | None:
         for suffix in suffixes:
             if present(path + suffix):
                 inside = path.startswith(f"{base}{os.sep}")
-                found = path[len(str(base)) + 1 :] if inside else str(absolute(Path(path)))
-                return (found + suffix).replace(os.sep, "/")
+                relative = path[len(str(base)) + 1 :] if inside else str(absolute(Path(path)))
+                return (relative + suffix).replace(os.sep, "/")
     return None
 
 

@@ -131,8 +131,8 @@ def _deep_colour(image: Image.Image, other: str, reopen: Reopen) -> tuple[np.nda
     if bits == 16:  # nothing is lost that 8 bits could show
         return None
     with reopen() as second:
-        given = second.tile[0].args
-        args = (other, *given[1:]) if isinstance(given, tuple) else other
+        arguments = second.tile[0].args
+        args = (other, *arguments[1:]) if isinstance(arguments, tuple) else other
         second.tile = [part._replace(args=args) for part in second.tile]
         second.load()
         return _joined(image, second, bits), f"{bits} bits"

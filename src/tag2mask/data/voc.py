@@ -47,8 +47,8 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
     if images and parts & {"imagesets", "annotations", "segmentationclass"}:
         return f"PASCAL VOC's folders, {images.name} and the like"
     places = [root, *(root / name for name in folders(root) if is_split(name))]
-    found = [place for place in places if _has_annotations(place)]
-    return f"XML annotations next to the photos in {listed(map(str, found))}" if found else None
+    annotated = [place for place in places if _has_annotations(place)]
+    return f"XML annotations next to the photos in {listed(map(str, annotated))}" if annotated else None
 
 
 def _photo_folder(root: Path) -> Path | None:
@@ -114,7 +114,7 @@ class Voc:
         for number, line in text_lines(path, "the list"):
             ids = dict.fromkeys((photo_id(line.split()[0]), photo_id(line)))  # names of one's own may have blanks
             name, id_ = next(
-                ((found, id_) for id_ in ids if (found := locate(id_, [self.base], self._present))),
+                ((file, id_) for id_ in ids if (file := locate(id_, [self.base], self._present))),
                 (None, next(iter(ids))),
             )
             if line_of.setdefault(id_, number) != number:
@@ -186,10 +186,10 @@ class Voc:
 
     def left_out(self) -> Iterator[Finding]:
         """Photos that no list names."""
-        found = walk(self.base, companion_names(self.base))
+        walked = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._photos(split)[0]}
-        yield from not_named(found.photos, named, self.base, "any list" if self.lists else "anything")
-        yield from left_out(found, self.base)
+        yield from not_named(walked.photos, named, self.base, "any list" if self.lists else "anything")
+        yield from left_out(walked, self.base)
 
 
 def _lists(root: Path) -> dict[str, Path]:

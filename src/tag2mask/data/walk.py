@@ -44,8 +44,8 @@ _RUN_FILES = ("run.json", "key.json", "manifest.json")
 
 def is_run(names: Iterable[str]) -> bool:
     """Whether a folder that holds these names is a run of tag2mask, or one of its stages."""
-    found = {name for name in names if name in _RUN_FILES}
-    return "run.json" in found or len(found) > 1
+    marks = {name for name in names if name in _RUN_FILES}
+    return "run.json" in marks or len(marks) > 1
 
 
 @dataclass
@@ -157,23 +157,23 @@ class Present:
         return name in names or (self._CASE_BLIND and bool(names) and Path(path).is_file())
 
 
-def left_out(found: Walk, base: Path) -> Iterator[Finding]:
+def left_out(walked: Walk, base: Path) -> Iterator[Finding]:
     """What of a folder is not read, and what to do."""
-    for suffix in sorted(found.others):
-        count, ending = found.counts[suffix], suffix or "without an ending"
+    for suffix in sorted(walked.others):
+        count, ending = walked.counts[suffix], suffix or "without an ending"
         yield Finding(
             "warning",
-            f"{some(count, 'file')} {ending} in {base} left out: {', '.join(found.others[suffix])}",
+            f"{some(count, 'file')} {ending} in {base} left out: {', '.join(walked.others[suffix])}",
             "such files are not read: if they are photos, save them as JPEG or PNG",
         )
-    if found.irregular:
+    if walked.irregular:
         yield Finding(
             "warning",
-            f"{len(found.irregular)} of the names in {base} lead to no file: {listed(found.irregular)}",
+            f"{len(walked.irregular)} of the names in {base} lead to no file: {listed(walked.irregular)}",
             "links that lead nowhere, pipes and devices are left out: mend or remove them",
         )
-    if found.runs:
-        yield Finding("info", f"runs of tag2mask in {base} are not read: {listed(found.runs)}")
+    if walked.runs:
+        yield Finding("info", f"runs of tag2mask in {base} are not read: {listed(walked.runs)}")
 
 
 def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str) -> Iterator[Finding]:

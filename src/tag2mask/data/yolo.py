@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.data.class_file import given_classes
+from tag2mask.data.class_file import user_classes
 from tag2mask.data.companions import PHOTO_WORDS, saliency, truth, word
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import distinct_ids, sample_id
@@ -54,20 +54,20 @@ def _is_box(start: bytes) -> bool:
 
 def places(root: Path) -> dict[str, list[Place]]:
     """The folders of photos that have texts, by split."""
-    found: dict[str, list[Place]] = {}
+    by_split: dict[str, list[Place]] = {}
     names = folders(root)
     images, labels = _pair(root, names)
     if images and labels:
         inside = [name for name in folders(images) if is_split(name) and (labels / name).is_dir()]
         for name in inside:
-            found.setdefault(split_name(name), []).append(Place(root, images, f"{name}/", labels))
+            by_split.setdefault(split_name(name), []).append(Place(root, images, f"{name}/", labels))
         if not inside:
-            found["train"] = [Place(root, images, "", labels)]
-    for name in names if not found else ():
+            by_split["train"] = [Place(root, images, "", labels)]
+    for name in names if not by_split else ():
         inner_images, inner_labels = _pair(root / name, folders(root / name)) if is_split(name) else (None, None)
         if inner_images and inner_labels:
-            found.setdefault(split_name(name), []).append(Place(root / name, inner_images, "", inner_labels))
-    return found
+            by_split.setdefault(split_name(name), []).append(Place(root / name, inner_images, "", inner_labels))
+    return by_split
 
 
 def _pair(root: Path, names: list[str]) -> tuple[Path | None, Path | None]:
@@ -86,8 +86,8 @@ class Yolo:
             raise InputError(
                 f"{root} has no folders images and labels, as YOLO's data sets have: choose another --layout"
             )
-        given = given_classes(root, settings)
-        self.names, self.values = (given.names, given.values) if given else (_names_of_yaml(root), ())
+        own = user_classes(root, settings)
+        self.names, self.values = (own.names, own.values) if own else (_names_of_yaml(root), ())
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self.places)

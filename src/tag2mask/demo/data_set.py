@@ -22,10 +22,10 @@ from tag2mask.files import cache_folder
 
 def digest(settings: DemoSettings) -> str:
     """Names a version of the demo data: other code, outlines or settings give another folder."""
-    found = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    version = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
     for path in (*sorted(Path(__file__).parent.glob("*.py")), *sorted(ASSETS.glob("*.png"))):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:12]
+        version.update(path.name.encode() + b"\0" + path.read_bytes())
+    return version.hexdigest()[:12]
 
 
 def demo_root(cache: Path | None = None, settings: DemoSettings | None = None) -> Path:

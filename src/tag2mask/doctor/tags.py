@@ -115,10 +115,10 @@ def _amounts(present: Mapping[str, int]) -> Iterator[Finding]:
             "find more, or select the other classes",
         )
     if present and max(present.values()) > IMBALANCE * min(present.values()):
-        most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
+        frequent, rare = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
         yield Finding(
             "warning",
-            f"'{most}' has {present[most]} training photos and '{least}' {present[least]}",
+            f"'{frequent}' has {present[frequent]} training photos and '{rare}' {present[rare]}",
             "find more of the rare ones, or expect little of them",
         )
 

@@ -116,13 +116,13 @@ def _problem(sample: Sample, size: tuple[int, int]) -> str | None:
     """What the header of a truth mask tells: no index mask, or not of its photo's size."""
     assert sample.mask_path is not None
     try:
-        found = index_mask_size(sample.mask_path)
+        mask_size = index_mask_size(sample.mask_path)
     except InputError as error:
         return str(error)
-    if found != size:
+    if mask_size != size:
         return (
-            f"truth mask {sample.mask_path} is {found[1]}x{found[0]} pixels but its image {sample.image_path} is "
-            f"{size[1]}x{size[0]}: give masks of the images' size"
+            f"truth mask {sample.mask_path} is {mask_size[1]}x{mask_size[0]} pixels but its image "
+            f"{sample.image_path} is {size[1]}x{size[0]}: give masks of the images' size"
         )
     return None
 
