@@ -335,6 +335,13 @@ def test_splits_without_classes_are_no_classes(tmp_path, names):
     assert "holds images but no tags" in refused(tmp_path)
 
 
+def test_splits_called_as_the_user_says(tmp_path):
+    many(tmp_path, "fold1/cat/1.jpg", "fold1/dog/2.jpg", "fold2/cat/3.jpg")
+    chosen = DataSettings(train_split="fold1", val_split="fold2")
+    assert data.splits(tmp_path, chosen) == ("fold1", "fold2") and data.load(tmp_path, chosen).classes == ("cat", "dog")
+    assert tags(data.load(tmp_path, chosen, "fold2")) == {"fold2/cat/3": {"cat"}}
+
+
 def test_a_class_called_train(tmp_path):
     many(tmp_path, "train/1.jpg", "cat/2.jpg")
     assert data.load(tmp_path).classes == ("cat", "train")

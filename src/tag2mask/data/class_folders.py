@@ -13,7 +13,7 @@ from tag2mask.data.companions import existing_folder, saliency, truth
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import absolute, distinct_ids
 from tag2mask.data.listing import Listing, class_values
-from tag2mask.data.roles import Groups, Role, groups_of, role_of
+from tag2mask.data.roles import Groups, Meant, Role, groups_of, role_of
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, comma_separated, known_split, split_name
 from tag2mask.data.walk import Present, folders, left_out, walk
@@ -76,7 +76,7 @@ class ClassFolders:
             )
         (only, *more) = where
         inner = groups_of(groups[only]) if not self.nested and not more else {}
-        if only not in self._meant and "" not in inner and len(inner) > 1:
+        if only not in self._meant.classes and "" not in inner and len(inner) > 1:
             raise InputError(
                 f"{self.base} holds one folder of folders, {only}: did you mean {self.base / only}? If '{only}' is the "
                 f"only class, say --classes {only}"
@@ -146,10 +146,10 @@ class ClassFolders:
                 yield name, top.sizes[name]
 
 
-def _meant(root: Path, settings: DataSettings) -> frozenset[str]:
-    """Names of folders that the user said are classes."""
+def _meant(root: Path, settings: DataSettings) -> Meant:
     own = user_classes(root, settings)
-    return frozenset((*comma_separated(settings.classes), *(own.names if own else ())))
+    classes = frozenset((*comma_separated(settings.classes), *(own.names if own else ())))
+    return Meant(classes, frozenset((settings.train_split, settings.val_split)))
 
 
 def _photo_folder(groups: Groups, roles: Mapping[str, Role]) -> str | None:

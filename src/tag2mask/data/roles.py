@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tag2mask.data.companions import MARK, PHOTO_WORDS, SALIENCY_WORDS, TRUTH_WORDS, word
 from tag2mask.data.ids import sample_id
@@ -14,6 +14,13 @@ from tag2mask.data.settings import is_split, split_name
 
 Role = Literal["class", "truth", "saliency", "photos", "split"]
 Groups = Mapping[str, Sequence[str]]
+
+
+class Meant(NamedTuple):
+    """What folders are, where the user said it."""
+
+    classes: frozenset[str]
+    splits: frozenset[str]
 
 
 def groups_of(names: Iterable[str], prefix: str = "") -> dict[str, list[str]]:
@@ -26,16 +33,18 @@ def groups_of(names: Iterable[str], prefix: str = "") -> dict[str, list[str]]:
     return dict(groups)
 
 
-def role_of(folder: str, groups: Groups, base: Path, meant: frozenset[str]) -> Role:
+def role_of(folder: str, groups: Groups, base: Path, meant: Meant) -> Role:
     """What a folder of photos is.
 
     Args:
         folder: its name.
         groups: the photos of it and of the folders next to it.
         base: where they lie.
-        meant: names that the user said are classes.
+        meant: what the user said.
     """
-    if folder in meant:
+    if folder in meant.splits and any("/" in name for name in groups[folder]):
+        return "split"
+    if folder in meant.classes:
         return "class"
     if is_split(folder):
         return "split" if _is_split(folder, groups) else "class"
