@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tag2mask import data
+from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import known_classes
-from tag2mask.data.companions import saliency, truth
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import distinct_ids, tidy
+from tag2mask.data.ids import tidy
 from tag2mask.data.layouts import LAYOUTS, LayoutEntry
-from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.listing import Listing
 from tag2mask.data.reading import text_lines
-from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, known_split, split_name
 from tag2mask.data.walk import Present, left_out, not_named, walk
 from tag2mask.errors import InputError
@@ -65,19 +64,9 @@ class JsonLines:
         missing = [name for name in names if not present(str(self.root / name))]
         if missing:
             raise InputError(f"{self.path} names photos that are not there, {missing[0]} for one: copy them there")
-        ids = distinct_ids(names, explicit=True, place=str(self.path))
-        samples = Samples(
-            self.root,
-            names,
-            [frozenset(self.known.number[str(tag)] for tag in self.photos[split][name]) for name in names],
-            (),
-            truth(self.root, self.settings, map(ids, names), present),
-            saliency(self.root, self.settings, map(ids, names), present),
-            split=split,
-            ids=ids,
-        )
-        classes = self.known.names
-        return Listing(self.root.name, classes, class_values(classes, self.settings), samples, str(self.path))
+        labels = [frozenset(self.known.number[str(tag)] for tag in self.photos[split][name]) for name in names]
+        photos = Photos(self.root, names, labels)
+        return listing(self.root, self.settings, split, photos, self.known, str(self.path), present=present)
 
     def left_out(self) -> Iterator[Finding]:
         walked = walk(self.root)

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.data.class_file import known_classes, merged_words, user_classes
-from tag2mask.data.companions import existing_folder, saliency, truth
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import known_classes, user_classes
+from tag2mask.data.companions import existing_folder
 from tag2mask.data.finding import Finding, some
-from tag2mask.data.ids import absolute, distinct_ids
-from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.ids import absolute
+from tag2mask.data.listing import Listing
 from tag2mask.data.roles import Groups, Meant, Role, groups_of, role_of
-from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, comma_separated, known_split, split_name
-from tag2mask.data.walk import Present, folders, left_out, walk
+from tag2mask.data.walk import folders, left_out, walk
 from tag2mask.errors import InputError, listed
 
 
@@ -105,22 +105,10 @@ class ClassFolders:
                 if slash and folder in classes and name.startswith(prefix):
                     names.append(name)
                     labels.append(numbers[folder])
-        ids = distinct_ids(names, explicit=False, place=str(self.base))
-        present, called_class = Present(), frozenset(self._places[""].classes)
-        samples = Samples(
-            self.base,
-            names,
-            labels,
-            (),
-            truth(self.root, self.settings, map(ids, names), present, skip=called_class),
-            saliency(self.root, self.settings, map(ids, names), present, skip=called_class),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(known.names, self.settings, known.values)
+        photos = Photos(self.base, names, labels, explicit=False)
         source = f"the folders of {listed(str(self.base / prefix) for prefix in self._splits[split])}"
-        findings = tuple(merged_words(known.merged))
-        return Listing(self.root.name, known.names, values, samples, source, known.explicit, known.where, findings)
+        called_class = frozenset(self._places[""].classes)
+        return listing(self.root, self.settings, split, photos, known, source, skip=called_class)
 
     def left_out(self) -> Iterator[Finding]:
         """Photos without a class, folders that are none, and files that are not read."""

@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tag2mask.data.class_file import Known, known_classes, merged_words
-from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, saliency, truth, word
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import Known, known_classes
+from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding, some
-from tag2mask.data.ids import absolute, distinct_ids
+from tag2mask.data.ids import absolute
 from tag2mask.data.instances import Instances, read_instances
 from tag2mask.data.lines import missing_images
-from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.listing import Listing
 from tag2mask.data.peek import start_of
-from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, left_out, not_named, walk
 from tag2mask.errors import InputError, listed, unknown
@@ -127,23 +127,11 @@ class Coco:
         missing = [photo for photo in tags if not present(os.path.normpath(images / photo))]
         if missing:
             raise missing_images(missing, len(tags), str(path), images)
-        names = list(tags)
-        ids = distinct_ids(names, explicit=True, place=str(path))
         sets: dict[frozenset[int], frozenset[int]] = {}
         labels = (frozenset(known.number[category] for category in shown) for shown in tags.values())
-        samples = Samples(
-            images,
-            names,
-            (sets.setdefault(label, label) for label in labels),
-            (),
-            truth(self.root, self.settings, map(ids, names), present),
-            saliency(self.root, self.settings, map(ids, names), present),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(known.names, self.settings, known.values)
-        findings = (*merged_words(known.merged), *_lost(instances, path))
-        return Listing(self.root.name, known.names, values, samples, str(path), known.explicit, known.where, findings)
+        photos = Photos(images, list(tags), (sets.setdefault(label, label) for label in labels))
+        lost = _lost(instances, path)
+        return listing(self.root, self.settings, split, photos, known, str(path), present=present, findings=lost)
 
     def _images(self, name: str, photos: Sequence[str]) -> Path:
         """The folder of a split's photos: of those where it may lie, the first that holds some of them.

@@ -126,7 +126,8 @@ def saliency(
 def _places(root: Path, words: frozenset[str], folder: Path | None, what: str, skip: frozenset[str]) -> list[Path]:
     if folder is not None:
         return [absolute(existing_folder(folder, what))]
-    return [root / name for name in folders(root) if word(name) in words and name not in skip]
+    places = [root / name for name in folders(root) if word(name) in words and name not in skip]
+    return sorted(places, key=lambda place: not word(place.name).endswith("aug"))  # SBD's masks go before VOC's own
 
 
 def existing_folder(path: Path, what: str) -> Path:

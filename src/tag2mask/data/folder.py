@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tag2mask.data.class_file import known_classes, merged_words, user_classes
-from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, saliency, truth, word
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import known_classes, user_classes
+from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute, distinct_ids
+from tag2mask.data.ids import absolute
 from tag2mask.data.lines import DistinctTags, Lines, locate, missing_images
-from tag2mask.data.listing import Listing, class_values
-from tag2mask.data.samples import Samples
+from tag2mask.data.listing import Listing
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.table import form_of, rows
 from tag2mask.data.walk import Present, folders, left_out, not_named, walk
@@ -112,22 +112,9 @@ class Folder:
         lines, known = self._joined(split), self.known
         if not known.names:
             raise InputError(f"{lines.path} holds no tags at all: fill the column 'tags'")
-        ids = distinct_ids(lines.names, explicit=True, place=str(lines.path))
-        samples = Samples(
-            self.base,
-            lines.names,
-            lines.labels(known.number),
-            lines.domains(),
-            truth(self.root, self.settings, map(ids, lines.names), self._present),
-            saliency(self.root, self.settings, map(ids, lines.names), self._present),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(known.names, self.settings, known.values)
-        findings = (*merged_words(known.merged), *lines.findings())
-        return Listing(
-            self.root.name, known.names, values, samples, str(lines.path), known.explicit, known.where, findings
-        )
+        photos = Photos(self.base, lines.names, lines.labels(known.number), lines.domains())
+        source, notes = str(lines.path), lines.findings()
+        return listing(self.root, self.settings, split, photos, known, source, present=self._present, findings=notes)
 
     def _joined(self, split: str) -> Lines:
         lines = self._lines[split]

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.data.class_file import user_classes
-from tag2mask.data.companions import PHOTO_WORDS, saliency, truth, word
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import Known, user_classes
+from tag2mask.data.companions import PHOTO_WORDS, word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import distinct_ids, sample_id
-from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.ids import sample_id
+from tag2mask.data.listing import Listing
 from tag2mask.data.peek import start_of
 from tag2mask.data.reading import read_text, text_lines
-from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, image_files, left_out, walk
 from tag2mask.data.words import clean
@@ -103,20 +103,11 @@ class Yolo:
         if more:
             raise InputError(f"{self.root} has several folders of split '{split}': move their photos into one")
         names = [name for name in image_files(first.photos) if name.startswith(first.prefix)]
-        ids = distinct_ids(names, explicit=False, place=str(first.photos))
         present = Present()
-        samples = Samples(
-            first.photos,
-            names,
-            [self._labels(first.labels / f"{sample_id(name)}.txt", present) for name in names],
-            (),
-            truth(first.root, self.settings, map(ids, names), present),
-            saliency(first.root, self.settings, map(ids, names), present),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(self.names, self.settings, self.values)
-        return Listing(self.root.name, self.names, values, samples, str(first.labels), explicit=True)
+        labels = [self._labels(first.labels / f"{sample_id(name)}.txt", present) for name in names]
+        photos = Photos(first.photos, names, labels, explicit=False)
+        known, source = Known(self.names, self.values, {}, True, (), {}), str(first.labels)
+        return listing(first.root, self.settings, split, photos, known, source, present=present, name=self.root.name)
 
     def _labels(self, path: Path, present: Present) -> frozenset[int]:
         if not present(str(path)):
