@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from data_sets import photo, refused, tags, write
@@ -85,6 +88,35 @@ def test_not_text(photos):
     assert "not UTF-8 text" in refused(photos)
     (photos / "tags.csv").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20)
     assert "tags.csv" in refused(photos)
+
+
+def test_tables_that_are_no_files(photos):
+    os.mkfifo(photos / "pipe.csv")
+    (photos / "gone.csv").symlink_to(photos / "nowhere.csv")
+    (photos / "folder.csv").mkdir()
+    with (photos / "huge.csv").open("wb") as file:
+        file.truncate(20 << 30)
+    for path, said in (
+        (photos / "pipe.csv", "is a device or a pipe, not a file"),
+        (Path("/dev/zero"), "is a device or a pipe, not a file"),
+        (photos / "gone.csv", "is not there"),
+        (photos / "folder.csv", "is a folder"),
+        (photos / "huge.csv", "has 21475 MB, more than the 4295 MB that are read"),
+    ):
+        assert said in refused(photos, DataSettings(tags=path))
+    (photos / "huge.csv").unlink()
+    write(photos / "tags.csv", "image,tags\na.jpg,cat\nb.jpg,dog\n")  # what is no file is no table beside it
+    assert tags(data.load(photos)) == {"a": {"cat"}, "b": {"dog"}}
+
+
+def test_photos_that_are_no_files(photos):
+    os.mkfifo(photos / "images" / "pipe.jpg")
+    (photos / "images" / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    (photos / "images" / "folder.jpg").mkdir()
+    for name in ("pipe.jpg", "gone.jpg", "folder.jpg", "/dev/zero", "/etc", "images"):
+        write(photos / "tags.csv", f"image,tags\na.jpg,cat\n{name},dog\n")
+        said = refused(photos)
+        assert "1 of 2 images" in said and name in said
 
 
 def test_endless_lines(photos):
