@@ -281,13 +281,15 @@ def test_classes_may_be_called_as_truth_is(tmp_path, names):
     assert all(sample.mask_path is None for sample in dataset.samples)
 
 
-def test_a_class_called_as_truth_in_colours(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_class_called_as_truth_in_colours(tmp_path, suffix):
     many(tmp_path, "hat/1.jpg")
+    (tmp_path / "masks").mkdir()
     for name in ("a", "b"):
-        Image.new("RGB", (4, 3), "red").save(write(tmp_path / "masks" / f"{name}.png"))
+        Image.new("RGB", (4, 3), "red").save(tmp_path / "masks" / f"{name}.{suffix}", quality=95)
     assert data.load(tmp_path).classes == ("hat", "masks")
     for name in ("a", "b"):
-        Image.new("L", (4, 3), 1).save(tmp_path / "masks" / f"{name}.png")
+        Image.new("L", (4, 3), 1).save(tmp_path / "masks" / f"{name}.{suffix}")
     assert data.load(tmp_path).classes == ("hat",)
     assert data.load(tmp_path, DataSettings(classes=("hat", "masks"))).classes == ("hat", "masks")  # as the user says
 

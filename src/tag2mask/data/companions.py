@@ -12,12 +12,12 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.data.walk import Present, folders, image_files
 from tag2mask.errors import InputError
 
-TRUTH_WORDS = frozenset({
-    "mask", "masks", "truth", "truths", "gt", "groundtruth", "label", "labels", "annotation", "annotations",
-    "segmentation", "segmentations", "seg", "segmentationclass", "segmentationclassaug",
-})  # fmt: skip
-"""Names of folders of truth, without capitals, blanks, ``-`` and ``_``."""
-SALIENCY_WORDS = frozenset(["saliency", "saliencies", "saliencymaps", "salimages", "sal"])
+TRUTH_WORDS = (
+    "masks", "mask", "segmentationclassaug", "segmentationclass", "truth", "groundtruth", "gt", "segmentation",
+    "segmentations", "seg", "labels", "label", "annotations", "annotation",
+)  # fmt: skip
+"""Names of folders of truth, without capitals, blanks, ``-`` and ``_``; of several, the earlier one is read first."""
+SALIENCY_WORDS = ("saliency", "saliencymaps", "saliencies", "salimages", "sal")
 PHOTO_WORDS = frozenset(["images", "imgs", "img", "photos", "jpegimages"])
 """Names of folders of photos, likewise."""
 
@@ -58,11 +58,6 @@ class Companions:
     def folders(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys(folder for folder, _ in self._places))
 
-    @property
-    def count(self) -> int:
-        """How many photos have one."""
-        return len(self._which) - self._which.count(0)
-
     def path(self, index: int, id_: str) -> Path | None:
         if not self._which or not self._which[index]:
             return None
@@ -101,7 +96,7 @@ def _endings(place: Path, suffixes: Sequence[str]) -> list[str]:
 
 def companion_names(root: Path) -> frozenset[str]:
     """Folders directly in ``root`` that are called as those of truth and of saliency maps are."""
-    return frozenset(name for name in folders(root) if word(name) in TRUTH_WORDS | SALIENCY_WORDS)
+    return frozenset(name for name in folders(root) if word(name) in TRUTH_WORDS + SALIENCY_WORDS)
 
 
 NO_FOLDERS: frozenset[str] = frozenset()
@@ -123,11 +118,11 @@ def saliency(
     return companions(places, SALIENCY_SUFFIXES, ids, present)
 
 
-def _places(root: Path, words: frozenset[str], folder: Path | None, what: str, skip: frozenset[str]) -> list[Path]:
+def _places(root: Path, words: Sequence[str], folder: Path | None, what: str, skip: frozenset[str]) -> list[Path]:
     if folder is not None:
         return [absolute(existing_folder(folder, what))]
     places = [root / name for name in folders(root) if word(name) in words and name not in skip]
-    return sorted(places, key=lambda place: not word(place.name).endswith("aug"))  # SBD's masks go before VOC's own
+    return sorted(places, key=lambda place: words.index(word(place.name)))
 
 
 def existing_folder(path: Path, what: str) -> Path:

@@ -42,7 +42,7 @@ def csv_files(root: Path) -> list[Path]:
     """CSV files in the data set's folder; where there is none, in folders called as splits are."""
     places = [root], [root / name for name in folders(root) if is_split(name)]
     for group in places:
-        paths = (path for place in group for path in sorted(place.glob("*.[cC][sS][vV]")))
+        paths = (path for place in group for path in sorted(place.glob("*.[cCtT][sS][vV]")))
         tables = [path for path in paths if path.is_file() and not path.name.startswith(".")]
         if tables:
             return tables

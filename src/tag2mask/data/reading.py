@@ -100,16 +100,6 @@ def encoding_of(start: bytes) -> str:
     return "utf-8-sig"
 
 
-def read_bytes(path: Path, what: str = "", limit: int = TEXT_BYTES) -> bytes:
-    """The bytes of a regular file.
-
-    Raises:
-        InputError: it is not there, no regular file, or has more than ``limit`` bytes.
-    """
-    with explained(path, what), open_regular(path, limit) as file:
-        return file.read()
-
-
 def read_text(path: Path, what: str = "", limit: int = TEXT_BYTES) -> str:
     """A text file, whole, every line ended by ``\\n``. Raises :class:`~tag2mask.errors.InputError`."""
     with opened_text(path, what, limit) as file:

@@ -68,16 +68,21 @@ def _is_split(folder: str, groups: Groups) -> bool:
 def _are_photos(folder: str, groups: Groups, base: Path) -> bool:
     """Whether a folder called as truth is holds photos of a class called so (faces with and without masks).
 
-    Its files are truth where they are named after photos in the other folders. Else they are photos if they are JPEG or
-    in colour, which index masks never are, or if another folder is called ``no_`` or ``without_`` it.
+    Its files are truth where they are named after photos in the other folders. Else they are photos if they are in
+    colour, which index masks never are, or if another folder is called ``no_`` or ``without_`` it.
     """
     others = {f"{other}/{sample_id(name)}" for other in groups if other not in ("", folder) for name in groups[other]}
     own = groups[folder]
     if 2 * sum(MARK.sub("", sample_id(name)) in others for name in own) >= len(own):
         return False
     looked = own[:: -(-len(own) // 20)]
-    photos = sum(name.lower().endswith((".jpg", ".jpeg")) or is_colour(base / folder / name) for name in looked)
+    photos = sum(_is_photo(base / folder / name) for name in looked)
     return 2 * photos > len(looked) or any(_is_opposite(folder, other) for other in groups)
+
+
+def _is_photo(path: Path) -> bool:
+    colour = is_colour(path)
+    return path.suffix.lower() in (".jpg", ".jpeg") if colour is None else colour
 
 
 def _is_opposite(folder: str, other: str) -> bool:

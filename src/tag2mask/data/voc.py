@@ -1,6 +1,4 @@
-"""The layout of PASCAL VOC: ``JPEGImages/``, ``ImageSets/Segmentation/*.txt``, ``Annotations/*.xml``.
-
-With VOC's classes or one's own.
+"""The layout of PASCAL VOC, with its classes or one's own: ``JPEGImages/``, ``ImageSets/``, ``Annotations/``.
 
 Lists may have either style, ``2007_000032`` or ``/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png``.
 Without lists all photos are for training; exports with each photo's XML next to it (``train/7.jpg``, ``train/7.xml``)
@@ -15,11 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tag2mask.data.assemble import Photos, listing
-from tag2mask.data.companions import (
-    companion_names,
-    existing_folder,
-    word,
-)
+from tag2mask.data.companions import companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, sample_id
 from tag2mask.data.lines import locate, missing_images
@@ -163,7 +157,7 @@ class Voc:
         """Photos that no list names."""
         walked = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._photos(split)}
-        yield from not_named(walked.photos, named, self.base, "any list" if self.lists else "anything")
+        yield from not_named(walked.photos, named, self.base, "any list")
         yield from left_out(walked, self.base)
 
 

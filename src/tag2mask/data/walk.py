@@ -182,6 +182,6 @@ def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str)
     if unnamed:
         yield Finding(
             "info",
-            f"{some(len(unnamed), 'photo')} in {base} that {by} does not name: {listed(unnamed)}",
+            f"{some(len(unnamed), 'photo')} in {base} not named in {by}: {listed(unnamed)}",
             "nobody tagged them, so they are not used",
         )

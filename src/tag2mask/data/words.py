@@ -19,12 +19,10 @@ from tag2mask.errors import InputError, printable
 
 LONGEST = 200  # characters of a class name
 
-MISSING = frozenset(
-    (
-        "nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat", "-", "--", "---", "?", "[]", "{}", "()", '""',
-        "''",
-    )
-)  # fmt: skip
+MISSING = frozenset({
+    "nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat", "-", "--", "---", "?", "[]", "{}", "()", '""',
+    "''",
+})  # fmt: skip
 """How programs and people write an empty cell, folded."""
 
 # Letters of other alphabets that look like Latin ones (the common part of Unicode's confusables.txt).
