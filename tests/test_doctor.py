@@ -245,7 +245,9 @@ def test_truth_in_colour_or_jpeg(barn):
     assert "50.png is a colour image (RGB)" in colour.message and "51.jpg is a JPEG" in jpeg.message
 
 
-@pytest.mark.parametrize("name", ["50_mask.png", "50.PNG", "50-gt.png", "50_labelIds.png", "50.tif"])
+@pytest.mark.parametrize(
+    "name", ["50_mask.png", "50.PNG", "50-gt.png", "50_labelIds.png", "50.tif", "50.png.png", "50.jpg.png"]
+)
 @pytest.mark.parametrize("folder", ["masks", "Masks", "mask", "ground_truth", "GT"])
 def test_truth_in_other_spellings(barn, name, folder):
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)

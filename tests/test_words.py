@@ -50,13 +50,31 @@ def test_background_is_no_class(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["nan", "NaN", "None", "null", "N/A", "-", "--", "?", "['cat']", '["cat", "dog"]', "{cat}", "x" * 201]
+    "name",
+    [
+        "nan",
+        "NaN",
+        "None",
+        "null",
+        "N/A",
+        "-",
+        "--",
+        "?",
+        "['cat']",
+        '["cat", "dog"]',
+        "{cat}",
+        "['cat'",
+        "'dog'",
+        "x" * 201,
+    ],
 )
 def test_what_programs_write_is_no_class(name):
     assert words.no_class(name)
 
 
-@pytest.mark.parametrize("name", ["cat", "t-shirt", "7", "none of it", "background car", "New York", "猫", "a" * 200])
+@pytest.mark.parametrize(
+    "name", ["cat", "t-shirt", "7", "none of it", "background car", "New York", "猫", "bolt (M4)", "a" * 200]
+)
 def test_words_are_classes(name):
     assert words.no_class(name) is None
 
@@ -120,6 +138,10 @@ def test_tags_that_are_none_are_named_with_their_line(tmp_path, tag):
 def test_two_tags_in_one(tmp_path):
     said = refused(table(tmp_path, "1.jpg,cat", "2.jpg,dog", "3.jpg,cat dog"))
     assert "tags.csv line 4: 'cat dog' looks like 2 tags: write cat;dog" in said
+    for joined in ("cat/dog", "cat & dog", "cat+dog", "cat and dog", "Cat  Dog"):
+        assert "looks like 2 tags: write" in refused(table(tmp_path, "1.jpg,cat", "2.jpg,dog", f"3.jpg,{joined}"))
+    said = refused(table(tmp_path, "1.jpg,cat", "2.jpg,dog", "3.jpg,\"['cat', 'dog']\""))
+    assert "line 4: ['cat', 'dog'] is in a program's notation" in said
     assert data.load(table(tmp_path, "1.jpg,light", "2.jpg,traffic light")).classes == ("light", "traffic light")
     write(tmp_path / "classes.txt", "cat\ndog\ncat dog\n")
     table(tmp_path, "1.jpg,cat", "2.jpg,dog", "3.jpg,cat dog")

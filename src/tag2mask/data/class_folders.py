@@ -70,8 +70,10 @@ class ClassFolders:
         """Refuse a folder that holds no class, or that holds the data set one folder deeper."""
         if not where:
             state = "holds images but no tags" if self.walked.photos else "holds no images"
+            sheets = [path.name for ending in ("xlsx", "xls", "ods") for path in self.root.glob(f"*.{ending}")]
+            sheet = f" (if they are in {min(sheets)}, save it as CSV UTF-8)" if sheets else ""
             raise InputError(
-                f"{self.base} {state}: make a file tags.csv with columns image,tags, or one folder for each class, "
+                f"{self.base} {state}{sheet}: make a file tags.csv with columns image,tags, or one folder for each class, "
                 "or give the layout of VOC or COCO"
             )
         (only, *more) = where

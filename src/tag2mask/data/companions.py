@@ -25,8 +25,8 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".jpg", ".jpeg
 SALIENCY_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 MARK = re.compile(
-    r"[ _.-](masks?|gt|truth|ground[ _-]?truth|labels?|labelids|labeltrainids|seg|segmentation|annotations?|saliency|"
-    r"sal)$",
+    r"([ _.-](masks?|gt|truth|ground[ _-]?truth|labels?|labelids|labeltrainids|seg|segmentation|annotations?|saliency|"
+    r"sal)|\.(jpe?g|png|bmp|tiff?|webp))$",
     re.IGNORECASE,
 )
 """What people append to a photo's name for its mask or map."""

@@ -26,7 +26,7 @@ from tag2mask.data.listing import Listing
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.table import form_of, rows
 from tag2mask.data.walk import Present, folders, left_out, not_named, walk
-from tag2mask.data.words import several_words
+from tag2mask.data.words import check_class, several_words
 from tag2mask.errors import InputError, listed
 
 
@@ -149,6 +149,7 @@ def check_tags(where: Mapping[str, str]) -> None:
     """
     for tag, place in where.items():
         if "," in tag:
+            check_class(tag, place)  # a list in a program's notation has commas, too
             raise InputError(f"{place}: tag '{tag}' has a comma in it: separate tags by ;")
     for name, parts in several_words(where):
         raise InputError(

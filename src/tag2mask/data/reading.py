@@ -82,9 +82,15 @@ def _place(error: UnicodeError) -> str:
 def opened_text(path: Path, what: str = "", limit: int = TABLE_BYTES) -> Iterator[TextIO]:
     """A text file in UTF-8, or in UTF-16 as spreadsheets save it; errors are explained while it is in use."""
     with explained(path, what):
-        file = open_regular(path, limit)
-        with io.TextIOWrapper(file, encoding_of(file.peek(4)[:4]), newline="") as text:
+        with open_regular(path, limit) as file, io.TextIOWrapper(file, _encoding(file, path), newline="") as text:
             yield text
+
+
+def _encoding(file: io.BufferedReader, path: Path) -> str:
+    start = file.peek(4)[:4]
+    if start == b"PK\3\4":
+        raise InputError(f"{path} is a spreadsheet or an archive: save it as CSV UTF-8")
+    return encoding_of(start)
 
 
 def encoding_of(start: bytes) -> str:
