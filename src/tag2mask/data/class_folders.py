@@ -73,8 +73,8 @@ class ClassFolders:
             sheets = [path.name for ending in ("xlsx", "xls", "ods") for path in self.root.glob(f"*.{ending}")]
             sheet = f" (if they are in {min(sheets)}, save it as CSV UTF-8)" if sheets else ""
             raise InputError(
-                f"{self.base} {state}{sheet}: make a file tags.csv with columns image,tags, or one folder for each class, "
-                "or give the layout of VOC or COCO"
+                f"{self.base} {state}{sheet}: make a file tags.csv with columns image,tags, or one folder for each "
+                "class, or give the layout of VOC or COCO"
             )
         (only, *more) = where
         inner = groups_of(groups[only]) if not self.nested and not more else {}

@@ -81,9 +81,12 @@ def _place(error: UnicodeError) -> str:
 @contextlib.contextmanager
 def opened_text(path: Path, what: str = "", limit: int = TABLE_BYTES) -> Iterator[TextIO]:
     """A text file in UTF-8, or in UTF-16 as spreadsheets save it; errors are explained while it is in use."""
-    with explained(path, what):
-        with open_regular(path, limit) as file, io.TextIOWrapper(file, _encoding(file, path), newline="") as text:
-            yield text
+    with (
+        explained(path, what),
+        open_regular(path, limit) as file,
+        io.TextIOWrapper(file, _encoding(file, path), newline="") as text,
+    ):
+        yield text
 
 
 def _encoding(file: io.BufferedReader, path: Path) -> str:
