@@ -60,7 +60,7 @@ def test_a_line_for_each_tag(photos):
     write(photos / "tags.csv", "\n".join(lines))
     assert tags(data.load(photos)) == SHOWN
     (finding,) = data.read(photos, DataSettings(), "train").findings
-    assert finding.level == "info" and "1 photo on several lines" in finding.message
+    assert finding.level == "note" and "1 photo on several lines" in finding.message
 
 
 def test_cells_beyond_the_last_column(photos):

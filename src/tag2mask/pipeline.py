@@ -103,7 +103,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     The decoded photos, truth and saliency maps are examined once, and again when they change.
     """
     for finding in surveyed.findings:
-        if finding.level == "warning":
+        if finding.level in ("warning", "note"):
             log.info("%s", finding)
     facts: tuple[Fact, ...] = ("photos", "val photos", "truth", "val truth", "saliency")
     examined = digest([execution.data.fact(name) for name in facts])

@@ -94,7 +94,7 @@ class Anomaly:
             )
         if (self.root / "ground_truth").is_dir() and self.settings.truth is None:
             yield Finding(
-                "info",
+                "note",
                 f"{self.root / 'ground_truth'} holds masks of 0 and 255 whatever the class, which are not read",
                 "to measure, write masks with the class's number to masks/, under the photos' paths",
             )

@@ -117,11 +117,11 @@ class ClassFolders:
         where = "lie in no class folder of a split" if self.nested else "lie in no class folder"
         for name, count in self._untagged():
             photos = f"{some(count, 'photo')} in {self.base / name}"
-            yield Finding("info", f"{photos} {where}", "nobody tagged them, so they are not used")
+            yield Finding("note", f"{photos} {where}", "nobody tagged them, so they are not used")
         for prefix in (prefix for group in self._splits.values() for prefix in group):
             empty = sorted(set(folders(self.base / prefix)) - self._places[prefix].sizes.keys())
             if empty:
-                yield Finding("info", f"{self.base / prefix}: folders without photos are no classes: {listed(empty)}")
+                yield Finding("note", f"{self.base / prefix}: folders without photos are no classes: {listed(empty)}")
         yield from left_out(self.walked, self.base)
 
     def _untagged(self) -> Iterator[tuple[str, int]]:

@@ -122,9 +122,9 @@ class Lines:
     def findings(self) -> Iterator[Finding]:
         if self._more:
             several = f"{self.path}: {some(len(self._more), 'photo')} on several lines"
-            yield Finding("info", f"{several} with a tag each, which are joined")
+            yield Finding("note", f"{several} with a tag each, which are joined")
         if not self.tagged():
-            yield Finding("info", f"{self.path}: no line of these {len(self)} has a tag, so the photos are untagged")
+            yield Finding("note", f"{self.path}: no line of these {len(self)} has a tag, so the photos are untagged")
 
 
 def locate(name: str, places: Sequence[Path], present: Present) -> str | None:

@@ -173,7 +173,7 @@ def left_out(walked: Walk, base: Path) -> Iterator[Finding]:
             "links that lead nowhere, pipes and devices are left out: mend or remove them",
         )
     if walked.runs:
-        yield Finding("info", f"runs of tag2mask in {base} are not read: {listed(walked.runs)}")
+        yield Finding("note", f"runs of tag2mask in {base} are not read: {listed(walked.runs)}")
 
 
 def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str) -> Iterator[Finding]:
@@ -181,7 +181,7 @@ def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str)
     unnamed = [name for name in photos if name not in named]
     if unnamed:
         yield Finding(
-            "info",
+            "note",
             f"{some(len(unnamed), 'photo')} in {base} not named in {by}: {listed(unnamed)}",
             "nobody tagged them, so they are not used",
         )

@@ -71,7 +71,7 @@ def check_photos(surveyed: Survey, checked: Iterable[CheckedImage]) -> list[Find
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors first, then warnings, then figures."""
+    """Errors first, then warnings, notes and figures."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 

@@ -49,7 +49,7 @@ def survey(path: Path | str, settings: data.DataSettings) -> Survey:
     except InputError as error:
         return Survey(settings, findings=(Finding("error", str(error)),))
     train_split, val_split = split_name(settings.train_split), split_name(settings.val_split)
-    findings = [Finding("info", opened.line)]
+    findings = [Finding("note", opened.line)]
     train, val = selections[train_split].tagged(), None
     try:
         data.training_set(opened, selections[train_split])
@@ -93,7 +93,7 @@ def _splits(
         advice = "without it nothing is measured at the end"
         if others:
             advice += f"; choose one of {', '.join(others)} with --val-split"
-        yield Finding("info", f"there is no split '{val_split}'", advice)
+        yield Finding("note", f"there is no split '{val_split}'", advice)
     else:
         both = _paths(selections[train_split].dataset) & _paths(selections[val_split].dataset)
         if both:

@@ -37,15 +37,15 @@ def count_photos(split: str, selection: Selection) -> Iterator[Finding]:
     none, untagged = sets.get(frozenset(), 0), sets.get(None, 0)
     if none:
         yield Finding(
-            "info",
+            "note",
             f"{split}: {some(none, 'photo')} with none of the classes",
             "they teach what background looks like (--negatives drop leaves them out)",
         )
     if selection.dropped:
-        yield Finding("info", f"{split}: {some(selection.dropped, 'photo')} with none of the classes left out")
+        yield Finding("note", f"{split}: {some(selection.dropped, 'photo')} with none of the classes left out")
     if untagged:
         yield Finding(
-            "info",
+            "note",
             f"{split}: {some(untagged, 'photo')} without tags: {listed(selection.untagged)}",
             "nothing is learned from them",
         )
