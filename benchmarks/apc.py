@@ -34,7 +34,8 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import BackboneSettings, build
-from tag2mask.methods.apc import Apc, ApcSettings, adaptive_k, patch_contrast
+from tag2mask.layers.adaptive_pooling import adaptive_k
+from tag2mask.methods.apc import Apc, ApcSettings, patch_contrast
 from tag2mask.methods.apc import build as build_apc
 from tag2mask.types import Batch, Losses
 

@@ -15,6 +15,7 @@ kept per size) is printed apart.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import statistics
 import time
@@ -55,12 +56,11 @@ def random_scores(labels: int, present: int, height: int, width: int, seed: int,
 
 def reference(task: tuple[np.ndarray, np.ndarray, str]) -> np.ndarray:
     """pydensecrf2 on one image, as the codes of the lineage call it: all labels, absent ones clipped to the floor."""
-    import pydensecrf.densecrf
-
+    densecrf = importlib.import_module("pydensecrf.densecrf")
     image, scores, preset = task
     settings = PRESETS[preset]
     labels, height, width = scores.shape
-    model = pydensecrf.densecrf.DenseCRF2D(width, height, labels)
+    model = densecrf.DenseCRF2D(width, height, labels)
     energies = -np.log(np.clip(scores, settings.floor, 1)).reshape(labels, -1)
     model.setUnaryEnergy(np.ascontiguousarray(energies))
     model.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)

@@ -11,23 +11,30 @@ constant, like the best one (*oracle*), is chosen on truth: it compares maps and
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from tag2mask import evaluate
 from tag2mask.pipeline import reopen
-from tag2mask.run import Run
-from tag2mask.stages import unrefined
-from tag2mask.stages.label import reader
+from tag2mask.plan.execute import Execution
+from tag2mask.plan.folder import Run
+from tag2mask.stages.artefacts import MapReader
+from tag2mask.stages.masks import unrefined
+from tag2mask.stages.thresholds import chosen_threshold
+
+
+def threshold_of(execution: Execution, name: str) -> float:
+    """The threshold found on the maps of a stage of a finished run, without truth."""
+    scores = next(stage for stage in execution.stages if stage.name == "scores")
+    return chosen_threshold(execution.context(scores, execution.folders["scores"]), name)[0]
 
 
 def measure(folder: Path, domain: str | None) -> tuple[evaluate.Scores, evaluate.OracleSweep]:
     """The maps of a run's method, not of its students, cut at the threshold found on them and at every one."""
-    with Run(folder, resume=True) as run:
-        work = reopen(run)
-        photos = replace(work.train, samples=[s for s in work.train.samples if domain in (None, s.domain)])
-        cut = evaluate.evaluate_masks(photos, unrefined(work, "maps"))
-        return cut, evaluate.sweep_thresholds(photos, reader(work.stages["maps"]))
+    execution = reopen(Run(folder, existing=True))
+    dataset, maps_of = execution.data.train, MapReader(execution.folders["maps"])
+    photos = dataset.with_samples([s for s in dataset.samples if domain in (None, s.domain)])
+    masks = unrefined(maps_of, threshold_of(execution, "maps"), execution.settings.pseudo)
+    return evaluate.evaluate_masks(photos, masks), evaluate.sweep_thresholds(photos, maps_of)
 
 
 def main() -> None:
@@ -40,7 +47,7 @@ def main() -> None:
         cut, sweep = measure(folder, args.domain)
         precision = cut.foreground_precision if precision is None else precision
         print(
-            f"{folder.name:24} mIoU {cut.mean_iou:5.1f} (oracle {sweep.best[1]:5.1f})  "
+            f"{folder.name:24} mIoU {cut.mean_iou:5.1f} (oracle {sweep.best_constant[1]:5.1f})  "
             f"precision {cut.foreground_precision:4.1f} recall {cut.foreground_recall:4.1f}  "
             f"recall at precision {precision:.1f}: {sweep.recall_at(precision):4.1f}",
             flush=True,

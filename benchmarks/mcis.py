@@ -32,9 +32,10 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone, BackboneSettings, build
+from tag2mask.layers.cross_attention import AFFINITIES, co_attend
 from tag2mask.methods import mcis
-from tag2mask.methods.mcis import CELLS, Mcis, Side, co_attend
-from tag2mask.types import Batch
+from tag2mask.methods.mcis import Compared, Mcis
+from tag2mask.types import Batch, Photos
 
 
 def pair_by_pair(method: Mcis, batch: Batch) -> Tensor:
@@ -43,7 +44,7 @@ def pair_by_pair(method: Mcis, batch: Batch) -> Tensor:
     total = torch.zeros(())
     for m, n in batch.pairs:
         loss = pair_loss(
-            method, *(method.features(batch.images[row : row + 1])[0] for row in (m, n)), batch.labels[[m, n]]
+            method, *(method.features(Photos(batch.images[row : row + 1]))[0] for row in (m, n)), batch.labels[[m, n]]
         )
         (loss / len(batch.pairs)).backward()
         total += loss.detach() / len(batch.pairs)
@@ -96,7 +97,7 @@ def attention(method: Mcis, features: Tensor, pairs: int, together: bool) -> Non
     m, n = features[:pairs], features[pairs:]
     if together:
         values = torch.cat([F.conv2d(features, method.head.weight), method.gate(features)], 1)
-        found = method.compare(Side(m, values[:pairs]), Side(n, values[pairs:]), [0] * pairs)
+        found = method.compare(Compared(m, values[:pairs]), Compared(n, values[pairs:]), [0] * pairs)
         torch.stack([found.common_m.sum(), found.common_n.square().sum()]).sum().backward()
         return
     for row in range(pairs):
@@ -121,7 +122,7 @@ def compare_speed(args: argparse.Namespace) -> None:
     valid = torch.ones(count, args.size, args.size, dtype=torch.bool)
     pairs = tuple((row, args.pairs + row) for row in range(args.pairs))
     batch = Batch(tuple(map(str, range(count))), images, labels, valid, pairs=pairs)
-    features = method.features(images).detach()
+    features = method.features(batch).detach()
     ratio = at_once(method, batch) / pair_by_pair(method, batch)
     maps = tuple(features.shape[2:])
     print(f"{args.backbone}, {args.pairs} pairs of {args.size} pixels, {args.threads} threads, maps {maps}")
@@ -158,10 +159,10 @@ def peak_of(side: int, pairs: int, channels: int, way: str) -> float:
     co_attend(*(x[:, :, :4] for x in (f_m, f_n, values(f_m), values(f_n))))  # libraries are loaded before the count
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if way == "features":  # the co-attentive features themselves, all affinities held
-        found = co_attend(f_m, f_n, f_m, f_n, most=2**62)
+        found = co_attend(f_m, f_n, f_m, f_n, limit=2**62)
         found = (values(found[0]), values(found[1]))
     else:
-        found = co_attend(f_m, f_n, values(f_m), values(f_n), most=2**62 if way == "whole" else CELLS)
+        found = co_attend(f_m, f_n, values(f_m), values(f_n), limit=2**62 if way == "whole" else AFFINITIES)
     (found[0].sum() + found[1].square().sum()).backward()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1e6 if sys.platform == "darwin" else 1e3)
 

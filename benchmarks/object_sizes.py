@@ -19,9 +19,11 @@ import numpy as np
 
 from tag2mask import evaluate
 from tag2mask.pipeline import reopen
-from tag2mask.run import Run
-from tag2mask.stages import Work, map_names, mask_names, unrefined
-from tag2mask.stages.work import mask_of
+from tag2mask.plan.execute import Execution
+from tag2mask.plan.folder import Run
+from tag2mask.stages.artefacts import MapReader, MaskReader
+from tag2mask.stages.masks import unrefined
+from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import IGNORE, Dataset, Sample
 
 
@@ -48,10 +50,15 @@ def by_size(dataset: Dataset, mask: Callable[[Sample], np.ndarray], edge: float)
     return named
 
 
-def masks_of(work: Work, stage: str) -> Callable[[Sample], np.ndarray]:
-    if "maps" in stage or stage == "walked":
-        return unrefined(work, stage)
-    return lambda sample: mask_of(work.stages[stage], sample)
+def masks_of(execution: Execution, stage: str) -> Callable[[Sample], np.ndarray]:
+    """The masks of a stage; maps are cut at the threshold found on them."""
+    measured = next(s.measured for s in execution.stages if s.name == stage)
+    assert measured is not None, f"{stage} holds neither maps nor masks"
+    if measured.what != "maps":
+        return MaskReader(execution.folders[stage])
+    scores = next(s for s in execution.stages if s.name == "scores")
+    threshold, _ = chosen_threshold(execution.context(scores, execution.folders["scores"]), stage)
+    return unrefined(MapReader(execution.folders[stage]), threshold, execution.settings.pseudo)
 
 
 def main() -> None:
@@ -61,13 +68,12 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", default=[], help="default: all maps and masks of the run")
     args = parser.parse_args()
     for folder in args.runs:
-        with Run(folder, resume=True) as run:
-            work = reopen(run)
-            names = args.stages or [*map_names(work.settings), "walked", *mask_names(work.settings)]
-            for name in (n for n in names if n in work.stages):
-                found = by_size(work.train, masks_of(work, name), args.edge)
-                shown = "  ".join(f"{size} {iou:5.1f} (of {count})" for size, (iou, count) in found.items())
-                print(f"{folder.name:24} {name:14} {shown}")
+        execution = reopen(Run(folder, existing=True))
+        measured = [s.name for s in execution.done() if s.measured is not None and s.measured.split == "train"]
+        for name in args.stages or measured:
+            found = by_size(execution.data.train, masks_of(execution, name), args.edge)
+            shown = "  ".join(f"{size} {iou:5.1f} (of {count})" for size, (iou, count) in found.items())
+            print(f"{folder.name:24} {name:14} {shown}")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone, BackboneSettings, build
+from tag2mask.layers.patchwise import merge, split
 from tag2mask.methods.cam import Cam
-from tag2mask.methods.ppl import Ppl, PplSettings, merge, split
+from tag2mask.methods.ppl import Ppl, PplSettings
 from tag2mask.types import Batch, Losses
 
 
@@ -95,7 +96,7 @@ def main() -> None:
     batch = Batch(tuple(map(str, range(args.batch))), images, labels, valid)
     with torch.no_grad():
         ppl.eval()
-        torch.testing.assert_close(ppl.score_maps(images), unshared_maps(ppl, batch), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ppl.score_maps(batch), unshared_maps(ppl, batch), rtol=1e-3, atol=1e-3)
         ppl.train()
     paths = len(ppl.cuts) + 1
     sides: dict[str, Callable[[], tuple[float, float]]] = {

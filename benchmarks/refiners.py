@@ -3,11 +3,11 @@
     python benchmarks/refiners.py RUN                          # all of them, on every training photo with truth
     python benchmarks/refiners.py RUN --only none crf/irn irn+crf --step 5
 
-RUN must have maps (`tag2mask label` or `train`). WAY+REFINER propagates them first. What learns affinities (irn, psa)
-trains in a copy of the run beside it (RUN-refiners-STEP), whose method and maps are taken over. The threshold is found
-on the maps each refiner starts from, without truth; the truth is only compared with. Each row is measured in a process
-of its own; seconds are of wall clock with as many photos side by side as there are cores, the training of affinities
-apart.
+RUN must have maps (`tag2mask label` or `train`). WAY+REFINER propagates them first, in a copy of the run next to it
+(RUN-refiners), whose method and maps are taken over: those of all photos; with --step n every n-th gets a mask. The
+threshold is found on the maps each refiner starts from, without truth; the truth is only compared with. Each row is
+measured in a process of its own; seconds are of wall clock with as many photos side by side as there are cores, the
+training of affinities apart.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tag2mask import compute, evaluate, pipeline, pseudo, stages
+import numpy as np
+
+from tag2mask import compute, concurrency, evaluate, pipeline, pseudo, stages
 from tag2mask.data.images import read_image
+from tag2mask.plan.execute import begin, execute
+from tag2mask.plan.folder import Run
 from tag2mask.refine import PRESETS, refiner
-from tag2mask.run import Run, read_maps
-from tag2mask.stages.label import chosen_threshold
-from tag2mask.stages.work import in_parallel
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import MapReader
+from tag2mask.stages.masks import with_background
+from tag2mask.stages.thresholds import chosen_threshold
+from tag2mask.types import Sample
 
 ALL = (
     "none",
@@ -43,41 +49,44 @@ ALL = (
 
 def row(folder: Path, name: str, step: int, beta: float | None) -> dict[str, Any]:
     """Propagate if asked, then make masks in memory and score them."""
-    run = Run(folder, resume=True)
-    work = pipeline.reopen(run)
     way, _, pixelwise = name.rpartition("+")
-    settings = replace(work.settings, propagate=way or "none", refine=pixelwise)
-    if beta is not None:
-        settings = replace(settings, propagation=replace(settings.propagation, beta=beta))
-    work.settings = settings
-    found: dict[str, Any] = {"refiner": name, "train_minutes": 0.0}
-    samples = list(work.train.samples)[::step]
-    clock = time.perf_counter()
-    if way:
-        stages.train_affinity(work)
-        found["train_minutes"] = round((time.perf_counter() - clock) / 60, 1)
-        clock = time.perf_counter()
-        work.train = work.train.with_samples(samples)
-        stages.walk_maps(work)
-    source = work.stages["walked" if way else "maps"]
-    maps_of = lambda s: read_maps(source.path(s.id, ".npz"), s.id)  # noqa: E731
-    work.train = work.train.with_samples(samples)
-    threshold, _ = chosen_threshold(work, source)
-    sharpen = refiner(pixelwise, settings.refine_longest)
+    with Run(folder) as run:
+        data = pipeline.reopen(run).data
+        settings = replace(data.settings, propagate=way or "none", refine=pixelwise)
+        if beta is not None:
+            settings = replace(settings, propagation=replace(settings.propagation, beta=beta))
+        execution = begin(run, stages.plan(settings), settings, replace(data, settings=settings))
+        labelling = stages.labelling(tuple(execution.stages))
+        execute(execution, labelling[: labelling.index("masks")])  # what lies before masks
+    source = names.final_maps(settings)
+    spent = {stage: f.manifest()["seconds"] for stage, f in execution.folders.items()}
+    training = spent.get("affinity-labels", 0.0) + spent.get("affinity", 0.0)
+    dataset = execution.data.train
+    samples = list(dataset.samples)[::step]
+    maps_of, sharpen = MapReader(execution.folders[source]), refiner(pixelwise, settings.refine_long_side)
+    masks_stage = next(stage for stage in execution.stages if stage.name == "masks")
+    threshold, _ = chosen_threshold(execution.context(masks_stage, execution.folders[source]), source)
 
-    def mask(sample: Any) -> tuple[str, Any]:
+    def mask(sample: Sample) -> tuple[str, np.ndarray]:
         maps = maps_of(sample)
-        scores = pseudo.label_scores(maps, threshold, settings.pseudo)
+        scores = with_background(sample, maps, threshold, settings.pseudo)
         scores = pseudo.refine(read_image(sample.image_path), scores, sharpen)
         return sample.id, pseudo.decide(maps.id, maps.classes, scores, settings.pseudo).mask
 
-    masks = dict(in_parallel(mask, samples, settings.workers))
-    found["seconds_per_photo"] = (time.perf_counter() - clock) / len(samples)
-    found["peak_gb"] = compute.peak_memory_gb()
-    scores = evaluate.evaluate_masks(work.train, lambda s: masks[s.id])
-    found |= {"threshold": threshold, "miou": scores.mean_iou}
-    found |= {"precision": scores.foreground_precision, "recall": scores.foreground_recall}
-    return found
+    clock = time.perf_counter()
+    masks = dict(concurrency.in_order(mask, samples, settings.workers))
+    seconds = (time.perf_counter() - clock) / len(samples) + spent.get("propagated", 0.0) / len(dataset)
+    scores = evaluate.evaluate_masks(dataset.with_samples(samples), lambda s: masks[s.id])
+    return {
+        "refiner": name,
+        "train_minutes": round(training / 60, 1),
+        "seconds_per_photo": seconds,
+        "peak_gb": compute.peak_memory_gb(),
+        "threshold": threshold,
+        "miou": scores.mean_iou,
+        "precision": scores.foreground_precision,
+        "recall": scores.foreground_recall,
+    }
 
 
 def main() -> None:
@@ -87,12 +96,9 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=1, help="every n-th training photo")
     parser.add_argument("--beta", type=float, help="exponent of the affinities in the walk")
     options = parser.parse_args()
-    copy = options.run.with_name(f"{options.run.name}-refiners-{options.step}")
+    copy = options.run.with_name(f"{options.run.name}-refiners")
     if not copy.exists():
-        copy.mkdir()
-        for name in ("run.json", "images", "method", "maps", "masks", "scores"):
-            source = options.run / name
-            shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy / name)
+        shutil.copytree(options.run, copy, ignore=shutil.ignore_patterns(".aside", ".lock", "segmenter*", "pred*"))
     print("| refiner | mIoU | foreground precision / recall | threshold | s per photo | peak GB | training minutes |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name in options.only:

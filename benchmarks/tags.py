@@ -26,7 +26,7 @@ from pathlib import Path
 from tag2mask import data
 from tag2mask.data import DataSettings
 from tag2mask.errors import InputError
-from tag2mask.run import atomic
+from tag2mask.files import atomic
 from tag2mask.types import Dataset, Sample
 
 

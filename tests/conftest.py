@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import settings
 settings.register_profile("steady", derandomize=True)  # a push fails for what it changed, not for a new draw
 settings.load_profile("steady")
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests share world.py and oracles.py
+sys.path.insert(0, str(Path(__file__).parent))  # tests share world.py, localizing.py, portable.py
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads cost more than they give
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub
@@ -37,3 +39,16 @@ def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read from or left in the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A command that ran in this process leaves its log and its bars to no other test."""
+    from tag2mask import progress
+
+    log, shown = logging.getLogger("tag2mask"), progress._shown
+    before = (log.level, log.handlers[:], log.propagate)
+    yield
+    log.handlers[:], log.propagate = before[1:]
+    log.setLevel(before[0])
+    progress._shown = shown

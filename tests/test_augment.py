@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tag2mask.data.augment import AugmentSettings, Colour, Geometry, generator, normalise
+from tag2mask.data.augment import AugmentSettings, Colour, Geometry, generator
 from tag2mask.errors import InputError
+from tag2mask.types import normalise
 
 
 @settings(max_examples=40, deadline=None)
@@ -65,12 +66,15 @@ def test_colour_by_hand() -> None:
 
 def test_normalise_is_the_formula() -> None:
     image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)
-    out = normalise(image, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1))
+    out = normalise(image, ((0.5, 0.4, 0.3), (0.5, 0.2, 0.1)))
     torch.testing.assert_close(out.flatten(), torch.tensor([-1.0, -1.0, 7.0]))
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(InputError, match="too small"):
+    with pytest.raises(InputError, match=r"--augment\.size is 4: it must be at least 16"):
         AugmentSettings(size=4)
-    with pytest.raises(InputError, match="growing"):
+    with pytest.raises(InputError, match=r"--augment\.scale 2 1 must be two growing numbers"):
         AugmentSettings(scale=(2.0, 1.0))
+    for low in (0.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match=rf"--augment\.scale is {low:g}: it must be above 0"):
+            AugmentSettings(scale=(low, 1.0))

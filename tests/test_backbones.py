@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from timm.layers import Conv2dSame
 
 from tag2mask.backbones import BackboneSettings, build, depthwise
+from tag2mask.backbones.resnet38 import ResNet38d
 from tag2mask.backbones.weights import read_state_dict
 from tag2mask.errors import InputError
 
@@ -44,19 +45,6 @@ def test_blocks_reproduce_timm(name: str, stride: int) -> None:
         found = backbone(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert found.shape[1:] == (backbone.channels, size[0] // backbone.stride, size[1] // backbone.stride)
-
-
-@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
-def test_every_block_is_a_place_to_stop_and_go_on(name: str) -> None:
-    torch.manual_seed(0)
-    backbone = build(BackboneSettings(name, weights="none", output_stride=16)).eval()
-    images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        whole = backbone(images)
-        for block in backbone.names:
-            half = backbone.until(images, block)
-            assert half.ndim == 4
-            torch.testing.assert_close(backbone.forward_from(half, block), whole)
 
 
 def test_embedded_weights_know_imagenet(tmp_path: Path) -> None:
@@ -201,15 +189,14 @@ def test_what_reaches_beyond_its_own_cell() -> None:
     assert not any(map(resnet.pointwise, resnet.names))
 
 
-@pytest.mark.parametrize(("name", "stride"), [("resnet10t", 8), ("tf_efficientnet_lite0", 16), ("convnext_atto", 32)])
-def test_strides_of_blocks(name: str, stride: int) -> None:
-    backbone = build(BackboneSettings(name, weights="none", output_stride=stride)).eval()
-    images = torch.zeros(1, 3, 64, 128)
-    with torch.no_grad():
-        for block in backbone.names:
-            rows, columns = backbone.grid(backbone.until(images, block), block)
-            assert (rows, columns) == (64 // backbone.strides[block], 128 // backbone.strides[block])
-    assert backbone.strides[backbone.names[-1]] == backbone.stride == stride
+def test_resolutions_count_dilation_as_the_stride_it_stands_for() -> None:
+    resnet = build(BackboneSettings("resnet10t", weights="none", output_stride=8))
+    assert resnet.strides == {"stem": 4, "layer1": 4, "layer2": 8, "layer3": 8, "layer4": 8}
+    assert resnet.resolutions == {"stem": 4, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+    with torch.device("meta"):
+        wide = ResNet38d()
+    last = {resolution: name for name, resolution in wide.resolutions.items()}
+    assert last == {1: "conv1a", 2: "b2_2", 4: "b3_2", 8: "b4_5", 16: "b5_2", 32: "bn7"}  # where a cut says something
 
 
 def test_a_part_of_a_vits_tokens_keeps_the_prefix() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.cli import parse_run, spell_out
-from world import SMALL, run
+from tag2mask.cli.flags import spell_out
+from tag2mask.cli.runs import parse_run
+from world import SMALL, redone, run, stamps
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -82,13 +83,27 @@ def test_bad_data_sets_end_in_one_line(capsys: pytest.CaptureFixture[str], world
 
 
 def test_truth_of_another_size_names_both(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+    """Before anything is trained; and where that is done already, nothing finished is lost."""
+    data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(world, data)
-    Image.fromarray(np.zeros((20, 30), np.uint8)).save(data / "masks" / "photo00.png")
-    assert run("label", data, "--out", tmp_path / "run", *SMALL) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "30x20" in said and "72x48" in said and "photo00" in said
-    assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9  # nothing finished is lost
+    right = (data / "masks" / "photo00.png").read_bytes()
+
+    def refused() -> None:
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(data / "masks" / "photo00.png")
+        assert run("label", data, "--out", out, *SMALL) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("tag2mask: ") and "30x20" in said and "72x48" in said and "photo00" in said
+
+    refused()
+    assert not list(out.rglob("*.safetensors")) and (out / "run.json").exists()
+    (data / "masks" / "photo00.png").write_bytes(right)
+    assert run("label", data, "--out", out, *SMALL) == 0
+    before = stamps(out)
+    refused()
+    assert redone(before, stamps(out)) == set()
+    (data / "masks" / "photo00.png").write_bytes(right)
+    assert run("label", data, "--out", out, *SMALL) == 0
+    assert redone(before, stamps(out)) == set()
 
 
 def test_folders_that_cannot_be_written(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
@@ -165,7 +180,16 @@ def test_a_method_is_trained_as_it_wants_unless_a_flag_says_otherwise(world: Pat
 
 def test_bad_values_are_one_line(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "run")
-    assert "between 0 and 1" in fails(capsys, "label", world, *out, "--threshold", "1.5")
-    assert "above 0" in fails(capsys, "label", world, *out, "--epochs", "0")
-    assert "positive" in fails(capsys, "label", world, *out, "--scales", "0")
+    for flags, says in (
+        (("--threshold", "1.5"), "--pseudo.threshold is 1.5: it must be above 0 and below 1"),
+        (("--threshold", "nan"), "--pseudo.threshold is nan: it must be above 0 and below 1"),
+        (("--epochs", "0"), "a training of 0 epochs: it must be above 0"),
+        (("--segmenter-train.epochs", "0"), "--segmenter-train.epochs is 0: it must be above 0"),
+        (("--student-train.epochs", "0"), "--student-train.epochs is 0: it must be above 0"),
+        (("--scales", "0"), "--localize.scales is 0: it must be above 0 and at most 100"),
+        (("--train.workers", "-1"), "--train.workers is -1: it must be at least 0"),
+        (("--seed", "-1"), "tag2mask: --seed is -1: it must be at least 0 and at most 4.29497e+09"),
+        (("--train.learning-rate", "inf"), "--train.learning-rate is inf: it must be above 0"),
+    ):
+        assert says in fails(capsys, "label", world, *out, *flags)
     assert not (tmp_path / "run").exists()

@@ -16,30 +16,28 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from localizing import localized
 from portable import h, uniform
 from tag2mask import methods
 from tag2mask.backbones import Backbone, BackboneSettings, build
+from tag2mask.backbones import resnet38
 from tag2mask.backbones.resnet38 import ResNet38d, official_names
-from tag2mask.cli import parse_run
-from tag2mask.data.augment import AugmentSettings, fit_size, normalise, resized
+from tag2mask.cli.runs import parse_run
+from tag2mask.data.augment import AugmentSettings, fit_size, resized
 from tag2mask.data.batches import StoredFeatures, TaggedImages
+from tag2mask.data.saliency import check_saliency_maps
 from tag2mask.errors import InputError
-from tag2mask.localize import LocalizeSettings, localize
+from tag2mask.localize import LocalizeSettings
 from tag2mask.methods.check import batch_of, check_method
-from tag2mask.methods.eps import (
-    ClassMapNet,
-    Eps,
-    EpsSettings,
-    FeatureHead,
-    check_saliency_maps,
-    load_checkpoint,
-    saliency_loss,
-)
+from tag2mask.methods.eps import ClassMapNet, Eps, EpsSettings, FeatureHead, saliency_loss
+from tag2mask.methods.released import released_state
 from tag2mask.recipes import recipe
-from tag2mask.run import read_maps
-from tag2mask.train import _optimizer, parameter_groups
-from tag2mask.types import Dataset, Sample
-from world import SMALL, fails, run
+from tag2mask.stages.artefacts import read_maps
+from tag2mask.train import parameter_groups
+from tag2mask.train.optimizer import optimizer_of
+from tag2mask.types import Dataset, Photos, Sample, normalise
+from test_resnet38 import mxnet_name, params
+from world import SMALL, fails, keys, made_of, redone, run, stamps
 
 
 def small_backbone() -> Backbone:
@@ -134,7 +132,7 @@ def test_what_the_loss_asks_for() -> None:
 
 @pytest.mark.parametrize("head", ["linear", "feature"])
 def test_both_heads_keep_the_contract(head: str) -> None:
-    check_method(lambda b, n: Eps(b, n, EpsSettings(head=head, channels=16)), small_backbone)  # type: ignore[arg-type]
+    check_method(Eps, EpsSettings(head=head, channels=16), small_backbone)  # type: ignore[arg-type]
 
 
 def test_the_feature_head_is_what_its_page_says() -> None:
@@ -156,23 +154,21 @@ def test_maps_are_a_softmax_with_background() -> None:
     method = Eps(small_backbone(), 4).eval()
     batch = batch_of()
     with torch.no_grad():
-        maps, logits = method.localize(batch.images, batch.labels), method.logits(batch.images)
+        maps, logits = method.localize(batch), method.logits(batch)
     torch.testing.assert_close(maps, torch.exp(logits[:, :4]) / torch.exp(logits).sum(1, keepdim=True))
     assert maps.sum(1).max() < 1
 
 
 def test_saliency_is_asked_for_in_words() -> None:
-    from dataclasses import replace
-
     method = Eps(small_backbone(), 4)
     with pytest.raises(InputError, match="give --saliency FOLDER, or use --method cam"):
         method.losses(replace(batch_of(), saliency=None), 0.0)
-    assert methods.needs_saliency("eps") and not methods.needs_saliency("cam")
+    assert EpsSettings().traits.saliency and not methods.entry("cam").settings().traits.saliency
 
 
 @pytest.mark.parametrize("change", [{"tau": 1.5}, {"lam": -0.1}, {"channels": 0}, {"saliency": -1.0}])
 def test_settings_that_cannot_be(change: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=rf"eps\.{next(iter(change))}"):
+    with pytest.raises(InputError, match=rf"^--eps\.{next(iter(change))} is .*: it must be at least"):
         EpsSettings(**change)  # type: ignore[arg-type]
 
 
@@ -184,10 +180,10 @@ def published_fusion(method: Eps, pixels: np.ndarray, labels: list[int], longest
     total: Tensor | float = 0.0
     for scale in (0.5, 1.0, 1.5, 2.0):
         size = fit_size(*pixels.shape[:2], longest, scale)
-        plain = normalise(resized(pixels, size), method.backbone.mean, method.backbone.std)[None]
+        plain = normalise(resized(pixels, size), (method.backbone.mean, method.backbone.std))[None]
         for mirrored in (False, True):
             with torch.no_grad():
-                logits = method.logits(plain.flip(3) if mirrored else plain)
+                logits = method.logits(Photos(plain.flip(3) if mirrored else plain))
             maps = F.interpolate(logits.softmax(1), pixels.shape[:2], mode="bilinear", align_corners=False)
             total = total + (maps.flip(3) if mirrored else maps)
     assert isinstance(total, Tensor)
@@ -210,11 +206,11 @@ def photo(tmp_path: Path) -> Sample:
     return Sample("photo", tmp_path / "photo.png", frozenset({0, 2}))
 
 
-LOOKS = LocalizeSettings(longest=80, scales=(0.5, 1.0, 1.5, 2.0), precision="float32")
+LOOKS = LocalizeSettings(long_side=80, scales=(0.5, 1.0, 1.5, 2.0), precision="float32")
 
 
 def test_fused_maps_are_the_published_ones_on_the_finest_grid(teacher: Eps, photo: Sample) -> None:
-    (found,) = localize(teacher, teacher.backbone, [photo], LOOKS, 3)
+    found = localized(teacher, [photo], LOOKS, 3)["photo"]
     assert found.classes == (0, 2) and found.scores.shape == (2, 12, 20)  # twice 48x80 at stride 8
     expected = published_fusion(teacher, np.asarray(Image.open(photo.image_path)), [0, 2], 80)
     for scores, c in zip(found.scores, found.classes, strict=True):
@@ -228,9 +224,9 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
     logits = []
     for scale in LOOKS.scales:
         size = fit_size(48, 80, 80, scale)
-        plain = normalise(resized(pixels, size), teacher.backbone.mean, teacher.backbone.std)[None]
+        plain = normalise(resized(pixels, size), (teacher.backbone.mean, teacher.backbone.std))[None]
         with torch.no_grad():
-            logits += [teacher.logits(plain), teacher.logits(plain.flip(3)).flip(3)]
+            logits += [teacher.logits(Photos(plain)), teacher.logits(Photos(plain.flip(3))).flip(3)]
     grow = lambda x: F.interpolate(x, (12, 20), mode="bilinear", align_corners=False)  # noqa: E731
     norm = lambda x: x / (x.amax((2, 3), keepdim=True) + 1e-5)  # noqa: E731
     present = [0, 2]
@@ -240,7 +236,7 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
     gated = norm(sum(grow(x[:, [0, 2, 3]].softmax(1)) for x in logits))[0, [0, 1]]
     mean_of_logits = norm(sum(map(grow, logits)).softmax(1))[0, present]
     unmirrored = norm(sum(grow(x.flip(3) if i % 2 else x).softmax(1) for i, x in enumerate(logits)))[0, present]
-    (found,) = localize(teacher, teacher.backbone, [photo], LOOKS, 3)
+    found = localized(teacher, [photo], LOOKS, 3)["photo"]
     scores = torch.from_numpy(found.scores.astype(np.float32))
     torch.testing.assert_close(scores, right, rtol=0, atol=2e-3)
     for name, wrong in {
@@ -258,16 +254,15 @@ def test_what_is_covered_is_where_tags_are_likelier_than_not(teacher: Eps, photo
     pixels = np.asarray(Image.open(photo.image_path))
     grown = []
     for scale in LOOKS.scales:
-        plain = normalise(resized(pixels, fit_size(48, 80, 80, scale)), teacher.backbone.mean, teacher.backbone.std)[
-            None
-        ]
+        size = fit_size(48, 80, 80, scale)
+        plain = normalise(resized(pixels, size), (teacher.backbone.mean, teacher.backbone.std))[None]
         with torch.no_grad():
-            looks = [teacher.logits(plain).softmax(1), teacher.logits(plain.flip(3)).flip(3).softmax(1)]
+            looks = [teacher.logits(Photos(plain)).softmax(1), teacher.logits(Photos(plain.flip(3))).flip(3).softmax(1)]
         grown += [F.interpolate(look, (12, 20), mode="bilinear", align_corners=False) for look in looks]
     mean = torch.stack(grown).mean(0)[0]
     shares = []
     for tags in ({0, 2}, {0}, {1}, {2}):
-        (found,) = localize(teacher, teacher.backbone, [replace(photo, labels=frozenset(tags))], LOOKS, 3)
+        found = localized(teacher, [replace(photo, labels=frozenset(tags))], LOOKS, 3)["photo"]
         wins = mean[sorted(tags)].sum(0) > 0.5
         assert found.covered == pytest.approx(float(wins.float().mean()), abs=1 / 240)
         shares.append(found.covered)
@@ -302,6 +297,13 @@ def saved(content: object, path: Path) -> Path:
     return path
 
 
+def load(network: Eps, path: Path) -> None:
+    """As a run does with ``--weights``."""
+    state = released_state(network, str(path))
+    assert state is not None, "a backbone's file"
+    network.load_released(state, str(path))
+
+
 def test_published_checkpoints_of_both_heads(tmp_path: Path) -> None:
     images = torch.randn(1, 3, 32, 48)
     for head in ("linear", "feature"):
@@ -312,40 +314,58 @@ def test_published_checkpoints_of_both_heads(tmp_path: Path) -> None:
         path = saved(content, tmp_path / f"{head}.pth")
         other = net38(head, seed=1).eval()
         with torch.no_grad():
-            assert not torch.equal(other.logits(images), trained.logits(images))
-            load_checkpoint(other, path)
-            assert torch.equal(other.logits(images), trained.logits(images))
+            assert not torch.equal(other.logits(Photos(images)), trained.logits(Photos(images)))
+            load(other, path)
+            assert torch.equal(other.logits(Photos(images)), trained.logits(Photos(images)))
 
 
 def test_checkpoints_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     linear, feature = published(net38()), published(net38("feature"))
-    classifier = linear | {"fc8.weight": linear["fc8.weight"][:3]}
     cases = [
-        (feature, net38(), r"head of 8 features \(SMAF\).*give --eps\.head feature"),
+        (feature, net38(), r"features of its own \(SMAF\).*give --eps\.head feature"),
         (linear, net38("feature"), r"head of one classifier \(EPS\).*give --eps\.head linear"),
-        (classifier, net38(), "plain classifier of 3 classes and EPS has background too"),
-        (linear, net38(classes=5), "knows 3 classes and this data set has 5"),
         (linear, Eps(small_backbone(), 3), "of resnet38d: give --backbone resnet38d"),
-        ({n: t for n, t in linear.items() if not n.startswith("b7")}, net38(), r"lacks b7.* no checkpoint of EPS"),
+        (
+            {n: t for n, t in linear.items() if not n.startswith("b7")},
+            net38(),
+            r"is not a checkpoint of EPS or SMAF on resnet38d: it lacks b7",
+        ),
         (linear | {"extra": torch.zeros(1)}, net38(), "also holds extra"),
-        (linear | {"conv1a.weight": torch.zeros(1)}, net38(), "odd shapes in conv1a"),
-        ({n: t for n, t in linear.items() if n != "fc8.weight"}, net38(), "no classifier fc8"),
+        (linear | {"conv1a.weight": torch.zeros(1)}, net38(), r"has other shapes in conv1a\.weight"),
     ]
     for number, (content, network, expected) in enumerate(cases):
         before = {n: t.clone() for n, t in network.state_dict().items()}
         with pytest.raises(InputError, match=expected) as error:
-            load_checkpoint(network, saved(content, tmp_path / f"{number}.pth"))
+            load(network, saved(content, tmp_path / f"{number}.pth"))
         assert "\n" not in str(error.value)
         assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items()), "half loaded"
 
 
+def test_files_that_hold_no_whole_network_of_these_classes_are_a_backbones(tmp_path: Path) -> None:
+    linear = published(net38())
+    classifier = linear | {"fc8.weight": linear["fc8.weight"][:3]}  # of 3 classes, without background
+    without = {n: t for n, t in linear.items() if n != "fc8.weight"}
+    dense = linear | {"fc8.weight": torch.zeros(4, 16)}
+    for number, (content, network) in enumerate(
+        [(classifier, net38()), (linear, net38(classes=5)), (without, net38()), (dense, net38())]
+    ):
+        path = saved(content, tmp_path / f"{number}.pth")
+        assert released_state(network, str(path)) is None
+        backbone = ResNet38d(thin=16)
+        resnet38.load_file(backbone, path)  # of which it takes its part
+        assert torch.equal(backbone.state_dict()["blocks.conv1a.weight"], linear["conv1a.weight"])
+    mxnet = {m: t.numpy() for n, t in without.items() if (m := mxnet_name(n))}
+    (tmp_path / "imagenet.params").write_bytes(params(mxnet))  # the lineage's ImageNet weights are no torch file
+    assert released_state(net38(), str(tmp_path / "imagenet.params")) is None
+    for name in ("auto", "none", str(tmp_path / "absent.pth")):
+        assert released_state(net38(), name) is None
+
+
 def test_bad_checkpoint_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no weights file"):
-        load_checkpoint(net38(), tmp_path / "absent.pth")
     whole = saved(published(net38()), tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[:1000])
     with pytest.raises(InputError, match="is it complete"):
-        load_checkpoint(net38(), tmp_path / "cut.pth")
+        load(net38(), tmp_path / "cut.pth")
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------
@@ -357,7 +377,7 @@ def test_the_optimiser_of_the_recipes_is_the_published_one() -> None:
         with torch.device("meta"):
             head = settings.options.head  # type: ignore[attr-defined]
             network = ClassMapNet(ResNet38d(), 20, head)
-        optimizer = _optimizer(network, settings.train)
+        optimizer = optimizer_of(network, settings.train)
         assert isinstance(optimizer, torch.optim.SGD)
         assert all(g["momentum"] == 5e-4 and g["weight_decay"] == 5e-4 for g in optimizer.param_groups)
         counts = {g["lr"]: len(g["params"]) for g in parameter_groups(network, settings.train)}
@@ -403,7 +423,7 @@ def test_saliency_moves_with_the_photo(tmp_path: Path) -> None:
     views = TaggedImages(data, AugmentSettings(size=32, jitter=0), ((0.0,) * 3, (1.0,) * 3), 0, saliency=True)
     flipped = set()
     for epoch in range(12):
-        batch = views.collate([views.item(epoch, 0)])
+        batch = views.collate([views.item(epoch, 0)]).to(torch.device("cpu"))
         assert batch.saliency is not None and batch.saliency.shape == (1, 32, 32)
         inner = batch.valid & (F.avg_pool2d(batch.valid.float(), 5, 1, 2) > 0.99)
         assert (batch.saliency - batch.images[:, 0])[inner].abs().max() < 0.08
@@ -433,15 +453,18 @@ def test_eps_runs_and_uses_what_saliency_says(salient: Path, tmp_path: Path) -> 
     assert "saliency" in log and "classification" in log
     assert "saliency maps of the training photos" in (out / "report.html").read_text()
     # the same maps elsewhere, with another date, redo nothing; other saliency maps redo the method
-    key = json.loads((out / "method" / "key.json").read_text())["key"]
+    before, written = keys(out), stamps(out)
     other = tmp_path / "other"
     shutil.copytree(salient, other, copy_function=shutil.copyfile)
     assert run("label", other, "--out", out, *SMALL, *flags) == 0
-    assert json.loads((out / "method" / "key.json").read_text())["key"] == key
+    assert keys(out) == before
+    assert redone(written, stamps(out)) == {"images"}  # other files: looked at again, and found to be the same
     for path in (other / "saliency").glob("*.png"):
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     assert run("label", other, "--out", out, *SMALL, *flags) == 0
-    assert json.loads((out / "method" / "key.json").read_text())["key"] != key
+    changed = {name for name, key in keys(out).items() if before[name] != key}
+    assert changed == {"method", "maps", "masks", "scores"}
+    assert made_of(out, "method")["facts"].keys() == {"photos", "tags", "weights", "saliency"}
 
 
 def test_eps_on_stored_features(salient: Path, tmp_path: Path) -> None:
@@ -473,7 +496,7 @@ def test_saliency_that_is_not_there_or_black(
     for path in (data / "images").glob("*.png"):
         Image.new("L", (9, 7)).save(data / "saliency" / path.name)
     said = fails(capsys, "label", data, "--out", out, *SMALL, "--method", "eps")
-    assert "are black, all of the 9 looked at" in said
+    assert "are black, all of the 9 that were read" in said
     assert not list(out.rglob("model.safetensors"))
 
 
@@ -487,8 +510,6 @@ def test_a_few_black_maps_are_counted() -> None:
 def test_a_checkpoint_is_used_without_training(
     salient: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tag2mask.backbones import resnet38
-
     whole = ResNet38d
     monkeypatch.setattr(
         resnet38, "ResNet38d", type("Thin", (whole,), {"__init__": lambda s: whole.__init__(s, thin=16)})
@@ -496,16 +517,19 @@ def test_a_checkpoint_is_used_without_training(
     trained = net38(classes=2)
     path = saved(published(trained), tmp_path / "eps.pth")
     flags = [*SMALL, "--method", "eps", "--backbone", "resnet38d", "--backbone.output-stride", "8", "--refine", "none"]
-    assert run("label", salient, "--out", tmp_path / "run", *flags, "--eps.checkpoint", path) == 0
+    assert run("label", salient, "--out", tmp_path / "run", *flags, "--weights", path, "--epochs", "0") == 0
     from safetensors.torch import load_file
 
     kept = load_file(tmp_path / "run" / "method" / "model.safetensors")
     assert all(torch.equal(kept[n], t) for n, t in trained.state_dict().items())
     assert not (tmp_path / "run" / "method" / "log.jsonl").exists()
-    said = fails(
-        capsys, "label", salient, "--out", tmp_path / "b", *flags, "--eps.checkpoint", path, "--eps.head", "feature"
-    )
+    assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
+    again = ("label", salient, "--out", tmp_path / "b", *flags, "--weights", path, "--epochs", "0")
+    said = fails(capsys, *again, "--eps.head", "feature")
     assert "give --eps.head linear" in said and not list((tmp_path / "b").rglob("model.safetensors"))
+    saved(published(net38(classes=4)), path)  # of other classes: the weights of a backbone, which must be trained
+    said = fails(capsys, *again)
+    assert "a training of 0 epochs" in said and "a whole released eps of these classes" in said
 
 
 def test_flags_reach_the_settings(world: Path) -> None:

@@ -351,8 +351,8 @@ def test_without_truth_there_is_nothing_to_measure(tmp_path):
 
 def test_oracle_training_masks_are_the_truth_in_our_convention(tmp_path):
     dataset, truths = small_world(tmp_path, 3, (8, 10, 12))
-    assert evaluate.truth_masks_for_oracle_training(dataset, tmp_path / "oracle") == 3
     for sample, truth in zip(dataset.samples, truths, strict=True):
+        evaluate.write_truth_for_oracle_training(sample, dataset, tmp_path / "oracle" / f"{sample.id}.png")
         with Image.open(tmp_path / "oracle" / f"{sample.id}.png") as written:
             assert np.array_equal(np.array(written), truth)
 
@@ -649,6 +649,13 @@ def test_truth_folder_of_another_palette(tmp_path):
     save(tmp_path / "p" / "a.png", np.array([[0, 1, 1], [2, 0, 1]], np.uint8))
     scores = evaluate.evaluate_folders(tmp_path / "p", tmp_path / "t", ("cat", "dog"), values=(8, 12))
     assert scores.mean_iou == 100 and scores.pixels == 4
+
+
+@pytest.mark.parametrize("values", [(300,), (0,), (-1,), (8, 12), (8, 8, 9)])
+def test_truth_values_that_cannot_be(tmp_path, values):
+    classes = ("cat", "dog", "cow")[: 3 if len(values) == 3 else 1]
+    with pytest.raises(InputError, match=r"truth values .* from 1 to 255"):
+        evaluate.evaluate_folders(*two_folders(tmp_path), classes, values=values)
 
 
 def two_folders(tmp_path: Path) -> tuple[Path, Path]:

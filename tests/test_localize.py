@@ -10,15 +10,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+from localizing import facts_of, localized
 from tag2mask.backbones import BackboneSettings, build
-from tag2mask.data.augment import fit_size, normalise, resized
-from tag2mask.errors import InputError
-from tag2mask.features import FeatureSettings, FeatureStore, Seen, View, by_size, views
-from tag2mask.localize import LocalizeSettings, fuse, localize, normalise_maps
+from tag2mask.data.augment import fit_size, resized
+from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
+from tag2mask.feature_store import FeatureSettings, FeatureStore
+from tag2mask.localize import Localizer, LocalizeSettings, batches_by, fuse, normalise_maps
 from tag2mask.methods.cam import Cam
-from tag2mask.types import Sample
+from tag2mask.types import PhotoFacts, Photos, Sample, normalise
+from tag2mask.views import View, views
 
-SETTINGS = LocalizeSettings(longest=64, scales=(0.5, 1.0), precision="float32", batch_size=2)
+SETTINGS = LocalizeSettings(long_side=64, scales=(0.5, 1.0), precision="float32", batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +46,13 @@ def test_views_are_scale_by_scale_and_keep_the_aspect() -> None:
     assert views(300, 400, 384, (0.5, 1.0), True) == [
         View(144, 192, False), View(144, 192, True), View(288, 384, False), View(288, 384, True)
     ]  # fmt: skip
-    assert views(300, 400, 384, (1.0,), False, multiple=14) == [View(294, 378, False)]
+    assert views(300, 400, 384, (1.0,), False, divisor=14) == [View(294, 378, False)]
     assert fit_size(1, 1000, 64) == (1, 64)  # a one-pixel-wide photo keeps one pixel
 
 
 def test_maps_equal_a_slow_loop_over_views(method: nn.Module, photos: list[Sample]) -> None:
     backbone = method.backbone
-    found = {m.id: m for m in localize(method, backbone, photos, SETTINGS, 3)}
+    found = localized(method, photos, SETTINGS, 3)
     assert set(found) == {s.id for s in photos}
     for sample in photos:
         pixels = np.asarray(Image.open(sample.image_path).convert("RGB"))
@@ -58,9 +60,9 @@ def test_maps_equal_a_slow_loop_over_views(method: nn.Module, photos: list[Sampl
         grids = []
         for scale in (0.5, 1.0):
             size = fit_size(*pixels.shape[:2], 64, scale)
-            x = normalise(resized(pixels, size), backbone.mean, backbone.std)[None]
+            x = normalise(resized(pixels, size), (backbone.mean, backbone.std))[None]
             with torch.no_grad():
-                pair = [method.localize(x, None), method.localize(x.flip(3), None).flip(3)]
+                pair = [method.localize(Photos(x)), method.localize(Photos(x.flip(3))).flip(3)]
             grids.append(sum(pair) / 2)
         finest = grids[1].shape[2:]
         total = sum(nn.functional.interpolate(g, finest, mode="bilinear") for g in grids) / 2
@@ -70,53 +72,91 @@ def test_maps_equal_a_slow_loop_over_views(method: nn.Module, photos: list[Sampl
         np.testing.assert_allclose(maps.scores, expected[list(maps.classes)].numpy(), atol=2e-3)
 
 
-def test_stored_features_give_the_same_maps(method: nn.Module, photos: list[Sample], tmp_path: Path) -> None:
+def test_stored_features_give_the_same_maps(
+    method: nn.Module, photos: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     backbone = method.backbone
     backbone.freeze_until("layer3")
-    seen = {}
-    for s in photos:
-        with Image.open(s.image_path) as image:
-            seen[s.id] = Seen(image.height, image.width, f"{int(s.id):032x}")
-    store = FeatureStore(backbone, seen, FeatureSettings(tmp_path), "float32")
-    said: list[str] = []
-    of = lambda s: SETTINGS.views(seen[s.id].height, seen[s.id].width)  # noqa: E731
-    assert store.fill(photos, of, said.append) == 7 * 4
-    assert "28 maps" in said[0] and "GB" in said[0]  # the size is stated first
-    assert store.fill(photos, of, said.append) == 0 and len(said) == 1  # nothing is computed twice
-    direct = {m.id: m.scores for m in localize(method, backbone, photos, SETTINGS, 3)}
-    stored = {m.id: m.scores for m in localize(method, backbone, photos, SETTINGS, 3, store)}
-    for id, scores in direct.items():
-        np.testing.assert_allclose(stored[id], scores, atol=1e-2)
-    other = FeatureStore(backbone, seen, FeatureSettings(tmp_path), "bfloat16")
+    facts = facts_of(photos)
+    store = FeatureStore(backbone, facts, FeatureSettings(tmp_path), "float32")
+    of = lambda s: SETTINGS.views(facts[s.key].height, facts[s.key].width)  # noqa: E731
+    with caplog.at_level("INFO", "tag2mask"):
+        assert store.fill(photos, of) == 7 * 4
+        assert "28 maps" in caplog.messages[0] and "GB" in caplog.messages[0]  # the size is stated first
+        assert store.fill(photos, of) == 0 and len(caplog.messages) == 1  # nothing is computed twice
+    direct = localized(method, photos, SETTINGS, 3)
+    stored = localized(method, photos, SETTINGS, 3, store)
+    assert direct.keys() == stored.keys() == {s.id for s in photos}
+    for id, maps in direct.items():
+        np.testing.assert_allclose(stored[id].scores, maps.scores, atol=1e-2)
+    other = FeatureStore(backbone, facts, FeatureSettings(tmp_path), "bfloat16")
     assert other.folder != store.folder  # precision is part of the key
     with torch.no_grad():
         next(backbone.blocks["stem"].parameters()).add_(1e-3)
-    assert FeatureStore(backbone, seen, FeatureSettings(tmp_path), "float32").folder != store.folder  # so are weights
+    assert FeatureStore(backbone, facts, FeatureSettings(tmp_path), "float32").folder != store.folder  # so are weights
 
 
 def test_stored_features_are_bounded(method: nn.Module, photos: list[Sample], tmp_path: Path) -> None:
     method.backbone.freeze_until("layer3")
-    seen = {s.id: Seen(40, 64, s.id * 32) for s in photos}
-    store = FeatureStore(method.backbone, seen, FeatureSettings(tmp_path, limit_gb=1e-6), "float32")
+    store = FeatureStore(method.backbone, facts_of(photos), FeatureSettings(tmp_path, limit_gb=1e-6), "float32")
     with pytest.raises(InputError, match=r"limit is 1e-06 GB: raise --features\.limit-gb"):
-        store.fill(photos, lambda s: [View(40, 64, False)], lambda text: None)
+        store.fill(photos, lambda s: [View(40, 64, False)])
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_a_damaged_feature_file_is_named(method: nn.Module, photos: list[Sample], tmp_path: Path) -> None:
+def test_a_damaged_feature_file_is_moved_aside_and_made_anew(
+    method: nn.Module, photos: list[Sample], tmp_path: Path
+) -> None:
     method.backbone.freeze_until("layer3")
-    store = FeatureStore(method.backbone, {photos[0].id: Seen(40, 64, "ab")}, FeatureSettings(tmp_path), "float32")
-    store.fill(photos[:1], lambda s: [View(40, 64, False)], lambda text: None)
-    path = store.path(photos[0], View(40, 64, False))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="delete that file"):
-        store.load(photos[0], View(40, 64, False))
+    store = FeatureStore(method.backbone, facts_of(photos), FeatureSettings(tmp_path), "float32")
+    view = View(40, 64, False)
+    assert store.fill(photos[:1], lambda s: [view]) == 1
+    path = store.path(photos[0], view)
+    whole, whole_features = path.read_bytes(), store.load(photos[0], view)
+    nan = np.full(tuple(whole_features.shape), np.nan, np.float16)
+    np.save(tmp_path / "nan.npy", nan)
+    np.save(tmp_path / "wide.npy", whole_features.numpy().astype(np.float32))
+    for damage in (whole[:100], b"", (tmp_path / "nan.npy").read_bytes(), (tmp_path / "wide.npy").read_bytes()):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedArtefact, match="is damaged .* and was moved aside"):
+            store.load(photos[0], view)
+        assert path.with_name(f".{path.name}.damaged").read_bytes() == damage
+        assert store.fill(photos[:1], lambda s: [view]) == 1
+        assert path.read_bytes() == whole
 
 
-def test_by_size_gives_every_photo_once_and_bounds_what_waits(photos: list[Sample]) -> None:
-    chunks = list(by_size(photos, 3, window=4))
-    assert sorted(s.id for chunk in chunks for s, _ in chunk) == [s.id for s in photos]
-    assert all(len({p.shape for _, p in chunk}) == 1 and len(chunk) <= 3 for chunk in chunks)
+def test_features_are_of_the_bytes_in_their_name(method: nn.Module, photos: list[Sample], tmp_path: Path) -> None:
+    """A photo that changed since it was checked leaves no features under the old content's name."""
+    method.backbone.freeze_until("layer3")
+    facts = facts_of(photos) | {photos[0].key: PhotoFacts(40, 64, "ab" * 16)}
+    store = FeatureStore(method.backbone, facts, FeatureSettings(tmp_path), "float32")
+    with pytest.raises(UnreadableImage, match="changed while the run was working"):
+        store.fill(photos[:1], lambda s: [View(40, 64, False)])
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_batches_give_every_photo_once_and_do_not_depend_on_what_is_done(photos: list[Sample]) -> None:
+    facts = facts_of(photos)
+    size = lambda s: (facts[s.key].height, facts[s.key].width)  # noqa: E731
+    batches = batches_by(photos, size, 3, torch.device("cpu"))
+    assert sorted(s.id for batch in batches for s in batch) == [s.id for s in photos]
+    assert all(len(set(map(size, batch))) == 1 and len(batch) <= 3 for batch in batches)
+    assert [[s.id for s in batch] for batch in batches] == [["0", "2", "4"], ["1", "5"], ["3"], ["6"]]
+    many = [Sample(str(i), Path("x"), None) for i in range(70)]
+    assert [len(b) for b in batches_by(many, lambda s: 0, None, torch.device("cpu"))] == [8] * 8 + [6]
+    assert [len(b) for b in batches_by(many, lambda s: 0, None, torch.device("cuda"))] == [32, 32, 6]
+
+
+def test_photos_of_other_sizes_with_the_same_views_share_a_batch(method: nn.Module, photos: list[Sample]) -> None:
+    """Each keeps its own size, and its maps are those that it has alone."""
+    assert SETTINGS.views(40, 64) == SETTINGS.views(80, 128) != SETTINGS.views(64, 40)
+    localizer = Localizer(method, method.traits, method.backbone, SETTINGS, 3)
+    pair = [photos[0], photos[2]]
+    found = localizer(pair, [(40, 64), (80, 128)], [localizer.read(s, (40, 64)) for s in pair])
+    assert [maps.size for maps in found] == [(40, 64), (80, 128)]
+    for sample, maps in zip(pair, found, strict=True):
+        alone = localized(method, [sample], SETTINGS, 3)[sample.id]
+        np.testing.assert_allclose(maps.scores, alone.scores, atol=2e-3)
 
 
 def test_normalise_maps() -> None:
@@ -131,7 +171,11 @@ def test_fuse_is_the_mean_on_the_finest_grid() -> None:
 
 
 def test_settings_say_what_is_wrong() -> None:
-    with pytest.raises(InputError, match="positive"):
+    with pytest.raises(InputError, match=r"--localize\.scales is 0: it must be above 0"):
         LocalizeSettings(scales=(0.0,))
-    with pytest.raises(InputError, match="too small"):
-        LocalizeSettings(longest=4)
+    with pytest.raises(InputError, match=r"--localize\.scales is empty: give at least one scale"):
+        LocalizeSettings(scales=())
+    with pytest.raises(InputError, match=r"--localize\.scales is nan: it must be above 0"):
+        LocalizeSettings(scales=(1.0, float("nan")))
+    with pytest.raises(InputError, match=r"--localize\.long-side is 4: it must be at least 16"):
+        LocalizeSettings(long_side=4)

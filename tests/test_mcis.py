@@ -20,22 +20,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from localizing import batch, facts_of, localized
 from tag2mask import pseudo
 from tag2mask.backbones import Backbone, BackboneSettings, build, vgg16
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import Pairs, StoredFeatures, TaggedImages, check_pairs, epoch_batches
 from tag2mask.errors import InputError
-from tag2mask.features import FeatureSettings, FeatureStore, Seen
-from tag2mask.localize import LocalizeSettings, draw_references, localize, reference_view, show_references
-from tag2mask.methods import load_released, mcis
+from tag2mask.feature_store import FeatureSettings, FeatureStore
+from tag2mask.files import read_jsonl
+from tag2mask.layers import cross_attention
+from tag2mask.layers.cross_attention import co_attend
+from tag2mask.localize import LocalizeSettings
+from tag2mask.methods import mcis
 from tag2mask.methods.cam import Cam
 from tag2mask.methods.check import batch_of, check_method
-from tag2mask.methods.mcis import Mcis, McisSettings, co_attend, gated_sum, pairs_within
+from tag2mask.methods.mcis import Mcis, McisSettings, gated_sum, pairs_within
+from tag2mask.methods.released import released_state
+from tag2mask.protocols import UsesReferences
 from tag2mask.recipes import recipe
-from tag2mask.run import read_jsonl
+from tag2mask.references import check_references, draw_references, reference_view, show_references
 from tag2mask.train import clipped_together, parameter_groups, schedule
-from tag2mask.types import Batch, Compares, Dataset, Domain, LocalizationMaps, Sample, masked_mean
-from world import SMALL, fails, run, scene
+from tag2mask.types import Batch, Dataset, Domain, LocalizationMaps, Photos, Sample, masked_mean
+from world import SMALL, fails, manifest, redone, run, scene, stamps
 
 
 def plain_backbone(channels: int, stride: int = 1) -> Backbone:
@@ -87,8 +93,8 @@ def test_golden_block(golden: tuple[Mcis, Tensor, Tensor]) -> None:
     method, f1, f2 = golden
     with torch.no_grad():
         affinities = method._project(f1, [0])[0].flatten(1).T @ f2[0].flatten(1)
-        found = method.compare(method.see(f1), method.see(f2), [0])
-        exchanged = method.compare(method.see(f2), method.see(f1), [0])
+        found = method.compare(method.compared(f1), method.compared(f2), [0])
+        exchanged = method.compare(method.compared(f2), method.compared(f1), [0])
     assert found.own_m is not None and found.own_n is not None
 
     def close(found: Tensor, expected: list[float]) -> None:
@@ -218,7 +224,7 @@ def test_pairs_at_once_equal_the_formulas_pair_by_pair(kind: str) -> None:
     valid_m, valid_n = torch.ones(5, 8, 12, dtype=torch.bool), torch.ones(5, 16, 8, dtype=torch.bool)
     valid_m[1, 4:], valid_n[3, :, 4:] = False, False
     kinds = [0, 2, 1, 0, 2] if method.settings.by_domain else [0] * 5
-    m, n = method.see(f_m, valid=valid_m), method.see(f_n, valid=valid_n)
+    m, n = method.compared(f_m, valid=valid_m), method.compared(f_n, valid=valid_n)
     assert m.inside is not None and m.inside[1].tolist() == [True] * 3 + [False] * 3
     found = method.compare(m, n, kinds)
     for row, which in enumerate(kinds):
@@ -239,7 +245,7 @@ def test_gradients_equal_those_of_the_formulas(kind: str) -> None:
         method.zero_grad()
         leaves = [x.clone().requires_grad_() for x in (f_m, f_n)]
         if fast:
-            maps = list(method.compare(method.see(leaves[0]), method.see(leaves[1]), kinds))
+            maps = list(method.compare(method.compared(leaves[0]), method.compared(leaves[1]), kinds))
         else:
             pairs = zip(*leaves, kinds, strict=True)
             rows = [by_the_formulas(method, a, b, which, everywhere, everywhere) for a, b, which in pairs]
@@ -253,16 +259,16 @@ def test_gradients_equal_those_of_the_formulas(kind: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7), st.integers(1, 40), st.booleans())
-def test_parts_equal_the_whole(pairs: int, cells_m: int, cells_n: int, most: int, padded: bool) -> None:
+def test_parts_equal_the_whole(pairs: int, cells_m: int, cells_n: int, few: int, padded: bool) -> None:
     generator = torch.Generator().manual_seed(pairs * 100 + cells_m * 10 + cells_n)
     make = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     tensors = [make(pairs, 3, cells_m), make(pairs, 3, cells_n), make(pairs, 2, cells_m), make(pairs, 2, cells_n)]
     but_last = lambda cells: torch.arange(cells).expand(pairs, cells) < max(1, cells - 1)  # noqa: E731
     inside = [but_last(cells_m), but_last(cells_n)] if padded else [None, None]
     results = []
-    for limit in (mcis.CELLS, most):
+    for limit in (cross_attention.AFFINITIES, few):
         leaves = [t.clone().requires_grad_() for t in tensors]
-        found = co_attend(*leaves, *inside, most=limit)
+        found = co_attend(*leaves, *inside, limit=limit)
         (found[0].square().sum() + found[1].sum()).backward()
         results.append([*found, *(leaf.grad for leaf in leaves)])
     for whole, parts in zip(*results, strict=True):
@@ -271,15 +277,15 @@ def test_parts_equal_the_whole(pairs: int, cells_m: int, cells_n: int, most: int
 
 def test_only_so_many_affinities_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
-    plain = mcis._attend
+    plain = cross_attention._attend
 
     def watched(queries: Tensor, keys: Tensor, *rest: object) -> Tensor:
         held.append(len(queries) * queries.shape[2] * keys.shape[2])
         return plain(queries, keys, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mcis, "_attend", watched)
+    monkeypatch.setattr(cross_attention, "_attend", watched)
     x = torch.randn(2, 3, 12)
-    co_attend(x, x, x, x, most=100)
+    co_attend(x, x, x, x, limit=100)
     assert max(held) <= 100 and sum(held) == 2 * 2 * 12 * 12
 
 
@@ -313,7 +319,7 @@ def test_the_gates_ends() -> None:
     features = torch.rand(2, 6, 2, 3) + 0.1
     for size, expected in ((-1e4, method.head(features)), (1e4, method.head(torch.zeros_like(features)))):
         nn.init.constant_(method.gate.weight, size)
-        found = method.compare(method.see(features), method.see(features.flip(0)), [0, 0])
+        found = method.compare(method.compared(features), method.compared(features.flip(0)), [0, 0])
         torch.testing.assert_close(found.own_m, expected)
 
 
@@ -482,7 +488,7 @@ def test_wrong_tags_from_the_web_are_tolerated(q: float) -> None:
     method.settings = replace(method.settings, web_tolerance=q)
     loss = method.losses(batch, 0.0)["basic"]
     loss.backward()
-    s = method.head(method.features(batch.images)).detach().double().mean((2, 3)).numpy()
+    s = method.head(method.features(batch)).detach().double().mean((2, 3)).numpy()
     y = batch.labels.numpy()
     says, web = 1 / (1 + np.exp(-np.where(y > 0, s, -s))), np.array([[d == "web"] for d in domains])
     assert loss.item() == pytest.approx(2 * np.where(web, (1 - says**q) / q, -np.log(says)).mean(), rel=1e-5)
@@ -530,8 +536,9 @@ def test_parts_of_the_method_can_be_left_out() -> None:
         ) | ({"gate"} if parts == "full" else set())
     assert [list(found) for found in terms.values()] == [["basic"], ["basic", "co"], ["basic", "co", "contrast"]]
     basic = McisSettings(parts="basic")
-    assert not basic.pairs and basic.beside == 0 and McisSettings().pairs and McisSettings().beside == 3
-    assert len(Mcis(resnet(), 3, basic).losses(replace(batch_of(classes=3), pairs=None), 0.5)) == 1
+    assert not basic.traits.pairs and basic.traits.references == 0
+    assert McisSettings().traits.pairs and McisSettings().traits.references == 3
+    assert len(Mcis(resnet(), 4, basic).losses(replace(batch_of(), pairs=None), 0.5)) == 1
 
 
 def test_a_batch_without_partners_is_paired_within() -> None:
@@ -559,7 +566,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_contract_of_the_other_forms(variant: McisSettings) -> None:
-    check_method(lambda backbone, classes: Mcis(backbone, classes, variant), resnet)
+    check_method(Mcis, variant, resnet)
 
 
 def test_a_step_learns_every_part_in_half_precision() -> None:
@@ -702,7 +709,7 @@ class Counted(nn.Module):
         return self.conv(x)
 
 
-LOOK = LocalizeSettings(longest=24, scales=(1.0,), flip=False, batch_size=4, precision="float32")
+LOOK = LocalizeSettings(long_side=24, scales=(1.0,), flip=False, batch_size=4, precision="float32")
 
 
 def counted(kind: str, references: int = 2) -> tuple[Mcis, Backbone, Counted]:
@@ -717,7 +724,7 @@ def counted(kind: str, references: int = 2) -> tuple[Mcis, Backbone, Counted]:
 
 def photo(backbone: Backbone, sample: Sample) -> Tensor:
     from tag2mask.data.images import read_image
-    from tag2mask.features import view_batch
+    from tag2mask.views import view_batch
 
     pixels = read_image(sample.image_path)
     return view_batch([pixels], reference_view(*pixels.shape[:2], LOOK), backbone)
@@ -739,18 +746,18 @@ def test_multi_round_equals_the_formulas(kind: str, references: int, photos: Dat
     """The mean over references of the co-attentive map, each pair computed by itself, in the order of its domains."""
     method, backbone, _ = counted(kind, references)
     drawn = from_all_domains(photos, references)
-    show_references(method, backbone, drawn, photos.samples, LOOK, photos.classes)
-    found = {m.id: m for m in localize(method, backbone, photos.samples, LOOK, 3)}
+    show_references(method, backbone, drawn, LOOK)
+    found = localized(method, photos.samples, LOOK, 3)
     with torch.no_grad():
         for sample in photos.samples[:11]:
-            features = method.features(photo(backbone, sample))[0]
+            features = method.features(Photos(photo(backbone, sample)))[0]
             maps = []
             for label in sorted(sample.labels or ()):
                 beside = [reference for reference, labels in drawn if label in labels]
                 assert len(beside) == references
                 each = []
                 for reference in beside:
-                    other = method.features(photo(backbone, reference))[0]
+                    other = method.features(Photos(photo(backbone, reference)))[0]
                     ours, theirs = sample.domain != "target", reference.domain != "target"
                     kind_ = 2 if ours != theirs else int(ours)
                     everywhere = [torch.ones(f[0].numel(), dtype=torch.bool) for f in (features, other)]
@@ -772,9 +779,9 @@ def test_references_are_looked_at_once(photos: Dataset) -> None:
         drawn = draw_references(photos, references, 0)
         assert len(drawn) <= 3 * references
         if references:
-            show_references(method, backbone, drawn, photos.samples, LOOK, photos.classes)
+            show_references(method, backbone, drawn, LOOK)
         assert look.seen == len(drawn)
-        list(localize(method, backbone, photos.samples, LOOK, 3))
+        localized(method, photos.samples, LOOK, 3)
         looked[references] = look.seen - len(drawn)
     assert looked == {0: 12, 1: 12, 3: 12}  # each photo once, however many references
 
@@ -804,37 +811,35 @@ def test_stored_features_serve_references_too(photos: Dataset, tmp_path: Path) -
     torch.manual_seed(0)
     direct_backbone = resnet(freeze_until="layer3")
     method = Mcis(direct_backbone, 3).eval()
-    seen = {}
-    for sample in photos.samples:
-        with Image.open(sample.image_path) as image:
-            seen[sample.id] = Seen(image.height, image.width, f"{int(sample.id):032x}")
-    look = replace(LOOK, longest=64)
-    store = FeatureStore(direct_backbone, seen, FeatureSettings(tmp_path), "float32")
+    facts = facts_of(photos.samples)
+    look = replace(LOOK, long_side=64)
+    store = FeatureStore(direct_backbone, facts, FeatureSettings(tmp_path), "float32")
     drawn = draw_references(photos, 2, 0)
-    of = lambda s: look.views(seen[s.id].height, seen[s.id].width)  # noqa: E731
-    store.fill(photos.samples, of, lambda text: None)
+    of = lambda s: look.views(facts[s.key].height, facts[s.key].width)  # noqa: E731
+    store.fill(photos.samples, of)
     maps = []
     for source in (None, store):
-        show_references(method, direct_backbone, drawn, photos.samples, look, photos.classes, source)
-        maps.append({m.id: m.scores for m in localize(method, direct_backbone, photos.samples, look, 3, source)})
-    for id, scores in maps[0].items():
-        np.testing.assert_allclose(maps[1][id], scores, atol=2e-2)
+        show_references(method, direct_backbone, drawn, look, source)
+        maps.append(localized(method, photos.samples, look, 3, source))
+    assert maps[0].keys() == maps[1].keys() == {s.id for s in photos.samples}
+    for id, direct in maps[0].items():
+        np.testing.assert_allclose(maps[1][id].scores, direct.scores, atol=2e-2)
 
 
 def test_single_round_is_the_basic_head(photos: Dataset) -> None:
     for method in (counted("paper", 0)[0], counted("paper", 2)[0]):  # the second has not seen its references
         images = torch.randn(2, 3, 24, 36)
         with torch.no_grad():
-            expected = method.head(method.features(images)).relu()
-            torch.testing.assert_close(method.localize(images, torch.ones(2, 3)), expected)
-    assert isinstance(method, Compares) and not isinstance(Cam(plain_backbone(3), 3), Compares)
+            expected = method.head(method.features(Photos(images))).relu()
+            torch.testing.assert_close(method.localize(batch(images, torch.ones(2, 3))), expected)
+    assert isinstance(method, UsesReferences) and not isinstance(Cam(plain_backbone(3), 3), UsesReferences)
 
 
 def test_absent_classes_are_not_looked_for(photos: Dataset) -> None:
     method, backbone, _ = counted("paper")
-    show_references(method, backbone, draw_references(photos, 2, 0), (), LOOK, photos.classes)
+    show_references(method, backbone, draw_references(photos, 2, 0), LOOK)
     with torch.no_grad():
-        maps = method.localize(torch.randn(2, 3, 24, 36), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
+        maps = method.localize(batch(torch.randn(2, 3, 24, 36), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])))
     assert not maps[0, 1:].any() and not maps[1, :2].any() and maps.shape == (2, 3, 6, 9)
 
 
@@ -844,10 +849,11 @@ def test_a_class_without_references(photos: Dataset) -> None:
     fewer = photos.with_samples([s for s in photos.samples if 2 not in (s.labels or ())])
     drawn = draw_references(fewer, 2, 0)
     with pytest.raises(InputError, match=r"'3' is tagged dog and no training photo is.*--mcis\.references 0"):
-        show_references(method, backbone, drawn, photos.samples, LOOK, photos.classes)
-    show_references(method, backbone, drawn, fewer.samples, LOOK, photos.classes)
+        check_references(drawn, photos.samples, photos.classes, "mcis")
+    check_references(drawn, fewer.samples, photos.classes, "mcis")
+    show_references(method, backbone, drawn, LOOK)
     with pytest.raises(InputError, match=r"class number 2 has no reference photo.*--mcis\.references 0"):
-        method.localize(torch.randn(1, 3, 24, 36), torch.tensor([[0.0, 0, 1]]))
+        method.localize(batch(torch.randn(1, 3, 24, 36), torch.tensor([[0.0, 0, 1]])))
 
 
 def test_the_gated_sum_by_hand() -> None:
@@ -867,26 +873,28 @@ def test_the_gated_sum_by_hand() -> None:
 def test_the_released_aggregation_equals_its_steps(photos: Dataset) -> None:
     method, backbone, _ = counted("official", 3)
     drawn = draw_references(photos, 3, 0)
-    show_references(method, backbone, drawn, photos.samples, LOOK, photos.classes)
+    show_references(method, backbone, drawn, LOOK)
     sample = photos.samples[9]
     image = photo(backbone, sample)
     labels = torch.ones(1, 3)
     with torch.no_grad():
-        found = method.localize(image, labels)[0]
-        here = method.features(image)
+        found = method.localize(batch(image, labels))[0]
+        here = method.features(Photos(image))
 
         def pair(other: Tensor) -> tuple[Tensor, Tensor]:
             inside = [torch.ones(f[0, 0].numel(), dtype=torch.bool) for f in (here, other)]
             maps = by_the_formulas(method, here[0], other[0], 0, *inside)
             return maps[0], maps[1]
 
-        mirrored = pair(method.features(image.flip(3)))
-        small = pair(method.features(resize(image, (18, 12))))[1]
-        large = pair(method.features(resize(image, (48, 32))))[1]
+        mirrored = pair(method.features(Photos(image.flip(3))))
+        small = pair(method.features(Photos(resize(image, (18, 12)))))[1]
+        large = pair(method.features(Photos(resize(image, (48, 32)))))[1]
         grid = here.shape[2:]
         grown = [F.interpolate(m[None], grid, mode="bicubic", align_corners=False)[0] for m in (small, large)]
         for label in range(3):
-            beside = [pair(method.features(photo(backbone, r)))[0][label] for r, classes in drawn if label in classes]
+            beside = [
+                pair(method.features(Photos(photo(backbone, r))))[0][label] for r, classes in drawn if label in classes
+            ]
             maps = [m[label] for m in (mirrored[0], mirrored[1].flip(2), *grown)] + [torch.stack(beside).mean(0)]
             total = torch.zeros(grid)
             for number, m in enumerate(maps):
@@ -990,7 +998,9 @@ def test_released_weights_are_read_from_either_kind_of_file(vgg: Mcis, checkpoin
         last = "blocks.conv5.28.weight"
         assert torch.equal(backbone.state_dict()[last], vgg.backbone.state_dict()[last])
         assert not torch.equal(method.head.weight, vgg.head.weight)
-        load_released(method, str(path))
+        state = released_state(method, str(path))
+        assert state is not None
+        method.load_released(state, str(path))
         for name, value in vgg.state_dict().items():
             found = method.state_dict()[name]
             assert torch.equal(found, value.expand(found.shape)), name
@@ -1010,19 +1020,19 @@ def test_checkpoints_that_do_not_fit_are_refused_in_one_line(vgg: Mcis, checkpoi
     cut = {n: v for n, v in state.items() if not n.startswith(("extra_gate", "vgg.extra_convs.4"))}
     cut["fc.weight"] = torch.zeros(1)
     lacks = (
-        r"lacks vgg.extra_convs.4.weight, vgg.extra_convs.4.bias, extra_gate.weight and 1 more and has fc.weight left"
+        r"lacks vgg.extra_convs.4.weight, vgg.extra_convs.4.bias, extra_gate.weight and 1 more and also holds fc.weight"
     )
     says(lacks, lambda: fresh().load_released(cut, "a.pth"))
     says(r"two heads: use --recipe mcis/official", lambda: fresh(mcis.paper()).load_released(state, "a.pth"))
-    sizes = r"extra_last_conv.weight is \(20, 512, 1, 1\) in the file and \(6, 512, 1, 1\) here"
+    sizes = r"a.pth is not the released MCIS .* VOC's 20 classes: it has other shapes in vgg.extra_last_conv.weight, "
     says(sizes, lambda: fresh(classes=6).load_released(state, "a.pth"))
     before = fresh()
     kept = {name: value.clone() for name, value in before.state_dict().items()}
     says("lacks", lambda: before.load_released(cut, "a.pth"))
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in kept.items())  # nothing half loaded
-    cam = Cam(plain_like(vgg), 20)
-    says(r"a checkpoint of a whole released method and Cam is another", lambda: load_released(cam, str(checkpoint)))
-    load_released(cam, "auto")  # no file, nothing to load
+    # to another method it is a file with a backbone
+    assert released_state(Cam(plain_like(vgg), 20), str(checkpoint)) is None
+    assert released_state(fresh(), "auto") is None  # no file, nothing to load
 
     # other files as --weights of the backbone
     def weights(content: dict[str, Tensor], name: str = "vgg16", stride: int = 8) -> Callable[[], object]:
@@ -1066,11 +1076,14 @@ def test_recipes_are_the_two_forms() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"references": -1}, r"mcis\.references is -1: give 0 \(single-round\) or more"),
-        ({"temperature": 0.0}, r"mcis\.temperature is 0.0: it must be above 0"),
-        ({"feedback": 1.5}, r"mcis\.feedback is 1.5: it must be from 0 to 1"),
-        ({"web_tolerance": 2.0}, r"mcis\.web-tolerance is 2.0: it must be from 0 \(none\) to 1"),
-        ({"extra_convs": -1}, r"mcis\.extra-convs -1 of 512 channels"),
+        ({"references": -1}, r"--mcis\.references is -1: it must be at least 0$"),
+        ({"temperature": 0.0}, r"--mcis\.temperature is 0: it must be above 0$"),
+        ({"temperature": float("nan")}, r"--mcis\.temperature is nan: it must be above 0$"),
+        ({"feedback": 1.5}, r"--mcis\.feedback is 1.5: it must be at least 0 and at most 1$"),
+        ({"web_tolerance": 2.0}, r"--mcis\.web-tolerance is 2: it must be at least 0 and at most 1$"),
+        ({"extra_convs": -1}, r"--mcis\.extra-convs is -1: it must be at least 0$"),
+        ({"channels": 0}, r"--mcis\.channels is 0: it must be at least 1$"),
+        ({"parts": "half"}, r"unknown value of --mcis\.parts 'half'.*basic, co, full"),
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, object], says: str) -> None:
@@ -1087,9 +1100,14 @@ def test_a_photo_cannot_be_looked_at_again_through_stored_features() -> None:
 def test_views_of_a_vit_keep_whole_patches() -> None:
     backbone = build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
     method = Mcis(backbone, 3, replace(OFFICIAL, references=0)).eval()
-    assert method._view(torch.zeros(1, 3, 64, 96), 0.75, False).shape == (1, 3, 48, 64)  # 72 is not whole patches
+    assert method._view(torch.zeros(1, 3, 64, 96), 0.75, False).images.shape == (
+        1,
+        3,
+        48,
+        64,
+    )  # 72 is not whole patches
     with torch.no_grad():
-        assert method.localize(torch.randn(1, 3, 64, 96), torch.ones(1, 3)).shape == (1, 3, 4, 6)
+        assert method.localize(batch(torch.randn(1, 3, 64, 96), torch.ones(1, 3))).shape == (1, 3, 4, 6)
 
 
 # --- the road ---------------------------------------------------------------------------------------------------
@@ -1129,20 +1147,17 @@ def test_the_road_from_tags_to_labels(finished: Path) -> None:
     assert "how mcis is trained by default was chosen" in (finished / "report.html").read_text()
 
 
-def stamps(folder: Path) -> dict[str, int]:
-    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-
-
 def test_where_it_looks_is_no_matter_of_training(finished: Path, mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    assert "'otsu'" in json.loads((out / "masks" / "manifest.json").read_text())["threshold_from"]
+    assert "'otsu'" in manifest(out, "masks")["threshold_from"]
     for flags in (("--mcis.references", "0"), ("--mcis.aggregation", "gated")):
         before = stamps(out)
         assert run("label", mixed, "--out", out, *FLAGS, *flags) == 0
-        redone = {name.split("/")[0] for name, stamp in stamps(out).items() if before.get(name) != stamp}
-        assert {"maps", "masks", "scores"} <= redone and not {"method", "images"} & redone
-        threshold_from = json.loads((out / "masks" / "manifest.json").read_text())["threshold_from"]
+        # the segmenter, which `label` does not come to, is of other masks now: it is kept aside
+        assert redone(before, stamps(out)) - {"segmenter", "predictions"} == {"maps", "masks", "scores"}
+        assert not (out / "segmenter").exists()
+        threshold_from = manifest(out, "masks")["threshold_from"]
         assert ("'between'" if "0" in flags else "'otsu'") in threshold_from
     assert run("label", mixed, "--out", tmp_path / "again", *FLAGS) == 0
     for path in (finished / "maps").glob("*.npz"):  # other references, other maps; the same run, the same maps
@@ -1153,13 +1168,12 @@ def test_where_it_looks_is_no_matter_of_training(finished: Path, mixed: Path, tm
 def test_maps_taken_up_again_are_the_same(finished: Path, mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    (out / "maps" / "manifest.json").unlink()
+    (out / "maps" / ".stage" / "manifest.json").unlink()
     for name in ("photo01", "photo06"):
         (out / "maps" / f"{name}.npz").unlink()
     assert run("label", mixed, "--out", out, *FLAGS) == 0
     for name in ("photo01", "photo06"):
-        found, expected = (np.load(folder / "maps" / f"{name}.npz")["scores"] for folder in (out, finished))
-        np.testing.assert_allclose(found, expected, atol=2e-3)
+        assert (out / "maps" / f"{name}.npz").read_bytes() == (finished / "maps" / f"{name}.npz").read_bytes()
 
 
 def test_an_interrupted_training_continues_to_the_bit(photos: Dataset, tmp_path: Path) -> None:
@@ -1196,7 +1210,7 @@ SETTINGS = {
         "--mcis.no-share-head", "--mcis.no-by-domain", "--mcis.affinity", "plain", "--mcis.extra-convs", "1",
         "--mcis.channels", "16", "--mcis.reduction", "mean", "--mcis.self-pairs", "--mcis.skip-empty", "batch",
         "--mcis.aggregation", "gated", "--mcis.contrast-from", "0.1", "--train.optimizer", "sgd", "--train.nesterov",
-        "--train.milestones", "0.5", "--train.bias-factor", "2", "--train.decay-biases",
+        "--train.milestones", "0.5", "--train.bias-lr-mult", "2", "--train.decay-biases",
     ),
 }  # fmt: skip
 
@@ -1237,7 +1251,7 @@ def test_the_saliency_rule_on_the_road(
     assert run("train", mixed, "--out", out, *FLAGS, "--background", "saliency-rule") == 0
     assert "2 photos have no saliency map and get no mask: photo07, photo08" in capsys.readouterr().err
     assert {p.stem for p in (out / "masks").glob("*.png")} == {f"photo{i:02d}" for i in range(7)}
-    assert json.loads((out / "masks" / "manifest.json").read_text())["without_mask"] == ["photo07", "photo08"]
+    assert manifest(out, "masks")["without"] == ["photo07", "photo08"]
     assert "2 photos have no saliency map and got no mask" in (out / "report.html").read_text()
     for index in range(7):
         mask = np.asarray(Image.open(out / "masks" / f"photo{index:02d}.png"))
@@ -1271,7 +1285,7 @@ def test_bad_input_ends_in_one_line(
     said = refused(mixed, "--backbone", "resnet10t", "--weights", checkpoint)
     assert "of this backbone's tensors" in said
     assert not list((tmp_path / "run").rglob("model*"))
-    assert "train.epochs is -1.0: it must be above 0" in refused(mixed, "--epochs", "-1")
+    assert "--train.epochs is -1: it must be at least 0 and at most 1e+06" in refused(mixed, "--epochs", "-1")
     assert "a training of 0 epochs: it must be above 0" in refused(mixed, "--epochs", "0")
 
 

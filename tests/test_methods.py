@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,9 +12,10 @@ from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
 from tag2mask.methods import METHODS, check
 from tag2mask.methods import build as build_method
-from tag2mask.methods.cam import Cam
+from tag2mask.methods.cam import Cam, CamSettings
 from tag2mask.methods.check import check_method
-from tag2mask.types import masked_mean
+from tag2mask.protocols import Traits
+from tag2mask.types import Losses, Photos, masked_mean
 
 
 def small_backbone() -> Backbone:
@@ -23,7 +24,10 @@ def small_backbone() -> Backbone:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_contract(name: str) -> None:
-    check_method(lambda backbone, classes: build_method(name, backbone, classes), small_backbone)
+    def built(backbone: Backbone, classes: int, settings: object) -> nn.Module:
+        return build_method(name, backbone, classes, settings)
+
+    check_method(built, METHODS[name].settings(), small_backbone)
 
 
 class Broken(Cam):
@@ -41,8 +45,8 @@ class Broken(Cam):
             return type(losses)({"classification": self.classifier.weight.square().sum()})
         return losses
 
-    def localize(self, images, labels, *, stored=False):
-        maps = self.score_maps(images, stored=stored)
+    def localize(self, batch):
+        maps = self.score_maps(batch)
         if self.fault == "transposed":
             return maps.relu().transpose(2, 3)
         if self.fault == "batch":
@@ -50,19 +54,109 @@ class Broken(Cam):
         return maps if self.fault == "negative" else maps.relu()
 
 
-@pytest.mark.parametrize("fault", ["padding", "nan", "detached", "transposed", "batch", "negative"])
+FAULTS = {
+    "": None,
+    "padding": "the valid region changes nothing",
+    "nan": "loss classification is not finite",
+    "detached": "no gradient reaches the backbone",
+    "transposed": "rows and columns are exchanged",
+    "batch": "a photo's maps depend on its batch",
+    "negative": "maps must be finite and at least 0",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_contract_notices(fault: str) -> None:
-    broken = type("Faulty", (Broken,), {"fault": fault})
-    with pytest.raises(AssertionError):
-        check_method(broken, small_backbone)
+    broken, message = type("Faulty", (Broken,), {"fault": fault}), FAULTS[fault]
+    if message is None:  # the checks notice the fault, not what all of these have in common
+        check_method(broken, CamSettings(), small_backbone)
+        return
+    with pytest.raises(AssertionError, match=message):
+        check_method(broken, CamSettings(), small_backbone)
+
+
+def declaring(**traits: object) -> CamSettings:
+    """Settings of a method that declares this and keeps nothing of it."""
+
+    @dataclass(frozen=True)
+    class Declaring(CamSettings):
+        @property
+        def traits(self) -> Traits:
+            return Traits(**traits)
+
+    return Declaring()
+
+
+@pytest.mark.parametrize(
+    ("traits", "message"),
+    [
+        ({"single_stage": True}, "single_stage and segment"),
+        ({"references": 2}, "references without prepare_localization"),
+        ({"saliency": True}, "it must say when a batch has none"),
+        ({"maps": "probabilities"}, "add up to more than one"),
+        ({"inference_settings": ("views",)}, "views.*no settings"),
+    ],
+)
+def test_contract_notices_what_is_declared_and_not_kept(traits: dict[str, object], message: str) -> None:
+    def loud(backbone: Backbone, classes: int, settings: CamSettings) -> nn.Module:
+        method = Cam(backbone, classes, settings)
+        nn.init.ones_(method.classifier.weight)  # maps of features that are at least 0 are then large
+        return method
+
+    with pytest.raises(AssertionError, match=message):
+        check_method(loud, declaring(**traits), small_backbone)
+
+
+def test_contract_notices_a_promise_that_is_not_declared() -> None:
+    class Segmenting(Cam):
+        def segment(self, views):
+            return self.score_maps(views)
+
+    with pytest.raises(AssertionError, match="single_stage and segment"):
+        check_method(Segmenting, CamSettings(), small_backbone)
+
+
+def test_contract_notices_settings_of_inference_that_change_training() -> None:
+    @dataclass(frozen=True)
+    class Weighed(CamSettings):
+        weight: float = 1.0
+
+        @property
+        def traits(self) -> Traits:
+            return Traits(inference_settings=("weight",))
+
+    class Weighing(Cam):
+        def __init__(self, backbone: Backbone, classes: int, settings: Weighed) -> None:
+            super().__init__(backbone, classes, settings)
+            self.weight = settings.weight
+
+        def losses(self, batch, progress):
+            return Losses({"classification": self.weight * super().losses(batch, progress)["classification"]})
+
+    with pytest.raises(AssertionError, match="weight is declared to be of inference only and changes the losses"):
+        check_method(Weighing, Weighed(), small_backbone)
+
+
+def test_contract_wants_frozen_settings() -> None:
+    @dataclass
+    class Thawed:
+        @property
+        def traits(self) -> Traits:
+            return Traits()
+
+    with pytest.raises(AssertionError, match="must be a frozen dataclass"):
+        check_method(Cam, Thawed(), small_backbone)
 
 
 def test_contract_on_a_vit() -> None:
     def vit() -> Backbone:
         return build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
 
-    check.check_localize_shape_and_range(Cam, vit)
-    check.check_stored_features_serve_as_well_as_photos(Cam, vit)
+    def cam(backbone: Backbone) -> nn.Module:
+        return Cam(backbone, check.CLASSES)
+
+    check.check_localize_shape_and_range(cam, vit)
+    check.check_stored_features_serve_as_well_as_photos(cam, vit)
 
 
 def test_unknown_method_names_the_nearest() -> None:
@@ -77,7 +171,7 @@ def test_pooling_and_classifying_commute() -> None:
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         features = method.backbone(images)
-        late = method.score_maps(images).mean((2, 3))
+        late = method.score_maps(Photos(images)).mean((2, 3))
         early = nn.functional.linear(features.mean((2, 3)), method.classifier.weight[:, :, 0, 0])
     torch.testing.assert_close(late, early, rtol=1e-4, atol=1e-4)
 

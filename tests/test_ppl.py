@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,28 +15,20 @@ from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
+from tag2mask.files import read_jsonl
+from tag2mask.layers.patchwise import Cut, edges, merge, patchwise, split
 from tag2mask.methods import check
 from tag2mask.methods.check import batch_of, check_method
-from tag2mask.methods.ppl import (
-    Cut,
-    Ppl,
-    PplSettings,
-    cuts_of,
-    default_cuts,
-    edges,
-    merge,
-    patchwise,
-    reconstruction,
-    split,
-)
+from tag2mask.methods.ppl import Ppl, PplSettings, cuts_of, default_cuts, reconstruction
 from tag2mask.pipeline import reopen
-from tag2mask.recipes import plain, recipe, settings_from
-from tag2mask.run import Run, read_jsonl
+from tag2mask.plan.folder import Run
+from tag2mask.recipes import recipe, settings_from
+from tag2mask.settings import plain
 from tag2mask.summary import supervision
 from tag2mask.train import TrainSettings, fit
-from tag2mask.types import Batch, Losses, masked_mean
+from tag2mask.types import Batch, Losses, Photos, masked_mean
 from test_train import Points
-from world import SMALL, run
+from world import SMALL, manifest, run
 
 
 def chain(*blocks: nn.Module, strides: tuple[int, ...]) -> Backbone:
@@ -109,14 +100,14 @@ def test_merging_what_was_split_gives_it_back(height: int, width: int, grid: int
 
 def test_golden_stride_1() -> None:
     b = chain(nn.Identity(), ones_conv(), strides=(1, 1))
-    (merged,), uncut = patchwise(b, torch.arange(16.0).reshape(1, 1, 4, 4), [Cut("b0", 2)])
+    (merged,), uncut = patchwise(b, Photos(torch.arange(16.0).reshape(1, 1, 4, 4)), [Cut("b0", 2)])
     assert uncut[0, 0].int().tolist() == [[10, 18, 24, 18], [27, 45, 54, 39], [51, 81, 90, 63], [42, 66, 72, 50]]
     assert merged[0, 0].int().tolist() == [[10, 10, 18, 18]] * 2 + [[42, 42, 50, 50]] * 2
 
 
 def test_golden_stride_2() -> None:
     b = chain(nn.Identity(), ones_conv(2), strides=(1, 2))
-    (merged,), uncut = patchwise(b, torch.arange(64.0).reshape(1, 1, 8, 8), [Cut("b0", 2)])
+    (merged,), uncut = patchwise(b, Photos(torch.arange(64.0).reshape(1, 1, 8, 8)), [Cut("b0", 2)])
     assert uncut[0, 0, 2].int().tolist() == [195, 306, 324, 342]
     assert merged[0, 0, 2].int().tolist() == [146, 228, 162, 252]
     assert merged[0, 0, 0].int().tolist() == [18, 36, 34, 60]
@@ -132,12 +123,12 @@ def test_one_patch_is_the_uncut_map(make: Callable[[], Backbone], detach: bool) 
     size = (64, 96) if b.multiple > 1 else (67, 93)
     with torch.no_grad():
         cuts = [Cut(name, 1) for name in b.names[:-1]]
-        merged, uncut = patchwise(b, torch.randn(2, 3, *size), cuts, detach=detach, together=detach)
+        merged, uncut = patchwise(b, Photos(torch.randn(2, 3, *size)), cuts, detach=detach, together=detach)
         assert uncut.abs().sum() > 0
         for each in merged:
             torch.testing.assert_close(each, uncut, rtol=1e-4, atol=1e-5)
     (merged,), uncut = patchwise(
-        chain(nn.Identity(), ones_conv(2), strides=(1, 2)), torch.rand(1, 1, 7, 9), [Cut("b0", 1)]
+        chain(nn.Identity(), ones_conv(2), strides=(1, 2)), Photos(torch.rand(1, 1, 7, 9)), [Cut("b0", 1)]
     )
     assert torch.equal(merged, uncut)
 
@@ -147,7 +138,7 @@ def test_a_pointwise_remainder_does_not_notice_the_cut(grid: int) -> None:
     torch.manual_seed(0)
     above = (nn.Conv2d(3, 8, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(8, 1, 1)))
     b = chain(nn.Identity(), *above, strides=(1, 1, 1))
-    (merged,), uncut = patchwise(b, torch.randn(2, 3, 11, 7), [Cut("b0", grid)])
+    (merged,), uncut = patchwise(b, Photos(torch.randn(2, 3, 11, 7)), [Cut("b0", grid)])
     torch.testing.assert_close(merged, uncut, rtol=1e-5, atol=1e-6)
 
 
@@ -157,7 +148,7 @@ def test_only_cells_near_a_border_of_a_patch_differ(rows: int, columns: int, gri
     """Two 3x3 convolutions see two cells far."""
     torch.manual_seed(0)
     b = chain(nn.Identity(), nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1), strides=(1, 1, 1))
-    (merged,), uncut = patchwise(b, torch.randn(1, 1, rows, columns), [Cut("b0", grid)])
+    (merged,), uncut = patchwise(b, Photos(torch.randn(1, 1, rows, columns)), [Cut("b0", grid)])
 
     def away(length: int) -> Tensor:
         inner = torch.tensor(edges(length, grid)[1:-1])  # the border lies between cell e - 1 and cell e
@@ -177,8 +168,8 @@ def test_a_change_within_one_patch_stays_there(make: Callable[[], Backbone], blo
         x = b.until(torch.randn(1, 3, 64, 96), block)
         changed = x.clone()
         changed[:, :, -1, -1] += 5.0  # the last cell of the last patch
-        before, uncut_before = patchwise(b, x, [Cut(block, 2)], stored=True)
-        after, uncut_after = patchwise(b, changed, [Cut(block, 2)], stored=True)
+        before, uncut_before = patchwise(b, Photos(x, stored=True), [Cut(block, 2)])
+        after, uncut_after = patchwise(b, Photos(changed, stored=True), [Cut(block, 2)])
     differs = (before[0] != after[0]).any(1)[0]
     rows, columns = differs.shape
     assert differs[rows // 2 :, columns // 2 :].any()
@@ -213,7 +204,7 @@ def test_the_walk_equals_a_loop_over_patches(
     names = default_cuts(b)
     cuts = [Cut(names[0], 3), Cut(names[0], 2), Cut(names[1], 2), Cut(names[2], 4)]
     with torch.no_grad():
-        merged, uncut = patchwise(b, images, cuts, together=together)
+        merged, uncut = patchwise(b, Photos(images), cuts, together=together)
         torch.testing.assert_close(uncut, b(images), rtol=1e-4, atol=1e-4)
         for cut, each in zip(cuts, merged, strict=True):
             torch.testing.assert_close(each, looped(b, images, cut), rtol=1e-4, atol=1e-4)
@@ -223,7 +214,7 @@ def test_the_walk_equals_a_loop_over_patches(
 def test_the_walk_has_the_gradients_of_the_loop() -> None:
     b, images, cut = resnet(), torch.randn(2, 3, 48, 72), Cut("layer2", 2)
     gradients = []
-    for merged in (patchwise(b, images, [cut])[0][0], looped(b, images, cut)):
+    for merged in (patchwise(b, Photos(images), [cut])[0][0], looped(b, images, cut)):
         b.zero_grad()
         merged.square().sum().backward()
         gradients.append([p.grad.clone() for p in b.parameters() if p.grad is not None])
@@ -259,7 +250,7 @@ def attention_in_cells(b: Backbone, images: Tensor, block: str, grid: int) -> Te
 def test_a_vit_attends_within_the_patch_only(grid: int, block: str) -> None:
     b, images = vit(), torch.randn(2, 3, 112, 80)  # 7 x 5 tokens
     with torch.no_grad():
-        (merged,), uncut = patchwise(b, images, [Cut(block, grid)])
+        (merged,), uncut = patchwise(b, Photos(images), [Cut(block, grid)])
         torch.testing.assert_close(merged, attention_in_cells(b, images, block, grid), rtol=1e-4, atol=1e-4)
         assert torch.allclose(merged, uncut, rtol=1e-3, atol=1e-3) == (grid == 1)
 
@@ -277,7 +268,9 @@ def calls_of(b: Backbone, work: Callable[[], object]) -> dict[str, int]:
 
 def test_shared_work_is_done_once() -> None:
     def calls(b: Backbone, cuts: list[Cut], together: bool, size: tuple[int, int] = (64, 96)) -> tuple[int, ...]:
-        return tuple(calls_of(b, lambda: patchwise(b, torch.randn(2, 3, *size), cuts, together=together)).values())
+        return tuple(
+            calls_of(b, lambda: patchwise(b, Photos(torch.randn(2, 3, *size)), cuts, together=together)).values()
+        )
 
     b, cuts = resnet(), [Cut("layer1", 2), Cut("layer2", 2), Cut("layer3", 2)]
     assert calls(b, cuts, True) == (1, 1, 2, 2, 2)  # stem, layer1, ...: the uncut map, and all patches at once
@@ -358,10 +351,10 @@ def test_z_is_merged_then_uncut() -> None:
     b, images = resnet(), torch.randn(2, 3, 64, 96)
     method = Ppl(b, 3, PplSettings(mode="explicit", grids=(4, 3, 2))).eval()
     with torch.no_grad():
-        merged, uncut = patchwise(b, images, method.cuts)
+        merged, uncut = patchwise(b, Photos(images), method.cuts)
         expected = nn.functional.conv2d(torch.cat([*merged, uncut], 1), method.classifiers[0].weight)
-        torch.testing.assert_close(method.score_maps(images), expected)
-        torch.testing.assert_close(method.localize(images, torch.ones(2, 3)), expected.relu())
+        torch.testing.assert_close(method.score_maps(Photos(images)), expected)
+        torch.testing.assert_close(method.localize(Photos(images)), expected.relu())
 
 
 def test_per_iteration_gives_a_loss_for_each_stage_from_low_to_high() -> None:
@@ -395,7 +388,7 @@ def test_the_loss_of_a_stage_by_hand() -> None:
     batch = batch_of(height=64, width=96)
     batch.valid[:, :, 56:] = False
     for stage, losses in enumerate(method.losses(batch, 0.0)):
-        (merged,), uncut = patchwise(method.backbone, batch.images, [method.cuts[stage]])
+        (merged,), uncut = patchwise(method.backbone, batch, [method.cuts[stage]])
         maps = nn.functional.conv2d(torch.cat([merged, uncut], 1), method.classifiers[stage].weight)
         scores = maps[:, :, :, :7].mean((2, 3))
         torch.testing.assert_close(scores, masked_mean(maps, batch.valid))
@@ -408,11 +401,11 @@ def test_the_map_is_the_last_stages() -> None:
     b, images = resnet(), torch.randn(2, 3, 64, 96)
     method = Ppl(b, 3, PplSettings(heads="per_stage", grids=(4, 2, 2))).eval()
     with torch.no_grad():
-        (merged,), uncut = patchwise(b, images, [Cut("layer3", 2)])
+        (merged,), uncut = patchwise(b, Photos(images), [Cut("layer3", 2)])
         expected = nn.functional.conv2d(torch.cat([merged, uncut], 1), method.classifiers[2].weight).relu()
-        torch.testing.assert_close(method.localize(images, torch.ones(2, 3)), expected)
+        torch.testing.assert_close(method.localize(Photos(images)), expected)
         method.classifiers[2].weight.zero_()
-    assert not method.localize(images, torch.ones(2, 3)).any()
+    assert not method.localize(Photos(images)).any()
 
 
 # --- cut and uncut maps agree -----------------------------------------------------------------------------------
@@ -472,16 +465,18 @@ def test_reconstruction_grows_over_the_first_half_and_teaches_both_paths(mode: s
 def test_the_recipes_have_the_published_form(name: str) -> None:
     settings = recipe(name).options
     assert settings_from(plain(recipe(name))) == recipe(name)
-    assert isinstance(settings, PplSettings) and settings.reconstruction == 0 and settings.threshold_rule == "auto"
+    assert (
+        isinstance(settings, PplSettings) and settings.reconstruction == 0 and settings.traits.threshold_rule == "auto"
+    )
     assert [cut.block for cut in cuts_of(resnet(), settings)] == ["layer1", "layer2", "layer3"]
     assert settings.mode == name[4:12]
-    assert not settings.chosen_on_truth
+    assert not settings.traits.tuned_on_truth
 
 
 def test_the_recipe_whose_maps_must_agree() -> None:
     settings = recipe("ppl/agree").options
-    assert isinstance(settings, PplSettings) and settings.reconstruction == 1 and settings.chosen_on_truth
-    assert settings.threshold_rule == "li" and cuts_of(resnet(), settings) == (Cut("layer1", 2),)
+    assert isinstance(settings, PplSettings) and settings.reconstruction == 1 and settings.traits.tuned_on_truth
+    assert settings.traits.threshold_rule == "li" and cuts_of(resnet(), settings) == (Cut("layer1", 2),)
 
 
 VARIANTS = [
@@ -494,13 +489,13 @@ VARIANTS = [
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_contract_of_the_other_forms(variant: PplSettings) -> None:
-    check_method(lambda backbone, classes: Ppl(backbone, classes, variant), lambda: resnet().train())
+    check_method(Ppl, variant, lambda: resnet().train())
 
 
 @pytest.mark.parametrize("mode", ["implicit", "explicit"])
 def test_contract_on_a_vit(mode: str) -> None:
-    def make(backbone: Backbone, classes: int) -> Ppl:
-        return Ppl(backbone, classes, PplSettings(mode=mode, cuts=("block10",)))  # type: ignore[arg-type]
+    def make(backbone: Backbone) -> Ppl:
+        return Ppl(backbone, check.CLASSES, PplSettings(mode=mode, cuts=("block10",)))  # type: ignore[arg-type]
 
     check.check_localize_shape_and_range(make, vit)
 
@@ -509,11 +504,11 @@ def test_contract_on_a_vit(mode: str) -> None:
         b.freeze_until("block10")
         return b
 
-    method, batch = make(frozen(), 4), batch_of(height=64, width=96)
+    method, batch = make(frozen()), batch_of(height=64, width=96)
     with torch.no_grad():
-        direct = method.eval().localize(batch.images, batch.labels)
+        direct = method.eval().localize(batch)
         features = method.backbone.until(batch.images, "block10")
-        torch.testing.assert_close(direct, method.localize(features, batch.labels, stored=True))
+        torch.testing.assert_close(direct, method.localize(replace(batch, images=features, stored=True)))
 
 
 # --- stored features, whole photos, precision -------------------------------------------------------------------
@@ -526,8 +521,8 @@ def test_stored_features_serve_cuts_at_and_above_the_frozen_block() -> None:
         method = Ppl(b, 3, PplSettings(mode=mode, stages=3)).eval()  # type: ignore[arg-type]
         assert [cut.block for cut in method.cuts] == ["layer2", "layer3"]
         with torch.no_grad():
-            direct = method.localize(images, torch.ones(2, 3))
-            stored = method.localize(b.until(images, "layer2"), torch.ones(2, 3), stored=True)
+            direct = method.localize(Photos(images))
+            stored = method.localize(Photos(b.until(images, "layer2"), stored=True))
         torch.testing.assert_close(direct, stored)
 
 
@@ -538,18 +533,18 @@ def test_a_narrow_photo_is_cut_into_what_it_has(make: Callable[[], Backbone]) ->
     short = 2 * b.stride
     with torch.no_grad():
         for height, width in ((short, 8 * b.stride), (8 * b.stride, short), (b.stride, b.stride)):
-            maps = method.localize(torch.randn(1, 3, height, width), torch.ones(1, 3))
+            maps = method.localize(Photos(torch.randn(1, 3, height, width)))
             assert maps.shape == (1, 3, height // b.stride, width // b.stride)
         if b.multiple == 1:
-            assert method.localize(torch.randn(1, 3, 3, 50), torch.ones(1, 3)).shape == (1, 3, 1, 7)
+            assert method.localize(Photos(torch.randn(1, 3, 3, 50))).shape == (1, 3, 1, 7)
 
 
 def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: Path) -> None:
     seen: list[tuple[torch.dtype, float]] = []
 
     class Watched(Ppl):
-        def part_maps(self, images, stage=-1, **rest):
-            maps = super().part_maps(images, stage, **rest)
+        def part_maps(self, views, stage=-1, **rest):
+            maps = super().part_maps(views, stage, **rest)
             seen.append((maps[0].dtype, float(self.classifiers[0].weight.detach().sum())))
             return maps
 
@@ -582,10 +577,9 @@ def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytes
     )
     assert run("label", world, "--out", tmp_path / "run", *flags) == 0, capsys.readouterr().err
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
-    manifest = json.loads((tmp_path / "run" / "masks" / "manifest.json").read_text())
-    assert "'li'" in manifest["threshold_from"]
+    assert "'li'" in manifest(tmp_path / "run", "masks")["threshold_from"]
     said = "settings of ppl that are not its paper's were chosen on VOC's truth"
-    assert said in supervision(reopen(Run(tmp_path / "run", resume=True)))
+    assert said in supervision(reopen(Run(tmp_path / "run", existing=True)))
     (line,) = read_jsonl(tmp_path / "run" / "method" / "log.jsonl")
     assert {"stage1_layer2_4x4_classification", "stage2_layer3_2x2_reconstruction"} <= set(line)
 
@@ -596,8 +590,7 @@ def test_a_small_recipe_from_tags_to_labels(world: Path, tmp_path: Path, capsys:
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
     (line,) = read_jsonl(tmp_path / "run" / "method" / "log.jsonl")
     assert "classification" in line and "reconstruction" not in line
-    manifest = json.loads((tmp_path / "run" / "masks" / "manifest.json").read_text())
-    assert "'between'" in manifest["threshold_from"]
+    assert "'between'" in manifest(tmp_path / "run", "masks")["threshold_from"]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------
@@ -625,14 +618,15 @@ def test_cuts_that_the_backbone_does_not_have(settings: PplSettings, says: str) 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(InputError, match=r"2 grids \(2, 3\) for 1 cuts \(layer1\)"):
         PplSettings(cuts=("layer1",), grids=(2, 3))
-    with pytest.raises(InputError, match=r"ppl.reconstruction is -1.0: it must be 0 \(none\) or more"):
+    with pytest.raises(InputError, match=r"--ppl\.reconstruction is -1: it must be at least 0$"):
         PplSettings(reconstruction=-1.0)
     for stages in (0, 4):
-        with pytest.raises(InputError, match=rf"ppl.stages is {stages}: give 1 to 3, or name the blocks"):
+        with pytest.raises(InputError, match=rf"--ppl\.stages is {stages}: it must be at least 1 and at most 3$"):
             PplSettings(stages=stages)
-    for grids in ((), (2, 0)):
-        with pytest.raises(InputError, match="each at least 1"):
-            PplSettings(grids=grids)
+    with pytest.raises(InputError, match=r"--ppl\.grids is 0: it must be at least 1$"):
+        PplSettings(grids=(2, 0))
+    with pytest.raises(InputError, match=r"0 grids \(\) for 0 cuts .*: give one grid for each cut, or one for all"):
+        PplSettings(grids=())
 
 
 def test_a_backbone_without_blocks() -> None:
@@ -649,7 +643,7 @@ def test_a_cut_below_the_stored_block() -> None:
     with pytest.raises(InputError, match=says):
         Ppl(b, 3, PplSettings(cuts=("layer1",)))
     with pytest.raises(InputError, match=says):
-        early.localize(torch.randn(1, 128, 8, 12), torch.ones(1, 3), stored=True)
+        early.localize(Photos(torch.randn(1, 128, 8, 12), stored=True))
 
 
 def test_nothing_is_left_to_cut_above_a_frozen_backbone() -> None:
@@ -664,12 +658,12 @@ def test_nothing_is_left_to_cut_above_a_frozen_backbone() -> None:
 def test_grids_finer_than_the_map_and_views_too_small() -> None:
     b = resnet()
     with pytest.raises(InputError, match=r"a grid of 5 patches a side is finer than the map, which has 4 cells"):
-        patchwise(b, torch.randn(1, 3, 32, 48), [Cut("layer2", 5)])
+        patchwise(b, Photos(torch.randn(1, 3, 32, 48)), [Cut("layer2", 5)])
     method = Ppl(b, 4, PplSettings(grids=(2, 5, 2)))
     with pytest.raises(InputError, match=r"32x48 pixels are smaller than 5 patches times the stride of 8: .*size 40 "):
         method.losses(batch_of(), 0.0)
     with pytest.raises(InputError, match=r"a patch 0 tokens wide|finer than the map"):
-        patchwise(vit(), torch.randn(1, 3, 32, 48), [Cut("block9", 4)])
+        patchwise(vit(), Photos(torch.randn(1, 3, 32, 48)), [Cut("block9", 4)])
 
 
 def test_a_patch_too_narrow_for_the_prefix_tokens_of_a_vit() -> None:

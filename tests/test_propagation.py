@@ -26,7 +26,7 @@ from tag2mask.propagation import (
 )
 from tag2mask.refine import neighbours
 from tag2mask.types import LocalizationMaps, MaskedBatch
-from world import SMALL, make, run
+from world import SMALL, make, redone, run, stamps
 
 SMALL_NET = BackboneSettings("resnet10t", weights="none")
 
@@ -190,7 +190,7 @@ def test_a_frozen_trunk_is_refused_before_any_work(tmp_path: Path, capsys: pytes
 def test_propagated_maps_are_normalised_and_keep_their_classes() -> None:
     maps, image = blob()
     settings = PropagationSettings(stride=4, steps=64, sigma=0.1)
-    colours = of_colours(None, image, LocalizeSettings(longest=64), settings)
+    colours = of_colours(None, image, LocalizeSettings(long_side=64), settings)
     found = propagate(maps, colours, settings)
     assert found.classes == maps.classes and found.size == maps.size and found.scores.shape == (1, 12, 16)
     assert float(found.scores.max()) == pytest.approx(1, abs=2e-3) and float(found.scores.min()) >= 0
@@ -203,18 +203,25 @@ def test_propagated_maps_are_normalised_and_keep_their_classes() -> None:
 def test_features_of_a_backbone_need_no_training() -> None:
     backbone = backbones.build(SMALL_NET).eval()
     _, image = blob()
-    found = of_features(backbone, image, LocalizeSettings(longest=64), PropagationSettings())
+    found = of_features(backbone, image, LocalizeSettings(long_side=64), PropagationSettings())
     assert found.shape == (1, 34, 12, 16) and float(found.amin()) >= 0 and float(found.amax()) <= 1 + 1e-5
-    colours = of_colours(None, image, LocalizeSettings(longest=64), PropagationSettings())
-    without = of_features(backbone, image, LocalizeSettings(longest=64), PropagationSettings(cosine=0.0))
-    once = of_features(backbone, image, LocalizeSettings(longest=64), PropagationSettings(cosine=1.0))
+    colours = of_colours(None, image, LocalizeSettings(long_side=64), PropagationSettings())
+    without = of_features(backbone, image, LocalizeSettings(long_side=64), PropagationSettings(cosine=0.0))
+    once = of_features(backbone, image, LocalizeSettings(long_side=64), PropagationSettings(cosine=1.0))
     torch.testing.assert_close(without, colours)  # a cosine to the power of nothing
     torch.testing.assert_close(found, colours * (once / colours.clamp(min=1e-30)) ** 3, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("wrong", "says"), [({"sigma": 0.0}, "sigma 0.0"), ({"cosine": -1.0}, "cosine -1.0")])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"sigma": 0.0}, "sigma is 0: it must be above 0"),
+        ({"cosine": -1.0}, "cosine is -1: it must be at least 0"),
+        ({"beta": float("nan")}, "beta is nan"),
+    ],
+)
 def test_settings_of_what_needs_no_training(wrong: dict[str, float], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=rf"--propagation\.{says}"):
         PropagationSettings(**wrong)
 
 
@@ -225,12 +232,14 @@ def test_every_propagation_is_a_stage_that_resumes_and_is_scored(way: str, refin
     flags += ["--propagation-train.batch-size", "2", "--propagation.channels", "8", "--propagation.steps", "8"]
     flags += ["--propagation-train.precision", "float32"]
     assert run("label", data, "--out", out, *flags) == 0
-    assert len(list((out / "walked").glob("*.npz"))) == len(list((out / "masks").glob("*.png"))) == 4
+    assert len(list((out / "propagated").glob("*.npz"))) == len(list((out / "masks").glob("*.png"))) == 4
     assert (out / "affinity" / "model.safetensors").exists() == (way in LEARNT)
     scores = json.loads((out / "scores" / "scores.json").read_text())
-    assert {"maps", "walked", "masks"} <= set(scores)
-    assert "random walk" in (out / "report.html").read_text(encoding="utf-8")
-    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")}
+    assert {"maps", "propagated", "masks"} <= set(scores)
+    assert "Maps after propagation" in (out / "report.html").read_text(encoding="utf-8")
+    before = stamps(out)
     assert run("label", data, "--out", out, *flags, "--propagation.beta", "4") == 0
-    after = {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")}
-    assert {p.parent.name for p in stamps if stamps[p] != after[p]} == {"walked"}  # the maps and the network stay
+    assert redone(before, stamps(out)) == {"propagated", "masks", "scores"}  # the maps and the network stay
+    assert run("label", data, "--out", out, *flags) == 0
+    kept = {name: when for name, when in before.items() if name.endswith((".npz", ".png", ".safetensors"))}
+    assert kept.items() <= stamps(out).items()  # taken back as they were

@@ -244,13 +244,15 @@ def test_false_alarms_and_classes_without_truth_are_told():
     told = report.trust(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)]))
     alarms = next(remark for remark in told if remark.text.startswith("False alarms"))
     assert alarms.level == "caution" and "1 of 3 photos that show none" in alarms.text and "8.33 %" in alarms.text
-    assert any(r.text.endswith("nothing is known of how well it is found: dog, potted plant.") for r in told)
+    assert any(r.text.endswith("nothing says how well it is shown: dog, potted plant.") for r in told)
     text = page(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)])).text
     assert "False alarms" in text and "1 of 3" in text
     assert "False alarms" not in page(FULL).text  # no photo of background alone: nothing to say
     assert "Pseudo masks: 1 of 4 photos tagged with none of the classes show one." in [
         r.text for r in report.trust(FULL)
     ]
+    assert "none of these" not in page(FULL).text
+    assert "none of these 7 0 " in page(dataclasses.replace(FULL, background_photos={"train": 7, "val": 0})).text
 
 
 def test_without_truth_nothing_is_claimed():
@@ -413,6 +415,27 @@ def test_a_chart_shows_where_values_are():
     assert (y0, y2) == (charts.MARGIN[2], chart.bottom) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
     assert [text for _, text in chart.y_ticks] == ["0", "0.5", "1", "1.5", "2"]
     assert chart.last == "0" and chart.smooth == ""
+
+
+@pytest.mark.parametrize(("at", "anchor"), [(0, "start"), (50, "middle"), (99, "end")])
+def test_the_label_of_a_marked_point_stands_above_the_line_within_the_chart(at, anchor):
+    points = [(x / 100, 50 - 0.4 * abs(x - at)) for x in range(100)]
+    chart = charts.line_chart("mIoU", points, mark=(*points[at], "50.0 at best"), smoothed=False)
+    ys = [float(pair.split(",")[1]) for pair in chart.raw.split()]
+    assert chart.mark is not None and chart.mark[1] == min(ys) and chart.mark[1] - 9 > 10
+    counts = np.array([0, *[10] * 99])  # a sweep whose best threshold stands at that end
+    hits = np.where(np.arange(100) > at, counts, 0) if at else counts
+    sweep = OracleSweep(
+        tuple(x / 100 for x in range(1, 100)),
+        truth=np.array([int(counts.sum() - hits.sum()), int(hits.sum())]),
+        undecided=np.zeros(2, int),
+        best=counts[None],
+        hits=hits[None],
+        objects=hits,
+    )
+    text = report.html(dataclasses.replace(FULL, classes=("cat",), scores=[], agreements=[], galleries={}, sweep=sweep,
+                                           class_counts={"train": [40]}))  # fmt: skip
+    assert re.search(rf'class="marked"[^>]*text-anchor="{anchor}"', text)
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from tag2mask.backbones import BackboneSettings, build
+from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
-from tag2mask.segment import InferenceSettings, SegmenterSettings, SegmenterTask, segment_image
+from tag2mask.segment import InferenceSettings, PhotoSegmenter, SegmenterSettings, SegmenterTask, segment_photo
 from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
-from tag2mask.types import MaskedBatch
+from tag2mask.train import TrainSettings, parameter_groups
+from tag2mask.types import MaskedBatch, Photos, Views
 
 SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
 
@@ -21,17 +22,6 @@ SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
 def segmenter(name: str, backbone: BackboneSettings = SMALL) -> nn.Module:
     torch.manual_seed(0)
     return build_segmenter(SegmenterSettings(name, channels=8), build(backbone), 3, backbone)
-
-
-@pytest.mark.parametrize("name", ["deeplab-largefov", "deeplab-v2", "smp:unet", "smp:fpn"])
-def test_logits_have_background_and_every_class(name: str) -> None:
-    # the smp encoders keep their own strides
-    backbone = BackboneSettings("resnet18", weights="none", output_stride=32) if name.startswith("smp") else SMALL
-    model = segmenter(name, backbone).eval()
-    with torch.no_grad():
-        logits = model.segment(torch.randn(2, 3, 40, 56))
-    assert logits.shape[:2] == (2, 4) and logits.shape[2] < logits.shape[3]
-    assert torch.isfinite(logits).all()
 
 
 def test_smp_takes_the_backbone_weights() -> None:
@@ -66,7 +56,7 @@ def test_ignored_pixels_take_no_part_and_none_at_all_gives_zero() -> None:
         return task.losses(MaskedBatch(("a", "b"), images, of, labels, valid), 0.0)["segmentation"]
 
     with torch.no_grad():
-        logits = nn.functional.interpolate(task.segmenter.segment(images), (32, 48), mode="bilinear")
+        logits = nn.functional.interpolate(task.segmenter.segment(Photos(images)), (32, 48), mode="bilinear")
         logp = logits.log_softmax(1).gather(1, masks[:, None])[:, 0]
         torch.testing.assert_close(loss(half), -logp[:, :16].mean(), rtol=1e-4, atol=1e-5)
         assert loss(torch.full_like(masks, 255)) == 0
@@ -107,24 +97,27 @@ class Colour(nn.Module):
         self.weight = nn.Parameter(torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]))
         self.sizes: list[tuple[int, ...]] = []
 
-    def segment(self, images: torch.Tensor, *, stored: bool = False) -> torch.Tensor:
-        self.sizes.append(tuple(images.shape))
-        return torch.einsum("lc,bchw->blhw", self.weight, images)
+    def segment(self, views: Views) -> torch.Tensor:
+        self.sizes.append(tuple(views.images.shape))
+        return torch.einsum("lc,bchw->blhw", self.weight, views.images)
+
+
+def unnormalised(multiple: int = 1) -> Backbone:
+    return Backbone([("b0", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3, multiple)
 
 
 def plain(**changes) -> InferenceSettings:
-    return InferenceSettings(**{"longest": 0, "scales": (1.0,), "flip": False, "precision": "float32", **changes})
+    return InferenceSettings(**{"long_side": 0, "scales": (1.0,), "flip": False, "precision": "float32", **changes})
 
 
 def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
     image = np.zeros((50, 130, 3), np.uint8)
     image[:, 65:] = (255, 0, 0)
     image[:, :65] = (0, 0, 255)
-    mean, std = (0.0,) * 3, (1.0,) * 3
-    whole = segment_image(Colour(), image, plain(), mean, std)
+    whole = segment_photo(Colour(), unnormalised(), image, plain())
     for settings in (plain(window=40), plain(flip=True), plain(window=64, flip=True)):
-        torch.testing.assert_close(segment_image(Colour(), image, settings, mean, std), whole)
-    scaled = segment_image(Colour(), image, plain(scales=(0.5, 1.0, 2.0)), mean, std)
+        torch.testing.assert_close(segment_photo(Colour(), unnormalised(), image, settings), whole)
+    scaled = segment_photo(Colour(), unnormalised(), image, plain(scales=(0.5, 1.0, 2.0)))
     assert scaled.shape == whole.shape == (3, 50, 130)
     assert (scaled.argmax(0) == whole.argmax(0))[:, :60].all()
     torch.testing.assert_close(scaled.sum(0), torch.ones(50, 130))
@@ -132,8 +125,24 @@ def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
 
 def test_large_photos_are_never_looked_at_whole() -> None:
     model = Colour()
-    segment_image(model, np.zeros((100, 300, 3), np.uint8), plain(window=64), (0.0,) * 3, (1.0,) * 3)
+    segment_photo(model, unnormalised(), np.zeros((100, 300, 3), np.uint8), plain(window=64))
     assert max(max(size[2:]) for size in model.sizes) <= 64
+
+
+def test_photos_of_other_sizes_with_the_same_views_are_segmented_together_as_each_alone() -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (*size, 3)).astype(np.uint8) for size in ((50, 130), (25, 65), (50, 130))]
+    torch.manual_seed(0)
+    backbone = build(SMALL)
+    model = build_segmenter(SegmenterSettings(channels=8), backbone, 3, SMALL).eval()
+    photos = PhotoSegmenter(model, backbone, plain(long_side=60, scales=(0.5, 1.0), flip=True))
+    sizes = [image.shape[:2] for image in images]
+    assert len({photos.views(*size) for size in sizes}) == 1 and photos.views(60, 50) != photos.views(50, 60)
+    found = photos(sizes, [photos.read(image) for image in images])
+    for image, probabilities in zip(images, found, strict=True):
+        alone = segment_photo(model, backbone, image, photos.settings)
+        assert probabilities.shape == (4, *image.shape[:2])
+        torch.testing.assert_close(probabilities, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 10), (64, 65), (200, 64), (131, 300)])
@@ -151,6 +160,21 @@ def test_names() -> None:
     frozen = BackboneSettings("resnet10t", weights="none", output_stride=8, freeze=True)
     with pytest.raises(InputError, match="reads every stage"):
         segmenter("smp:unet", frozen)
+
+
+@pytest.mark.parametrize("pyramid", [(), (0.5,)])
+@pytest.mark.parametrize("name", ["smp:unet", "smp:deeplabv3plus", "deeplab-v2"])
+def test_what_is_pretrained_learns_at_the_backbones_rate(name: str, pyramid: tuple[float, ...]) -> None:
+    """Every one of its parameters, however the library calls it; all others ten times as fast."""
+    backbone = build(settings := BackboneSettings("resnet10t", weights="none", output_stride=32))
+    model = build_segmenter(SegmenterSettings(name, channels=8, pyramid=pyramid), backbone, 3, settings)
+    rates = {id(p): g["lr"] for g in parameter_groups(SegmenterTask(model), TrainSettings()) for p in g["params"]}
+    inner = model.segmenter if pyramid else model
+    own = inner.model.encoder.model if name.startswith("smp") else inner.backbone
+    pretrained = {id(p) for p in own.parameters()}
+    assert 10 < len(pretrained) < len(rates)
+    assert {rates[i] for i in pretrained} == {5e-4}
+    assert {rates[i] for i in rates.keys() - pretrained} == {5e-3}
 
 
 def test_aspp_is_the_sum_of_four_dilated_convolutions() -> None:

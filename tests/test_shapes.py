@@ -7,13 +7,14 @@ from beartype import beartype
 from jaxtyping import Bool, Float, Float32, Int64, TypeCheckError, UInt8, jaxtyped
 from torch import Tensor
 
+from localizing import batch
 from tag2mask import evaluate, localize, pseudo, segment
 from tag2mask.backbones import Backbone, BackboneSettings, build
-from tag2mask.data.augment import AugmentSettings, Geometry, generator, normalise
+from tag2mask.data.augment import AugmentSettings, Geometry, generator
 from tag2mask.methods.cam import Cam
 from tag2mask.refine import dense_crf
 from tag2mask.segment.deeplab import weigh_classes
-from tag2mask.types import LocalizationMaps, masked_mean
+from tag2mask.types import LocalizationMaps, Photos, masked_mean, normalise
 
 shapes = jaxtyped(typechecker=beartype)
 
@@ -32,7 +33,7 @@ def test_backbone_and_method(backbone: Backbone) -> None:
     def maps(
         x: Float32[Tensor, "batch 3 height width"], y: Float32[Tensor, "batch classes"]
     ) -> Float32[Tensor, "batch classes height//8 width//8"]:
-        return Cam(backbone, y.shape[1]).eval().localize(x, y)
+        return Cam(backbone, y.shape[1]).eval().localize(batch(x, y))
 
     with torch.no_grad():
         features(torch.randn(2, 3, 32, 48))
@@ -44,12 +45,12 @@ def test_segmenter_and_inference(backbone: Backbone) -> None:
 
     @shapes
     def logits(x: Float32[Tensor, "batch 3 height width"]) -> Float32[Tensor, "batch 5 height//8 width//8"]:
-        return model.segment(x)
+        return model.segment(Photos(x))
 
     @shapes
     def probabilities(image: UInt8[np.ndarray, "height width 3"]) -> Float32[Tensor, "5 height width"]:
-        settings = segment.InferenceSettings(longest=40, scales=(1.0, 1.5), precision="float32")
-        return segment.segment_image(model, image, settings, backbone.mean, backbone.std)
+        settings = segment.InferenceSettings(long_side=40, scales=(1.0, 1.5), precision="float32")
+        return segment.segment_photo(model, backbone, image, settings)
 
     @shapes
     def index(scores: Float[Tensor, "labels height width"]) -> UInt8[np.ndarray, "height width"]:
@@ -89,7 +90,7 @@ def test_views_and_masks() -> None:
 
     @shapes
     def view(image: UInt8[np.ndarray, "height width 3"]) -> Float32[Tensor, "3 32 32"]:
-        return normalise(geometry.image(image), (0.5,) * 3, (0.5,) * 3)
+        return normalise(geometry.image(image), ((0.5,) * 3, (0.5,) * 3))
 
     @shapes
     def masked(mask: UInt8[np.ndarray, "height width"]) -> UInt8[Tensor, "32 32"]:

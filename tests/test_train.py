@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tag2mask.backbones import Backbone
 from tag2mask.data.batches import epoch_batches
-from tag2mask.errors import InputError
-from tag2mask.run import read_jsonl
-from tag2mask.train import TrainSettings, fit, load_model, parameter_groups, schedule
+from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
+from tag2mask.files import read_jsonl
+from tag2mask.train import TrainSettings, fit, load_model, parameter_groups, save_model, schedule
 from tag2mask.types import Batch, Losses
 
 FAST = TrainSettings(epochs=3, batch_size=4, precision="float32", learning_rate=1e-2, checkpoint_minutes=0.0)
@@ -55,6 +56,9 @@ class Task(nn.Module):
         self.head = nn.Conv2d(8, 2, 1)
         self.in_turn, self.calls = in_turn, 0
 
+    def pretrained_parameters(self):
+        return self.backbone.parameters()
+
     def losses(self, batch: Batch, progress: float):
         def one() -> Losses:
             self.calls += 1
@@ -92,6 +96,33 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path) -> None:
     assert source.seen >= 3 * 16  # from the start
 
 
+def test_a_checkpoint_serves_settings_that_decide_nothing(tmp_path: Path) -> None:
+    """Processes that read, how often a checkpoint is written: added to a half-done training they keep it."""
+    fit(Task(), Points(), FAST, tmp_path / "whole", seed=3, title="t")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Task(), Points(stop_at=30), FAST, tmp_path / "cut", seed=3, title="t")
+    resumed = Task()
+    fit(resumed, Points(), replace(FAST, workers=1, checkpoint_minutes=5.0), tmp_path / "cut", seed=3, title="t")
+    assert resumed.calls < 3 * len(epoch_batches(Points(), 4, 3, 0)) - 4  # it did not start over
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "cut")[name]), name
+
+
+def test_a_damaged_checkpoint_is_said_and_the_training_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(Task(), Points(), FAST, tmp_path / "whole", seed=3, title="t")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Task(), Points(stop_at=30), FAST, tmp_path / "cut", seed=3, title="t")
+    path = tmp_path / "cut" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with caplog.at_level("INFO", "tag2mask"):
+        fit(Task(), Points(), FAST, tmp_path / "cut", seed=3, title="t")
+    assert "checkpoint.safetensors is damaged" in caplog.text and "begins anew" in caplog.text
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "cut")[name]), name
+
+
 def test_seeds_differ_and_equal_seeds_agree(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         fit(Task(), Points(), FAST, tmp_path / name, seed=seed, title="t")
@@ -118,10 +149,10 @@ def test_gradients_are_clipped_by_the_norm_of_what_learns_together(apart: bool, 
             return Losses({"own": (self.classifier * 0.3).sum(), "pairs": (self.affinity * 400).sum()})
 
     if apart:
-        Two.learnt_apart = lambda self: [self.affinity]  # type: ignore[attr-defined]
+        Two.clipped_apart = lambda self: [self.affinity]  # type: ignore[attr-defined]
     settings = replace(
-        FAST, epochs=1, batch_size=8, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip=1.0, warmup=0.0, power=0.0,
-        head_factor=1.0, learning_rate=0.1, precision="float32",
+        FAST, epochs=1, batch_size=8, optimizer="sgd", momentum=0.0, weight_decay=0.0, max_grad_norm=1.0, warmup=0.0, power=0.0,
+        head_lr_mult=1.0, learning_rate=0.1, precision="float32",
     )  # fmt: skip
     fit(Two(), Points(8), settings, tmp_path, seed=0, title="t")
     norm = (0.3**2 + 400**2) ** 0.5
@@ -142,8 +173,8 @@ def test_accumulation_is_one_step_of_the_mean(tmp_path: Path) -> None:
             self.dropout = nn.Identity()  # type: ignore[assignment]
 
     settings = replace(
-        FAST, epochs=1, optimizer="sgd", momentum=0.0, weight_decay=0.0, accumulate=2, clip=0.0, warmup=0.0, power=0.0,
-        head_factor=1.0,
+        FAST, epochs=1, optimizer="sgd", momentum=0.0, weight_decay=0.0, accumulate=2, max_grad_norm=0.0, warmup=0.0, power=0.0,
+        head_lr_mult=1.0,
     )  # fmt: skip
     source = Fixed(8)
     fit(Plain(), source, settings, tmp_path, seed=0, title="t")
@@ -170,10 +201,31 @@ def test_warmup_grows_linearly() -> None:
     assert [schedule(k, 100, settings) for k in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
 
 
-def test_parameter_groups_by_name_and_dimension() -> None:
-    groups = parameter_groups(Task(), FAST)
+def rates(network: nn.Module, settings: TrainSettings = FAST) -> dict[tuple[float, float], int]:
+    """(learning rate, weight decay) to the number of weights that have them."""
+    groups = parameter_groups(network, settings)
     found = {(g["lr"], g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}
-    assert found == {(1e-2, 1e-2): 8 * 27, (1e-2, 0.0): 8, (1e-1, 1e-2): 16, (1e-1, 0.0): 2}
+    assert len(found) == len(groups)
+    return found
+
+
+def test_parameter_groups_by_what_is_pretrained_and_by_dimension() -> None:
+    assert rates(Task()) == {(1e-2, 1e-2): 8 * 27, (1e-2, 0.0): 8, (1e-1, 1e-2): 16, (1e-1, 0.0): 2}
+
+
+def test_what_is_pretrained_is_not_a_matter_of_spelling() -> None:
+    """A backbone by any name, at any depth, learns at its rate; a new layer called backbone does not."""
+
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            chain = Backbone([("stem", nn.Conv2d(3, 8, 3, padding=1))], 8, 1, (0.5,) * 3, (0.5,) * 3)
+            self.part = nn.ModuleDict({"trunk": chain})
+            self.backbone = nn.Conv2d(8, 2, 1)
+
+    assert rates(Spelled()) == {(1e-2, 1e-2): 8 * 27, (1e-2, 0.0): 8, (1e-1, 1e-2): 16, (1e-1, 0.0): 2}
+    biases = replace(FAST, bias_lr_mult=2.0, decay_biases=True)
+    assert rates(Spelled(), biases) == {(1e-2, 1e-2): 8 * 27, (2e-2, 1e-2): 8, (1e-1, 1e-2): 16, (2e-1, 1e-2): 2}
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
@@ -183,6 +235,35 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"not finite \(a inf\).*learning-rate"):
         fit(Bad(), Points(), FAST, tmp_path, seed=0, title="t")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_source_finds_wrong_is_said_as_it_is_wherever_it_is_read(workers: int, tmp_path: Path) -> None:
+    """In a process of its own too: one line, and a damaged file is still known to be one, which can be made anew."""
+    damaged = tmp_path / "maps.npz"
+    damaged.write_bytes(b"x")
+
+    class Unreadable(Points):
+        def item(self, epoch: int, index: int) -> tuple[int, torch.Tensor]:
+            if epoch:
+                raise UnreadableImage("image a.png cannot be decoded: replace or remove it")
+            return super().item(epoch, index)
+
+    class Damaged(Points):
+        def item(self, epoch: int, index: int) -> tuple[int, torch.Tensor]:
+            if epoch and damaged.exists():
+                raise DamagedArtefact(damaged, "why")
+            return super().item(epoch, index)
+
+    settings = replace(FAST, workers=workers)
+    with pytest.raises(UnreadableImage, match=r"^image a\.png cannot be decoded: replace or remove it$"):
+        fit(Task(), Unreadable(), settings, tmp_path / "a", seed=0, title="t")
+    with pytest.raises(
+        DamagedArtefact, match=r"maps\.npz is damaged \(why\) and was moved aside: [^\n]+anew$"
+    ) as found:
+        fit(Task(), Damaged(), settings, tmp_path / "b", seed=0, title="t")
+    assert found.value.path == damaged and (tmp_path / ".maps.npz.damaged").read_bytes() == b"x"
+    fit(Task(), Damaged(), settings, tmp_path / "b", seed=0, title="t")  # goes on
 
 
 def test_nothing_to_train(tmp_path: Path) -> None:
@@ -196,7 +277,17 @@ def test_damaged_or_foreign_model_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit this model"):
         load_model(nn.Linear(2, 2), path)
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(InputError, match="cannot read the model"):
+    whole = path.read_bytes()
+    for damage in (whole[:40], whole[:-7], b""):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedArtefact, match=r"model\.safetensors is damaged .* was moved aside") as damaged:
+            load_model(Task(), path)
+        assert damaged.value.path == path and not path.exists()
+        assert (tmp_path / ".model.safetensors.damaged").read_bytes() == damage  # nothing is lost
+    broken = Task()
+    nn.init.constant_(broken.head.bias, float("nan"))
+    save_model(broken, path)
+    with pytest.raises(DamagedArtefact, match=r"head\.bias holds numbers that are not finite"):
         load_model(Task(), path)
 
 

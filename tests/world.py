@@ -5,7 +5,9 @@ And photos and scores for refiners alone.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +82,37 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith("tag2mask: ") and not any("Traceback" in line for line in said)
     return said[-1]
+
+
+def manifest(out: Path, stage: str) -> dict[str, Any]:
+    """The manifest of a finished stage of a run."""
+    return json.loads((out / stage / ".stage" / "manifest.json").read_text())
+
+
+def made_of(out: Path, stage: str) -> dict[str, Any]:
+    """What a stage of a run is made of: its key, settings, facts, the keys of the stages that it reads."""
+    return json.loads((out / stage / ".stage" / "key.json").read_text())
+
+
+def keys(out: Path) -> dict[str, str]:
+    """Stage to key, of the stages of a run."""
+    found = {path.parent.parent.name: json.loads(path.read_text())["key"] for path in out.glob("*/.stage/key.json")}
+    assert found, f"{out} holds no stage"
+    return found
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """File to when it was written, without what is kept aside."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and ".aside" not in path.parts)
+    found = {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in paths}
+    assert found, f"{folder} holds no file"
+    return found
+
+
+def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """The stages of a run that were written to between two :func:`stamps`, or lost something."""
+    names = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    return {name.split("/")[0] for name in names} - {"run.json", "report.html", ".lock", ".digests.jsonl"}
 
 
 def two_tones(height: int, width: int, seed: int = 0) -> np.ndarray:

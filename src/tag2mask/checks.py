@@ -48,7 +48,7 @@ def check_names(settings: RunSettings) -> None:
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
     backbones.check_settings(settings.backbone)
-    for training in ("propagation_train", "segmenter_train", "relabel_train"):
+    for training in ("student_train", "propagation_train", "segmenter_train", "relabel_train"):
         if getattr(settings, training).epochs == 0:
             raise InputError(f"--{training.replace('_', '-')}.epochs is 0: it must be above 0")
     refiner(settings.refine)

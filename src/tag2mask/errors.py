@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -41,6 +41,17 @@ class DamagedArtefact(InputError):
         super().__init__(
             f"{path} is damaged ({reason}) and was moved aside: run the same command again, which makes it anew"
         )
+
+    def __reduce__(self) -> tuple[Callable[[Path, str], DamagedArtefact], tuple[Path, str]]:
+        return _damaged, (self.path, str(self))
+
+
+def _damaged(path: Path, message: str) -> DamagedArtefact:
+    """The error as another process raised it; the file is moved aside already."""
+    error = DamagedArtefact.__new__(DamagedArtefact)
+    InputError.__init__(error, message)
+    error.path = path
+    return error
 
 
 class Terminated(BaseException):

@@ -17,7 +17,8 @@ import torch
 
 from tag2mask import checks, compute, concurrency, data, doctor, stages
 from tag2mask.data.images import CheckedImage, image_size, write_index_mask
-from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
+from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
 from tag2mask.naming import safe_name
 from tag2mask.plan import explain
@@ -72,8 +73,22 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
         _examine(execution, surveyed)
         execute(execution, wanted)
         _record_session(folder, time.monotonic() - began)
-        log.info("report: %s", write_report(execution))
+        log.info("report: %s", _reported(execution, wanted))
     return out
+
+
+def _reported(execution: Execution, wanted: Collection[str]) -> Path:
+    """The report. Artefacts that only it reads and finds damaged are made anew, as before any stage."""
+    damaged: set[Path] = set()
+    while True:
+        try:
+            return write_report(execution)
+        except DamagedArtefact as error:
+            if error.path in damaged:
+                raise
+            damaged.add(error.path)
+            log.info("%s is damaged: it is made anew", error.path)
+            execute(execution, wanted)
 
 
 def _surveyed(path: Path, settings: RunSettings) -> tuple[doctor.Survey, RunSettings]:
@@ -215,6 +230,7 @@ def predict(
             written.append(result)
     if not written:
         raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
+    write_classes(out, described["classes"])
     return sorted(written)
 
 

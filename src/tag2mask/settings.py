@@ -91,14 +91,14 @@ def check_values(settings: Any, prefix: str) -> None:
     """Every number lies in its field's range, every choice is one of its field's; called from ``__post_init__``.
 
     Args:
-        prefix: how the flags of these settings begin.
+        prefix: how the flags of these settings begin; empty: they are called by name alone.
 
     Raises:
         InputError: one does not.
     """
     for f in fields(settings):
         value = getattr(settings, f.name)
-        flag = f"--{prefix}.{f.name}".replace("_", "-")
+        flag = "--" + f"{prefix}.{f.name}".removeprefix(".").replace("_", "-")
         limits = marker(settings, f.name, Range) or Range()
         for number in _numbers(value):
             if not limits.holds(number):

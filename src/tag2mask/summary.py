@@ -47,6 +47,7 @@ def report_data(execution: Execution) -> ReportData:
         agreements=[("Masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
         photos={name: len(split) for name, split in splits.items()},
         class_counts={name: _counts(split) for name, split in splits.items()},
+        background_photos={name: sum(s.labels == frozenset() for s in split.samples) for name, split in splits.items()},
         galleries=Galleries.of(run).groups(),
         stages=[
             StageTime(name, float(folder.manifest()["seconds"]), int(folder.manifest()["count"]))

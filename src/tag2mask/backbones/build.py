@@ -9,8 +9,8 @@ from tag2mask.backbones.chain import Backbone
 from tag2mask.backbones.embedded import EMBEDDED, embedded_file
 from tag2mask.backbones.settings import BackboneSettings
 from tag2mask.backbones.timm_models import build_timm
-from tag2mask.backbones.weights import digest_of_file
 from tag2mask.errors import InputError, unknown
+from tag2mask.files import bytes_digest
 
 # Worth naming first; every timm model with a feature map works.
 BACKBONES: dict[str, str] = {
@@ -78,7 +78,7 @@ def weights_digest(settings: BackboneSettings) -> str:
     if settings.weights == "none":
         return "none"
     if settings.weights != "auto":
-        return digest_of_file(Path(settings.weights))
+        return bytes_digest(Path(settings.weights))
     if architecture in EMBEDDED:
-        return digest_of_file(embedded_file(architecture))
+        return bytes_digest(embedded_file(architecture))
     return f"hub:{settings.name}"

@@ -128,13 +128,13 @@ class Backbone(nn.Module):
     @property
     def resolutions(self) -> dict[str, int]:
         """Pixels per cell of each block's output as it was pretrained: a stride that became dilation is still one."""
-        found: dict[str, int] = {}
+        resolutions: dict[str, int] = {}
         reached = 1
         for name, block in self.blocks.items():
             dilations = (max(m.dilation) for m in block.modules() if isinstance(m, nn.Conv2d))
             reached = max(reached, self.strides[name] * max(dilations, default=1))
-            found[name] = reached
-        return found
+            resolutions[name] = reached
+        return resolutions
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         """All of them (:class:`tag2mask.protocols.DeclaresPretrained`)."""

@@ -10,7 +10,7 @@ a plain one; a stride is taken as outputs left out. A CAM step on EfficientNet-L
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class DepthwiseConv2d(nn.Conv2d):
     same = False
 
     @staticmethod
-    def serves(conv: nn.Module) -> bool:
+    def serves(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether ``conv`` is of the kind this class computes, and of no subclass we do not know."""
         if not (isinstance(conv, nn.Conv2d) and (type(conv) is nn.Conv2d or _pads_itself(conv))):
             return False
@@ -59,7 +59,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
         stride, padding, dilation = self.stride[0], int(self.padding[0]), self.dilation[0]
-        return _Depthwise.apply(input, self.weight, stride, padding, dilation)  # type: ignore[return-value]
+        return cast(Tensor, _Depthwise.apply(input, self.weight, stride, padding, dilation))
 
 
 def _pads_itself(conv: nn.Module) -> bool:
@@ -72,7 +72,7 @@ def use(module: nn.Module) -> None:
     for parent in module.modules():
         for name, child in parent.named_children():
             if DepthwiseConv2d.serves(child):
-                setattr(parent, name, DepthwiseConv2d.of(child))  # type: ignore[arg-type]
+                setattr(parent, name, DepthwiseConv2d.of(child))
 
 
 class _Depthwise(torch.autograd.Function):
@@ -85,7 +85,8 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]  # of the decorator
+        (gradient,) = gradients
         x, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.geometry
         reach = dilation * (weight.shape[2] - 1)

@@ -73,25 +73,25 @@ def _read(content: _Bytes) -> dict[str, np.ndarray]:
         raise _Bad("it does not begin as MXNet's parameter files do")
     content.take(8, "the header")
     count = content.number("<u8", "the number of arrays")
-    if count > content.left // 4:  # the least an array takes
+    if count > content.left // 4:  # an array takes as much at least
         raise _Bad(f"it claims {count} arrays in {content.left} bytes")
     arrays = [_array(content, number) for number in range(count)]
     names = content.number("<u8", "the number of names")
     if names != count:
         raise _Bad(f"it holds {count} arrays and {names} names")
-    found: dict[str, np.ndarray] = {}
+    named: dict[str, np.ndarray] = {}
     for number, array in enumerate(arrays):
         length = content.number("<u8", f"the length of name {number}")
         try:
             name = content.take(length, f"name {number}").tobytes().decode("utf-8")
         except UnicodeDecodeError as error:
             raise _Bad(f"name {number} is not text") from error
-        if name in found:
+        if name in named:
             raise _Bad(f"the name {name[:60]!r} comes twice")
-        found[name] = array
+        named[name] = array
     if content.left:
         raise _Bad(f"{content.left} bytes follow its end")
-    return found
+    return named
 
 
 def _array(content: _Bytes, number: int) -> np.ndarray:

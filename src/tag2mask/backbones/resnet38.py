@@ -3,9 +3,9 @@ r"""ResNet-38d: the wide pre-activation network of Wu, Shen and van den Hengel (
 
 Two blocks, both with the normalisation first; :math:`a = \mathrm{ReLU}(\mathrm{BN}(x))`:
 
-* residual: :math:`\mathrm{conv}_{3\times3}(\mathrm{ReLU}(\mathrm{BN}(\mathrm{conv}_{3\times3}(a))))` beside :math:`x`,
-  or beside a 1x1 convolution of :math:`a` (not of :math:`x`) where width or resolution change;
-* bottleneck: 1x1, dilated 3x3, 1x1, channels dropped before the last two; always beside a 1x1 convolution of :math:`a`.
+* residual: :math:`\mathrm{conv}_{3\times3}(\mathrm{ReLU}(\mathrm{BN}(\mathrm{conv}_{3\times3}(a))))` plus :math:`x`,
+  or plus a 1x1 convolution of :math:`a` (not of :math:`x`) where width or resolution change;
+* bottleneck: 1x1, dilated 3x3, 1x1, channels dropped before the last two; always plus a 1x1 convolution of :math:`a`.
 
 No convolution has a bias. Names are the lineage's (``b5_1.conv_branch2a.weight``), so its files load as they are. All
 batch norms stay as pretrained, statistics and factors, and so do the first four blocks (:data:`FIXED`); dropout is
@@ -31,7 +31,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIXED = ("conv1a", "b2", "b2_1", "b2_2")
 """Blocks that never learn."""
 HEADS = ("fc8.", "cov_feat.", "bn.")
-"""What files of this lineage hold beside the backbone."""
+"""What files of this lineage hold and the backbone does not."""
 
 # name, channels in, middle, out, stride, dilation of the first and of the second 3x3 convolution
 RESIDUAL = (
@@ -120,14 +120,14 @@ class ResNet38d(Backbone):
     def taps(self, images: Tensor) -> dict[str, Tensor]:
         """The lineage's intermediate features of normalised images: ``conv4`` (512 channels) and ``conv5`` (1024) are
         the normalised inputs of b5 and of b6, ``conv6`` (4096) is the output; all at stride 8."""
-        found: dict[str, Tensor] = {}
+        taps: dict[str, Tensor] = {}
         x = images
         for name, block in self.blocks.items():
             if name in ("b5", "b6"):
-                norm: nn.Module = block.bn_branch2a  # type: ignore[assignment]
-                found["conv4" if name == "b5" else "conv5"] = norm(x)
+                assert isinstance(block, (ResBlock, Bottleneck))
+                taps["conv4" if name == "b5" else "conv5"] = block.bn_branch2a(x)
             x = block(x)
-        return found | {"conv6": x}
+        return taps | {"conv6": x}
 
 
 def check_settings(settings: BackboneSettings) -> None:
@@ -166,8 +166,8 @@ def load_file(backbone: Backbone, path: Path) -> None:
     """
     source = from_mxnet(path) if path.suffix.lower() == ".params" else weights.read_state_dict(path)
     names, own = official_names(backbone), backbone.state_dict()
-    found = weights.matching({name: own[ours] for name, ours in names.items()}, source, path, HEADS)
-    backbone.load_state_dict({names[name]: tensor for name, tensor in found.items()}, strict=False)
+    matched = weights.matching({name: own[ours] for name, ours in names.items()}, source, path, HEADS)
+    backbone.load_state_dict({names[name]: tensor for name, tensor in matched.items()}, strict=False)
 
 
 def from_mxnet(path: Path) -> dict[str, Tensor]:
@@ -177,7 +177,7 @@ def from_mxnet(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: a damaged file, or names that are not this network's.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     strange = []
     for name, array in read_params(path).items():
         bare = name.partition(":")[2] or name  # "arg:" and "aux:"
@@ -188,14 +188,14 @@ def from_mxnet(path: Path) -> dict[str, Tensor]:
             strange.append(bare[:60])
         else:
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
-                found[official] = torch.from_numpy(np.array(array, np.float32))
+                tensors[official] = torch.from_numpy(np.array(array, np.float32))
     if strange:
         raise InputError(
             f"{path} holds weights of another network ({listed(strange)}): give ResNet-38's, as published with "
             "'Wider or Deeper' (names such as res2a_branch1_weight)"
         )
-    weights.check_weights(found, path)
-    return found
+    weights.check_weights(tensors, path)
+    return tensors
 
 
 KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
@@ -208,14 +208,14 @@ def official_name(mxnet: str) -> str | None:
     """
     if mxnet == "conv1a_weight":
         return "conv1a.weight"
-    where, _, kind = mxnet.partition("_")
-    if where == "bn7" and kind in KINDS:
+    layer, _, kind = mxnet.partition("_")
+    if layer == "bn7" and kind in KINDS:
         return f"bn7.{KINDS[kind]}"
-    prefix, stage = ("res", where[3:]) if where.startswith("res") else ("bn", where[2:])
+    prefix, stage = ("res", layer[3:]) if layer.startswith("res") else ("bn", layer[2:])
     branch, _, kind = kind.partition("_")
     known = {"weight": "weight"} if prefix == "res" else KINDS
     if (
-        not where.startswith(prefix)
+        not layer.startswith(prefix)
         or kind not in known
         or not branch.startswith("branch")
         or stage[:1] not in "234567"

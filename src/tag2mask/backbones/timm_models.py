@@ -53,7 +53,7 @@ def build_timm(settings: BackboneSettings) -> Backbone:
 
 def _of_one_size(name: str) -> InputError:
     return InputError(
-        f"'{name}' cannot look at photos of any size, since its position embedding cannot be resized: use a plain ViT "
+        f"'{name}' cannot take photos of any size, since its position embedding cannot be resized: use a plain ViT "
         "(vit_*, deit_*, deit3_*, flexivit_*), whose embedding can, or a CNN (`tag2mask list backbones`)"
     )
 
@@ -129,7 +129,7 @@ class _Whole(nn.Module):
 def _measured(
     chain: Sequence[tuple[str, nn.Module]], mean: Any, std: Any, output_stride: int, multiple: int = 1
 ) -> Backbone:
-    """The backbone of this chain, its channels and strides found by a small forward."""
+    """The backbone of this chain, its channels and strides measured by a small forward."""
     backbone = Backbone(chain, 0, 0, mean, std, multiple)
     depthwise.use(backbone)
     side = 8 * output_stride if multiple == 1 else 8 * multiple

@@ -29,17 +29,18 @@ HEADS = ("classifier.", "pre_logits.", "head.", "fc.")  # of ImageNet classifier
 
 def features() -> nn.ModuleDict:
     """The 13 convolutions by their number, weights N(0, 2 / (9 outputs)), biases 0."""
-    found = nn.ModuleDict()
+    convs = nn.ModuleDict()
     number, channels = 0, 3
     for _, width, count in BLOCKS:
         for _ in range(count):
             conv = nn.Conv2d(channels, width, 3, padding=1)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            found[str(number)] = conv
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+            convs[str(number)] = conv
             number, channels = number + 2, width
         number += 1
-    return found
+    return convs
 
 
 def chain(convs: nn.ModuleDict, stride: int) -> list[tuple[str, nn.Module]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,15 +84,6 @@ def check_weights(state: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: {name[:60]!r} holds NaN or infinity, so nothing made with it would mean anything: "
                 "give weights of a training that did not diverge"
             )
-
-
-def digest_of_file(path: Path) -> str:
-    """blake2b of a file's bytes, 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def load_file(model: nn.Module, path: Path) -> None:

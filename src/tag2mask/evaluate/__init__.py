@@ -5,7 +5,14 @@ Everything measured is counts of photos that add up (``+``) and go through JSON:
 """
 
 from tag2mask.evaluate.agreement import TagAgreement, agreement_photo, compare_with_tags
-from tag2mask.evaluate.classes import BACKGROUND_NAME, CLASSES_FILE, classes_beside, read_classes, with_background
+from tag2mask.evaluate.classes import (
+    BACKGROUND_NAME,
+    CLASSES_FILE,
+    classes_in,
+    read_classes,
+    with_background,
+    write_classes,
+)
 from tag2mask.evaluate.counting import boundary_counts, confusion_matrix
 from tag2mask.evaluate.datasets import check_truth, evaluate_masks, score_photo
 from tag2mask.evaluate.false_alarms import FalseAlarms
@@ -26,7 +33,7 @@ __all__ = [
     "agreement_photo",
     "boundary_counts",
     "check_truth",
-    "classes_beside",
+    "classes_in",
     "compare_with_tags",
     "confusion_matrix",
     "evaluate_folders",
@@ -40,5 +47,6 @@ __all__ = [
     "sweep_photo",
     "sweep_thresholds",
     "with_background",
+    "write_classes",
     "write_truth_for_oracle_training",
 ]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tag2mask.errors import InputError, listed
+from tag2mask.files import atomic
 
 BACKGROUND_NAME = "background"
-CLASSES_FILE = "classes.txt"  # beside masks: one name a line in the order of the values 1, 2, ...
+CLASSES_FILE = "classes.txt"  # in a folder of masks: one name a line in the order of the values 1, 2, ...
 
 
 def with_background(classes: Sequence[str]) -> tuple[str, ...]:
@@ -21,7 +22,13 @@ def with_background(classes: Sequence[str]) -> tuple[str, ...]:
     return (BACKGROUND_NAME, *classes)
 
 
-def classes_beside(folder: Path) -> tuple[str, ...] | None:
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Write :data:`CLASSES_FILE` into a folder of masks in our label convention."""
+    with atomic(folder / CLASSES_FILE) as file:
+        file.writelines(f"{name}\n" for name in classes)
+
+
+def classes_in(folder: Path) -> tuple[str, ...] | None:
     """The classes that :data:`CLASSES_FILE` in a folder of masks names; None without that file.
 
     Raises:
@@ -65,5 +72,5 @@ def read_classes(text: str) -> tuple[str, ...]:
     if twice:
         raise InputError(f"class {listed(twice)} is given twice in '{text}': name each class once")
     if len(names) > 254:
-        raise InputError(f"{len(names)} classes in '{text}': an 8-bit mask holds at most 254 beside background")
+        raise InputError(f"{len(names)} classes in '{text}': an 8-bit mask holds at most 254 and background")
     return tuple(names)

@@ -1,4 +1,4 @@
-"""One folder of index masks against another, with no data set beside them."""
+"""One folder of index masks against another, with no data set to tell what they are of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tag2mask.data import images
 from tag2mask.errors import InputError, listed
-from tag2mask.evaluate.classes import CLASSES_FILE, classes_beside
+from tag2mask.evaluate.classes import CLASSES_FILE, classes_in
 from tag2mask.evaluate.datasets import check_truth
 from tag2mask.evaluate.matching import mask_files, match
 from tag2mask.evaluate.scores import Scores
@@ -35,6 +35,7 @@ def evaluate_folders(
             class and is 255 in part, no classes, or other ones than in ``classes.txt``.
     """
     classes = settled_classes(classes, predicted, truth)
+    _check_values(values, classes)
     predictions, truths = mask_files(predicted), mask_files(truth)
     pairs = match(truths, predictions)
     _check_missing(truths, predictions, pairs, predicted, truth, allow_missing)
@@ -53,13 +54,13 @@ def settled_classes(given: Sequence[str] | None, *folders: Path) -> tuple[str, .
     """
     named = {"--classes": tuple(given)} if given is not None else {}
     for folder in folders:
-        beside = classes_beside(folder)
-        if beside is not None:
-            named[str(folder / CLASSES_FILE)] = beside
+        of_folder = classes_in(folder)
+        if of_folder is not None:
+            named[str(folder / CLASSES_FILE)] = of_folder
     if not named:
         raise InputError(
             f"nothing says which classes the values 1, 2, ... in {folders[0]} are: give --classes a,b,c or a file of "
-            f"them, or put a {CLASSES_FILE} with one name a line beside the masks"
+            f"them, or put a {CLASSES_FILE} with one name a line in their folder"
         )
     (first, classes), *others = named.items()
     for other, names in others:
@@ -69,6 +70,15 @@ def settled_classes(given: Sequence[str] | None, *folders: Path) -> tuple[str, .
                 "that mean different classes; give the classes in the order of the masks' values"
             )
     return classes
+
+
+def _check_values(values: Sequence[int], classes: Sequence[str]) -> None:
+    possible = set(values) <= set(range(1, 256)) and len(set(values)) == len(values)
+    if values and not (possible and len(values) == len(classes)):
+        raise InputError(
+            f"truth values {listed(map(str, values), 8)} for {len(classes)} classes: give one for each class, all "
+            "different, from 1 to 255"
+        )
 
 
 def _check_missing(

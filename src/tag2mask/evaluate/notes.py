@@ -12,7 +12,7 @@ def notes(scores: Scores) -> list[str]:
     missing = scores.missing_classes
     if missing:
         verb = "occurs" if len(missing) == 1 else "occur"
-        lines.append(f"{listed(missing, 8)} never {verb} in the truth, so nothing is known of how well it is found")
+        lines.append(f"{listed(missing, 8)} never {verb} in the truth, so nothing says how well it is shown")
     alarms = scores.false_alarms
     if alarms.photos:
         lines.append(

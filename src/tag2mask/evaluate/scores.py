@@ -143,7 +143,7 @@ class Scores:
 
     @property
     def decided_mean_iou(self) -> float:
-        """Mean IoU over the pixels the masks decide; says nothing without ``coverage`` beside it."""
+        """Mean IoU over the pixels the masks decide; says nothing without ``coverage``."""
         return mean(self.decided_iou)
 
     @property

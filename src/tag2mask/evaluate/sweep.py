@@ -1,4 +1,4 @@
-"""The oracle sweep: how good maps could be with the best constant threshold. It looks at the truth."""
+"""The oracle sweep: how good maps could be with the best constant threshold. It sees the truth."""
 
 from __future__ import annotations
 

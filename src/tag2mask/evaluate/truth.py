@@ -43,7 +43,7 @@ def label_of_value(truth_values: tuple[int, ...]) -> np.ndarray:
     labels = np.full(256, IGNORE, np.uint8)
     labels[BACKGROUND] = BACKGROUND
     labels[list(truth_values)] = np.arange(1, len(truth_values) + 1)
-    labels.flags.writeable = False  # it is kept and shared
+    labels.flags.writeable = False  # it is shared
     return labels
 
 

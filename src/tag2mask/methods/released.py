@@ -38,7 +38,8 @@ def take_over(
 
 def released_state(method: object, weights: str) -> dict[str, Tensor] | None:
     """The tensors of ``--weights``, if that is a file with a whole network of this method rather than a backbone."""
-    if not isinstance(method, LoadsReleased) or not Path(weights).is_file():
+    path = Path(weights)
+    if not isinstance(method, LoadsReleased) or path.suffix.lower() == ".params" or not path.is_file():
         return None
-    state = read_state_dict(Path(weights))
+    state = read_state_dict(path)
     return state if method.is_released(state) else None

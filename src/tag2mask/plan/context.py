@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from tag2mask.plan.facts import RunData
@@ -79,21 +79,34 @@ class Context:
         facts = self.stage.facts
         if truth not in facts and "files" not in facts:
             self._declared(photos)
-        hidden: dict[str, Any] = {}
+        hidden: dict[str, Fact] = {}
         if "tags" not in facts or photos != "photos":
-            hidden |= {"labels": None, "domain": "target"}
+            hidden |= {"labels": "tags", "domain": "tags"}
         if "saliency" not in facts:
-            hidden["saliency_path"] = None
+            hidden["saliency_path"] = "saliency"
         if truth not in facts:
-            hidden["mask_path"] = None
-        return dataset.with_samples(_Restricted(dataset.samples, hidden)) if hidden else dataset
+            hidden["mask_path"] = truth
+        return dataset.with_samples(_Restricted(dataset.samples, self.stage.name, hidden)) if hidden else dataset
+
+
+class _SeenSample(Sample):
+    """A photo of which a stage sees what it declared: reading anything else raises."""
+
+    __slots__ = ("_hidden", "_stage")
+
+    def __getattribute__(self, name: str) -> Any:
+        hidden: Mapping[str, Fact] = object.__getattribute__(self, "_hidden")
+        if name in hidden:
+            stage = object.__getattribute__(self, "_stage")
+            raise Undeclared(f"stage '{stage}' reads {name} of a photo and does not declare the fact '{hidden[name]}'")
+        return object.__getattribute__(self, name)
 
 
 class _Restricted(Sequence[Sample]):
-    """Samples of which some fields cannot be seen."""
+    """Samples of which a stage cannot see some fields."""
 
-    def __init__(self, samples: Sequence[Sample], hidden: Mapping[str, Any]) -> None:
-        self.samples, self.hidden = samples, hidden
+    def __init__(self, samples: Sequence[Sample], stage: str, hidden: Mapping[str, Fact]) -> None:
+        self.samples, self.stage, self.hidden = samples, stage, hidden
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -104,8 +117,15 @@ class _Restricted(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Sequence[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(index, slice):
-            return _Restricted(self.samples[index], self.hidden)
-        return replace(self.samples[index], **self.hidden)
+            return _Restricted(self.samples[index], self.stage, self.hidden)
+        return self._seen(self.samples[index])
 
     def __iter__(self) -> Iterator[Sample]:
-        return (replace(sample, **self.hidden) for sample in self.samples)
+        return map(self._seen, self.samples)
+
+    def _seen(self, sample: Sample) -> Sample:
+        seen = object.__new__(_SeenSample)
+        content = {f.name: getattr(sample, f.name) for f in fields(sample)}
+        for name, value in {**content, "_hidden": self.hidden, "_stage": self.stage}.items():
+            object.__setattr__(seen, name, value)
+        return seen

@@ -12,6 +12,7 @@ from typing import Any
 
 from tag2mask import compute, interrupt
 from tag2mask.errors import DamagedArtefact, listed
+from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
 from tag2mask.plan.context import Context
 from tag2mask.plan.facts import RunData
@@ -169,6 +170,8 @@ def _carry_out(execution: Execution, stage: Stage) -> None:
 
 def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
     if isinstance(stage, PhotoStage):
+        if stage.suffix == ".png":  # masks say what their values mean
+            write_classes(context.folder.folder, context.classes)
         return {"count": len(samples_of(stage, context)), **run_photos(stage, context, workers)}
     assert isinstance(stage, TrainingStage)
     return {"count": len(context.train), **(stage.train(context) or {})}

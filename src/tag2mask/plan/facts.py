@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask import methods
+from tag2mask.backbones import BackboneSettings, weights_digest
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.stage import Fact
@@ -131,8 +132,8 @@ class RunData:
             "truth": lambda: self._truth(train),
             "val photos": lambda: digest([(s.id, self.photos[s.key].digest) for s in val.samples] if val else None),
             "val truth": lambda: self._truth(val),
-            "weights": lambda: self._weights(self.settings.backbone.weights),
-            "segmenter weights": lambda: self._weights(self.settings.segmenter.weights),
+            "weights": lambda: weights_digest(self.settings.backbone),
+            "segmenter weights": lambda: self._segmenter_weights(),
             "method code": lambda: self._code(),
         }
         return {name: _once(function) for name, function in lazily.items()}
@@ -146,8 +147,9 @@ class RunData:
         masks = self._files([(s.id, s.mask_path) for s in dataset.samples])
         return digest([masks, dataset.classes, dataset.truth_values])
 
-    def _weights(self, weights: str) -> str:
-        return self.digests.of(Path(weights)) if weights not in ("auto", "none") else weights
+    def _segmenter_weights(self) -> str:
+        own = self.settings.segmenter
+        return "" if own.backbone is None else weights_digest(BackboneSettings(own.backbone, own.weights))
 
     def _code(self) -> str:
         source = methods.source(self.settings.method)

@@ -31,9 +31,9 @@ class PropagationSettings:
     """Steps of the walk (both papers)."""
     sigma: Annotated[float, POSITIVE] = 0.08
     """Of `--propagate colours` and `features`: colour difference (root mean square over channels, of 1) at which the
-    affinity is 0.61; wider lets 256 steps wander across everything (docs/log.md; found on photos with truth)."""
+    affinity is 0.61; wider lets 256 steps wander across everything (docs/log.md; chosen on photos with truth)."""
     cosine: Annotated[float, NOT_NEGATIVE] = 3.0
-    """Of `--propagate features`: exponent of the features' cosine beside the colours."""
+    """Of `--propagate features`: exponent of the features' cosine, with the colours."""
     channels: Annotated[int, Range(at_least=1)] = 32
     """Width of each depth's features (IRN)."""
     learn_backbone: bool = False

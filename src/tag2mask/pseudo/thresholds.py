@@ -77,7 +77,7 @@ def otsu_threshold(histogram: np.ndarray) -> float:
 
 
 def li_threshold(histogram: np.ndarray) -> float:
-    """Li's: where the cross entropy of the scores and their two groups' means is least, i.e. where
+    """Li's: where the cross entropy of the scores and their two groups' means is lowest, i.e. where
     ``m1 log(mean1) + m2 log(mean2)`` is largest, ``m`` being a group's sum of scores."""
     weight, centres = _below(histogram)
     below, mass = np.cumsum(weight), np.cumsum(weight * centres)

@@ -74,7 +74,7 @@ class RunSettings:
     """Room for results of other settings, which are kept in the run rather than deleted; the oldest goes first."""
 
     def __post_init__(self) -> None:
-        check_values(self, "run")
+        check_values(self, "")
 
     @property
     def frozen(self) -> bool:

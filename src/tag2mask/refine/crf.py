@@ -125,15 +125,15 @@ def dense_crf_from_labels(
     out = torch.empty(len(values), n_labels, *values.shape[1:], device=values.device)
 
     def solve(b: int, solver: Solver) -> None:
-        found = values[b][sure[b]].unique()
-        absent = n_labels - len(found)
-        scores = torch.where(values[b] == found[:, None, None], hit, miss).float()
+        shown = values[b][sure[b]].unique()
+        absent = n_labels - len(shown)
+        scores = torch.where(values[b] == shown[:, None, None], hit, miss).float()
         if absent:  # one label stands for all those without a pixel: their energies are equal everywhere
             scores = torch.cat([scores, scores.new_full((1, *values.shape[1:]), miss)])
         scores = torch.where(sure[b], scores, 1 / n_labels)
         q = solver(images[b], scores, settings, 0.0, max(absent, 1))
         out[b] = q[-1]
-        out[b, found] = q[: len(found)]
+        out[b, shown] = q[: len(shown)]
 
     _each(len(values), solve, values.device)
     return as_given(labels, out if labels.ndim == 3 else out[0])

@@ -491,8 +491,8 @@ class Kernel:
         check_range(size)
         strides = np.array([math.prod(size[:i]) for i in range(d)], np.int64)
         inverse = np.float32(1 / (d + 1))
-        weights, corners, *found = _corners(features, scale, inverse, np.array(low, np.int64), strides)
-        neighbours = _neighbours(*found, strides)
+        weights, corners, *index = _corners(features, scale, inverse, np.array(low, np.int64), strides)
+        neighbours = _neighbours(*index, strides)
         self.mass: NDArray[np.float32] = _normalise(corners, weights, neighbours, weight)  # K 1 of the result
         self.lattice = (corners, weights, neighbours)
 

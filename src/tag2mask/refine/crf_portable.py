@@ -17,7 +17,7 @@ def mean_field(image: Tensor, scores: Tensor, settings: CrfSettings, floor: floa
     Args:
         image: ``[height width 3]`` uint8.
         scores: ``[labels height width]`` float32; the unary energies are ``-log`` of them, clipped to [floor, 1].
-        settings: the kernels and the number of iterations; its own ``floor`` is not looked at.
+        settings: the kernels and the number of iterations; its own ``floor`` is not used.
         floor: see ``scores``.
         copies: the last label stands for this many labels with the same energies.
 

@@ -18,7 +18,7 @@ class CrfSettings:
     bilateral_sxy: float = 80.0  # pixels; how far pixels of one colour see each other: about an object's size
     bilateral_srgb: float = 13.0  # grey levels; colours closer than this count as one. Small: clings to each edge
     bilateral_compat: float = 10.0  # its strength; 0 leaves the kernel out
-    floor: float = 1e-5  # least probability of a label in the unary: a zero must stay possible (pydensecrf's clip)
+    floor: float = 1e-5  # lowest probability of a label in the unary: a zero must stay possible (pydensecrf's clip)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.iterations, int) and self.iterations >= 0):

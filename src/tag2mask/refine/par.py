@@ -98,7 +98,7 @@ class Par:
 def pixel_adaptive(images: Tensor, scores: Tensor, settings: ParSettings | None = None) -> Tensor:
     """PAR on tensors, for training steps: on the device of the scores, under autocast too, and differentiable in them.
 
-    No value is looked at, so that a GPU need not be waited for; all labels take part. What backpropagation keeps are
+    No value is read, so that a GPU need not be waited for; all labels take part. What backpropagation keeps are
     the weights, once; no gradient goes to the images.
 
     Args:
@@ -138,9 +138,9 @@ def _in_proportion(size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether grids (height, width) can show the same picture, each side right to one cell of the coarser grid."""
 
     def ratios_meet(coarse: tuple[int, int], fine: tuple[int, int]) -> bool:
-        least = max((c - 1) / f for c, f in zip(coarse, fine, strict=True))
-        most = min((c + 1) / f for c, f in zip(coarse, fine, strict=True))
-        return least <= most
+        lowest = max((c - 1) / f for c, f in zip(coarse, fine, strict=True))
+        highest = min((c + 1) / f for c, f in zip(coarse, fine, strict=True))
+        return lowest <= highest
 
     coarse, fine = sorted((size, other), key=math.prod)
     return size == other or ratios_meet(coarse, fine)

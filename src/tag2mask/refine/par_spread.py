@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tag2mask.errors import InputError
 
-EPSILON = 1e-8  # of the published code, beside each standard deviation
+EPSILON = 1e-8  # of the published code, added to each standard deviation
 BLOCK = 2**19  # values worked on at a time on a CPU: 2 MB stay in the second-level cache of most
 
 

@@ -50,7 +50,7 @@ def walk(affinity: Tensor, scores: Tensor, *, radius: int, beta: float = 10.0, s
         )
     if not near or steps == 0:
         return scores.float().clone()
-    stride = columns + radius - 1  # a row and room to its right: nothing reaches around the edge
+    stride = columns + radius - 1  # a row and free cells to its right: nothing reaches around the edge
     weights = F.pad(affinity.float().clamp(0, 1) ** beta, (0, radius - 1)).flatten(2)
     v = F.pad(scores.float(), (0, radius - 1)).flatten(2)
     shifts = [y * stride + x for y, x in near]

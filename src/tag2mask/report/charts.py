@@ -12,6 +12,7 @@ from tag2mask.evaluate import OracleSweep
 
 CHART = (360, 190)  # width, height of a chart in its own units: about its size in pixels on every screen
 MARGIN = (44, 12, 10, 24)  # left, right, top, bottom
+HEADROOM = 0.15  # share of the range left free above the curve for a label
 MOST_POINTS = 400  # more cannot be told apart in a chart of this width
 
 
@@ -50,6 +51,8 @@ def line_chart(
         smooth = None if smooth is None else np.array([smooth[group].mean() for group in groups])
         values = np.array([values[group].mean(axis=0) for group in groups])
     low, high = _range(values[:, 1])
+    if mark is not None:
+        high += HEADROOM * (high - low)  # the label stands above its point
     first, final = float(values[0, 0]), float(values[-1, 0])
     if final <= first:
         first, final = first - 0.5, first + 0.5
@@ -91,11 +94,11 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
 
 
-def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values within a range, at most ``most`` of them."""
-    rough = (high - low) / most
+def _ticks(low: float, high: float, limit: int = 5) -> list[float]:
+    """Round values within a range, at most ``limit`` of them."""
+    rough = (high - low) / limit
     power = 10 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most)
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= limit)
     return [round(at * step, 10) for at in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

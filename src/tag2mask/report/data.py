@@ -63,6 +63,7 @@ class ReportData:
     agreements: Sequence[tuple[str, TagAgreement]] = ()  # name, masks against tags
     photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos
     class_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)  # split -> photos tagged, by class
+    background_photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos tagged with no class
     galleries: Mapping[str, Sequence[GalleryRow]] = field(default_factory=dict)  # "Worst" -> rows
     stages: Sequence[StageTime] = ()
     curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = field(default_factory=dict)

@@ -54,8 +54,8 @@ def pictures(row: GalleryRow, classes: Sequence[str]) -> PictureRow:
     )
     for caption, mask in masks:
         if mask is not None:
-            found = [classes[int(label) - 1] for label in np.unique(mask) if label not in (BACKGROUND, IGNORE)]
-            about = f"{caption.lower()} of {row.id}: {', '.join(found) or 'background only'}"
+            shown = [classes[int(label) - 1] for label in np.unique(mask) if label not in (BACKGROUND, IGNORE)]
+            about = f"{caption.lower()} of {row.id}: {', '.join(shown) or 'background only'}"
             pictures.append(_picture(caption, draw_mask(photo, mask, rgb(colors)), about))
     tags = None if row.tags is None else [(classes[tag], colors[tag]) for tag in sorted(row.tags)]
     return PictureRow(row.id, tags, row.score, row.note, pictures)

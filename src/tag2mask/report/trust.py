@@ -12,7 +12,7 @@ import numpy as np
 from tag2mask.errors import listed
 from tag2mask.evaluate import Scores, TagAgreement
 from tag2mask.report.data import ReportData
-from tag2mask.report.words import percent
+from tag2mask.report.words import counted, percent
 
 FEW_PHOTOS = 20  # a class tagged on fewer is called thin: its classifier sees each object only a few times
 WEAK_IOU = 40.0  # percent; below it a mask shares less of its area with the object than it gets wrong
@@ -48,10 +48,10 @@ def _of_measures(data: ReportData) -> Iterator[Remark]:
         )
         return
     scores = table.scores
-    where = f" on {table.photos}" if table.photos else ""
+    photos = f" on {table.photos}" if table.photos else ""
     yield Remark(
         "good",
-        f"{table.name} was measured{where}, on {scores.pixels / 1e6:.1f} million pixels with known truth: "
+        f"{table.name} was measured{photos}, on {counted(scores.pixels)} pixels with known truth: "
         f"{percent(scores.pixel_accuracy, 0)} % of them are right, mIoU {percent(scores.mean_iou)}.",
     )
     for other in data.scores:
@@ -64,7 +64,7 @@ def _of_measures(data: ReportData) -> Iterator[Remark]:
 def _of_size(scores: Scores) -> Iterator[Remark]:
     recall, precision = scores.foreground_recall, scores.foreground_precision
     if recall + 10 < precision:
-        yield Remark("note", f"Masks are too small: {percent(recall, 0)} % of the objects' pixels are found.")
+        yield Remark("note", f"Masks are too small: {percent(recall, 0)} % of the objects' pixels are marked.")
     elif precision + 10 < recall:
         yield Remark("note", f"Masks spill over: {percent(100 - precision, 0)} % of what they mark is background.")
     elif math.isnan(precision) and recall == 0:
@@ -85,7 +85,7 @@ def _of_false_alarms(scores: Scores) -> Iterator[Remark]:
 def _of_classes(scores: Scores) -> Iterator[Remark]:
     if scores.missing_classes:
         names = listed(scores.missing_classes, 8)
-        yield Remark("note", f"Never in the truth, so nothing is known of how well it is found: {names}.")
+        yield Remark("note", f"Never in the truth, so nothing says how well it is shown: {names}.")
     iou = zip(scores.class_names[1:], scores.iou[1:], strict=True)
     weak = [f"{name} ({percent(value, 0)})" for name, value in iou if value < WEAK_IOU]
     if weak:

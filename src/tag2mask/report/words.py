@@ -26,6 +26,11 @@ def memory(amount: float) -> str:
     return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
 
 
+def counted(amount: int) -> str:
+    """``12.3 million``, ``48,200``."""
+    return f"{amount / 1e6:.1f} million" if amount >= 1e6 else f"{amount:,}"
+
+
 def plain_setting(value: object) -> str:
     if value is None:
         return "none"

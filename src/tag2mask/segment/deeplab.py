@@ -78,10 +78,12 @@ class Aspp(nn.Module):
     def __init__(self, channels: int, labels: int, stride: int) -> None:
         super().__init__()
         rates = [max(1, round(rate * 8 / stride)) for rate in (6, 12, 18, 24)]
-        self.branches = nn.ModuleList(nn.Conv2d(channels, labels, 3, padding=r, dilation=r) for r in rates)
-        for branch in self.branches:
-            nn.init.normal_(branch.weight, std=0.01)  # type: ignore[arg-type]
-            nn.init.zeros_(branch.bias)  # type: ignore[arg-type]
+        branches = [nn.Conv2d(channels, labels, 3, padding=r, dilation=r) for r in rates]
+        for branch in branches:
+            assert branch.bias is not None
+            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.zeros_(branch.bias)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.stack([branch(features) for branch in self.branches]).sum(0)

@@ -29,7 +29,7 @@ def plan(settings: RunSettings) -> tuple[Stage, ...]:
         stages += [relabel(settings, turn)] if turn else []
         stages += [train_segmenter(settings, turn)]
     stages += [predict_validation(settings)]
-    if settings.oracle_masks:
+    if settings.oracle_masks and not settings.single_stage:  # together they are refused (checks.py)
         stages += [make_oracle_masks(settings)]
         stages += [train_segmenter(settings, t, oracle=True) for t in range(settings.relabel.rounds + 1)]
         stages += [predict_validation(settings, oracle=True)]

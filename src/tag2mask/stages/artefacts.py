@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tag2mask.archives import check_archive
 from tag2mask.data.images import read_index_mask, write_index_mask
 from tag2mask.errors import DamagedArtefact, UnreadableImage
 from tag2mask.files import atomic
 from tag2mask.plan.folder import StageFolder
 from tag2mask.types import LocalizationMaps, Sample
-
-MAX_MAP_BYTES = 2**31  # unpacked; a few kilobytes of npz can claim any size
 
 
 def write_maps(path: Path, maps: LocalizationMaps) -> None:
@@ -37,9 +35,7 @@ def read_maps(path: Path, id: str) -> LocalizationMaps:
         DamagedArtefact: they cannot be read, or are not finite.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_MAP_BYTES:
-                raise ValueError("it unpacks to more than 2 GB")
+        check_archive(path)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             classes = tuple(int(c) for c in file["classes"])
             height, width = (int(v) for v in file["size"])

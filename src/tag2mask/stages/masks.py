@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tag2mask import pseudo
 from tag2mask.data.images import read_image, read_saliency
+from tag2mask.errors import listed
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, Record
 from tag2mask.pseudo import PseudoSettings
@@ -20,6 +22,8 @@ from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, write_mask
 from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
 from tag2mask.types import IGNORE, LocalizationMaps, PseudoMask, Sample
+
+log = logging.getLogger("tag2mask")
 
 Decided = tuple[PseudoMask, float]
 """A mask, and how uncertain it is, without truth, in [0, 1]."""
@@ -60,6 +64,8 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
 def _by_saliency(context: Context, source: str) -> PhotoWork:
     """By the saliency rule; photos without a saliency map get no mask, and are counted and named."""
     rule, maps_of = context.settings.pseudo.saliency_rule, MapReader(context.read(source))
+    if lacking := [sample.id for sample in context.train.samples if sample.saliency_path is None]:
+        log.info("%d photos have no saliency map and get no mask: %s", len(lacking), listed(lacking))
 
     def write(sample: Sample, nothing: None) -> Record:
         if sample.saliency_path is None:
@@ -88,7 +94,7 @@ def keep_mask(context: Context, sample: Sample, decided: Decided) -> Record:
     """Write a mask; what is odd about it, without truth."""
     mask, uncertainty = decided
     write_mask(context.folder, sample, mask.mask)
-    foreground = (mask.mask > 0) & (mask.mask < IGNORE)
+    foreground = pseudo.shows_object(mask.mask)
     return {
         "uncertainty": round(uncertainty, 5),
         "foreground": round(float(foreground.mean()), 5),

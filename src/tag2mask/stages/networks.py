@@ -30,8 +30,9 @@ STRUCTURE = ("method", "backbone")
 """Settings that say which network is built; a method's own are declared beside them."""
 
 
-STUDENTS = Part("self_train", ("rounds",))
-"""How students learn; one round more changes none of those before."""
+STUDENTS = Part("self_train", ("rounds", "background", "sharpness"))
+"""How students learn; one round more changes none of those before. What the last two come to is declared as constants:
+a default that is written out is no other setting."""
 
 
 def own_settings(settings: RunSettings, *, inference: bool) -> Part | str:

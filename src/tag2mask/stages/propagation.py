@@ -14,13 +14,16 @@ from tag2mask.backbones import Backbone
 from tag2mask.data.batches import MaskedImages
 from tag2mask.data.images import read_image
 from tag2mask.plan.context import Context
-from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Stage, TrainingStage
+from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Stage, TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader, write_maps, write_mask
 from tag2mask.stages.networks import STRUCTURE, STUDENTS, fitting, load_map_network, own_settings
 from tag2mask.train import fit, load_model
 from tag2mask.types import LocalizationMaps, Sample
+
+LEARNT = Part("propagation", ("beta", "steps", "sigma", "cosine"))
+"""Settings of propagation without those of the walk alone, on which no network depends."""
 
 
 def propagate_maps(settings: RunSettings) -> list[Stage]:
@@ -47,7 +50,7 @@ def _confident_regions(settings: RunSettings) -> PhotoStage:
         name="affinity-labels",
         title="confident regions",
         reads=(source,),
-        settings=("propagation",),
+        settings=(LEARNT,),
         facts=("photos",),
         start=start,
     )
@@ -58,7 +61,7 @@ def _train_affinity(settings: RunSettings) -> TrainingStage:
         name="affinity",
         title=f"training {settings.propagate}",
         reads=("affinity-labels",),
-        settings=("propagate", "propagation", "segmenter_augment", "propagation_train", "backbone", "seed"),
+        settings=("propagate", LEARNT, "segmenter_augment", "propagation_train", "backbone", "seed"),
         facts=("photos", "tags", "weights"),
         train=_train,
     )

@@ -21,7 +21,8 @@ from tag2mask.train import fit, save_model
 def train_student(settings: RunSettings, turn: int) -> TrainingStage:
     """Student number ``turn``, counted from 1."""
     teacher, taught = names.networks(settings)[turn - 1], names.maps(settings)[turn - 1]
-    rule = ("pseudo.rule",) if settings.self_train.constant is None else ()
+    background, sharpness = settings.self_train.constant, settings.self_train.exponent
+    rule = ("pseudo.rule",) if background is None else ()
     return TrainingStage(
         name=names.networks(settings)[turn],
         title=f"training student {turn}",
@@ -31,20 +32,22 @@ def train_student(settings: RunSettings, turn: int) -> TrainingStage:
             "augment", "student_train", "seed", *frozen_settings(settings),
         ),
         facts=("photos", "tags", *(("saliency",) if "saliency" in settings.self_train.denoise else ())),
-        constants={"background": str(settings.self_train.constant), "sharpness": str(settings.self_train.exponent)},
-        train=lambda context: _train(context, turn, teacher, taught),
+        constants={"background": str(background), "sharpness": str(sharpness)},
+        train=lambda context: _train(context, turn, teacher, taught, background, sharpness),
     )  # fmt: skip
 
 
-def _train(context: Context, turn: int, teacher: str, taught: str) -> dict[str, Any]:
+def _train(
+    context: Context, turn: int, teacher: str, taught: str, background: float | None, sharpness: float
+) -> dict[str, Any]:
     s = context.settings
-    background = s.self_train.constant
     if background is None:
         background, _ = ruled_threshold(context, taught)
     seed = s.seed + turn
     torch.manual_seed(seed)
     network = load_map_network(context, teacher)
-    student = Student(student_of(network.network, network.backbone, len(context.classes)), s.self_train, background)
+    own = student_of(network.network, network.backbone, len(context.classes))
+    student = Student(own, replace(s.self_train, sharpness=sharpness), background)
     source = tagged_source(
         context,
         network.backbone,

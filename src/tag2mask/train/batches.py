@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tag2mask import compute
 from tag2mask.data.batches import Source, epoch_batches
@@ -33,7 +33,12 @@ class Steps(Dataset[Any]):
     def __getitem__(self, step: int) -> Any:
         epoch = self.epoch_of(step)
         indices = self.batches_of(epoch)[step - self.first[epoch]]
-        return self.source.collate([self.source.item(epoch, index) for index in indices])
+        try:
+            return self.source.collate([self.source.item(epoch, index) for index in indices])
+        except InputError as error:
+            if get_worker_info() is None:
+                raise
+            return error  # the loader would make one text of it and its traceback
 
     def epoch_of(self, step: int) -> int:
         while self.first[-1] <= step:
@@ -60,7 +65,10 @@ def batches(steps: Steps, settings: TrainSettings, start: int, end: int, device:
         yield from _one_ahead(iter(loader))
         return
     try:
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
