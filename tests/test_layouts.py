@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -380,6 +381,13 @@ def test_a_stage_taken_out_of_a_run_is_no_class(tmp_path):
     assert data.load(tmp_path).classes == ("cat", "dog")
 
 
+def test_predictions_inside_are_no_class(tmp_path):
+    many(tmp_path, "cat/1.jpg", "dog/2.jpg")
+    write_index_mask(tmp_path / "predicted" / "cat" / "1.png", np.zeros((3, 4), np.uint8))
+    write(tmp_path / "predicted" / "classes.txt", "cat\ndog\n")
+    assert data.load(tmp_path).classes == ("cat", "dog")
+
+
 def test_deeper_than_python_recurses(tmp_path):
     place = tmp_path / "cat"
     try:
@@ -504,7 +512,7 @@ def test_nothing_that_is_known(tmp_path):
     write(tmp_path / "notes.md")
     many(tmp_path, "a.jpg", "b.jpg")
     assert "holds images but no tags" in refused(tmp_path)
-    write_index_mask(tmp_path / "masks" / "a.png", __import__("numpy").zeros((3, 4), "uint8"))
+    write_index_mask(tmp_path / "masks" / "a.png", np.zeros((3, 4), np.uint8))
     assert "holds images but no tags" in refused(tmp_path)
 
 

@@ -46,6 +46,8 @@ def role_of(folder: str, groups: Groups, base: Path, meant: Meant) -> Role:
         return "split"
     if folder in meant.classes:
         return "class"
+    if _are_masks(folder, groups, base):
+        return "truth"
     if is_split(folder):
         return "split" if _is_split(folder, groups) else "class"
     if word(folder) in PHOTO_WORDS:
@@ -65,6 +67,17 @@ def _is_split(folder: str, groups: Groups) -> bool:
     return all(is_split(name) for name in others) or any(is_split(name) for name in others)
 
 
+def _are_masks(folder: str, groups: Groups, base: Path) -> bool:
+    """Whether a folder holds index masks that name their classes, as tag2mask writes them: predictions, for instance."""
+    named = (base / folder / "classes.txt").is_file()
+    return named and all(is_colour(base / folder / name) is False for name in _spread(groups[folder]))
+
+
+def _spread(names: Sequence[str]) -> Sequence[str]:
+    """About twenty of them."""
+    return names[:: max(1, len(names) // 20)]
+
+
 def _are_photos(folder: str, groups: Groups, base: Path) -> bool:
     """Whether a folder called as truth is holds photos of a class called so (faces with and without masks).
 
@@ -75,7 +88,7 @@ def _are_photos(folder: str, groups: Groups, base: Path) -> bool:
     own = groups[folder]
     if 2 * sum(MARK.sub("", sample_id(name)) in others for name in own) >= len(own):
         return False
-    looked = own[:: -(-len(own) // 20)]
+    looked = _spread(own)
     photos = sum(_is_photo(base / folder / name) for name in looked)
     return 2 * photos > len(looked) or any(_is_opposite(folder, other) for other in groups)
 
