@@ -68,7 +68,7 @@ def _is_split(folder: str, groups: Groups) -> bool:
 
 
 def _are_masks(folder: str, groups: Groups, base: Path) -> bool:
-    """Whether a folder holds index masks that name their classes, as tag2mask writes them: predictions, for instance."""
+    """Whether a folder holds index masks that name their classes, as tag2mask writes its predictions."""
     named = (base / folder / "classes.txt").is_file()
     return named and all(is_colour(base / folder / name) is False for name in _spread(groups[folder]))
 
