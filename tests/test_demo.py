@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tag2mask.data import demo
-from tag2mask.data.demo import CLASSES, CUTOUTS, GROUNDS, DemoSettings, demo_root
+from tag2mask.demo import DemoSettings, backgrounds, catalogue, data_set, demo_root, notice, scenes, sprites
+from tag2mask.demo.canvas import Canvas
+from tag2mask.demo.catalogue import CLASSES, CUTOUTS, GROUNDS
 from tag2mask.errors import InputError
+from tag2mask.files import cache_folder
 
 SMALL = DemoSettings(train=24, val=12)
 TINY = DemoSettings(train=2, val=1)
@@ -86,10 +88,10 @@ def test_tags_are_what_the_mask_shows(root: Path) -> None:
 
 
 def test_a_scene_is_a_function_of_its_number() -> None:
-    first, again = demo.compose("train", 3, SMALL), demo.compose("train", 3, replace(SMALL, train=500))
+    first, again = scenes.compose("train", 3, SMALL), scenes.compose("train", 3, replace(SMALL, train=500))
     assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
     assert first.tags == again.tags and first.sources == again.sources
-    for other in (demo.compose("train", 4, SMALL), demo.compose("val", 3, SMALL)):
+    for other in (scenes.compose("train", 4, SMALL), scenes.compose("val", 3, SMALL)):
         assert first.image.shape != other.image.shape or not np.array_equal(first.image, other.image)
     assert first.mask.shape == first.image.shape[:2] and first.image.dtype == first.mask.dtype == np.uint8
 
@@ -100,15 +102,15 @@ def test_built_twice_is_the_same_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_other_settings_and_other_outlines_give_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {demo.digest(SMALL), demo.digest(TINY), demo.digest(replace(TINY, seed=21))}
+    names = {data_set.digest(SMALL), data_set.digest(TINY), data_set.digest(replace(TINY, seed=21))}
     assert len(names) == 3
-    before = demo.digest(TINY)
-    for path in demo.ASSETS.glob("*.png"):
+    before = data_set.digest(TINY)
+    for path in catalogue.ASSETS.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(demo, "ASSETS", tmp_path)
-    assert demo.digest(TINY) == before
+    monkeypatch.setattr(data_set, "ASSETS", tmp_path)
+    assert data_set.digest(TINY) == before
     (tmp_path / "cat.png").write_bytes(b"another")
-    assert demo.digest(TINY) != before
+    assert data_set.digest(TINY) != before
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -146,8 +148,8 @@ def test_declared_sources_are_disjoint() -> None:
                 assert apart_x or apart_y, (one, two)
 
 
-def outline(cutout: demo.Cutout) -> np.ndarray:
-    with Image.open(demo.ASSETS / cutout.mask) as file:
+def outline(cutout: catalogue.Cutout) -> np.ndarray:
+    with Image.open(catalogue.ASSETS / cutout.mask) as file:
         values = np.asarray(file.convert("L"))
     return values == cutout.value if cutout.value else values > 0
 
@@ -155,33 +157,24 @@ def outline(cutout: demo.Cutout) -> np.ndarray:
 def test_backgrounds_show_no_object() -> None:
     for cutout in (c for c in CUTOUTS if c.mask):
         inside = outline(cutout)
-        assert inside.shape == demo.photograph(cutout.photo).shape[:2] and 500 < inside.sum() < 0.75 * inside.size
+        assert inside.shape == sprites.photograph(cutout.photo).shape[:2] and 500 < inside.sum() < 0.75 * inside.size
         for ground in (g for g in GROUNDS if g.photo == cutout.photo):
             left, top, right, bottom = ground.box
             assert not inside[top:bottom, left:right].any(), (cutout.name, ground.name)
     for ground in GROUNDS:
-        height, width = demo.photograph(ground.photo).shape[:2]
+        height, width = sprites.photograph(ground.photo).shape[:2]
         left, top, right, bottom = ground.box
         assert 0 <= left < right <= width and 0 <= top < bottom <= height, ground
 
 
 def test_every_source_is_named_with_its_licence(root: Path) -> None:
-    notice = (root / "LICENSES.txt").read_text(encoding="utf-8")
-    assert notice == demo.NOTICE
+    said = (root / "LICENSES.txt").read_text(encoding="utf-8")
+    assert said == notice.NOTICE
     for photo in {c.photo for c in CUTOUTS} | {g.photo for g in GROUNDS}:
-        assert photo in notice, photo
+        assert photo in said, photo
     for words in ("CC0 1.0", "Public domain", "No known copyright restrictions", "BSD-3-Clause", "18 coins in train"):
-        assert words in notice
-    assert all(name in notice for name in IN_BOTH)
-
-
-def test_the_module_needs_no_torch() -> None:
-    import ast
-
-    tree = ast.parse(Path(demo.__file__).read_text(encoding="utf-8"))
-    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert "numpy" in names and not any(name.split(".")[0] in {"torch", "torchvision"} for name in names)
+        assert words in said
+    assert all(name in said for name in IN_BOTH)
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -189,7 +182,7 @@ def test_the_module_needs_no_torch() -> None:
 
 def test_kept_and_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = demo_root(tmp_path, TINY)
-    monkeypatch.setattr(demo, "compose", None)  # a second build would fail
+    monkeypatch.setattr(data_set, "compose", None)  # a second build would fail
     assert demo_root(tmp_path, TINY) == root
     assert os.name == "nt" or root.stat().st_mode & 0o755 == 0o755
 
@@ -198,30 +191,30 @@ def test_kept_and_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_an_interrupted_build_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    compose = demo.compose
+    compose = scenes.compose
 
-    def interrupted(split: demo.Split, index: int, how: DemoSettings) -> demo.Scene:
+    def interrupted(split: catalogue.Split, index: int, how: DemoSettings) -> scenes.Scene:
         if index == 1:
             raise error
         return compose(split, index, how)
 
     with monkeypatch.context() as patch, pytest.raises(error):
-        patch.setattr(demo, "compose", interrupted)
+        patch.setattr(data_set, "compose", interrupted)
         demo_root(tmp_path, TINY)
     assert list(tmp_path.iterdir()) == []
     assert len(table(demo_root(tmp_path, TINY), "train")) == 2
 
 
 def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = demo.write
-    other = tmp_path / f"demo-{demo.digest(TINY)}"
+    write = data_set.write
+    other = tmp_path / f"demo-{data_set.digest(TINY)}"
 
     def slower(root: Path, how: DemoSettings) -> None:
         write(root, how)
         other.mkdir()
         (other / "classes.txt").write_text("theirs")
 
-    monkeypatch.setattr(demo, "write", slower)
+    monkeypatch.setattr(data_set, "write", slower)
     assert demo_root(tmp_path, TINY) == other
     assert (other / "classes.txt").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [other]
@@ -229,10 +222,10 @@ def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tag2mask.data.demo import DemoSettings, demo_root;"
+        "import sys; from pathlib import Path; from tag2mask.demo import DemoSettings, demo_root;"
         "print(demo_root(Path(sys.argv[1]), DemoSettings(train=2, val=1)))"
     )
-    source = str(Path(demo.__file__).parents[2])
+    source = str(Path(data_set.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", code, str(tmp_path / "shared")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
@@ -252,24 +245,24 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_photograph_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    demo.photograph.cache_clear()
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: None)
+    sprites.photograph.cache_clear()
+    monkeypatch.setattr(sprites.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"coffee\.png that scikit-image carries.*reinstall"):
-        demo.photograph("coffee.png")
+        sprites.photograph("coffee.png")
     with pytest.raises(InputError, match=r"reinstall it with .*matplotlib"):
-        demo.photograph("grace_hopper.jpg")
+        sprites.photograph("grace_hopper.jpg")
 
 
-def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "platform", "linux")
-    assert demo.cache_dir() == tmp_path / "tag2mask"
+    assert cache_folder() == tmp_path / "tag2mask"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    assert demo.cache_dir() == tmp_path / "home" / ".cache" / "tag2mask"
+    assert cache_folder() == tmp_path / "home" / ".cache" / "tag2mask"
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert demo.cache_dir() == tmp_path / "local" / "tag2mask"
+    assert cache_folder() == tmp_path / "local" / "tag2mask"
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -282,7 +275,7 @@ NO_SHADOW = (0.0, 0.0, 0.0, 0.0)
 def test_truth_is_what_was_pasted(pastes: list[tuple[int, int, int]]) -> None:
     """Against an oracle that goes pixel by pixel: the last thing over a pixel owns it, and shows there."""
     width, height, rows, columns = 21, 13, 8, 6
-    canvas = demo.Canvas(np.full((height, width, 3), 7.0, np.float32))
+    canvas = Canvas(np.full((height, width, 3), 7.0, np.float32))
     image, mask = np.full((height, width, 3), 7.0), np.zeros((height, width), int)
     whole = []
     for number, (x, y, label) in enumerate(pastes, 1):
@@ -290,7 +283,7 @@ def test_truth_is_what_was_pasted(pastes: list[tuple[int, int, int]]) -> None:
         alpha[1:-1, 1:-1] = 1
         alpha[0, :], alpha[-1, :] = 0.25, 0.75
         colour = 30.0 * number
-        canvas.paste(demo.Sprite(np.full((rows, columns, 3), colour, np.float32), alpha), x, y, label, NO_SHADOW)
+        canvas.paste(sprites.Sprite(np.full((rows, columns, 3), colour, np.float32), alpha), x, y, label, NO_SHADOW)
         count = 0
         for r in range(rows):
             for c in range(columns):
@@ -307,8 +300,8 @@ def test_truth_is_what_was_pasted(pastes: list[tuple[int, int, int]]) -> None:
 
 
 def test_a_ledge_is_background() -> None:
-    canvas = demo.Canvas(np.zeros((10, 14, 3), np.float32))
-    canvas.paste(demo.Sprite(np.full((6, 5, 3), 99.0, np.float32), np.ones((6, 5), np.float32)), 2, 3, 4, NO_SHADOW)
+    canvas = Canvas(np.zeros((10, 14, 3), np.float32))
+    canvas.paste(sprites.Sprite(np.full((6, 5, 3), 99.0, np.float32), np.ones((6, 5), np.float32)), 2, 3, 4, NO_SHADOW)
     canvas.cover(np.full((4, 14, 3), 50.0, np.float32), 6)
     assert (canvas.mask[3:6, 2:7] == 4).all() and canvas.mask.sum() == 4 * 15
     assert (canvas.image[6:] == 50).all() and canvas.whole == [10 * 14 - 15, 15]
@@ -319,26 +312,26 @@ def test_placed_keeps_shape_and_area() -> None:
     alpha[5:35, 10:50] = 1
     rgb = np.zeros((40, 60, 3), np.float32)
     rgb[:, :30] = 200
-    sprite = demo.Sprite(rgb, alpha)
-    turned = demo.placed(sprite, (0.5, 1.5), 30, False)
+    sprite = sprites.Sprite(rgb, alpha)
+    turned = sprites.placed(sprite, (0.5, 1.5), 30, False)
     assert (turned.alpha >= 0.5).sum() == pytest.approx(0.75 * alpha.sum(), rel=0.05)
-    upright = demo.placed(sprite, (1.0, 1.0), 0, True)
+    upright = sprites.placed(sprite, (1.0, 1.0), 0, True)
     assert upright.alpha.shape == alpha.shape
     assert upright.rgb[20, 50, 0] == pytest.approx(200, abs=2) and upright.rgb[20, 8, 0] == pytest.approx(0, abs=2)
 
 
 def test_repainted_changes_red_paint_only() -> None:
     colours = np.array([[[200, 20, 20], [90, 140, 60], [150, 110, 80], [128, 128, 128]]], np.float32)
-    green = demo.repainted(colours, demo.Paint(), 1 / 3, 1.0)
+    green = sprites.repainted(colours, catalogue.Paint(), 1 / 3, 1.0)
     assert green[0, 0, 1] > 180 and green[0, 0, 0] < 40
     np.testing.assert_allclose(green[0, 1:], colours[0, 1:], atol=1)
-    np.testing.assert_allclose(demo.repainted(colours, demo.Paint(), 0.0, 1.0), colours, atol=2)
-    assert demo.repainted(colours, demo.Paint(), 0.0, 0.5)[0, 0, 0] == pytest.approx(100, abs=2)
+    np.testing.assert_allclose(sprites.repainted(colours, catalogue.Paint(), 0.0, 1.0), colours, atol=2)
+    assert sprites.repainted(colours, catalogue.Paint(), 0.0, 0.5)[0, 0, 0] == pytest.approx(100, abs=2)
 
 
 def test_tinted_goes_from_dark_over_middle_to_light() -> None:
     grey = np.repeat(np.linspace(0, 255, 101)[None, :, None], 3, -1).astype(np.float32)
-    out = demo.tinted(grey, ((10, 20, 30), (100, 90, 80), (250, 240, 230)))
+    out = sprites.tinted(grey, ((10, 20, 30), (100, 90, 80), (250, 240, 230)))
     assert out[0, 0].tolist() == [10, 20, 30] and out[0, -1].tolist() == [250, 240, 230]
     np.testing.assert_allclose(out[0, 50], (100, 90, 80), atol=1)
     assert (np.diff(out[0], axis=0) >= 0).all()
@@ -347,15 +340,7 @@ def test_tinted_goes_from_dark_over_middle_to_light() -> None:
 def test_a_receding_floor_is_wide_far_away() -> None:
     stripes = np.zeros((60, 120, 3), np.float32)
     stripes[:, ::10] = 255
-    floor = demo.receding(stripes, 90, 40)
+    floor = backgrounds.receding(stripes, 90, 40)
     assert floor.shape == (40, 90, 3)
     lines = [int((np.diff((row[:, 0] > 60).astype(int)) == 1).sum()) for row in (floor[2], floor[-3])]
     assert lines[0] > 1.3 * lines[1] > 0
-
-
-def test_voc_palette() -> None:
-    """Golden: the colour map of the VOC development kit."""
-    colours = np.frombuffer(demo.voc_palette(), np.uint8).reshape(256, 3)
-    golden = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128),
-              20: (0, 64, 128), 255: (224, 224, 192)}  # fmt: skip
-    assert {value: tuple(colours[value].tolist()) for value in golden} == golden

@@ -10,8 +10,9 @@ from PIL import Image
 
 from tag2mask import doctor
 from tag2mask.data import DataSettings
-from tag2mask.data.images import write_index_mask
+from tag2mask.data.images import check_images, write_index_mask
 from tag2mask.doctor import Finding
+from tag2mask.errors import InputError
 
 HEIGHT, WIDTH = 66, 90
 
@@ -50,9 +51,9 @@ class Barn:
         write_index_mask(self.root / "masks" / f"{number:02d}.png", mask)
 
     def ill(self, **settings) -> list[Finding]:
-        """Findings that are no plain figures."""
+        """Findings that something is wrong."""
         found = doctor.diagnose(self.root, DataSettings(**settings), workers=1)
-        return [finding for finding in found if finding.level != "info"]
+        return [finding for finding in found if finding.level in ("error", "warning")]
 
     def only(self, **settings) -> Finding:
         (finding,) = self.ill(**settings)
@@ -70,7 +71,7 @@ def test_a_healthy_data_set(barn):
         barn.mask(number, 1 if number % 2 else 2)
     findings = doctor.diagnose(barn.root, workers=1)
     text = doctor.render(findings)
-    assert {finding.level for finding in findings} == {"info"}
+    assert {finding.level for finding in findings} == {"note", "info"}
     assert "train: 48 photos; per class: cow 24, dog 24" in text
     assert "val: 8 photos; per class: cow 4, dog 4" in text
     assert "8 of 8 photos have truth" in text
@@ -214,6 +215,154 @@ def test_truth_of_background_only(barn):
         barn.mask(number, 0)
     (finding,) = barn.ill()
     assert "hold background only" in finding.message
+
+
+@pytest.mark.parametrize("classes", ["cow;dog", "cow"])
+def test_truth_in_0_and_255(barn, classes):
+    """The commonest binary mask: 255 means "do not care", so nothing would be measured."""
+    for number in range(48, 56):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[10:40, 20:70] = 255
+        write_index_mask(barn.root / "masks" / f"{number:02d}.png", mask)
+    finding = barn.only()
+    assert finding.level == "error" and "0 and 255 only" in finding.message
+    assert "write the class's number in place of 255: 1 where" in finding.advice and "cow=1, dog=2" in finding.advice
+
+
+def test_tiny_objects_of_255(barn):
+    barn.mask(50, 0)
+    (finding,) = barn.ill()
+    assert finding.level == "warning" and "background only and 255 (0.8 % of the pixels)" in finding.message
+    assert "write the class's number" in finding.advice
+
+
+def test_truth_in_colour_or_jpeg(barn):
+    for number, name in ((50, "50.png"), (51, "51.jpg")):
+        (barn.root / "masks").mkdir(exist_ok=True)
+        photo(barn.root / "masks" / name, number)
+    colour, jpeg = barn.ill()
+    assert colour.level == jpeg.level == "error"
+    assert "50.png is a colour image (RGB)" in colour.message and "51.jpg is a JPEG" in jpeg.message
+
+
+@pytest.mark.parametrize(
+    "name", ["50_mask.png", "50.PNG", "50-gt.png", "50_labelIds.png", "50.tif", "50.png.png", "50.jpg.png"]
+)
+@pytest.mark.parametrize("folder", ["masks", "Masks", "mask", "ground_truth", "GT"])
+def test_truth_in_other_spellings(barn, name, folder):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[10:30, 20:70] = 2
+    (barn.root / folder).mkdir()
+    Image.fromarray(mask).save(barn.root / folder / name)
+    findings = doctor.diagnose(barn.root, workers=1)
+    assert any("val: 1 of 8 photos have truth" in finding.message for finding in findings)
+
+
+def test_truth_that_is_not_found(barn):
+    barn.mask(50, 2)
+    (barn.root / "masks" / "50.png").rename(barn.root / "masks" / "mask50.png")
+    finding = barn.only()
+    assert finding.level == "warning" and "mask50.png" in finding.message
+    assert "none of the 1 truth mask in" in finding.message
+    assert barn.only(truth=barn.root / "masks").level == "error"  # asked for
+    (barn.root / "nothing").mkdir()
+    assert "nothing holds no truth masks" in barn.only(truth=barn.root / "nothing").message
+    barn.mask(50, 2)
+    finding = barn.only()
+    assert finding.level == "warning" and "1 of 2 truth masks in" in finding.message
+
+
+def test_photos_outside_the_folder(barn, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "99.png"
+    photo(elsewhere, 99)
+    barn.rows["train"].append((str(elsewhere), "cow"))
+    barn.write()
+    finding = barn.only()
+    assert finding.level == "warning" and "1 photo outside" in finding.message and "99.png" in finding.message
+
+
+def test_a_photo_named_in_both_splits(barn):
+    barn.rows["val"].append(("05.png", "cow"))
+    barn.write()
+    named, same = barn.ill()
+    assert named.level == same.level == "error"
+    assert "1 photo in both 'train' and 'val'" in named.message and "train/05 = val/05" in same.message
+
+
+def test_photos_with_none_of_the_classes_are_counted(barn):
+    barn.retag(lambda number, tags: tags if number < 40 else "")
+    text = doctor.render(doctor.diagnose(barn.root, workers=1))
+    assert "train: 8 photos with none of the classes" in text
+    photo(barn.root / "images" / "77.png", 77)
+    assert "1 photo in" in doctor.render(doctor.diagnose(barn.root, workers=1))
+
+
+def test_one_split_for_both(barn):
+    assert "are both 'train'" in barn.ill(val_split="train")[0].message
+
+
+def test_words_that_look_alike(barn):
+    barn.retag(lambda number, tags: "cows" if number == 1 else tags)
+    messages = [finding.message for finding in barn.ill()]
+    assert any("classes 'cow', 'cows' look alike" in message for message in messages)
+    barn.retag(lambda number, tags: "normal" if number < 30 else tags)
+    finding = next(finding for finding in barn.ill() if "'normal' sounds as if" in finding.message)
+    assert "--classes cow,cows,dog" in finding.advice or "--classes cow,dog" in finding.advice
+
+
+def test_odd_pixels_are_counted(barn):
+    for number, top in ((0, 1000), (2, 4000), (4, 4000)):
+        deep = np.random.default_rng(number).integers(0, top, (HEIGHT, WIDTH)).astype(np.uint16)
+        deep[0, 0] = top
+        Image.fromarray(deep).save(barn.root / "images" / f"{number:02d}.png")
+    Image.new("RGBA", (WIDTH, HEIGHT)).save(barn.root / "images" / "06.png")
+    transparent, deep = barn.ill()
+    assert "1 photo fully transparent: 06" in transparent.message
+    assert "by the bits that they use: 1 of 10 bits, 2 of 12 bits" in deep.message and deep.level == "warning"
+
+
+# ----------------------------------------------------------------------------------------------------- before a run
+
+
+def test_a_survey_decodes_nothing_and_its_checks_nothing_twice(barn, monkeypatch):
+    for number in range(48, 56):
+        barn.mask(number, 1 if number % 2 else 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "open", lambda *_, **__: pytest.fail("an image was opened"))
+        surveyed = doctor.survey(barn.root, DataSettings())
+    assert surveyed.train is not None and surveyed.val is not None and len(surveyed.train) == 48
+    checked = [check for split in surveyed.datasets.values() for check in check_images(split.samples, 1)]
+    monkeypatch.setattr("tag2mask.data.check.decoded", lambda *_: pytest.fail("decoded again"))
+    found = [*surveyed.findings, *doctor.check_photos(surveyed, checked)]
+    monkeypatch.undo()
+    said = doctor.diagnose(barn.root, workers=1)
+    assert set(said) - set(found) <= {finding for finding in said if "of disk" in finding.message}
+
+
+def test_photos_are_known_by_split_and_id(barn):
+    """Photos of train and val that share an id have sizes of their own."""
+    photo(barn.root / "val" / "00.png", 200, height=80, width=100)
+    barn.rows["val"] = [(str(barn.root / "val" / "00.png"), "cow")]
+    barn.write()
+    barn.mask(0, 2)
+    surveyed = doctor.survey(barn.root, DataSettings())
+    assert surveyed.val is not None and [sample.key for sample in surveyed.val.samples] == [("val", "00")]
+    checked = [check for split in surveyed.datasets.values() for check in check_images(split.samples, 1)]
+    sizes = {check.key: (check.height, check.width) for check in checked}
+    assert sizes["train", "00"] == (HEIGHT, WIDTH) and sizes["val", "00"] == (80, 100)
+    problems = [str(f) for f in doctor.check_photos(surveyed, checked) if f.level == "error"]
+    assert len(problems) == 1 and problems[0].startswith("val: truth mask") and "90x66" in problems[0]
+
+
+def test_errors_stop_in_the_words_of_the_doctor(barn):
+    barn.rows["val"].append(("05.png", "cow"))
+    barn.write()
+    findings = doctor.survey(barn.root, DataSettings()).findings
+    error = next(finding for finding in findings if finding.level == "error")
+    with pytest.raises(InputError) as stopped:
+        doctor.refuse_errors(findings)
+    assert str(stopped.value) == str(error)
+    doctor.refuse_errors([finding for finding in findings if finding.level != "error"])
 
 
 def test_too_little_disk(barn, monkeypatch):

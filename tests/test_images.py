@@ -6,9 +6,12 @@ import errno
 import hashlib
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +128,111 @@ def test_sixteen_bits(tmp_path):
         assert (read[..., 0] == read[..., 2]).all()
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_of_few_bits_in_sixteen(tmp_path, bits, suffix):
+    """Cameras give 10 or 12 bits; by the range of 16 they would be black."""
+    top = (1 << bits) - 1
+    deep = np.linspace(0, top, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
+    read = images.read_image(tmp_path / f"a.{suffix}")
+    assert np.abs(read[..., 1] - deep * (255.0 / top)).max() <= 0.5
+    assert images.check_image(Sample("a", tmp_path / f"a.{suffix}", None)).note == f"{bits} bits"
+
+
+def deep_png(path, values: np.ndarray) -> None:
+    """A PNG of 16 bits a channel: ``[height width channels]`` uint16."""
+    kinds = {1: 0, 2: 4, 3: 2, 4: 6}
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, kinds[channels], 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def deep_tiff(path, values: np.ndarray) -> None:
+    """A TIFF of 16 bits a channel, in one strip, without compression: ``[height width 3]`` uint16."""
+    height, width, _ = values.shape
+    pixels = values.astype("<u2").tobytes()
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 8 + len(pixels)), (259, 3, 1, 1), (262, 3, 1, 2),
+               (273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(pixels))]  # fmt: skip
+    start = 8 + len(pixels) + 6
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0" * 4
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, start) + pixels + struct.pack("<3H", 16, 16, 16) + table)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("write", [deep_png, deep_tiff])
+def test_colour_of_few_bits_in_sixteen(tmp_path, bits, write):
+    top = (1 << bits) - 1
+    values = (gradient().astype(np.float64) / 255 * top).astype(np.uint16)
+    values[0, 0] = top
+    write(tmp_path / "a.img", values)
+    read = images.read_image(tmp_path / "a.img")
+    assert np.abs(read - values * (255.0 / top)).max() <= (0.5 if bits < 16 else 1)
+    assert images.check_image(Sample("a", tmp_path / "a.img", None)).note == (f"{bits} bits" if bits < 16 else "")
+
+
+def test_saliency_keeps_its_scale_in_sixteen_bits(tmp_path):
+    """A dark map says that nothing stands out: it is not stretched."""
+    Image.fromarray(np.full((HEIGHT, WIDTH), 1000, np.uint16)).save(tmp_path / "a.png")
+    assert np.abs(images.read_saliency(tmp_path / "a.png", (HEIGHT, WIDTH)) - 1000 / 65535).max() < 0.003
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_fully_transparent_images_show_their_colours(tmp_path, mode):
+    clear = Image.fromarray(gradient()).convert(mode)
+    clear.putalpha(Image.new("L", clear.size, 0))
+    clear.save(tmp_path / "a.png")
+    expected = np.array(Image.fromarray(gradient()).convert("L" if mode == "LA" else "RGB").convert("RGB"))
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), expected)
+    assert images.check_image(Sample("a", tmp_path / "a.png", None)).note == "transparent"
+
+
+def test_strips_are_seamless(tmp_path, monkeypatch):
+    """Large images are converted strip by strip: as in one."""
+    deep = (gradient().astype(np.uint16) * 16)[..., 0]
+    clear = Image.fromarray(gradient()).convert("RGBA")
+    clear.putalpha(Image.fromarray(gradient()[..., 1]))
+    Image.fromarray(deep).save(tmp_path / "grey.png")
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tif")
+    clear.save(tmp_path / "clear.png")
+    deep_png(tmp_path / "colour.png", gradient().astype(np.uint16) * 16)
+    names = ("grey.png", "float.tif", "clear.png", "colour.png")
+    whole = [images.read_image(tmp_path / name) for name in names]
+    monkeypatch.setattr("tag2mask.data.pixels.STRIP", 3 * WIDTH)
+    for name, expected in zip(names, whole, strict=True):
+        np.testing.assert_array_equal(images.read_image(tmp_path / name), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grey", "float", "transparent"])
+def test_deep_images_are_not_copied_about(tmp_path, kind):
+    """64 megapixels of 16 bits or floats took 2 GB in float64: as much again as the pixels must do."""
+    side = 8000
+    image = {
+        "grey": lambda: Image.fromarray(np.full((side, side), 900, np.uint16)),
+        "float": lambda: Image.fromarray(np.full((side, side), 0.5, np.float32)),
+        "transparent": lambda: Image.new("RGBA", (side, side), (9, 8, 7, 100)),
+    }[kind]()
+    image.save(tmp_path / "a.tif", compression="tiff_lzw")
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from tag2mask.data.images import read_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "read_image(Path(sys.argv[1]))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.tif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 700, f"{float(done.stdout):.0f} MB more"
+
+
 def test_float_grey_spans_its_range(tmp_path):
     values = np.linspace(-3.0, 5.0, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.float32)
     Image.fromarray(values).save(tmp_path / "a.tif")
@@ -177,6 +285,51 @@ def test_text_named_jpg(tmp_path):
     with pytest.raises(UnreadableImage) as error:
         images.read_image(tmp_path / "note.jpg")
     assert "note.jpg is not an image" in one_line(error) and "hello" not in one_line(error)
+
+
+def test_no_word_of_what_a_file_holds(tmp_path):
+    """A list may name any file: its content must not reach a report."""
+    secret = "hunter:x:0:0:hunter"
+    for number, start in enumerate(("", "P6\n", "P5 ", "GIF89a", "BM", "\x89PNG\r\n\x1a\n", "II*\0", "RIFF1234WEBP")):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(start.encode("latin-1") + secret.encode() * 20)
+        for read in (images.read_image, images.image_size, images.read_index_mask):
+            with pytest.raises(UnreadableImage) as error:
+                read(path)
+            assert "hunter" not in one_line(error)
+
+
+@pytest.mark.parametrize("read", [images.read_image, images.image_size, images.read_index_mask, images.file_digest])
+def test_devices_pipes_and_huge_files_are_refused(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(20 << 30)
+    for path, said in [
+        (tmp_path / "pipe.png", "a device or a pipe"),
+        ("/dev/zero", "a device or a pipe"),
+        ("/dev/stdin", "device or a pipe"),
+        (tmp_path / "sparse.png", "21475 MB, more than the 537 MB"),
+    ]:
+        if path == "/dev/stdin" and os.path.isfile(path):  # noqa: PTH113
+            continue
+        with pytest.raises(UnreadableImage) as error:
+            read(Path(path))
+        assert said in one_line(error)
+
+
+def test_names_that_no_file_can_have():
+    for name in ("a\0b.png", "x" * 5000, "\ud800.png"):
+        with pytest.raises(UnreadableImage) as error:
+            images.read_image(Path("/tmp") / name)
+        assert one_line(error).isprintable()
+
+
+def test_endings_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 50)
+    with pytest.raises(UnreadableImage, match=r"format that is read \(\.heic; save photos as JPEG or PNG\)"):
+        images.read_image(tmp_path / "a.heic")
+    Image.fromarray(gradient()).save(tmp_path / "a.jfif", format="JPEG")
+    assert images.read_image(tmp_path / "a.jfif").shape == gradient().shape and ".jfif" in images.SUFFIXES
 
 
 def test_empty_missing_and_folder(tmp_path):
@@ -312,6 +465,17 @@ def test_masks_that_are_no_index_masks(tmp_path):
     with pytest.raises(InputError) as error:
         images.read_index_mask(tmp_path / "grey.jpg")
     assert "JPEG" in one_line(error)
+
+
+def test_the_size_of_a_mask_from_its_header(tmp_path, monkeypatch):
+    images.write_index_mask(tmp_path / "a.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    Image.fromarray(gradient()).save(tmp_path / "colour.png")
+    Image.fromarray(gradient()[..., 0]).save(tmp_path / "grey.jpg")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    assert images.index_mask_size(tmp_path / "a.png") == (HEIGHT, WIDTH)
+    for name in ("colour.png", "grey.jpg"):
+        with pytest.raises(UnreadableImage, match="save"):
+            images.index_mask_size(tmp_path / name)
 
 
 def test_saliency_is_resized_bilinearly(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_sets import ids, photo, refused, write
+from data_sets import ids, photo, refused, tags, write
 from tag2mask import data
 from tag2mask.data import DataSettings, voc
+from tag2mask.data.label_file import read_label_file
 from tag2mask.data.voc_tags import read_tags
 from tag2mask.errors import InputError
 
@@ -238,3 +239,186 @@ def test_real_voc():
     assert sum(counts.values()) > 12_031 and len(counts) == 20
     dataset = data.load(SHARED, DataSettings(classes=("cat", "cow", "dog", "horse", "person", "sheep")), "val")
     assert dataset.truth_values == (8, 10, 12, 13, 15, 17)
+
+
+# ------------------------------------------------------------------------------------------------ classes of one's own
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Photos of cracks and holes in the VOC layout."""
+    for name in ("a", "b", "c"):
+        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+        photo(tmp_path / "SegmentationClass" / f"{name}.png")
+    write(tmp_path / "ImageSets" / "Segmentation" / "train.txt", "a\nb\n")
+    write(tmp_path / "ImageSets" / "Segmentation" / "val.txt", "c\n")
+    return tmp_path
+
+
+def annotate(root: Path, **objects: tuple[str, ...]) -> Path:
+    for name, shown in objects.items():
+        write(root / "Annotations" / f"{name}.xml", annotation(*shown))
+    return root
+
+
+def test_own_classes_from_xml(own):
+    annotate(own, a=("hole", "crack"), b=(), c=("rust", "crack"))
+    dataset = data.load(own, DataSettings(classes=("hole", "crack")))
+    assert dataset.classes == ("crack", "hole") and dataset.truth_values == (1, 2)
+    assert tags(dataset) == {"a": {"crack", "hole"}, "b": set()}
+    assert data.read(own).dataset.classes == ("crack", "hole", "rust")  # of all splits, so that columns agree
+    assert data.load(own, split="val").classes == ("crack", "hole", "rust")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "values"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nhole:1,2,3::\ncrack:4,5,6::\n", (1, 2)),
+        ("classes.txt", "hole\ncrack\n", (1, 2)),
+        ("classes.txt", "hole 7\ncrack 3\n", (7, 3)),
+    ],
+)
+def test_own_classes_from_a_file(own, file, text, values):
+    annotate(own, a=("hole", "crack"), b=("Crack",), c=("hole",))
+    write(own / file, text)
+    dataset = data.load(own)
+    assert dataset.classes == ("hole", "crack") and dataset.truth_values == values
+    annotate(own, b=("rust",))
+    assert "b.xml: unknown class 'rust'" in refused(own) and file in refused(own)
+
+
+def test_own_classes_with_names_of_voc_among_them(own):
+    annotate(own, a=("person", "helmet"), b=("cat", "crack", "dog"), c=())
+    assert data.load(own).classes == ("cat", "crack", "dog", "helmet", "person")
+    annotate(own, a=("cat",), b=("dgo", "dog"))
+    said = refused(own)
+    assert "b.xml: unknown class 'dgo': did you mean dog" in said and "--class-names cat,dgo,dog" in said
+    assert data.load(own, DataSettings(class_names=("cat,dgo,dog",))).classes == ("cat", "dgo", "dog")
+
+
+def test_voc_classes_stay_vocs(own):
+    annotate(own, a=("person",), b=("cat",), c=("dog",))
+    dataset = data.load(own, DataSettings(classes=("cat", "person")))
+    assert dataset.classes == ("cat", "person") and dataset.truth_values == (CAT + 1, PERSON + 1)
+
+
+def test_own_lists_of_numbers(own):
+    write(own / "ImageSets" / "Segmentation" / "train_cls.txt", "a 0 1\nb\n")
+    write(own / "ImageSets" / "Segmentation" / "val_cls.txt", "c 1\n")
+    dataset = data.load(own, DataSettings(class_names=("crack", "hole")))
+    assert dataset.classes == ("crack", "hole") and tags(dataset) == {"a": {"crack", "hole"}, "b": set()}
+    write(own / "ImageSets" / "Segmentation" / "train_cls.txt", "a 0 1\nb 25\n")
+    said = refused(own)
+    assert "train_cls.txt line 2: '25' is not a class number from 0 to 19" in said and "--class-names a,b,c" in said
+    assert "line 2: '25' is not a class number from 0 to 1" in refused(own, DataSettings(class_names=("crack,hole",)))
+
+
+def test_own_cls_labels(own):
+    content = {"a": np.array([1, 0, 1], np.float32), "b": np.zeros(3, np.float32), "c": np.array([0, 1, 0], np.float32)}
+    np.save(own / "cls_labels.npy", np.array(content), allow_pickle=True)
+    said = refused(own)
+    assert "cls_labels.npy has 3 numbers a photo and there are 20 classes in VOC" in said and "--class-names" in said
+    chosen = DataSettings(class_names=("crack,hole,rust",), classes=("crack", "rust"))
+    assert tags(data.load(own, chosen)) == {"a": {"crack", "rust"}, "b": set()}
+    write(own / "classes.txt", "crack\nhole\n")
+    assert "3 numbers a photo and there are 2 classes in" in refused(own)
+
+
+def test_own_tags_csv_with_domains(own):
+    write(own / "tags.csv", "image,tags,domain\na.jpg,crack;hole,web\nb,,\nc,hole,\n")
+    dataset = data.load(own)
+    assert tags(dataset) == {"a": {"crack", "hole"}, "b": set()}
+    assert [sample.domain for sample in dataset.samples] == ["web", "target"]
+    write(own / "tags.csv", "image,tags\na.jpg,crack\na.jpg,hole\nb,hole\n")
+    assert tags(data.load(own)) == {"a": {"crack", "hole"}, "b": {"hole"}}
+    write(own / "tags.csv", "image,tags\na.jpg,background\nb,hole\n")
+    assert "tags.csv line 2: background is no class" in refused(own)
+
+
+def test_photos_without_an_annotation_are_untagged(own):
+    annotate(own, a=("crack",), c=("crack",))
+    selection = data.read(own)
+    assert ids(selection.dataset) == ["a", "b"] and selection.untagged == ("b",)
+    assert ids(data.load(own)) == ["a"] == ids(selection.tagged())
+
+
+def test_voc_without_lists(own):
+    for path in sorted((own / "ImageSets").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (own / "ImageSets").rmdir()
+    annotate(own, a=("crack",), b=("hole",))
+    assert data.splits(own) == ("train",) and tags(data.load(own)) == {"a": {"crack"}, "b": {"hole"}}
+    assert data.read(own).untagged == ("c",)
+
+
+def test_xml_next_to_the_photos(tmp_path):
+    for name, shown in (("train/a", ("crack",)), ("train/b", ("hole",)), ("valid/c", ("crack",))):
+        photo(tmp_path / f"{name}.jpg")
+        write(tmp_path / f"{name}.xml", annotation(*shown))
+    assert data.open_data(tmp_path, DataSettings()).layout == "voc" and data.splits(tmp_path) == ("train", "val")
+    assert tags(data.load(tmp_path)) == {"train/a": {"crack"}, "train/b": {"hole"}}
+    assert tags(data.load(tmp_path, split="val")) == {"valid/c": {"crack"}}
+    for name in ("a", "b"):
+        photo(tmp_path / "flat" / f"{name}.jpg")
+        write(tmp_path / "flat" / f"{name}.xml", annotation("crack"))
+    assert tags(data.load(tmp_path / "flat")) == {"a": {"crack"}, "b": {"crack"}}
+
+
+def test_lists_of_the_main_task(tmp_path):
+    for name in ("a", "b 1", "c"):
+        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path / "Annotations" / f"{name}.xml", annotation("crack"))
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "a\nb 1\n")  # a name with a blank
+    write(tmp_path / "ImageSets" / "Main" / "crack_train.txt", "a 1\nc -1\n")
+    write(tmp_path / "ImageSets" / "Main" / "test.txt", "c\n")
+    assert data.splits(tmp_path) == ("train", "test") or set(data.splits(tmp_path)) == {"train", "test"}
+    assert ids(data.load(tmp_path)) == ["a", "b 1"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'<?xml version="1.0" encoding="no-such"?><annotation/>',
+        b'<?xml version="1.0" encoding="shift_jis"?><annotation/>',
+        b'<?xml version="1.0" encoding="utf-16"?><annotation/>',
+        b'<?xml version="1.0" encoding="gb2312"?><annotation>\xc4\xe3</annotation>',
+        b"\xff\xfe\0",
+        b"",
+        b"<annotation>\xe9</annotation>",
+        b"<annotation>\0</annotation>",
+    ],
+)
+def test_xml_in_encodings_that_are_not_known(own, content):
+    annotate(own, b=("crack",), c=("crack",))
+    (own / "Annotations" / "a.xml").write_bytes(content)
+    assert "a.xml is not valid XML" in refused(own)
+
+
+def test_xml_in_latin_1_and_utf_16(own):
+    text = '<?xml version="1.0" encoding="{}"?><annotation><object><name>façade</name></object></annotation>'
+    annotate(own, c=())
+    for name, encoding in (("a", "iso-8859-1"), ("b", "utf-16")):
+        (own / "Annotations" / f"{name}.xml").write_bytes(text.format(encoding).encode(encoding))
+    assert tags(data.load(own)) == {"a": {"façade"}, "b": {"façade"}}
+
+
+def test_other_xml(own):
+    annotate(own, b=("crack",), c=("crack",))
+    write(own / "Annotations" / "a.xml", "<kml><object><name>cat</name></object></kml>")
+    assert "a.xml is no annotation of VOC's kind, its first element is <kml>" in refused(own)
+    write(own / "Annotations" / "a.xml", "<annotation><object><name> </name></object></annotation>")
+    assert "a.xml has an object without a name" in refused(own)
+    os.mkfifo(own / "Annotations" / "d.xml")
+    (own / "Annotations" / "d.xml").rename(own / "Annotations" / "a.xml")
+    assert "a.xml is a device or a pipe" in refused(own)
+
+
+def test_label_vectors_must_agree(tmp_path):
+    for content, said in (
+        ({"a": np.zeros(3), "b": np.zeros(4)}, "vectors of 3 and 4 numbers"),
+        ({}, "vectors of no numbers"),
+        ({"a": np.array([1, np.nan])}, "not a row of finite numbers"),
+    ):
+        np.save(tmp_path / "a.npy", np.array(content), allow_pickle=True)
+        with pytest.raises(InputError, match=said):
+            read_label_file(tmp_path / "a.npy")

@@ -19,7 +19,7 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(" ".join(message.splitlines())))
+        super().__init__(shortened(printable(" ".join(message.splitlines()))))
 
 
 class UnreadableImage(InputError):
@@ -81,6 +81,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shortened(text: str, longest: int = 2000) -> str:
+    """A text without its middle where it is very long, as names in damaged files can be."""
+    return text if len(text) <= longest else f"{text[: longest - 300]} ... {text[-295:]}"
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from tag2mask import compute, concurrency
 from tag2mask.backbones import Backbone
 from tag2mask.data.images import decode_image
 from tag2mask.errors import DamagedArtefact, InputError
-from tag2mask.files import atomic
+from tag2mask.files import atomic, cache_folder
 from tag2mask.settings import POSITIVE, DecidesNothing, check_values
 from tag2mask.types import PhotoFacts, Sample, SampleKey
 from tag2mask.views import View, view_batch
@@ -47,15 +46,6 @@ class FeatureSettings:
 
     def __post_init__(self) -> None:
         check_values(self, "features")
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for tag2mask."""
-    if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tag2mask"
 
 
 class FeatureStore:

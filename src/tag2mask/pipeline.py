@@ -118,7 +118,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     The decoded photos, truth and saliency maps are examined once, and again when they change.
     """
     for finding in surveyed.findings:
-        if finding.level == "warning":
+        if finding.level in ("warning", "note"):
             log.info("%s", finding)
     facts: tuple[Fact, ...] = ("photos", "val photos", "truth", "val truth", "saliency")
     examined = digest([execution.data.fact(name) for name in facts])
@@ -128,9 +128,10 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     records = read_records(execution.folders[execution.stages[0].name].records)
     checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage)}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
-    doctor.refuse_errors(finding for finding in findings if "cannot be read" not in finding.message)
+    doctor.refuse_errors(findings)
+    said = tuple(record["error"] for record in execution.data.set_aside)  # one by one, when they were set aside
     for finding in findings:
-        if finding.level == "warning":
+        if finding.level == "warning" and not finding.message.endswith(said):
             log.info("%s", finding)
     described.pop("version")
     execution.run.describe({**described, "examined": examined})

@@ -33,7 +33,8 @@ SHORT = {
 }
 # accept a,b,c too
 LISTS = {
-    "--data.classes", "--data.class-names", "--data.truth-values", "--localize.scales", "--inference.scales", "--self-train.denoise",
+    "--data.classes", "--data.class-names", "--data.truth-values", "--localize.scales", "--inference.scales",
+    "--self-train.denoise",
 }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def demo(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print("usage: tag2mask demo [--out RUN] [--no-open] [any flag of `tag2mask train`]\n\n" + (demo.__doc__ or ""))
         return 0
-    from tag2mask.data.demo import demo_root
+    from tag2mask.demo import demo_root
 
     shown = "--no-open" not in arguments
     arguments = [a for a in arguments if a != "--no-open"]

@@ -1,8 +1,8 @@
-"""The layout of anomaly sets (MVTec AD and others): ``train/good``, ``test/good``, ``test/crack``, ``ground_truth/crack``.
+"""The layout of anomaly sets (MVTec AD and others): ``train/good``, ``test/good``, ``test/crack``, ``ground_truth/``.
 
-Photos in ``good`` show none of the classes; the other folders of ``test`` are the classes. As they stand, such sets teach no
-class: every training photo is good. So the training split is said to lack them, with what to do. The masks in
-``ground_truth`` hold 0 and 255 whatever the class and are not read.
+Photos in ``good`` show none of the classes; the other folders of ``test`` are the classes. As they stand, such sets
+teach no class: every training photo is good. So the training split is said to lack them, with what to do. The masks
+in ``ground_truth`` hold 0 and 255 whatever the class and are not read.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tag2mask.data.class_file import known_classes, merged_words
-from tag2mask.data.companions import saliency, truth, word
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import known_classes
+from tag2mask.data.companions import word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import distinct_ids
-from tag2mask.data.listing import Listing, class_values
-from tag2mask.data.samples import Samples
+from tag2mask.data.listing import Listing
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
-from tag2mask.data.walk import Present, folders, image_files, left_out, walk
+from tag2mask.data.walk import folders, image_files, left_out, walk
 from tag2mask.errors import InputError, listed
 
 GOOD = frozenset({"good", "ok", "normal"})
@@ -40,11 +39,11 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
 
 
 def _splits(root: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for name in folders(root):
         if is_split(name):
-            found.setdefault(split_name(name), []).append(root / name)
-    return found
+            by_split.setdefault(split_name(name), []).append(root / name)
+    return by_split
 
 
 class Anomaly:
@@ -79,36 +78,23 @@ class Anomaly:
                 if slash:
                     names.append(f"{place.name}/{name}")
                     labels.append(frozenset() if word(folder) in GOOD else frozenset({self.known.number[folder]}))
-        ids, present = distinct_ids(names, explicit=False, place=str(self.root)), Present()
-        samples = Samples(
-            self.root,
-            names,
-            labels,
-            (),
-            truth(self.root, self.settings, map(ids, names), present, frozenset({"ground_truth"})),
-            saliency(self.root, self.settings, map(ids, names), present),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(self.known.names, self.settings, self.known.values)
-        source = listed(str(place) for place in self.places[split])
-        findings = (*merged_words(self.known.merged), *self._advice(split, labels))
-        return Listing(
-            self.root.name, self.known.names, values, samples, source, self.known.explicit, self.known.where, findings
-        )
+        photos = Photos(self.root, names, labels, explicit=False)
+        source, advice = listed(map(str, self.places[split])), self._advice(split, labels)
+        binary = frozenset({"ground_truth"})
+        return listing(self.root, self.settings, split, photos, self.known, source, skip=binary, findings=advice)
 
     def _advice(self, split: str, labels: list[frozenset[int]]) -> Iterator[Finding]:
         if split == split_name(self.settings.train_split) and not any(labels):
             yield Finding(
                 "error",
-                f"{self.root} is an anomaly set: its {len(labels)} training photos are all good, so their tags teach no "
-                "class",
+                f"{self.root} is an anomaly set: its {len(labels)} training photos are all good, so their tags teach "
+                "no class",
                 "move about half of the photos of each defect from test to train, or write train.csv and val.csv "
                 "(image,tags; no tag for good photos) that name photos of both",
             )
         if (self.root / "ground_truth").is_dir() and self.settings.truth is None:
             yield Finding(
-                "info",
+                "note",
                 f"{self.root / 'ground_truth'} holds masks of 0 and 255 whatever the class, which are not read",
                 "to measure, write masks with the class's number to masks/, under the photos' paths",
             )

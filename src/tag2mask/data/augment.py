@@ -135,7 +135,8 @@ class Colour:
 def fit_size(height: int, width: int, longest: int, scale: float = 1.0, multiple: int = 1) -> tuple[int, int]:
     """(height, width) with the longer side at ``longest * scale``, each a multiple of ``multiple``."""
     factor = longest * scale / max(height, width)
-    return tuple(max(multiple, round(side * factor / multiple) * multiple) for side in (height, width))  # type: ignore
+    rows, columns = (max(multiple, round(side * factor / multiple) * multiple) for side in (height, width))
+    return rows, columns
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from tag2mask.data.finding import Finding
 from tag2mask.data.reading import text_lines
-from tag2mask.data.settings import DataSettings, given_names
+from tag2mask.data.settings import DataSettings, comma_separated
 from tag2mask.data.words import Classes, check_class, clean, folded, listed_classes, merge, no_class
 from tag2mask.errors import InputError, unknown
 
@@ -19,7 +20,7 @@ FILES = ("classes.txt", "class_names.txt", "labelmap.txt", "obj.names")
 _COLOURED = re.compile(r"([^:]+):(?:\d+,\d+,\d+)?:[^:]*:[^:]*")  # labelmap.txt of CVAT: name:colour:parts:actions
 
 
-class Given(NamedTuple):
+class UserClasses(NamedTuple):
     """Classes that the user listed, in the order of their numbers."""
 
     names: tuple[str, ...]
@@ -34,10 +35,10 @@ class Given(NamedTuple):
         return int(spelling) if is_number else None
 
 
-def given_classes(root: Path, settings: DataSettings) -> Given | None:
+def user_classes(root: Path, settings: DataSettings) -> UserClasses | None:
     """The classes that the settings or a file in the data set's folder list, or None."""
-    names = given_names(settings.class_names)
-    if len(names) == 1 and Path(names[0]).suffix and Path(names[0]).is_file():
+    names = comma_separated(settings.class_names)
+    if len(names) == 1 and Path(names[0]).suffix and os.path.isfile(names[0]):  # noqa: PTH113 - never an error
         return _of_file(Path(names[0]))
     if names:
         for name in names:
@@ -45,14 +46,14 @@ def given_classes(root: Path, settings: DataSettings) -> Given | None:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise InputError(f"--class-names has '{twice}' twice: name every class once")
-        return Given(tuple(map(clean, names)), (), "--class-names")
+        return UserClasses(tuple(map(clean, names)), (), "--class-names")
     path = next((root / name for name in FILES if (root / name).is_file()), None)
     return _of_file(path) if path else None
 
 
-def _of_file(path: Path) -> Given:
+def _of_file(path: Path) -> UserClasses:
     names, values = read_classes(path)
-    return Given(names, values, str(path))
+    return UserClasses(names, values, str(path))
 
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -113,21 +114,19 @@ def known_classes(root: Path, settings: DataSettings, where: Mapping[str, str], 
     Raises:
         InputError: a spelling that is none of the classes listed; it says where.
     """
-    given = given_classes(root, settings)
-    if given is None:
+    own = user_classes(root, settings)
+    if own is None:
         classes = merge(where, alphabetical=alphabetical)
         first = {classes.names[classes.number[spelling]]: place for spelling, place in reversed(list(where.items()))}
         return Known(classes.names, (), dict(classes.number), False, classes.merged, first)
-    classes = listed_classes(given.names, where)
+    classes = listed_classes(own.names, where)
     number: dict[str, int] = {}
     for spelling, place in where.items():
-        found = given.number(spelling, classes)
-        if found is None:
-            raise InputError(
-                f"{place}: {unknown('class', spelling, given.names)}; the classes are those of {given.source}"
-            )
-        number[spelling] = found
-    return Known(given.names, given.values, number, True, (), {})
+        class_number = own.number(spelling, classes)
+        if class_number is None:
+            raise InputError(f"{place}: {unknown('class', spelling, own.names)}; the classes are those of {own.source}")
+        number[spelling] = class_number
+    return Known(own.names, own.values, number, True, (), {})
 
 
 def merged_words(merged: Iterable[tuple[str, ...]]) -> Iterator[Finding]:

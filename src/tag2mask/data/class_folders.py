@@ -1,69 +1,84 @@
-"""The layout *class-folders*: ``cat/01.jpg``, ``dog/7.jpg``, the folder's name is the tag; or the same in ``train/`` and
-``val/``. What else lies there (truth in ``masks/``, photos without a class) is told apart by what it holds.
+"""The layout *class-folders*: ``cat/01.jpg``, ``dog/7.jpg``, the folder's name is the tag; or the same in ``train/``
+and ``val/``. What else lies there (truth in ``masks/``, photos without a class) is told apart by what it holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from tag2mask.data.class_file import given_classes, known_classes, merged_words
-from tag2mask.data.companions import PHOTO_WORDS, existing_folder, saliency, truth, word
-from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute, distinct_ids
-from tag2mask.data.listing import Listing, class_values
-from tag2mask.data.roles import Role, groups_of, role_of
-from tag2mask.data.samples import Samples
-from tag2mask.data.settings import DataSettings, given_names, known_split, split_name
-from tag2mask.data.walk import Present, folders, left_out, walk
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import known_classes, user_classes
+from tag2mask.data.companions import existing_folder
+from tag2mask.data.finding import Finding, some
+from tag2mask.data.ids import absolute
+from tag2mask.data.listing import Listing
+from tag2mask.data.roles import Groups, Meant, Role, groups_of, role_of
+from tag2mask.data.settings import DataSettings, comma_separated, known_split, split_name
+from tag2mask.data.walk import folders, left_out, walk
 from tag2mask.errors import InputError, listed
 
 
+class Place(NamedTuple):
+    """What lies in one place: the data set's folder, or a split's."""
+
+    sizes: dict[str, int]  # how many photos are in each folder; in none, by ""
+    roles: dict[str, Role]
+
+    @property
+    def classes(self) -> list[str]:
+        """The folders that are classes."""
+        return [name for name, role in self.roles.items() if role == "class"]
+
+
 class ClassFolders:
-    """A data set in the layout *class-folders*."""
+    """A data set in the layout *class-folders*. Its folders are walked once, here."""
 
     def __init__(self, root: Path, settings: DataSettings) -> None:
         self.root, self.settings = root, settings
         self.base = absolute(existing_folder(settings.images, "the folder of images")) if settings.images else root
-        self.found = walk(self.base)
+        self.walked = walk(self.base)
         self._meant = _meant(root, settings)
-        groups = groups_of(self.found.photos)
-        if settings.images is None and _is_photo_folder(groups):
-            (name,) = groups
-            self.base, self.found.photos = root / name, groups[name]
-            groups = groups_of(self.found.photos)
-        self.roles = self._roles("", groups)
-        self.places: dict[str, list[str]] = {}  # the split's name: its folders, with a slash at their end
-        for name, role in self.roles.items():
-            if role == "split" and self._classes(f"{name}/"):
-                self.places.setdefault(split_name(name), []).append(f"{name}/")
-        self.nested = bool(self.places)
-        if not self.places:
-            self.places[split_name(settings.train_split)] = [""]
-        prefixes = [prefix for group in self.places.values() for prefix in group]
-        where = {name: f"folder {self.base / prefix / name}" for prefix in prefixes for name in self._classes(prefix)}
+        groups = groups_of(self.walked.photos)
+        inner = _photo_folder(groups, self._place("", groups).roles)
+        if settings.images is None and inner:
+            self.base, self.walked.photos = root / inner, groups[inner]
+            groups = groups_of(self.walked.photos)
+        top = self._place("", groups)
+        self._places: dict[str, Place] = {"": top}  # by prefix of the photos' names
+        self._splits: dict[str, list[str]] = {}  # the prefixes of each split
+        for name, role in top.roles.items():
+            if role == "split":
+                place = self._places[f"{name}/"] = self._place(f"{name}/", groups_of(groups[name]))
+                if place.classes:
+                    self._splits.setdefault(split_name(name), []).append(f"{name}/")
+        self.nested = bool(self._splits)
+        if not self.nested:
+            self._splits[split_name(settings.train_split)] = [""]
+        prefixes = [prefix for group in self._splits.values() for prefix in group]
+        where = {n: f"folder {self.base / prefix / n}" for prefix in prefixes for n in self._places[prefix].classes}
         self._check(where, groups)
         self.known = known_classes(root, settings, where)
 
-    def _roles(self, prefix: str, groups: dict[str, list[str]]) -> dict[str, Role]:
-        return {name: role_of(name, groups, self.base / prefix, self._meant) for name in sorted(groups) if name}
+    def _place(self, prefix: str, groups: Groups) -> Place:
+        names = [name for name in sorted(groups) if name]
+        roles: dict[str, Role] = {name: role_of(name, groups, self.base / prefix, self._meant) for name in names}
+        return Place({name: len(photos) for name, photos in groups.items()}, roles)
 
-    def _classes(self, prefix: str) -> list[str]:
-        """The folders in one place that are classes."""
-        roles = self._roles(prefix, groups_of(self.found.photos, prefix)) if prefix else self.roles
-        return [name for name, role in roles.items() if role == "class"]
-
-    def _check(self, where: dict[str, str], groups: dict[str, list[str]]) -> None:
+    def _check(self, where: Mapping[str, str], groups: Groups) -> None:
         """Refuse a folder that holds no class, or that holds the data set one folder deeper."""
         if not where:
-            state = "holds images but no tags" if self.found.photos else "holds no images"
+            state = "holds images but no tags" if self.walked.photos else "holds no images"
+            sheets = [path.name for ending in ("xlsx", "xls", "ods") for path in self.root.glob(f"*.{ending}")]
+            sheet = f" (if they are in {min(sheets)}, save it as CSV UTF-8)" if sheets else ""
             raise InputError(
-                f"{self.base} {state}: make a file tags.csv with columns image,tags, or one folder for each class, "
-                "or give the layout of VOC or COCO"
+                f"{self.base} {state}{sheet}: make a file tags.csv with columns image,tags, or one folder for each "
+                "class, or give the layout of VOC or COCO"
             )
         (only, *more) = where
         inner = groups_of(groups[only]) if not self.nested and not more else {}
-        if only not in self._meant and "" not in inner and len(inner) > 1:
+        if only not in self._meant.classes and "" not in inner and len(inner) > 1:
             raise InputError(
                 f"{self.base} holds one folder of folders, {only}: did you mean {self.base / only}? If '{only}' is the "
                 f"only class, say --classes {only}"
@@ -72,86 +87,63 @@ class ClassFolders:
     @property
     def because(self) -> str:
         """What was recognised."""
-        splits = (
-            f", in {', '.join(p.rstrip('/') for group in self.places.values() for p in group)}" if self.nested else ""
-        )
-        return f"a folder of photos for each class ({listed(self.known.names, 6)}){splits}"
+        inside = [prefix.rstrip("/") for group in self._splits.values() for prefix in group if prefix]
+        where = f", in {', '.join(inside)}" if inside else ""
+        return f"a folder of photos for each class ({listed(self.known.names, 6)}){where}"
 
     def splits(self) -> tuple[str, ...]:
         """The splits there are; folders without splits are all for training."""
-        return tuple(self.places)
+        return tuple(self._splits)
 
     def read(self, split: str) -> Listing:
         """One split. Ids keep the folders: ``train/cat/01``."""
         known_split(split, self.splits(), self.base)
         known, names, labels = self.known, [], []
         numbers = {name: frozenset({number}) for name, number in known.number.items()}
-        for prefix in self.places[split]:
-            classes = set(self._classes(prefix))
-            for name in self.found.photos:
+        for prefix in self._splits[split]:
+            classes = set(self._places[prefix].classes)
+            for name in self.walked.photos:
                 folder, slash, _ = name[len(prefix) :].partition("/")
-                if slash and name.startswith(prefix) and folder in classes:
+                if slash and folder in classes and name.startswith(prefix):
                     names.append(name)
                     labels.append(numbers[folder])
-        ids = distinct_ids(names, explicit=False, place=str(self.base))
-        present = Present()
-        samples = Samples(
-            self.base,
-            names,
-            labels,
-            (),
-            truth(self.root, self.settings, map(ids, names), present, skip=self._called_class()),
-            saliency(self.root, self.settings, map(ids, names), present, skip=self._called_class()),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(known.names, self.settings, known.values)
-        source = f"the folders of {listed(str(self.base / prefix) for prefix in self.places[split])}"
-        findings = tuple(merged_words(known.merged))
-        return Listing(self.root.name, known.names, values, samples, source, known.explicit, known.where, findings)
-
-    def _called_class(self) -> frozenset[str]:
-        return frozenset(name for name, role in self.roles.items() if role == "class")
+        photos = Photos(self.base, names, labels, explicit=False)
+        source = f"the folders of {listed(str(self.base / prefix) for prefix in self._splits[split])}"
+        called_class = frozenset(self._places[""].classes)
+        return listing(self.root, self.settings, split, photos, known, source, skip=called_class)
 
     def left_out(self) -> Iterator[Finding]:
         """Photos without a class, folders that are none, and files that are not read."""
-        groups = groups_of(self.found.photos)
-        untagged = {"": groups.get("", [])}
-        for name, role in self.roles.items():
-            loose = role == "photos" or (role == "split" and not self._classes(f"{name}/"))
-            if loose or (self.nested and role == "class"):
-                untagged[name] = groups[name]
-            elif role == "split":
-                untagged[f"{name}/"] = groups_of(self.found.photos, f"{name}/").get("", [])
-        for name, photos in untagged.items():
-            if photos:
-                yield Finding(
-                    "info",
-                    f"{len(photos)} photo{'s' if len(photos) > 1 else ''} in {self.base / name} {_in_no_class(self)}",
-                    "nobody tagged them, so they are not used",
-                )
-        for prefix in (prefix for group in self.places.values() for prefix in group):
-            empty = sorted(set(folders(self.base / prefix)) - set(groups_of(self.found.photos, prefix)))
+        where = "lie in no class folder of a split" if self.nested else "lie in no class folder"
+        for name, count in self._untagged():
+            photos = f"{some(count, 'photo')} in {self.base / name}"
+            yield Finding("note", f"{photos} {where}", "nobody tagged them, so they are not used")
+        for prefix in (prefix for group in self._splits.values() for prefix in group):
+            empty = sorted(set(folders(self.base / prefix)) - self._places[prefix].sizes.keys())
             if empty:
-                yield Finding(
-                    "info", f"folders in {self.base / prefix} that hold no photo are no class: {listed(empty)}"
-                )
-        yield from left_out(self.found, self.base)
+                yield Finding("note", f"{self.base / prefix}: folders without photos are no classes: {listed(empty)}")
+        yield from left_out(self.walked, self.base)
+
+    def _untagged(self) -> Iterator[tuple[str, int]]:
+        """Folders of photos without a class, and how many those are."""
+        top = self._places[""]
+        for prefix, place in self._places.items():
+            if "" in place.sizes and (place.classes or not prefix):
+                yield prefix, place.sizes[""]
+        for name, role in top.roles.items():
+            unused = role == "photos" or (role == "class" and self.nested)
+            if unused or (role == "split" and not self._places[f"{name}/"].classes):
+                yield name, top.sizes[name]
 
 
-def _in_no_class(source: ClassFolders) -> str:
-    return "lie in no class folder of a split" if source.nested else "lie in no class folder"
+def _meant(root: Path, settings: DataSettings) -> Meant:
+    own = user_classes(root, settings)
+    classes = frozenset((*comma_separated(settings.classes), *(own.names if own else ())))
+    return Meant(classes, frozenset((settings.train_split, settings.val_split)))
 
 
-def _meant(root: Path, settings: DataSettings) -> frozenset[str]:
-    """Names of folders that the user said are classes."""
-    given = given_classes(root, settings)
-    return frozenset((*given_names(settings.classes), *(given.names if given else ())))
-
-
-def _is_photo_folder(groups: dict[str, list[str]]) -> bool:
-    """Whether all photos lie in folders in one folder of photos, ``images/cat/01.jpg``."""
-    if len(groups) != 1:
-        return False
-    ((name, photos),) = groups.items()
-    return word(name) in PHOTO_WORDS and all("/" in photo for photo in photos)
+def _photo_folder(groups: Groups, roles: Mapping[str, Role]) -> str | None:
+    """The folder of photos that holds the folders of classes, ``images/cat/01.jpg``, if that is how photos lie."""
+    photos = [name for name, role in roles.items() if role == "photos"]
+    alone = len(photos) == 1 and not any(role in ("class", "split") for role in roles.values())
+    return photos[0] if alone and all("/" in name for name in groups[photos[0]]) else None

@@ -1,10 +1,10 @@
 """The layout of MS COCO: ``annotations/instances_train2014.json`` and the photos in ``train2014/``.
 
 Exports of other programs are read too: one JSON a split beside its photos (``train/_annotations.coco.json``), and
-``data/`` with ``labels.json``. A photo's tags are the categories of its objects (crowds too); one without objects shows
-none of the classes. COCO's 80 categories have ids up to 90; in id order they are classes 0 to 79, so class ``c`` has value
-``c + 1`` in index masks, as the field's COCO masks do. Object outlines in the JSON are truth and are never looked at: to
-measure, give rendered index masks (``masks/``, or ``--truth FOLDER``).
+``data/`` with ``labels.json``. A photo's tags are the categories of its objects (crowds too); one without objects
+shows none of the classes. COCO's 80 categories have ids up to 90; in id order they are classes 0 to 79, so class
+``c`` has value ``c + 1`` in index masks, as the field's COCO masks do. Object outlines in the JSON are truth and are
+never looked at: to measure, give rendered index masks (``masks/``, or ``--truth FOLDER``).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tag2mask.data.class_file import Known, known_classes, merged_words
-from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, saliency, truth, word
-from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute, distinct_ids
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import Known, known_classes
+from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
+from tag2mask.data.finding import Finding, some
+from tag2mask.data.ids import absolute
 from tag2mask.data.instances import Instances, read_instances
 from tag2mask.data.lines import missing_images
-from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.listing import Listing
 from tag2mask.data.peek import start_of
-from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, left_out, not_named, walk
 from tag2mask.errors import InputError, listed, unknown
@@ -47,9 +47,9 @@ def annotation_files(root: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name in folders(root):
         if is_split(name):
-            found = [root / name / file for file in _SINGLE]
-            found += [path for path in sorted((root / name).glob("*.json")) if path not in found]
-            path = next((path for path in found if _is_coco(path)), None)
+            candidates = [root / name / file for file in _SINGLE]
+            candidates += [path for path in sorted((root / name).glob("*.json")) if path not in candidates]
+            path = next((path for path in candidates if _is_coco(path)), None)
             if path:
                 files.setdefault(split_name(name), path)
     if not files:
@@ -89,7 +89,7 @@ class Coco:
         return starting[0] if len(starting) == 1 else None
 
     def splits(self) -> tuple[str, ...]:
-        """``train``, ``val`` and ``test`` where there is a file of that beginning, and the full names (``train2014``)."""
+        """``train``, ``val``, ``test`` where there is a file of that beginning, and the full names (``train2014``)."""
         short = [name for name in ("train", "val", "test") if name not in self.files and self._file(name)]
         return (*short, *self.files)
 
@@ -117,9 +117,9 @@ class Coco:
         if name is None:
             known_split(split, self.splits(), self.root)
             raise AssertionError(split)
-        found, known, path = self._instances(name), self.known, self.files[name]
-        tags = found.tags()
-        for category in found.names():
+        instances, known, path = self._instances(name), self.known, self.files[name]
+        tags = instances.tags()
+        for category in instances.names():
             if category not in known.number:
                 raise InputError(f"{path}: {unknown('class', category, known.names)}; the training split lacks it")
         images, present = self._images(name, list(tags)), Present()
@@ -127,23 +127,11 @@ class Coco:
         missing = [photo for photo in tags if not present(os.path.normpath(images / photo))]
         if missing:
             raise missing_images(missing, len(tags), str(path), images)
-        names = list(tags)
-        ids = distinct_ids(names, explicit=True, place=str(path))
         sets: dict[frozenset[int], frozenset[int]] = {}
         labels = (frozenset(known.number[category] for category in shown) for shown in tags.values())
-        samples = Samples(
-            images,
-            names,
-            (sets.setdefault(label, label) for label in labels),
-            (),
-            truth(self.root, self.settings, map(ids, names), present),
-            saliency(self.root, self.settings, map(ids, names), present),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(known.names, self.settings, known.values)
-        findings = (*merged_words(known.merged), *_lost(found, path))
-        return Listing(self.root.name, known.names, values, samples, str(path), known.explicit, known.where, findings)
+        photos = Photos(images, list(tags), (sets.setdefault(label, label) for label in labels))
+        lost = _lost(instances, path)
+        return listing(self.root, self.settings, split, photos, known, str(path), present=present, findings=lost)
 
     def _images(self, name: str, photos: Sequence[str]) -> Path:
         """The folder of a split's photos: of those where it may lie, the first that holds some of them.
@@ -170,15 +158,15 @@ class Coco:
         for images in dict.fromkeys(self._used.values()):
             files = [name for name, place in self._used.items() if place == images]
             named = {photo for name in files for photo in self._instances(name).photos.values()}
-            found = walk(images, companion_names(images))
-            yield from not_named(found.photos, named, images, listed(self.files[name].name for name in files))
-            yield from left_out(found, images)
+            walked = walk(images, companion_names(images))
+            yield from not_named(walked.photos, named, images, listed(self.files[name].name for name in files))
+            yield from left_out(walked, images)
 
 
-def _lost(found: Instances, path: Path) -> Iterator[Finding]:
-    if found.lost:
+def _lost(instances: Instances, path: Path) -> Iterator[Finding]:
+    if instances.lost:
         yield Finding(
             "warning",
-            f"{path}: annotations of {found.lost} photo{'s' if found.lost > 1 else ''} that are not among its images",
+            f"{path}: annotations of {some(instances.lost, 'photo')} that are not among its images",
             "their ids lead nowhere: export the data set again",
         )

@@ -12,27 +12,12 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.data.walk import Present, folders, image_files
 from tag2mask.errors import InputError
 
-TRUTH_WORDS = frozenset(
-    [
-        "mask",
-        "masks",
-        "truth",
-        "truths",
-        "gt",
-        "groundtruth",
-        "label",
-        "labels",
-        "annotation",
-        "annotations",
-        "segmentation",
-        "segmentations",
-        "seg",
-        "segmentationclass",
-        "segmentationclassaug",
-    ]
-)
-"""Names of folders of truth, without capitals, blanks, ``-`` and ``_``."""
-SALIENCY_WORDS = frozenset(["saliency", "saliencies", "saliencymaps", "salimages", "sal"])
+TRUTH_WORDS = (
+    "masks", "mask", "segmentationclassaug", "segmentationclass", "truth", "groundtruth", "gt", "segmentation",
+    "segmentations", "seg", "labels", "label", "annotations", "annotation",
+)  # fmt: skip
+"""Names of folders of truth, without capitals, blanks, ``-`` and ``_``; of several, the earlier one is read first."""
+SALIENCY_WORDS = ("saliency", "saliencymaps", "saliencies", "salimages", "sal")
 PHOTO_WORDS = frozenset(["images", "imgs", "img", "photos", "jpegimages"])
 """Names of folders of photos, likewise."""
 
@@ -40,7 +25,8 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".jpg", ".jpeg
 SALIENCY_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 MARK = re.compile(
-    r"[ _.-](masks?|gt|truth|ground[ _-]?truth|labels?|labelids|labeltrainids|seg|segmentation|annotations?|saliency|sal)$",
+    r"([ _.-](masks?|gt|truth|ground[ _-]?truth|labels?|labelids|labeltrainids|seg|segmentation|annotations?|saliency|"
+    r"sal)|\.(jpe?g|png|bmp|tiff?|webp))$",
     re.IGNORECASE,
 )
 """What people append to a photo's name for its mask or map."""
@@ -61,21 +47,16 @@ class Companions:
         starts = [(f"{folder}{os.sep}", ending) for folder, ending in self._places]
         self._which = bytearray()
         for id_ in ids:
-            found = (
+            numbers = (
                 number
                 for number, (start, ending) in enumerate(starts, 1)
                 if present(os.path.normpath(f"{start}{id_}{ending}"))
             )
-            self._which.append(next(found, 0))
+            self._which.append(next(numbers, 0))
 
     @property
     def folders(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys(folder for folder, _ in self._places))
-
-    @property
-    def count(self) -> int:
-        """How many photos have one."""
-        return len(self._which) - self._which.count(0)
 
     def path(self, index: int, id_: str) -> Path | None:
         if not self._which or not self._which[index]:
@@ -115,7 +96,7 @@ def _endings(place: Path, suffixes: Sequence[str]) -> list[str]:
 
 def companion_names(root: Path) -> frozenset[str]:
     """Folders directly in ``root`` that are called as those of truth and of saliency maps are."""
-    return frozenset(name for name in folders(root) if word(name) in TRUTH_WORDS | SALIENCY_WORDS)
+    return frozenset(name for name in folders(root) if word(name) in TRUTH_WORDS + SALIENCY_WORDS)
 
 
 NO_FOLDERS: frozenset[str] = frozenset()
@@ -137,10 +118,11 @@ def saliency(
     return companions(places, SALIENCY_SUFFIXES, ids, present)
 
 
-def _places(root: Path, words: frozenset[str], given: Path | None, what: str, skip: frozenset[str]) -> list[Path]:
-    if given is not None:
-        return [absolute(existing_folder(given, what))]
-    return [root / name for name in folders(root) if word(name) in words and name not in skip]
+def _places(root: Path, words: Sequence[str], folder: Path | None, what: str, skip: frozenset[str]) -> list[Path]:
+    if folder is not None:
+        return [absolute(existing_folder(folder, what))]
+    places = [root / name for name in folders(root) if word(name) in words and name not in skip]
+    return sorted(places, key=lambda place: words.index(word(place.name)))
 
 
 def existing_folder(path: Path, what: str) -> Path:

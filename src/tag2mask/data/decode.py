@@ -1,19 +1,20 @@
-"""Image files opened and read. Whatever is wrong with one ends as an :class:`~tag2mask.errors.UnreadableImage` that names
-it and quotes nothing of what is in it.
+"""Image files opened and read.
+
+Whatever is wrong with one ends as an :class:`~tag2mask.errors.UnreadableImage` that names it and quotes nothing of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
-from tag2mask.data.pixels import to_grey, to_rgb
+from tag2mask.data.pixels import packing_of, to_grey, to_rgb
 from tag2mask.data.reading import NotRegular, open_regular
 from tag2mask.data.walk import SUFFIXES
 from tag2mask.errors import InputError, UnreadableImage
@@ -28,15 +29,15 @@ IMAGE_BYTES = 512 << 20
 # Only formats that hold photos. Pillow knows more, and some of them start other programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000", "AVIF", "PPM")
 
-# The eight EXIF orientations and what undoes them (EXIF 2.32, tag 0x0112).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# What undoes the EXIF orientations (EXIF 2.32, tag 0x0112) of `[height width 3]`.
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels),
 }
 
 
@@ -91,13 +92,9 @@ def _instead(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path, content: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def opened(path: Path, content: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile.ImageFile]:
     """The image with its header read and its size checked, errors explained while it is in use."""
-    with (
-        explained(path),
-        open_regular(path, IMAGE_BYTES) if content is None else io.BytesIO(content) as file,
-        Image.open(file, formats=_formats()) as image,
-    ):
+    with explained(path), _image(path, content) as image:
         if image.width * image.height > max_pixels:
             raise UnreadableImage(
                 f"image {path} has {image.width * image.height / 1e6:.0f} million pixels "
@@ -119,29 +116,28 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
 def decoded(path: Path, content: bytes | None, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
     """A photo, as of :func:`read_image`, and what is odd about it, as of :func:`~tag2mask.data.pixels.to_rgb`."""
     with opened(path, content, max_pixels) as image:
-        orientation = _orientation(image)
-        if orientation not in _UPRIGHT:
-            return to_rgb(image, lambda: _again(path, content))
-        return to_rgb(_upright(image, orientation))
+        packing, orientation = packing_of(image), _orientation(image)
+        pixels, note = to_rgb(image, packing, lambda: _image(path, content))
+    if orientation in _UPRIGHT:
+        pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
+    return pixels, note
 
 
-def _again(path: Path, content: bytes | None) -> Image.Image:
+@contextlib.contextmanager
+def _image(path: Path, content: bytes | None) -> Iterator[ImageFile.ImageFile]:
     file = open_regular(path, IMAGE_BYTES) if content is None else io.BytesIO(content)
-    return Image.open(file, formats=_formats())
+    with file, Image.open(file, formats=_formats()) as image:
+        yield image
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A photo as people see it: ``[height width 3]`` uint8 RGB.
 
-    Turned upright by its EXIF orientation; grey, palette, CMYK and deep images (10 to 16 bits) are converted, transparent
-    ones laid on white; of an animation the first frame is read.
+    Turned upright by its EXIF orientation; grey, palette, CMYK and deep images (10 to 16 bits) are converted,
+    transparent ones laid on white; of an animation the first frame is read.
 
     Raises:
         UnreadableImage: missing, truncated, not an image, or more than ``max_pixels`` pixels; names the file.

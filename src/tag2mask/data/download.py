@@ -165,6 +165,6 @@ def _coco2014(to: Path) -> Path:
             f"unzip into {to}; missing there: {listed(missing, 4)}"
         )
     for split in ("train2014", "val2014"):
-        found = read_instances(to / "annotations" / f"instances_{split}.json")
-        log.info("coco %s: %d photos, %d classes", split, len(found.photos), len(found.categories))
+        instances = read_instances(to / "annotations" / f"instances_{split}.json")
+        log.info("coco %s: %d photos, %d classes", split, len(instances.photos), len(instances.categories))
     return to

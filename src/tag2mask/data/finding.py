@@ -7,15 +7,22 @@ from typing import Literal
 
 from tag2mask.errors import printable
 
-Level = Literal["error", "warning", "info"]
-LEVELS: tuple[Level, ...] = ("error", "warning", "info")
+Level = Literal["error", "warning", "note", "info"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note", "info")
+
+
+def some(count: int, thing: str) -> str:
+    """``1 photo``, ``2 photos``."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing worth knowing."""
 
-    level: Level  # error: training would fail or teach nonsense; warning: masks will suffer; info: figures
+    level: Level
+    # error: training would fail or teach nonsense; warning: masks will suffer; note: how something was taken, which a
+    # run says, too; info: figures
     message: str  # what, where, how much
     advice: str = ""  # what to do about it
 

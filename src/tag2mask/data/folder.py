@@ -5,9 +5,10 @@
     beach/7.jpg,cow;person,val,       tags are separated by ; or |
     empty.jpg,,train,                 no tag: it shows none of the classes
 
-or one CSV for each split (``train.csv``, ``val.csv``); the other forms are those of :mod:`~tag2mask.data.table`. A photo
-that no line names is untagged and not used. Beside them, all optional: ``classes.txt`` (a class a line, in order; ``name
-value`` when truth masks use other values than 1, 2, ...), ``masks/`` (truth, ``beach/7.png``), ``saliency/``.
+or one CSV for each split (``train.csv``, ``val.csv``); the other forms are those of :mod:`~tag2mask.data.table`. A
+photo that no line names is untagged and not used. Beside them, all optional: ``classes.txt`` (a class a line, in
+order; ``name value`` when truth masks use other values than 1, 2, ...), ``masks/`` (truth, ``beach/7.png``),
+``saliency/``.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tag2mask.data.class_file import given_classes, known_classes, merged_words
-from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, saliency, truth, word
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import known_classes, user_classes
+from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute, distinct_ids
+from tag2mask.data.ids import absolute
 from tag2mask.data.lines import DistinctTags, Lines, locate, missing_images
-from tag2mask.data.listing import Listing, class_values
-from tag2mask.data.samples import Samples
+from tag2mask.data.listing import Listing
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.table import form_of, rows
 from tag2mask.data.walk import Present, folders, left_out, not_named, walk
-from tag2mask.data.words import several_words
+from tag2mask.data.words import check_class, several_words
 from tag2mask.errors import InputError, listed
 
 
@@ -33,17 +34,18 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
     """Why a folder is of this layout, or None."""
     if settings.tags is not None:
         return f"tags in {settings.tags}"
-    found = [path for path in csv_files(root) if _holds_tags(path)]
-    return f"tags in {listed(path.relative_to(root).as_posix() for path in found)}" if found else None
+    tables = [path.relative_to(root).as_posix() for path in csv_files(root) if _holds_tags(path)]
+    return f"tags in {listed(tables)}" if tables else None
 
 
 def csv_files(root: Path) -> list[Path]:
     """CSV files in the data set's folder; where there is none, in folders called as splits are."""
     places = [root], [root / name for name in folders(root) if is_split(name)]
     for group in places:
-        found = [p for place in group for p in sorted(place.glob("*.[cC][sS][vV]")) if not p.name.startswith(".")]
-        if any(path.is_file() for path in found):
-            return [path for path in found if path.is_file()]
+        paths = (path for place in group for path in sorted(place.glob("*.[cCtT][sS][vV]")))
+        tables = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+        if tables:
+            return tables
     return []
 
 
@@ -61,8 +63,8 @@ def tag_files(root: Path, settings: DataSettings) -> list[tuple[str, Path]]:
     train = split_name(settings.train_split)
     if settings.tags is not None:
         return [(train, settings.tags)]
-    found = csv_files(root)
-    chosen = [path for path in found if _holds_tags(path)] or found
+    tables = csv_files(root)
+    chosen = [path for path in tables if _holds_tags(path)] or tables
     names = {path: path.stem if path.parent == root else path.parent.name for path in chosen}
     general = next((path for path, name in names.items() if name == "tags"), None)
     if general:
@@ -92,7 +94,7 @@ class Folder:
                 if row.split not in self._lines:
                     self._lines[row.split] = Lines(path, tags)
                 self._lines[row.split].add(row, path)
-        if given_classes(root, settings) is None:
+        if user_classes(root, settings) is None:
             check_tags(tags.where)
         self.known = known_classes(root, settings, tags.where)
 
@@ -110,22 +112,9 @@ class Folder:
         lines, known = self._joined(split), self.known
         if not known.names:
             raise InputError(f"{lines.path} holds no tags at all: fill the column 'tags'")
-        ids = distinct_ids(lines.names, explicit=True, place=str(lines.path))
-        samples = Samples(
-            self.base,
-            lines.names,
-            lines.labels(known.number),
-            lines.domains(),
-            truth(self.root, self.settings, map(ids, lines.names), self._present),
-            saliency(self.root, self.settings, map(ids, lines.names), self._present),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(known.names, self.settings, known.values)
-        findings = (*merged_words(known.merged), *lines.findings())
-        return Listing(
-            self.root.name, known.names, values, samples, str(lines.path), known.explicit, known.where, findings
-        )
+        photos = Photos(self.base, lines.names, lines.labels(known.number), lines.domains())
+        source, notes = str(lines.path), lines.findings()
+        return listing(self.root, self.settings, split, photos, known, source, present=self._present, findings=notes)
 
     def _joined(self, split: str) -> Lines:
         lines = self._lines[split]
@@ -138,10 +127,10 @@ class Folder:
 
     def left_out(self) -> Iterator[Finding]:
         """What lies in the folder of photos and is not read."""
-        found = walk(self.base, companion_names(self.base))
+        walked = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._joined(split).names}
-        yield from not_named(found.photos, named, self.base, listed(path.name for _, path in self.tables))
-        yield from left_out(found, self.base)
+        yield from not_named(walked.photos, named, self.base, listed(path.name for _, path in self.tables))
+        yield from left_out(walked, self.base)
 
 
 def _photo_folder(root: Path, settings: DataSettings) -> Path:
@@ -160,6 +149,7 @@ def check_tags(where: Mapping[str, str]) -> None:
     """
     for tag, place in where.items():
         if "," in tag:
+            check_class(tag, place)  # a list in a program's notation has commas, too
             raise InputError(f"{place}: tag '{tag}' has a comma in it: separate tags by ;")
     for name, parts in several_words(where):
         raise InputError(

@@ -42,8 +42,8 @@ class Ids:
     """The ids of one split's photos, all different.
 
     Photos from elsewhere (absolute names) are known by their path in the folder that all of those share, so that
-    ``/disk1/a/7.jpg`` and ``/disk2/a/7.jpg`` are ``disk1/a/7`` and ``disk2/a/7``. Names that differ only in their suffix
-    keep it.
+    ``/disk1/a/7.jpg`` and ``/disk2/a/7.jpg`` are ``disk1/a/7`` and ``disk2/a/7``. Names that differ only in their
+    suffix keep it.
     """
 
     shared: str = ""  # the folder shared by photos from elsewhere, with a slash at its end
@@ -60,7 +60,7 @@ def distinct_ids(names: Sequence[str], *, explicit: bool, place: str) -> Ids:
     """Ids for these names, which differ from each other.
 
     Args:
-        explicit: the user named each photo. Otherwise two that differ only in suffix are refused: one of them may be the
+        explicit: the user named each photo. Otherwise two that differ only in suffix are refused: one may be the
             other's mask.
         place: where the photos lie, for the message.
 

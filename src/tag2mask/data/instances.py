@@ -1,4 +1,4 @@
-"""COCO's instances JSON: which categories occur in which photo. Outlines, nearly all of it, are parsed and forgotten."""
+"""COCO's instances JSON: which categories occur in which photo. Outlines, nearly all of it, are forgotten."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = ("categories", "images", "annotations")
 
 @dataclass
 class Instances:
-    """What an instances JSON says. Ids are texts: some programs write numbers as texts, in one list and not in another."""
+    """What an instances JSON says. Ids are texts: some programs write a number as text in one list, not in another."""
 
     categories: dict[str, str] = field(default_factory=dict)  # names by id, in the order of the ids
     photos: dict[str, str] = field(default_factory=dict)  # files by id
@@ -44,7 +44,7 @@ def read_instances(path: Path) -> Instances:
     Raises:
         InputError: not JSON, or not of this form (the message says where).
     """
-    found = Instances()
+    instances = Instances()
     families: dict[str, set[str]] = {}  # names of categories by supercategory
     where = "its start"
     with opened_text(path, "the annotations", JSON_BYTES) as file:
@@ -52,29 +52,29 @@ def read_instances(path: Path) -> Instances:
     try:
         for where, entry in entries(text, KEYS):
             if where == "categories":
-                _put(found.categories, key_of(entry["id"]), _category(entry["name"]))
+                _put(instances.categories, key_of(entry["id"]), _category(entry["name"]))
                 families.setdefault(str(entry.get("supercategory")), set()).add(clean(str(entry["name"])))
             elif where == "images":
-                _put(found.photos, key_of(entry["id"]), _file(entry["file_name"]))
+                _put(instances.photos, key_of(entry["id"]), _file(entry["file_name"]))
             else:
-                found.shown.setdefault(key_of(entry["image_id"]), set()).add(key_of(entry["category_id"]))
+                instances.shown.setdefault(key_of(entry["image_id"]), set()).add(key_of(entry["category_id"]))
         where = "its lists"
-        if not found.categories or not found.photos:
-            raise ValueError("no " + ("images" if found.categories else "categories"))
+        if not instances.categories or not instances.photos:
+            raise ValueError("no " + ("images" if instances.categories else "categories"))
         where = "annotations"
-        strange = set().union(*found.shown.values()) - found.categories.keys()
+        strange = set().union(*instances.shown.values()) - instances.categories.keys()
         if strange:
             raise ValueError(f"category_id {min(strange)[:40]} is not among the categories")
-        if found.shown and not found.shown.keys() & found.photos.keys():
+        if instances.shown and not instances.shown.keys() & instances.photos.keys():
             raise ValueError("no image_id is among the images")
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}): fetch it again") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)[:200] or type(error).__name__
         raise InputError(f"{path} is not a COCO instances file ({reason} in {where}): fetch it again") from error
-    found.lost = len(found.shown.keys() - found.photos.keys())
-    found.categories = _in_order(_without_families(found, families))
-    return found
+    instances.lost = len(instances.shown.keys() - instances.photos.keys())
+    instances.categories = _in_order(_without_families(instances, families))
+    return instances
 
 
 def key_of(value: Any) -> str:
@@ -105,14 +105,14 @@ def _file(name: Any) -> str:
     return tidy(name)
 
 
-def _without_families(found: Instances, families: dict[str, set[str]]) -> dict[str, str]:
+def _without_families(instances: Instances, families: dict[str, set[str]]) -> dict[str, str]:
     """Without categories that no photo shows and that are background or others' supercategory: exports have such."""
-    used = set().union(*found.shown.values())
+    used = set().union(*instances.shown.values())
 
     def is_class(id_: str, name: str) -> bool:
         return id_ in used or not (families.get(name, set()) - {name} or folded(name).strip("_") == "background")
 
-    return {id_: name for id_, name in found.categories.items() if is_class(id_, name)}
+    return {id_: name for id_, name in instances.categories.items() if is_class(id_, name)}
 
 
 def _in_order(categories: dict[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import absolute
 from tag2mask.data.samples import Labels
 from tag2mask.data.table import Row
@@ -107,8 +107,8 @@ class Lines:
         if len({self._domains[place] for place in places}) > 1:
             raise InputError(f"{self.path} lines {first} and {other} give image {image} two domains: mend one")
         if self._distinct.one_a_line and all(tags):
-            return {tag for given in tags for tag in given}
-        if len({frozenset(given) for given in tags}) == 1:
+            return {tag for of_line in tags for tag in of_line}
+        if len({frozenset(of_line) for of_line in tags}) == 1:
             raise InputError(f"{self.path} lists image {image} on lines {first} and {other}: remove one")
         raise InputError(
             f"{self.path} gives image {image} different tags on lines {first} and {other}: join them in one line, "
@@ -121,10 +121,10 @@ class Lines:
 
     def findings(self) -> Iterator[Finding]:
         if self._more:
-            several = f"{len(self._more)} photo{'s are' if len(self._more) > 1 else ' is'} on several lines"
-            yield Finding("info", f"{self.path}: {several} with a tag each, which are joined")
+            several = f"{self.path}: {some(len(self._more), 'photo')} on several lines"
+            yield Finding("note", f"{several} with a tag each, which are joined")
         if not self.tagged():
-            yield Finding("info", f"{self.path}: no line of these {len(self)} has a tag, so the photos are untagged")
+            yield Finding("note", f"{self.path}: no line of these {len(self)} has a tag, so the photos are untagged")
 
 
 def locate(name: str, places: Sequence[Path], present: Present) -> str | None:
@@ -142,8 +142,8 @@ def locate(name: str, places: Sequence[Path], present: Present) -> str | None:
         for suffix in suffixes:
             if present(path + suffix):
                 inside = path.startswith(f"{base}{os.sep}")
-                found = path[len(str(base)) + 1 :] if inside else str(absolute(Path(path)))
-                return (found + suffix).replace(os.sep, "/")
+                relative = path[len(str(base)) + 1 :] if inside else str(absolute(Path(path)))
+                return (relative + suffix).replace(os.sep, "/")
     return None
 
 

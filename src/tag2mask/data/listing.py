@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, sample_id, tidy
 from tag2mask.data.samples import Labels, Samples
-from tag2mask.data.settings import DataSettings, Layout, given_names
+from tag2mask.data.settings import DataSettings, Layout, comma_separated
 from tag2mask.data.walk import Present, image_files
 from tag2mask.data.words import check_class, clean, listed_classes
 from tag2mask.errors import InputError, unknown
@@ -76,20 +76,20 @@ def class_values(classes: Sequence[str], settings: DataSettings, own: Sequence[i
         InputError: a name that is no class, a value outside 1..254, two classes with one value.
     """
     values = dict(zip(classes, own or range(1, len(classes) + 1), strict=True))
-    given: dict[str, int] = {}
-    for pair in given_names(settings.truth_values):
+    overrides: dict[str, int] = {}
+    for pair in comma_separated(settings.truth_values):
         name, equals, value = pair.rpartition("=")
         name, value = clean(name), value.strip()
         if not equals or not value.isdecimal():
             raise InputError(f"truth value '{pair}' is not name=value: write for instance {classes[0]}=8")
         if name not in values:
             raise unknown("class", name, classes)
-        given[name] = int(value)
-    values |= given
+        overrides[name] = int(value)
+    values |= overrides
     selected = selected_classes(classes, settings)
     owner: dict[int, str] = {}
     for name in (name for name in classes if name in selected):
-        if given and not 1 <= values[name] <= 254:
+        if overrides and not 1 <= values[name] <= 254:
             raise InputError(f"truth value {values[name]} of class '{name}' is outside 1..254: 0 is background")
         if values[name] in owner:
             raise InputError(
@@ -102,7 +102,7 @@ def class_values(classes: Sequence[str], settings: DataSettings, own: Sequence[i
 
 def selected_classes(classes: Sequence[str], settings: DataSettings) -> tuple[str, ...]:
     """The classes asked for, in the data set's order; all when none is named."""
-    wanted = given_names(settings.classes)
+    wanted = comma_separated(settings.classes)
     numbers = listed_classes(classes, wanted).number
     for name in sorted(wanted):
         if name not in numbers:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.data.decode import opened
+from tag2mask.data.pixels import packing_of
 from tag2mask.errors import UnreadableImage
 from tag2mask.files import atomic
 
@@ -24,12 +25,11 @@ def read_index_mask(path: Path) -> np.ndarray:
     path = Path(path)
     with opened(path) as image:
         _check_kind(image, path)
-        tiles = getattr(image, "tile", None)  # how the decoder was told to unpack, from the header
-        packed = tiles[0][3] if tiles else None
+        packing = packing_of(image)
         if image.mode in ("P", "L", "1"):
             values = np.array(image, dtype=np.uint8)
             # Pillow spreads grey of 2 and 4 bits over 0..255; in a mask the stored number is the class
-            return values // {"L;2": 85, "L;4": 17}.get(packed if isinstance(packed, str) else "", 1)
+            return values // {"L;2": 85, "L;4": 17}.get(packing, 1)
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 255:
             raise UnreadableImage(

@@ -1,12 +1,15 @@
-"""Pixels of any kind as 8-bit RGB: deep grey and colour, transparency. Large images go strip by strip, not in copies."""
+"""Pixels of any kind as 8-bit RGB: deep grey and colour, transparency. Large images go strip by strip."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
+
+Reopen = Callable[[], AbstractContextManager[ImageFile.ImageFile]]
 
 STRIP = 1 << 22  # pixels handled at a time
 
@@ -20,20 +23,22 @@ _OTHER_BYTE = {
 }  # how Pillow unpacks 16-bit colour, keeping the high byte; and how it would keep the low one
 
 
-def to_rgb(image: Image.Image, reopen: Callable[[], Image.Image] | None = None) -> tuple[np.ndarray, str]:
+def to_rgb(image: Image.Image, packing: str, reopen: Reopen) -> tuple[np.ndarray, str]:
     """An image as ``[height width 3]`` uint8, and what is odd about it (else ""): ``transparent``, ``10 bits``, ...
 
     Values of 16 bits are stretched by the smallest of :data:`DEPTHS` that holds them: many files hold 10 or 12 bits and
     would be black otherwise. Transparent pixels are laid on white, unless all are.
 
     Args:
+        packing: how its file holds pixels, of :func:`packing_of` before they were decoded.
         reopen: gives the same image again, not yet decoded, for deep colour.
     """
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image)
-    deep = _deep_colour(image, reopen)
-    if deep is not None:
-        return deep
+    if packing in _OTHER_BYTE:
+        deep = _deep_colour(image, _OTHER_BYTE[packing], reopen)
+        if deep is not None:
+            return deep
     if image.has_transparency_data:
         clear = image if image.mode == "RGBA" else image.convert("RGBA")
         if clear.getchannel("A").getextrema() == (0, 0):  # a mistake, or there is nothing to see: the colours decide
@@ -112,31 +117,30 @@ def _range(image: Image.Image) -> tuple[float, float, bool]:
     return low, high, integers
 
 
-def _deep_colour(image: Image.Image, reopen: Callable[[], Image.Image] | None) -> tuple[np.ndarray, str] | None:
+def _deep_colour(image: Image.Image, other: str, reopen: Reopen) -> tuple[np.ndarray, str] | None:
     """Colour of 16 bits of which few are used: Pillow keeps the high byte, in which 12 bits are nearly black.
 
-    None where it is none, or bright enough.
+    None where it is bright enough.
+
+    Args:
+        other: the packing that keeps the low byte.
     """
-    tiles = getattr(image, "tile", None)
-    other = _OTHER_BYTE.get(_packing(tiles[0].args)) if tiles else None
-    if other is None or reopen is None:
-        return None
     image.load()
-    bands = image.getbands()[:3]
-    highest = max(image.getchannel(band).getextrema()[1] for band in bands)  # type: ignore[type-var, operator]
-    bits = depth_of(int(highest) << 8 | 255)
+    highest = max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands()[:3])
+    bits = depth_of(highest << 8 | 255)
     if bits == 16:  # nothing is lost that 8 bits could show
         return None
     with reopen() as second:
-        tile = second.tile[0]  # type: ignore[attr-defined]
-        args = other if isinstance(tile.args, str) else (other, *tile.args[1:])
-        second.tile = [part._replace(args=args) for part in second.tile]  # type: ignore[attr-defined]
+        arguments = second.tile[0].args
+        args = (other, *arguments[1:]) if isinstance(arguments, tuple) else other
+        second.tile = [part._replace(args=args) for part in second.tile]
         second.load()
         return _joined(image, second, bits), f"{bits} bits"
 
 
-def _packing(args: object) -> str:
-    """The name of the decoder's packing, from the arguments of a tile."""
+def packing_of(image: ImageFile.ImageFile) -> str:
+    """How the file of an image that is not yet decoded holds pixels, in Pillow's words: ``RGB;16B``."""
+    args = image.tile[0].args if image.tile else ""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
 

@@ -81,10 +81,19 @@ def _place(error: UnicodeError) -> str:
 @contextlib.contextmanager
 def opened_text(path: Path, what: str = "", limit: int = TABLE_BYTES) -> Iterator[TextIO]:
     """A text file in UTF-8, or in UTF-16 as spreadsheets save it; errors are explained while it is in use."""
-    with explained(path, what):
-        file = open_regular(path, limit)
-        with io.TextIOWrapper(file, encoding_of(file.peek(4)[:4]), newline="") as text:
-            yield text
+    with (
+        explained(path, what),
+        open_regular(path, limit) as file,
+        io.TextIOWrapper(file, _encoding(file, path), newline="") as text,
+    ):
+        yield text
+
+
+def _encoding(file: io.BufferedReader, path: Path) -> str:
+    start = file.peek(4)[:4]
+    if start == b"PK\3\4":
+        raise InputError(f"{path} is a spreadsheet or an archive: save it as CSV UTF-8")
+    return encoding_of(start)
 
 
 def encoding_of(start: bytes) -> str:
@@ -98,16 +107,6 @@ def encoding_of(start: bytes) -> str:
     if len(start) == 4 and start[0] == start[2] == 0 != start[1]:
         return "utf-16-be"
     return "utf-8-sig"
-
-
-def read_bytes(path: Path, what: str = "", limit: int = TEXT_BYTES) -> bytes:
-    """The bytes of a regular file.
-
-    Raises:
-        InputError: it is not there, no regular file, or has more than ``limit`` bytes.
-    """
-    with explained(path, what), open_regular(path, limit) as file:
-        return file.read()
 
 
 def read_text(path: Path, what: str = "", limit: int = TEXT_BYTES) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tag2mask.data.companions import MARK, PHOTO_WORDS, SALIENCY_WORDS, TRUTH_WORDS, word
 from tag2mask.data.ids import sample_id
@@ -14,6 +14,13 @@ from tag2mask.data.settings import is_split, split_name
 
 Role = Literal["class", "truth", "saliency", "photos", "split"]
 Groups = Mapping[str, Sequence[str]]
+
+
+class Meant(NamedTuple):
+    """What folders are, where the user said it."""
+
+    classes: frozenset[str]
+    splits: frozenset[str]
 
 
 def groups_of(names: Iterable[str], prefix: str = "") -> dict[str, list[str]]:
@@ -26,17 +33,21 @@ def groups_of(names: Iterable[str], prefix: str = "") -> dict[str, list[str]]:
     return dict(groups)
 
 
-def role_of(folder: str, groups: Groups, base: Path, meant: frozenset[str]) -> Role:
+def role_of(folder: str, groups: Groups, base: Path, meant: Meant) -> Role:
     """What a folder of photos is.
 
     Args:
         folder: its name.
         groups: the photos of it and of the folders next to it.
         base: where they lie.
-        meant: names that the user said are classes.
+        meant: what the user said.
     """
-    if folder in meant:
+    if folder in meant.splits and any("/" in name for name in groups[folder]):
+        return "split"
+    if folder in meant.classes:
         return "class"
+    if _are_masks(folder, groups, base):
+        return "truth"
     if is_split(folder):
         return "split" if _is_split(folder, groups) else "class"
     if word(folder) in PHOTO_WORDS:
@@ -49,26 +60,42 @@ def role_of(folder: str, groups: Groups, base: Path, meant: frozenset[str]) -> R
 
 
 def _is_split(folder: str, groups: Groups) -> bool:
-    """A class may be called ``train``, it is one of VOC's: its folder holds photos, not folders, next to other classes."""
+    """A class may be called ``train``, as one of VOC's: its folder holds photos, not folders, next to other classes."""
     others = [name for name in groups if name not in ("", folder)]
     if any("/" in name for name in groups[folder]) or split_name(folder) != "train":
         return True
     return all(is_split(name) for name in others) or any(is_split(name) for name in others)
 
 
+def _are_masks(folder: str, groups: Groups, base: Path) -> bool:
+    """Whether a folder holds index masks that name their classes, as tag2mask writes its predictions."""
+    named = (base / folder / "classes.txt").is_file()
+    return named and all(is_colour(base / folder / name) is False for name in _spread(groups[folder]))
+
+
+def _spread(names: Sequence[str]) -> Sequence[str]:
+    """About twenty of them."""
+    return names[:: max(1, len(names) // 20)]
+
+
 def _are_photos(folder: str, groups: Groups, base: Path) -> bool:
     """Whether a folder called as truth is holds photos of a class called so (faces with and without masks).
 
-    Its files are truth where they are named after photos in the other folders. Else they are photos if they are JPEG or
-    in colour, which index masks never are, or if another folder is called ``no_`` or ``without_`` it.
+    Its files are truth where they are named after photos in the other folders. Else they are photos if they are in
+    colour, which index masks never are, or if another folder is called ``no_`` or ``without_`` it.
     """
     others = {f"{other}/{sample_id(name)}" for other in groups if other not in ("", folder) for name in groups[other]}
     own = groups[folder]
     if 2 * sum(MARK.sub("", sample_id(name)) in others for name in own) >= len(own):
         return False
-    looked = own[:: -(-len(own) // 20)]
-    photos = sum(name.lower().endswith((".jpg", ".jpeg")) or is_colour(base / folder / name) for name in looked)
+    looked = _spread(own)
+    photos = sum(_is_photo(base / folder / name) for name in looked)
     return 2 * photos > len(looked) or any(_is_opposite(folder, other) for other in groups)
+
+
+def _is_photo(path: Path) -> bool:
+    colour = is_colour(path)
+    return path.suffix.lower() in (".jpg", ".jpeg") if colour is None else colour
 
 
 def _is_opposite(folder: str, other: str) -> bool:

@@ -79,6 +79,6 @@ def known_split(split: str, names: Iterable[str], place: Path) -> None:
     )
 
 
-def given_names(texts: Iterable[str]) -> tuple[str, ...]:
+def comma_separated(texts: Iterable[str]) -> tuple[str, ...]:
     """The names in settings, where one text may hold several, separated by commas."""
     return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())

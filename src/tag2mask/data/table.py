@@ -26,7 +26,9 @@ _NAMES = {
         "image", "filename", "file_name", "file", "image_path", "imagepath", "filepath", "file_path", "path", "img",
         "image_name", "imagename", "image_id", "imageid", "photo", "name", "id",
     ),
-    "tags": ("tags", "tag", "labels", "label", "classes", "class", "categories", "category", "class_name", "label_name"),
+    "tags": (
+        "tags", "tag", "labels", "label", "classes", "class", "categories", "category", "class_name", "label_name",
+    ),
     "split": ("split", "subset", "set", "partition"),
     "domain": ("domain",),
 }  # fmt: skip

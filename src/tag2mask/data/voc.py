@@ -1,9 +1,8 @@
-"""The layout of PASCAL VOC: ``JPEGImages/``, ``ImageSets/Segmentation/*.txt``, ``Annotations/*.xml``; with VOC's classes
-or one's own.
+"""The layout of PASCAL VOC, with its classes or one's own: ``JPEGImages/``, ``ImageSets/``, ``Annotations/``.
 
-Lists may have either style, ``2007_000032`` or ``/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png``. Without
-lists all photos are for training; exports with each photo's XML next to it (``train/7.jpg``, ``train/7.xml``) are read
-too. Tags: :mod:`~tag2mask.data.voc_tags`. Truth lies in ``SegmentationClassAug/`` (VOC and SBD), else in
+Lists may have either style, ``2007_000032`` or ``/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png``.
+Without lists all photos are for training; exports with each photo's XML next to it (``train/7.jpg``, ``train/7.xml``)
+are read too. Tags: :mod:`~tag2mask.data.voc_tags`. Truth lies in ``SegmentationClassAug/`` (VOC and SBD), else in
 ``SegmentationClass/``; saliency in ``Saliency/`` or ``SALImages/``.
 """
 
@@ -13,27 +12,18 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from tag2mask.data.class_file import merged_words
-from tag2mask.data.companions import (
-    MASK_SUFFIXES,
-    Companions,
-    companion_names,
-    companions,
-    existing_folder,
-    saliency,
-    truth,
-    word,
-)
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.companions import companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute, distinct_ids, sample_id
+from tag2mask.data.ids import absolute, sample_id
 from tag2mask.data.lines import locate, missing_images
-from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.listing import Listing
 from tag2mask.data.reading import text_lines
-from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.voc_tags import CLASSES, VocTags, of_annotations, photo_id, read_tags
 from tag2mask.data.walk import Present, folders, image_files, left_out, not_named, walk
 from tag2mask.errors import InputError, listed
+from tag2mask.types import Domain
 
 __all__ = ["CLASSES", "Voc", "photo_id", "recognise"]
 
@@ -46,8 +36,8 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
     if images and parts & {"imagesets", "annotations", "segmentationclass"}:
         return f"PASCAL VOC's folders, {images.name} and the like"
     places = [root, *(root / name for name in folders(root) if is_split(name))]
-    found = [place for place in places if _has_annotations(place)]
-    return f"XML annotations next to the photos in {listed(map(str, found))}" if found else None
+    annotated = [place for place in places if _has_annotations(place)]
+    return f"XML annotations next to the photos in {listed(map(str, annotated))}" if annotated else None
 
 
 def _photo_folder(root: Path) -> Path | None:
@@ -82,21 +72,20 @@ class Voc:
             )
         return tuple(names) or (split_name(self.settings.train_split),)
 
-    def _photos(self, split: str) -> tuple[list[str], str]:
-        """The photos of a split, relative to the folder of photos, and what lists them.
+    def _photos(self, split: str) -> list[str]:
+        """The photos of a split, relative to the folder of photos.
 
         Raises:
             InputError: no such split, photos that are not there or twice.
         """
         path = self._list_of(split)
         if path:
-            return self._listed(path), str(path)
+            return self._listed(path)
         known_split(split, self.splits(), self.root)
         places = [n for n in folders(self.root) if split_name(n) == split] if self.next_to else []
         if not places:
-            return image_files(self.base, companion_names(self.base)), str(self.base)
-        names = [f"{place}/{name}" for place in places for name in image_files(self.base / place)]
-        return names, listed(str(self.base / place) for place in places)
+            return image_files(self.base, companion_names(self.base))
+        return [f"{place}/{name}" for place in places for name in image_files(self.base / place)]
 
     def _list_of(self, split: str) -> Path | None:
         if split.endswith(".txt") and split[:-4] in self.lists:
@@ -113,7 +102,7 @@ class Voc:
         for number, line in text_lines(path, "the list"):
             ids = dict.fromkeys((photo_id(line.split()[0]), photo_id(line)))  # names of one's own may have blanks
             name, id_ = next(
-                ((found, id_) for id_ in ids if (found := locate(id_, [self.base], self._present))),
+                ((file, id_) for id_ in ids if (file := locate(id_, [self.base], self._present))),
                 (None, next(iter(ids))),
             )
             if line_of.setdefault(id_, number) != number:
@@ -127,30 +116,11 @@ class Voc:
 
     def read(self, split: str) -> Listing:
         """The photos of one split."""
-        names, source = self._photos(split)
-        tags = self._tags_of(split)
-        ids = distinct_ids(names, explicit=True, place=source)
-        samples = Samples(
-            self.base,
-            names,
-            (tags.labels.get(sample_id(name)) for name in names),
-            (tags.domains.get(sample_id(name), "target") for name in names) if tags.domains else (),
-            self._truth(list(map(ids, names))),
-            saliency(self.root, self.settings, map(ids, names), self._present),
-            split=split,
-            ids=ids,
-        )
-        known = tags.known
-        values = class_values(known.names, self.settings, known.values)
-        findings = tuple(merged_words(known.merged))
-        return Listing(self.root.name, known.names, values, samples, tags.source, known.explicit, known.where, findings)
-
-    def _truth(self, ids: list[str]) -> Companions | None:
-        """SBD's masks before VOC's own, where no other folder is given."""
-        voc = [self.root / name for name in ("SegmentationClassAug", "SegmentationClass")]
-        if self.settings.truth is None and any(place.is_dir() for place in voc):
-            return companions(voc, MASK_SUFFIXES, ids, self._present)
-        return truth(self.root, self.settings, ids, self._present)
+        names, tags = self._photos(split), self._tags_of(split)
+        domains: list[Domain] = [tags.domains.get(sample_id(n), "target") for n in names] if tags.domains else []
+        labels = (tags.labels.get(sample_id(name)) for name in names)
+        photos = Photos(self.base, names, labels, domains, explicit=bool(self.lists))
+        return listing(self.root, self.settings, split, photos, tags.known, tags.source, present=self._present)
 
     def _tags_of(self, split: str) -> VocTags:
         lists = self._list_of(split)
@@ -175,20 +145,20 @@ class Voc:
         folder = self.base if self.next_to else self.root / "Annotations"
         if not folder.is_dir():
             raise InputError(
-                f"{self.root} has no tags (no tags.csv, cls_labels.npy, list of lines 'id 0 14' called train_cls.txt or "
-                "Annotations folder): add one or give --tags"
+                f"{self.root} has no tags (no tags.csv, cls_labels.npy, list of lines 'id 0 14' called train_cls.txt "
+                "or Annotations folder): add one or give --tags"
             )
         wanted = dict.fromkeys(split_name(name) for name in (self.settings.train_split, self.settings.val_split))
         existing = [name for name in wanted if name in self.splits() or self._list_of(name)] or list(self.splits())
-        ids = [sample_id(name) for split in existing for name in self._photos(split)[0]]
+        ids = [sample_id(name) for split in existing for name in self._photos(split)]
         return of_annotations(folder, {id_: folder / f"{id_}.xml" for id_ in ids}, self.root, self.settings)
 
     def left_out(self) -> Iterator[Finding]:
         """Photos that no list names."""
-        found = walk(self.base, companion_names(self.base))
-        named = {name for split in self.splits() for name in self._photos(split)[0]}
-        yield from not_named(found.photos, named, self.base, "any list" if self.lists else "anything")
-        yield from left_out(found, self.base)
+        walked = walk(self.base, companion_names(self.base))
+        named = {name for split in self.splits() for name in self._photos(split)}
+        yield from not_named(walked.photos, named, self.base, "any list")
+        yield from left_out(walked, self.base)
 
 
 def _lists(root: Path) -> dict[str, Path]:

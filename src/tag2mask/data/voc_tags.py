@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tag2mask.data.annotations import read_annotation
-from tag2mask.data.class_file import Known, given_classes, known_classes
+from tag2mask.data.class_file import Known, known_classes, user_classes
 from tag2mask.data.folder import check_tags
 from tag2mask.data.ids import sample_id, tidy
 from tag2mask.data.label_file import read_label_file
@@ -47,8 +47,8 @@ class VocTags(NamedTuple):
 def photo_id(word: str) -> str:
     """``2007_000032`` of ``2007_000032``, ``2007_000032.jpg`` and ``/JPEGImages/2007_000032.jpg``."""
     name = tidy(word).lstrip("/")
-    before, found, rest = name.rpartition("JPEGImages/")
-    return sample_id(rest if found and (not before or before.endswith("/")) else name)
+    before, folder, rest = name.rpartition("JPEGImages/")
+    return sample_id(rest if folder and (not before or before.endswith("/")) else name)
 
 
 def read_tags(path: Path, root: Path, settings: DataSettings) -> VocTags:
@@ -91,14 +91,15 @@ def of_annotations(folder: Path, paths: Mapping[str, Path], root: Path, settings
         paths: the annotation of each photo, by its id.
     """
     where: dict[str, str] = {}
-    found: dict[str, frozenset[str] | None] = {}
+    names_of: dict[str, frozenset[str] | None] = {}
     for id_, path in paths.items():
-        found[id_] = read_annotation(path)
-        for name in found[id_] or ():
+        names_of[id_] = read_annotation(path)
+        for name in names_of[id_] or ():
             where.setdefault(name, str(path))
     known = named_classes(dict(sorted(where.items())), root, settings)
     labels = {
-        id_: None if names is None else frozenset(known.number[name] for name in names) for id_, names in found.items()
+        id_: None if names is None else frozenset(known.number[name] for name in names)
+        for id_, names in names_of.items()
     }
     return VocTags(f"the annotations in {folder}", known, _shared(labels.items()), {})
 
@@ -109,7 +110,7 @@ def named_classes(where: Mapping[str, str], root: Path, settings: DataSettings) 
     Raises:
         InputError: a name that looks like a misspelt class of VOC where most names are VOC's.
     """
-    if given_classes(root, settings) is not None:
+    if user_classes(root, settings) is not None:
         return known_classes(root, settings, where)
     number = {name: CLASSES.index(folded(name)) for name in where if folded(name) in CLASSES}
     others = [name for name in where if name not in number]
@@ -134,19 +135,19 @@ def _numbered(
     settings: DataSettings,
 ) -> VocTags:
     """Tags that are numbers of classes, ``count`` of them where the file says so."""
-    given = given_classes(root, settings)
-    names = given.names if given else CLASSES
+    own = user_classes(root, settings)
+    names = own.names if own else CLASSES
     if count is not None and count != len(names):
         raise InputError(
             f"{source} has {count} numbers a photo and there are {len(names)} classes"
-            f"{f' in {given.source}' if given else ' in VOC'}: name its {count} classes, in order, with --class-names "
+            f"{f' in {own.source}' if own else ' in VOC'}: name its {count} classes, in order, with --class-names "
             "a,b,c or in classes.txt"
         )
     for id_, shown in numbers.items():
         if shown and max(shown) >= len(names):
-            advice = "" if given else ": name your own classes, in order, with --class-names a,b,c or in classes.txt"
+            advice = "" if own else ": name your own classes, in order, with --class-names a,b,c or in classes.txt"
             raise InputError(f"{where(id_)}: '{max(shown)}' is not a class number from 0 to {len(names) - 1}{advice}")
-    known = Known(names, given.values if given else (), {name: i for i, name in enumerate(names)}, True, (), {})
+    known = Known(names, own.values if own else (), {name: i for i, name in enumerate(names)}, True, (), {})
     return VocTags(source, known, _shared((id_, frozenset(shown)) for id_, shown in numbers.items()), {})
 
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.errors import InputError, listed
 
 SUFFIXES = (
@@ -23,58 +23,12 @@ SUFFIXES = (
 SYSTEM = frozenset({"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle"})
 
 # What lies in folders of photos and is none: no word is lost about it.
-_NO_PHOTOS = frozenset(
-    [
-        ".bat",
-        ".cfg",
-        ".conf",
-        ".csv",
-        ".data",
-        ".db",
-        ".doc",
-        ".docx",
-        ".gz",
-        ".htm",
-        ".html",
-        ".ini",
-        ".ipynb",
-        ".json",
-        ".jsonl",
-        ".lnk",
-        ".lock",
-        ".log",
-        ".mat",
-        ".md",
-        ".names",
-        ".npy",
-        ".npz",
-        ".odt",
-        ".onnx",
-        ".pdf",
-        ".pickle",
-        ".pkl",
-        ".pt",
-        ".pth",
-        ".py",
-        ".rar",
-        ".rst",
-        ".rtf",
-        ".safetensors",
-        ".sh",
-        ".tar",
-        ".tgz",
-        ".toml",
-        ".tsv",
-        ".txt",
-        ".url",
-        ".xls",
-        ".xlsx",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".zip",
-    ]
-)
+_NO_PHOTOS = frozenset({
+    ".bat", ".cfg", ".conf", ".csv", ".data", ".db", ".doc", ".docx", ".gz", ".htm", ".html", ".ini", ".ipynb",
+    ".json", ".jsonl", ".lnk", ".lock", ".log", ".mat", ".md", ".names", ".npy", ".npz", ".odt", ".onnx", ".pdf",
+    ".pickle", ".pkl", ".pt", ".pth", ".py", ".rar", ".rst", ".rtf", ".safetensors", ".sh", ".tar", ".tgz", ".toml",
+    ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
+})  # fmt: skip
 _NO_ENDING = frozenset(
     ["authors", "changelog", "copying", "dockerfile", "license", "makefile", "notice", "readme", "version"]
 )
@@ -85,10 +39,13 @@ def ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
+_RUN_FILES = ("run.json", "key.json", "manifest.json")
+
+
 def is_run(names: Iterable[str]) -> bool:
     """Whether a folder that holds these names is a run of tag2mask, or one of its stages."""
-    names = frozenset(names)
-    return "run.json" in names or {"key.json", "manifest.json"} <= names
+    marks = {name for name in names if name in _RUN_FILES}
+    return "run.json" in marks or len(marks) > 1
 
 
 @dataclass
@@ -133,7 +90,8 @@ def walk(base: Path, skip: frozenset[str] = frozenset()) -> Walk:
                 result.photos.append(name)
             else:
                 _count(result, entry.name, name)
-    result.photos.sort()
+    for names in (result.photos, result.irregular, result.runs):
+        names.sort()
     return result
 
 
@@ -168,7 +126,7 @@ def image_files(base: Path, skip: frozenset[str] = frozenset()) -> list[str]:
 def folders(base: Path) -> list[str]:
     """Names of the folders directly in ``base``, sorted, without hidden ones and runs."""
     names = sorted(entry.name for entry in _entries(str(base), set()) if entry.is_dir() and not ignored(entry.name))
-    return [name for name in names if not is_run(entry.name for entry in _entries(str(base / name), set()))]
+    return [name for name in names if not is_run(file for file in _RUN_FILES if (base / name / file).exists())]
 
 
 class Present:
@@ -199,23 +157,23 @@ class Present:
         return name in names or (self._CASE_BLIND and bool(names) and Path(path).is_file())
 
 
-def left_out(found: Walk, base: Path) -> Iterator[Finding]:
+def left_out(walked: Walk, base: Path) -> Iterator[Finding]:
     """What of a folder is not read, and what to do."""
-    for suffix in sorted(found.others):
-        count, ending = found.counts[suffix], suffix or "without an ending"
+    for suffix in sorted(walked.others):
+        count, ending = walked.counts[suffix], suffix or "without an ending"
         yield Finding(
             "warning",
-            f"{count} file{'s' if count > 1 else ''} {ending} in {base} left out: {', '.join(found.others[suffix])}",
+            f"{some(count, 'file')} {ending} in {base} left out: {', '.join(walked.others[suffix])}",
             "such files are not read: if they are photos, save them as JPEG or PNG",
         )
-    if found.irregular:
+    if walked.irregular:
         yield Finding(
             "warning",
-            f"{len(found.irregular)} of the names in {base} lead to no file: {listed(found.irregular)}",
+            f"{len(walked.irregular)} of the names in {base} lead to no file: {listed(walked.irregular)}",
             "links that lead nowhere, pipes and devices are left out: mend or remove them",
         )
-    if found.runs:
-        yield Finding("info", f"runs of tag2mask in {base} are not read: {listed(found.runs)}")
+    if walked.runs:
+        yield Finding("note", f"runs of tag2mask in {base} are not read: {listed(walked.runs)}")
 
 
 def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str) -> Iterator[Finding]:
@@ -223,7 +181,7 @@ def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str)
     unnamed = [name for name in photos if name not in named]
     if unnamed:
         yield Finding(
-            "info",
-            f"{len(unnamed)} photo{'s' if len(unnamed) > 1 else ''} in {base} that {by} does not name: {listed(unnamed)}",
+            "note",
+            f"{some(len(unnamed), 'photo')} in {base} not named in {by}: {listed(unnamed)}",
             "nobody tagged them, so they are not used",
         )

@@ -19,9 +19,10 @@ from tag2mask.errors import InputError, printable
 
 LONGEST = 200  # characters of a class name
 
-MISSING = frozenset(
-    ("nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat", "-", "--", "---", "?", "[]", "{}", "()", '""', "''")
-)  # fmt: skip
+MISSING = frozenset({
+    "nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat", "-", "--", "---", "?", "[]", "{}", "()", '""',
+    "''",
+})  # fmt: skip
 """How programs and people write an empty cell, folded."""
 
 # Letters of other alphabets that look like Latin ones (the common part of Unicode's confusables.txt).
@@ -110,8 +111,8 @@ def no_class(name: str) -> str | None:
             f"'{printable(name)}' is how programs write an empty cell: leave the tag empty if the photo shows none of "
             "the classes, leave the photo out if nobody tagged it; or list it in classes.txt if it is a class"
         )
-    if name.strip()[:1] in "[({" and name.strip()[-1:] in "])}":
-        return f"'{printable(name)}' is a list in a program's notation: write the tags themselves, separated by ;"
+    if re.match(r"[\[{]|\(.*\)$|(['\"`]).*\1$", name) or name[-1:] in "]}":
+        return f"{printable(name)} is in a program's notation: write the tags themselves, separated by ;"
     if len(name) > LONGEST:
         return f"'{printable(name[:40])}...' has {len(name)} characters: shorten it"
     return None
@@ -125,11 +126,11 @@ def check_class(name: str, where: str, *, explicit: bool = False) -> None:
 
 
 def several_words(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """Names that consist of other names, ``cat dog`` where there are ``cat`` and ``dog``: with their parts."""
+    """Names that consist of others, ``cat dog`` or ``cat/dog`` where there are ``cat`` and ``dog``, and their parts."""
     names = list(names)
     known = {folded(name) for name in names}
     for name in names:
-        parts = name.split()
+        parts = [part for part in re.split(r"(?:[\s/&+]|\band\b)+", name) if part]
         if len(parts) > 1 and all(folded(part) in known for part in parts):
             yield name, parts
 

@@ -1,8 +1,8 @@
 """The layouts of YOLO: for each photo a text with lines ``class x y width height``.
 
-``images/train/7.jpg`` and ``labels/train/7.txt``, or ``train/images/7.jpg`` and ``train/labels/7.txt``. A photo's tags are
-the classes of its boxes or outlines; as the format has it, one without a text or with an empty one shows none of them.
-The classes are those of ``data.yaml``, ``classes.txt`` or ``obj.names``.
+``images/train/7.jpg`` and ``labels/train/7.txt``, or ``train/images/7.jpg`` and ``train/labels/7.txt``. A photo's
+tags are the classes of its boxes or outlines; as the format has it, one without a text or with an empty one shows
+none of them. The classes are those of ``data.yaml``, ``classes.txt`` or ``obj.names``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.data.class_file import given_classes
-from tag2mask.data.companions import PHOTO_WORDS, saliency, truth, word
+from tag2mask.data.assemble import Photos, listing
+from tag2mask.data.class_file import Known, user_classes
+from tag2mask.data.companions import PHOTO_WORDS, word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import distinct_ids, sample_id
-from tag2mask.data.listing import Listing, class_values
+from tag2mask.data.ids import sample_id
+from tag2mask.data.listing import Listing
 from tag2mask.data.peek import start_of
 from tag2mask.data.reading import read_text, text_lines
-from tag2mask.data.samples import Samples
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, image_files, left_out, walk
 from tag2mask.data.words import clean
@@ -54,20 +54,20 @@ def _is_box(start: bytes) -> bool:
 
 def places(root: Path) -> dict[str, list[Place]]:
     """The folders of photos that have texts, by split."""
-    found: dict[str, list[Place]] = {}
+    by_split: dict[str, list[Place]] = {}
     names = folders(root)
     images, labels = _pair(root, names)
     if images and labels:
         inside = [name for name in folders(images) if is_split(name) and (labels / name).is_dir()]
         for name in inside:
-            found.setdefault(split_name(name), []).append(Place(root, images, f"{name}/", labels))
+            by_split.setdefault(split_name(name), []).append(Place(root, images, f"{name}/", labels))
         if not inside:
-            found["train"] = [Place(root, images, "", labels)]
-    for name in names if not found else ():
+            by_split["train"] = [Place(root, images, "", labels)]
+    for name in names if not by_split else ():
         inner_images, inner_labels = _pair(root / name, folders(root / name)) if is_split(name) else (None, None)
         if inner_images and inner_labels:
-            found.setdefault(split_name(name), []).append(Place(root / name, inner_images, "", inner_labels))
-    return found
+            by_split.setdefault(split_name(name), []).append(Place(root / name, inner_images, "", inner_labels))
+    return by_split
 
 
 def _pair(root: Path, names: list[str]) -> tuple[Path | None, Path | None]:
@@ -86,8 +86,8 @@ class Yolo:
             raise InputError(
                 f"{root} has no folders images and labels, as YOLO's data sets have: choose another --layout"
             )
-        given = given_classes(root, settings)
-        self.names, self.values = (given.names, given.values) if given else (_names_of_yaml(root), ())
+        own = user_classes(root, settings)
+        self.names, self.values = (own.names, own.values) if own else (_names_of_yaml(root), ())
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self.places)
@@ -103,20 +103,11 @@ class Yolo:
         if more:
             raise InputError(f"{self.root} has several folders of split '{split}': move their photos into one")
         names = [name for name in image_files(first.photos) if name.startswith(first.prefix)]
-        ids = distinct_ids(names, explicit=False, place=str(first.photos))
         present = Present()
-        samples = Samples(
-            first.photos,
-            names,
-            [self._labels(first.labels / f"{sample_id(name)}.txt", present) for name in names],
-            (),
-            truth(first.root, self.settings, map(ids, names), present),
-            saliency(first.root, self.settings, map(ids, names), present),
-            split=split,
-            ids=ids,
-        )
-        values = class_values(self.names, self.settings, self.values)
-        return Listing(self.root.name, self.names, values, samples, str(first.labels), explicit=True)
+        labels = [self._labels(first.labels / f"{sample_id(name)}.txt", present) for name in names]
+        photos = Photos(first.photos, names, labels, explicit=False)
+        known, source = Known(self.names, self.values, {}, True, (), {}), str(first.labels)
+        return listing(first.root, self.settings, split, photos, known, source, present=present, name=self.root.name)
 
     def _labels(self, path: Path, present: Present) -> frozenset[int]:
         if not present(str(path)):

@@ -1,8 +1,9 @@
 """What is wrong with a data set, said before hours are spent on it.
 
-A training begins with the same questions: :func:`survey` asks what needs no pixels, :func:`check_photos` what the decoded
-photos tell; an error among the findings stops it (:func:`refuse_errors`). :func:`diagnose` asks both and changes nothing.
-Truth is only read through :func:`tag2mask.evaluate.read_truth`, and never for anything but measuring.
+A training begins with the same questions: :func:`survey` asks what needs no pixels, :func:`check_photos` what the
+decoded photos tell; an error among the findings stops it (:func:`refuse_errors`). :func:`diagnose` asks both and
+changes nothing. Truth is only read through :func:`tag2mask.evaluate.read_truth`, and never for anything but
+measuring.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def check_photos(surveyed: Survey, checked: Iterable[CheckedImage]) -> list[Find
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors first, then warnings, then figures."""
+    """Errors first, then warnings, notes and figures."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 

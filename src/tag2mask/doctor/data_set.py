@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tag2mask import data
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
+from tag2mask.data.ids import is_outside
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import split_name
 from tag2mask.doctor.tags import count_photos, examine_tags
@@ -48,7 +49,7 @@ def survey(path: Path | str, settings: data.DataSettings) -> Survey:
     except InputError as error:
         return Survey(settings, findings=(Finding("error", str(error)),))
     train_split, val_split = split_name(settings.train_split), split_name(settings.val_split)
-    findings = [Finding("info", opened.line)]
+    findings = [Finding("note", opened.line)]
     train, val = selections[train_split].tagged(), None
     try:
         data.training_set(opened, selections[train_split])
@@ -73,7 +74,7 @@ def _selections(opened: data.Opened) -> dict[str, data.Selection]:
     """The splits that a run uses; a training split that is not there is an error."""
     existing = opened.reader.splits()
     train_split, val_split = (split_name(name) for name in (opened.settings.train_split, opened.settings.val_split))
-    wanted = dict.fromkeys((train_split, *([val_split] if val_split in existing else [])))
+    wanted = [train_split, *(name for name in (val_split,) if name in existing and name != train_split)]
     return {split: data.read(opened, split=split) for split in wanted}
 
 
@@ -92,14 +93,13 @@ def _splits(
         advice = "without it nothing is measured at the end"
         if others:
             advice += f"; choose one of {', '.join(others)} with --val-split"
-        yield Finding("info", f"there is no split '{val_split}'", advice)
+        yield Finding("note", f"there is no split '{val_split}'", advice)
     else:
         both = _paths(selections[train_split].dataset) & _paths(selections[val_split].dataset)
         if both:
             yield Finding(
                 "error",
-                f"{len(both)} photo{'s are' if len(both) > 1 else ' is'} in both '{train_split}' and '{val_split}': "
-                f"{listed(sorted(both))}",
+                f"{some(len(both), 'photo')} in both '{train_split}' and '{val_split}': {listed(sorted(both))}",
                 "what is measured on them means nothing: remove them from one split",
             )
 
@@ -107,7 +107,8 @@ def _splits(
 def _paths(dataset: Dataset) -> set[str]:
     samples = dataset.samples
     assert isinstance(samples, Samples)
-    return {(samples.base / name).as_posix() for name in samples.names()}
+    base = samples.base.as_posix()
+    return {name if is_outside(name) else f"{base}/{name}" for name in samples.names()}
 
 
 def _outside(split: str, dataset: Dataset, root: Path) -> Iterator[Finding]:
@@ -118,6 +119,6 @@ def _outside(split: str, dataset: Dataset, root: Path) -> Iterator[Finding]:
     if outside:
         yield Finding(
             "warning",
-            f"{split}: {len(outside)} photo{'s lie' if len(outside) > 1 else ' lies'} outside {root}: {listed(outside)}",
+            f"{split}: {some(len(outside), 'photo')} outside {root}: {listed(outside)}",
             "their paths hold on this computer only; make sure that you mean them",
         )

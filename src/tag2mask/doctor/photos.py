@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tag2mask.data.check import CheckedImage
-from tag2mask.data.finding import Finding, Level
-from tag2mask.doctor.tags import some
+from tag2mask.data.finding import Finding, Level, some
 from tag2mask.errors import listed
 
 TINY = 64  # pixels on the shorter side: two or four cells of a feature grid

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from tag2mask.data import Selection
 from tag2mask.data.anomaly import GOOD
 from tag2mask.data.companions import word
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.samples import domains_of, label_counts
 from tag2mask.data.words import look_alike, misspelt
 from tag2mask.errors import listed
@@ -18,11 +18,6 @@ from tag2mask.types import Dataset
 FEW = 20  # photos of a class below which a classifier hardly learns what the photos have in common
 IMBALANCE = 20  # ratio of the most to the least frequent class above which the rare ones are drowned
 OFTEN = 0.95  # share of a class's photos that show another one too, above which tags hardly separate them
-
-
-def some(count: int, thing: str) -> str:
-    """``1 photo``, ``2 photos``."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:
@@ -42,15 +37,15 @@ def count_photos(split: str, selection: Selection) -> Iterator[Finding]:
     none, untagged = sets.get(frozenset(), 0), sets.get(None, 0)
     if none:
         yield Finding(
-            "info",
+            "note",
             f"{split}: {some(none, 'photo')} with none of the classes",
             "they teach what background looks like (--negatives drop leaves them out)",
         )
     if selection.dropped:
-        yield Finding("info", f"{split}: {some(selection.dropped, 'photo')} with none of the classes left out")
+        yield Finding("note", f"{split}: {some(selection.dropped, 'photo')} with none of the classes left out")
     if untagged:
         yield Finding(
-            "info",
+            "note",
             f"{split}: {some(untagged, 'photo')} without tags: {listed(selection.untagged)}",
             "nothing is learned from them",
         )
@@ -120,10 +115,10 @@ def _amounts(present: Mapping[str, int]) -> Iterator[Finding]:
             "find more, or select the other classes",
         )
     if present and max(present.values()) > IMBALANCE * min(present.values()):
-        most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
+        frequent, rare = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
         yield Finding(
             "warning",
-            f"'{most}' has {present[most]} training photos and '{least}' {present[least]}",
+            f"'{frequent}' has {present[frequent]} training photos and '{rare}' {present[rare]}",
             "find more of the rare ones, or expect little of them",
         )
 

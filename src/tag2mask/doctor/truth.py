@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from tag2mask.data import DataSettings
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.images import index_mask_size, read_saliency
 from tag2mask.data.samples import Samples
 from tag2mask.data.voc_tags import CLASSES as VOC_CLASSES
 from tag2mask.data.walk import image_files
-from tag2mask.doctor.tags import some
 from tag2mask.errors import InputError, listed
 from tag2mask.types import BACKGROUND, IGNORE, Dataset, Sample, SampleKey
 
@@ -117,13 +116,13 @@ def _problem(sample: Sample, size: tuple[int, int]) -> str | None:
     """What the header of a truth mask tells: no index mask, or not of its photo's size."""
     assert sample.mask_path is not None
     try:
-        found = index_mask_size(sample.mask_path)
+        mask_size = index_mask_size(sample.mask_path)
     except InputError as error:
         return str(error)
-    if found != size:
+    if mask_size != size:
         return (
-            f"truth mask {sample.mask_path} is {found[1]}x{found[0]} pixels but its image {sample.image_path} is "
-            f"{size[1]}x{size[0]}: give masks of the images' size"
+            f"truth mask {sample.mask_path} is {mask_size[1]}x{mask_size[0]} pixels but its image "
+            f"{sample.image_path} is {size[1]}x{size[0]}: give masks of the images' size"
         )
     return None
 
