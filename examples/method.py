@@ -2,8 +2,8 @@
 
     tag2mask label photos --out run --method examples.method:SoftMaxPooling --soft_max_pooling.sharpness 8
 
-Pinheiro and Collobert (CVPR 2015): between the mean, which asks the whole photo for a class, and the maximum, which asks
-one cell, lies a soft maximum, :math:`s_c = \\frac1r \\log \\frac1{|\\Omega|} \\sum_p \\exp(r Z_c(p))`.
+Pinheiro and Collobert (CVPR 2015): between the mean, which asks the whole photo for a class, and the maximum, which
+asks one cell, lies a soft maximum, :math:`s_c = \\frac1r \\log \\frac1{|\\Omega|} \\sum_p \\exp(r Z_c(p))`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ class Settings:
         return Traits()  # nothing but photos and tags
 
 
+DEFAULTS = Settings()
+
+
 class SoftMaxPooling(nn.Module):
     """Soft maximum pooling (Pinheiro and Collobert, CVPR 2015)"""
 
     Settings = Settings
 
-    def __init__(self, backbone: Backbone, classes: int, settings: Settings = Settings()) -> None:
+    def __init__(self, backbone: Backbone, classes: int, settings: Settings = DEFAULTS) -> None:
         super().__init__()
         self.backbone, self.settings, self.traits = backbone, settings, settings.traits
         self.classifier = nn.Conv2d(backbone.channels, classes, 1)

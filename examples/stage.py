@@ -2,8 +2,8 @@
 
     python examples/stage.py photos run
 
-The stage declares what it reads and what decides it; running again does nothing, a changed threshold makes the masks and
-this table anew.
+The stage declares what it reads and what decides it; running again does nothing, a changed threshold makes the masks
+and this table anew.
 """
 
 from __future__ import annotations
