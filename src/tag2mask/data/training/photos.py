@@ -57,7 +57,7 @@ class TaggedImages:
         pixels = read_image(sample.image_path)
         geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
         valid = geometry.valid()
-        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
+        image = geometry.image(pixels, augment.Colour.draw(self.settings, random))
         saliency = None
         if self.saliency and sample.saliency_path is not None:
             map_ = torch.from_numpy(read_saliency(sample.saliency_path, pixels.shape[:2]))
@@ -108,7 +108,7 @@ class MaskedImages:
         pixels = read_image(sample.image_path)
         geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
         valid = geometry.valid()
-        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
+        image = geometry.image(pixels, augment.Colour.draw(self.settings, random))
         return sample, image, geometry.mask(self.mask_of(sample)), valid
 
     def collate(self, items: Sequence[tuple[Sample, Tensor, Tensor, Tensor]]) -> MaskedBatch:
