@@ -35,8 +35,10 @@ from torch.nn import functional as F
 from tag2mask import compute
 from tag2mask.backbones import BackboneSettings, build
 from tag2mask.layers.adaptive_pooling import adaptive_k
-from tag2mask.methods.apc import Apc, ApcSettings, patch_contrast
+from tag2mask.layers.patch_contrast import patch_contrast
+from tag2mask.methods.apc import Apc
 from tag2mask.methods.apc import build as build_apc
+from tag2mask.methods.apc_settings import ApcSettings
 from tag2mask.types import Batch, Losses
 
 Times = dict[str, tuple[float, float]]

@@ -33,8 +33,9 @@ from torch.nn import functional as F
 from tag2mask import compute
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.layers.cross_attention import AFFINITIES, co_attend
-from tag2mask.methods import mcis
-from tag2mask.methods.mcis import Compared, Mcis
+from tag2mask.methods.mcis import Compared
+from tag2mask.methods.mcis_released import ReleasedMcis as Mcis
+from tag2mask.methods.mcis_settings import paper
 from tag2mask.types import Batch, Photos
 
 
@@ -110,7 +111,7 @@ def compare_speed(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     backbone: Backbone = build(BackboneSettings(args.backbone, weights=args.weights, output_stride=args.stride))
     # the paper's form, from whose equations the other side is written; one domain, as VOC alone has
-    settings = replace(mcis.paper(), by_domain=False, extra_convs=args.extra)
+    settings = replace(paper(), by_domain=False, extra_convs=args.extra)
     method = Mcis(backbone, 20, settings).train()
     nn.init.normal_(method.affinity, std=1e-3)
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

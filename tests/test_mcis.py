@@ -24,17 +24,18 @@ from localizing import batch, facts_of, localized
 from tag2mask import pseudo
 from tag2mask.backbones import Backbone, BackboneSettings, build, vgg16
 from tag2mask.data.augment import AugmentSettings
-from tag2mask.data.batches import Pairs, StoredFeatures, TaggedImages, check_pairs, epoch_batches
+from tag2mask.data.batches import Pairs, StoredFeatures, TaggedImages, check_pairs, epoch_batches, pairs_within
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureSettings, FeatureStore
 from tag2mask.files import read_jsonl
 from tag2mask.layers import cross_attention
 from tag2mask.layers.cross_attention import co_attend
 from tag2mask.localize import LocalizeSettings
-from tag2mask.methods import mcis
 from tag2mask.methods.cam import Cam
 from tag2mask.methods.check import batch_of, check_method
-from tag2mask.methods.mcis import Mcis, McisSettings, gated_sum, pairs_within
+from tag2mask.methods.mcis_released import ReleasedMcis as Mcis
+from tag2mask.methods.mcis_released import gated_sum, released_name, scaled
+from tag2mask.methods.mcis_settings import McisSettings, official, paper
 from tag2mask.methods.released import released_state
 from tag2mask.protocols import UsesReferences
 from tag2mask.recipes import recipe
@@ -54,7 +55,7 @@ def resnet(**changes: object) -> Backbone:
     return build(BackboneSettings("resnet10t", weights="none", output_stride=8, **changes))  # type: ignore[arg-type]
 
 
-OFFICIAL = replace(mcis.official(15), extra_convs=0)
+OFFICIAL = replace(official(15), extra_convs=0)
 
 
 # --- golden numbers ---------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def test_saliency_rule_of_photos_with_little_or_nothing() -> None:
 def weighted(kind: str, parts: str = "full") -> McisSettings:
     form = {
         "default": McisSettings(temperature=0.5, feedback=1.0),
-        "paper": replace(mcis.paper(), extra_convs=0),
+        "paper": replace(paper(), extra_convs=0),
         "official": OFFICIAL,
     }[kind]
     return replace(form, parts=parts)
@@ -557,8 +558,8 @@ def test_a_batch_without_partners_is_paired_within() -> None:
 
 
 VARIANTS = [
-    replace(mcis.paper(), extra_convs=1, channels=16),
-    replace(mcis.official(15), extra_convs=1, channels=16, self_pairs=False, aggregation="mean"),
+    replace(paper(), extra_convs=1, channels=16),
+    replace(official(15), extra_convs=1, channels=16, self_pairs=False, aggregation="mean"),
     McisSettings(parts="co", share_head=False),
     McisSettings(parts="basic"),
 ]
@@ -570,7 +571,7 @@ def test_contract_of_the_other_forms(variant: McisSettings) -> None:
 
 
 def test_a_step_learns_every_part_in_half_precision() -> None:
-    method = Mcis(resnet(), 4, replace(mcis.official(15), extra_convs=1, channels=16)).train()
+    method = Mcis(resnet(), 4, replace(official(15), extra_convs=1, channels=16)).train()
     batch = replace(batch_of(4, height=48, width=64), pairs=((0, 1), (1, 0)))
     with torch.autocast("cpu", torch.bfloat16):
         total = method.losses(batch, 0.5).total()
@@ -911,7 +912,7 @@ def test_the_released_aggregation_equals_its_steps(photos: Dataset) -> None:
 def vgg() -> Mcis:
     torch.manual_seed(0)
     backbone = build(BackboneSettings("vgg16", weights="none", output_stride=8))
-    return Mcis(backbone, 20, mcis.official(15))
+    return Mcis(backbone, 20, official(15))
 
 
 def test_groups_of_the_released_solver(vgg: Mcis) -> None:
@@ -964,7 +965,7 @@ def released(method: Mcis) -> dict[str, Tensor]:
     state = {}
     for name, value in method.state_dict().items():
         value = value[0] if name == "affinity" else value
-        state[mcis.released_name(name)] = value.clone()
+        state[released_name(name)] = value.clone()
     return state
 
 
@@ -991,8 +992,8 @@ def checkpoint(vgg: Mcis, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_released_weights_are_read_from_either_kind_of_file(vgg: Mcis, checkpoint: Path, tmp_path: Path) -> None:
     save_file(released(vgg), tmp_path / "released.safetensors")
-    three = replace(mcis.official(15), by_domain=True)
-    for path, settings_ in ((checkpoint, mcis.official(15)), (tmp_path / "released.safetensors", three)):
+    three = replace(official(15), by_domain=True)
+    for path, settings_ in ((checkpoint, official(15)), (tmp_path / "released.safetensors", three)):
         backbone = build(BackboneSettings("vgg16", weights=str(path), output_stride=8))
         method = Mcis(backbone, 20, settings_)
         last = "blocks.conv5.28.weight"
@@ -1015,7 +1016,7 @@ def test_checkpoints_that_do_not_fit_are_refused_in_one_line(vgg: Mcis, checkpoi
     state = released(vgg)
 
     def fresh(form: McisSettings | None = None, classes: int = 20) -> Mcis:
-        return Mcis(plain_like(vgg), classes, form or mcis.official(15))
+        return Mcis(plain_like(vgg), classes, form or official(15))
 
     cut = {n: v for n, v in state.items() if not n.startswith(("extra_gate", "vgg.extra_convs.4"))}
     cut["fc.weight"] = torch.zeros(1)
@@ -1023,7 +1024,7 @@ def test_checkpoints_that_do_not_fit_are_refused_in_one_line(vgg: Mcis, checkpoi
         r"lacks vgg.extra_convs.4.weight, vgg.extra_convs.4.bias, extra_gate.weight and 1 more and also holds fc.weight"
     )
     says(lacks, lambda: fresh().load_released(cut, "a.pth"))
-    says(r"two heads: use --recipe mcis/official", lambda: fresh(mcis.paper()).load_released(state, "a.pth"))
+    says(r"two heads: use --recipe mcis/official", lambda: fresh(paper()).load_released(state, "a.pth"))
     sizes = r"a.pth is not the released MCIS .* VOC's 20 classes: it has other shapes in vgg.extra_last_conv.weight, "
     says(sizes, lambda: fresh(classes=6).load_released(state, "a.pth"))
     before = fresh()
@@ -1062,14 +1063,18 @@ def test_other_strides_of_vgg() -> None:
 
 
 def test_recipes_are_the_two_forms() -> None:
-    paper, official = recipe("mcis/paper"), recipe("mcis/official")
-    assert paper.options == mcis.paper() and official.options == mcis.official(11)
-    assert mcis.official(15).contrast_from == 2 / 15
-    assert mcis.paper().feedback == mcis.official(15).feedback == 1 and McisSettings().feedback == 0
-    assert mcis.paper().web_tolerance == mcis.official(15).web_tolerance == 0 and McisSettings().web_tolerance == 0.7
-    assert {paper.backbone.name, paper.backbone.output_stride, paper.refine} == {"vgg16.tv_in1k", 8, "none"}
-    assert paper.pseudo.background == "saliency-rule"
-    rule = paper.pseudo.saliency_rule
+    at_paper_scale, as_released = recipe("mcis/paper"), recipe("mcis/official")
+    assert at_paper_scale.options == paper() and as_released.options == official(11)
+    assert official(15).contrast_from == 2 / 15
+    assert paper().feedback == official(15).feedback == 1 and McisSettings().feedback == 0
+    assert paper().web_tolerance == official(15).web_tolerance == 0 and McisSettings().web_tolerance == 0.7
+    assert {at_paper_scale.backbone.name, at_paper_scale.backbone.output_stride, at_paper_scale.refine} == {
+        "vgg16.tv_in1k",
+        8,
+        "none",
+    }
+    assert at_paper_scale.pseudo.background == "saliency-rule"
+    rule = at_paper_scale.pseudo.saliency_rule
     assert (rule.foreground, rule.conflict, rule.attention, rule.salient, rule.minimum) == (0.3, 0.99, 0.95, 32, 0.01)
 
 
@@ -1100,7 +1105,7 @@ def test_a_photo_cannot_be_looked_at_again_through_stored_features() -> None:
 def test_views_of_a_vit_keep_whole_patches() -> None:
     backbone = build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
     method = Mcis(backbone, 3, replace(OFFICIAL, references=0)).eval()
-    assert method._view(torch.zeros(1, 3, 64, 96), 0.75, False).images.shape == (
+    assert scaled(torch.zeros(1, 3, 64, 96), 0.75, method.backbone.multiple, False).images.shape == (
         1,
         3,
         48,
@@ -1229,7 +1234,7 @@ def test_every_setting_on_the_road(name: str, mixed: Path, tmp_path: Path, capsy
 
 def test_released_weights_on_the_road_without_training(mixed: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    form = replace(mcis.official(15), extra_convs=1, channels=8)
+    form = replace(official(15), extra_convs=1, channels=8)
     theirs = released(Mcis(build(BackboneSettings("vgg16", weights="none", output_stride=8)), 2, form))
     save_file(theirs, tmp_path / "released.safetensors")
     flags = ("--backbone", "vgg16", "--backbone.output-stride", "8", "--weights", tmp_path / "released.safetensors",
@@ -1237,9 +1242,9 @@ def test_released_weights_on_the_road_without_training(mixed: Path, tmp_path: Pa
              "--mcis.no-by-domain", "--mcis.affinity", "plain", "--mcis.references", "1")  # fmt: skip
     assert run("label", mixed, "--out", tmp_path / "run", *FLAGS, *flags) == 0
     used = load_file(tmp_path / "run" / "method" / "model.safetensors")
-    assert {mcis.released_name(name) for name in used} == set(theirs)
+    assert {released_name(name) for name in used} == set(theirs)
     for name, value in used.items():
-        assert torch.equal(value.reshape(theirs[mcis.released_name(name)].shape), theirs[mcis.released_name(name)])
+        assert torch.equal(value.reshape(theirs[released_name(name)].shape), theirs[released_name(name)])
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
 
 

@@ -22,7 +22,7 @@ from tag2mask import data, stages
 from tag2mask.backbones import BackboneSettings
 from tag2mask.errors import InputError
 from tag2mask.methods import METHODS
-from tag2mask.methods.apc import ApcSettings
+from tag2mask.methods.apc_settings import ApcSettings
 from tag2mask.methods.smaf import SelfTrainSettings
 from tag2mask.plan.context import Context
 from tag2mask.plan.execute import Execution, begin, execute

@@ -6,14 +6,18 @@ import contextlib
 import functools
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from tag2mask.errors import InputError
 
 log = logging.getLogger("tag2mask")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -104,3 +108,20 @@ def keep_memory() -> None:
     limit = ctypes.c_int(2**31 - 1)
     mallopt(-3, limit)  # M_MMAP_THRESHOLD: large blocks from the heap, too
     mallopt(-1, limit)  # M_TRIM_THRESHOLD: the heap's end stays
+
+
+def by_halves(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+    """One result for each item of a batch, half as many at a time wherever the device's memory does not hold them.
+
+    Raises:
+        torch.OutOfMemoryError: it does not hold one.
+    """
+    try:
+        return work(items)
+    except torch.OutOfMemoryError:
+        if len(items) < 2:
+            raise
+    torch.cuda.empty_cache()
+    half = len(items) // 2
+    log.info("the device's memory does not hold %d photos at once: %d at a time", len(items), half)
+    return [*by_halves(work, items[:half]), *by_halves(work, items[half:])]

@@ -24,7 +24,7 @@ from tag2mask.feature_store import FeatureStore
 from tag2mask.protocols import Localizes, Traits
 from tag2mask.settings import DecidesNothing, Range, check_values
 from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector, normalise
-from tag2mask.views import View, views
+from tag2mask.views import View, padded_size, padding, stack_padded, views, without_padding
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LocalizeSettings:
 
 @dataclass(frozen=True)
 class Localizer:
-    """Makes the maps of photos whose views are of one size, a batch at a time.
+    """Makes the maps of photos, a batch at a time.
 
     Attributes:
         method: in eval mode, on its device.
@@ -69,10 +69,28 @@ class Localizer:
     classes: int
     store: FeatureStore | None = None
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.method.parameters()).device
+
+    @property
+    def unit(self) -> int:
+        """Padded views have sides that are multiples of it (:func:`tag2mask.views.padding`)."""
+        whole = self.traits.whole_views or self.store is not None
+        return 1 if whole else padding(self.device, self.backbone)
+
+    def views(self, size: tuple[int, int]) -> list[View]:
+        """Of a photo of this (height, width)."""
+        return self.settings.views(*size, self.backbone.multiple)
+
+    def group(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Photos of which this is the same go through the network together."""
+        return tuple(padded_size(view.height, view.width, self.unit) for view in self.views(size))
+
     def read(self, sample: Sample, size: tuple[int, int]) -> list[Tensor]:
         """What the network is shown of a photo of this (height, width), for each of its views: 8-bit pixels
         ``[3 height width]``, not mirrored yet, or stored features."""
-        shown = self.settings.views(*size, self.backbone.multiple)
+        shown = self.views(size)
         if self.store is not None:
             return [self.store.load(sample, view) for view in shown]
         pixels = read_image(sample.image_path)
@@ -82,36 +100,42 @@ class Localizer:
     def __call__(
         self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], inputs: Sequence[Sequence[Tensor]]
     ) -> list[LocalizationMaps]:
-        """Maps of the tagged classes of samples with the same views.
+        """Maps of the tagged classes of samples of one :meth:`group`.
 
         Args:
             sizes: (height, width) of each photo.
             inputs: what :meth:`read` gave of each.
         """
-        device = next(self.method.parameters()).device
-        labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(device)
-        raws = []
-        for number, view in enumerate(self.settings.views(*sizes[0], self.backbone.multiple)):
-            images = self._shown([of_photo[number] for of_photo in inputs], view, device)
-            raw = forward(self.method, self._batch(samples, images, labels), self.settings.precision)
-            raws.append(raw.flip(3) if view.flip else raw)
-        fused = fuse(raws)
-        shares: Sequence[float | None] = [None] * len(samples)
-        if self.traits.maps == "probabilities":
-            shares = covered(fused, labels)
-        return [
-            present_maps(sample, maps, size, share)
-            for sample, maps, size, share in zip(samples, fused.cpu(), sizes, shares, strict=True)
-        ]
+        photos = list(zip(samples, sizes, inputs, strict=True))
+        return compute.by_halves(self._localize, photos)
 
-    def _shown(self, images: Sequence[Tensor], view: View, device: torch.device) -> Tensor:
-        batch = torch.stack(list(images)).to(device, non_blocking=True)
+    def _localize(self, photos: Sequence[tuple[Sample, tuple[int, int], Sequence[Tensor]]]) -> list[LocalizationMaps]:
+        samples, views = [sample for sample, _, _ in photos], [self.views(size) for _, size, _ in photos]
+        labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(self.device)
+        raws: list[list[Tensor]] = [[] for _ in photos]
+        for number, of_photos in enumerate(zip(*views, strict=True)):
+            batch = self._batch(samples, [inputs[number] for _, _, inputs in photos], of_photos[0].flip, labels)
+            raw = forward(self.method, batch, self.settings.precision)
+            raw = raw.flip(3) if of_photos[0].flip else raw
+            for row, view in enumerate(of_photos):
+                raws[row].append(without_padding(raw[row : row + 1], (view.height, view.width), self.unit))
+        found = []
+        for row, (sample, size, _) in enumerate(photos):
+            fused = fuse(raws[row])
+            share = covered(fused, labels[row : row + 1])[0] if self.traits.maps == "probabilities" else None
+            found.append(present_maps(sample, fused[0].cpu(), size, share))
+        return found
+
+    def _batch(self, samples: Sequence[Sample], inputs: Sequence[Tensor], flip: bool, labels: Tensor) -> Batch:
         if self.store is None:
-            batch = normalise(batch.flip(3) if view.flip else batch, (self.backbone.mean, self.backbone.std))
-        return batch.float().contiguous(memory_format=torch.channels_last)
-
-    def _batch(self, samples: Sequence[Sample], images: Tensor, labels: Tensor) -> Batch:
-        valid = torch.ones(len(samples), *images.shape[2:], dtype=torch.bool, device=images.device)
+            images, valid = (x.to(self.device, non_blocking=True) for x in stack_padded(inputs, self.unit))
+            if flip:
+                images, valid = images.flip(3), valid.flip(2)
+            images = normalise(images, (self.backbone.mean, self.backbone.std)).mul_(valid[:, None])
+        else:
+            images = torch.stack(list(inputs)).to(self.device, non_blocking=True).float()
+            valid = torch.ones(len(samples), *images.shape[2:], dtype=torch.bool, device=self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
         domains: tuple[Domain, ...] = tuple(sample.domain for sample in samples)
         ids = tuple(sample.id for sample in samples)
         return Batch(ids, images, labels, valid, stored=self.store is not None, domains=domains)

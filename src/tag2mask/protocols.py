@@ -31,6 +31,8 @@ class Traits:
     has what the classes lack of one; that sets the threshold."""
     threshold_rule: str = "auto"
     """The label-free rule that suits its maps, unless the user says (:class:`tag2mask.pseudo.PseudoSettings`)."""
+    whole_views: bool = False
+    """It takes sums over all of a view in localization, or mirrors it: photos are not padded to share a batch."""
     inference_settings: tuple[str, ...] = ()
     """Names of its settings that training does not depend on: changing one makes the maps anew and trains nothing."""
     tuned_on_truth: tuple[str, ...] = ()

@@ -109,6 +109,11 @@ class Views(Protocol):
         """Whether ``images`` holds the frozen trunk's output."""
         ...
 
+    @property
+    def valid(self) -> Tensor | None:
+        """``[batch height width]`` bool, False on padding; None: there is none."""
+        ...
+
 
 @dataclass(frozen=True)
 class Photos:
@@ -116,6 +121,7 @@ class Photos:
 
     images: Tensor  # as of Views
     stored: bool = False
+    valid: Tensor | None = None
 
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -265,3 +271,4 @@ class Reference:
     classes: tuple[int, ...]  # the classes it stands for
     domain: Domain = "target"
     stored: bool = False
+    valid: Tensor | None = None

@@ -1,4 +1,9 @@
-"""The views in which a photo is shown to a network at inference: its size in pixels, and whether mirrored."""
+"""The views in which a photo is shown to a network at inference: its size in pixels, and whether mirrored.
+
+On an accelerator, views are padded so that photos of nearly one shape go through the network together: it works best
+on many photos at once, and prepares its kernels anew for every shape that it meets. The padding has the mean colour, as
+in training, and what a network makes of it is cut off.
+"""
 
 from __future__ import annotations
 
@@ -40,3 +45,46 @@ def view_batch(pixels: Sequence[np.ndarray], view: View, backbone: Backbone) -> 
     images = torch.stack([resized(image, (view.height, view.width)) for image in pixels])
     images = normalise(images.flip(3) if view.flip else images, (backbone.mean, backbone.std))
     return images.contiguous(memory_format=torch.channels_last)
+
+
+PADDED = 64
+"""On an accelerator, padded sides are multiples of so many pixels."""
+
+
+def padding(device: torch.device, backbone: Backbone) -> int:
+    """What the sides of padded views are multiples of; 1: views are not padded. A CPU gains nothing, and a transformer
+    would stretch its positions over the padding."""
+    return PADDED if device.type != "cpu" and backbone.multiple == 1 else 1
+
+
+def padded_size(height: int, width: int, unit: int) -> tuple[int, int]:
+    """(height, width) with the padding."""
+    return -(-height // unit) * unit, -(-width // unit) * unit
+
+
+def stack_padded(images: Sequence[Tensor], unit: int) -> tuple[Tensor, Tensor]:
+    """Images of one padded size in a batch, each at the top left.
+
+    Args:
+        images: ``[channels height width]`` of any kind; padding is zero.
+        unit: of :func:`padding`.
+
+    Returns:
+        The batch, and which of its pixels are not padding, ``[batch height width]`` bool.
+    """
+    height, width = padded_size(images[0].shape[1], images[0].shape[2], unit)
+    batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    valid = torch.zeros(len(images), height, width, dtype=torch.bool)
+    for row, image in enumerate(images):
+        batch[row, :, : image.shape[1], : image.shape[2]] = image
+        valid[row, : image.shape[1], : image.shape[2]] = True
+    return batch, valid
+
+
+def without_padding(maps: Tensor, size: tuple[int, int], unit: int) -> Tensor:
+    """The part of ``[... rows columns]`` that belongs to a photo whose view has this (height, width)."""
+    outer = padded_size(*size, unit)
+    rows, columns = (
+        -(-cells * inner // whole) for cells, inner, whole in zip(maps.shape[-2:], size, outer, strict=True)
+    )
+    return maps[..., :rows, :columns]

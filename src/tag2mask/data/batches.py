@@ -7,7 +7,7 @@ epoch. Both depend on (seed, epoch, index) alone.
 from __future__ import annotations
 
 from tag2mask.data.samples import domains_of, labels_of
-from tag2mask.data.training.pairs import PARTNERS, Pairs, check_pairs
+from tag2mask.data.training.pairs import PARTNERS, Pairs, check_pairs, pairs_within
 from tag2mask.data.training.photos import MaskedImages, TaggedImages
 from tag2mask.data.training.source import Source, epoch_batches
 from tag2mask.data.training.stored import StoredFeatures
@@ -23,4 +23,5 @@ __all__ = [
     "domains_of",
     "epoch_batches",
     "labels_of",
+    "pairs_within",
 ]

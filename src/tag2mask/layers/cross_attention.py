@@ -6,8 +6,12 @@ weighted by the softmax of their affinities.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 AFFINITIES = 2**25
@@ -68,6 +72,27 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None
     affinities = torch.bmm(queries.transpose(1, 2), keys)
     weights = _without_padding(affinities, None if inside is None else inside[:, None]).softmax(2)
     return torch.bmm(values, weights.transpose(1, 2))
+
+
+class ClassReferences(NamedTuple):
+    """What is kept of the reference photos of one class, which may differ in size."""
+
+    keys: dict[bool, Tensor]  # [references channels cells] for either kind of photo that is compared with them
+    values: Tensor  # the map of the class [references cells]
+    inside: Tensor  # [references cells] bool, False where a photo has fewer cells than the largest
+
+
+def stack_references(references: Sequence[tuple[dict[bool, Tensor], Tensor]]) -> ClassReferences:
+    """Keys and values of single photos of one class, brought to one number of cells."""
+    cells = [len(values) for _, values in references]
+
+    def padded(flat: Tensor) -> Tensor:
+        return F.pad(flat, (0, max(cells) - flat.shape[-1]))
+
+    keys = {kind: torch.stack([padded(keys[kind]) for keys, _ in references]) for kind in references[0][0]}
+    values = torch.stack([padded(of_photo) for _, of_photo in references])
+    inside = torch.arange(max(cells)) < torch.tensor(cells)[:, None]
+    return ClassReferences(keys, values, inside.to(values.device))
 
 
 def attend_to_references(

@@ -18,10 +18,11 @@ from torch import nn
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError, unknown
 from tag2mask.methods import apc
-from tag2mask.methods.apc import ApcSettings
+from tag2mask.methods.apc_settings import ApcSettings
 from tag2mask.methods.cam import Cam, CamSettings
 from tag2mask.methods.eps import Eps, EpsSettings
-from tag2mask.methods.mcis import Mcis, McisSettings
+from tag2mask.methods.mcis_released import ReleasedMcis
+from tag2mask.methods.mcis_settings import McisSettings
 from tag2mask.methods.ppl import Ppl, PplSettings
 from tag2mask.protocols import MethodSettings, Traits
 from tag2mask.train import TrainSettings
@@ -45,7 +46,7 @@ METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
     "eps": Entry(Eps, EpsSettings, "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)"),
     "mcis": Entry(
-        Mcis,
+        ReleasedMcis,
         McisSettings,
         "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)",
         # a pair is two photos: as many photos and steps as a classifier's; twice that gains nothing (docs/log.md)

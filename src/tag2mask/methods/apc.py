@@ -59,16 +59,14 @@ Stored features hold no photo: with them the online labels are not refined and t
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
-from tag2mask.errors import InputError
-from tag2mask.layers.adaptive_pooling import Rule, adaptive_k
+from tag2mask.layers.adaptive_pooling import adaptive_k
 from tag2mask.layers.bilstm import HvBiLstm
 from tag2mask.layers.mosaic import mosaic
 from tag2mask.layers.online_labels import (
@@ -81,125 +79,15 @@ from tag2mask.layers.online_labels import (
     online_scores,
     split_labels,
 )
-from tag2mask.protocols import Traits
+from tag2mask.layers.patch_contrast import ConfidenceMonitor, patch_contrast
+from tag2mask.methods.apc_settings import ApcSettings
 from tag2mask.pseudo import between_threshold
 from tag2mask.segment.deeplab import weigh_classes
-from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
 from tag2mask.types import BACKGROUND, Batch, Losses, Photos, Views
 
 log = logging.getLogger("tag2mask")
 
 MEMORY = 0.98  # of it, a batch: the last fifty count
-
-
-@dataclass(frozen=True)
-class ApcSettings:
-    """The defaults train the embedded backbone on a laptop; `apc/e2e` and `apc/multistage` are at paper scale."""
-
-    single_stage: bool = True
-    """A decoder learns from the online labels, and the method is the segmenter. Otherwise it makes maps only, and what
-    is made of them teaches a segmenter, as with any method."""
-
-    pooling: Rule = "ratio_to_max"
-    """How many patches speak for the photo: those within `ratio` of the best; down to the first that falls below
-    `ratio` of the one before (consecutive; on a fine grid hardly any does, so give more than 0.9); down to the largest
-    step (gap); the best `top` (fixed, TKP-PCL); the best (max, ViT-PCM); all (mean, CAM). Which rule the paper has: not
-    verified against the paper."""
-    ratio: Annotated[float, Range(above=0, at_most=1)] = 0.9
-    """Of ratio_to_max and consecutive; not verified against the paper."""
-    top: Annotated[int, Range(at_least=1)] = 6
-    """Of fixed; not verified against the paper."""
-    min_patches: Annotated[int, Range(at_least=1)] = 1
-    """Fewest patches; not verified against the paper."""
-    min_share: Annotated[float, SHARE] = 0.125
-    """Of the rules that adapt: fewest patches as a share of the photo's. Ours: without it a few patches carry all the
-    gradient, and an object's first confident patches are soon its only ones."""
-    max_patches: Annotated[int, NOT_NEGATIVE] = 0
-    """Most patches, 0: all; not verified against the paper."""
-    absent: Literal["akp", "max"] = "akp"
-    """What stands for a class the photo does not show: the same pooling, or its best patch alone; not verified against
-    the paper."""
-
-    contrast: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Weight of the patch contrast, 0: none; not verified against the paper."""
-    confidence: Annotated[float, Range(above=0, below=1)] = 0.85
-    """Scores above it are confident, below 1 minus it unconfident. Early in a training there may be none: then the
-    contrast is 0, as it should be. Not verified against the paper."""
-    scope: Literal["image", "batch"] = "image"
-    """Pairs within a photo, or over the whole batch (confident patches of photos with that tag, unconfident ones of all
-    photos); not verified against the paper."""
-    contrast_background: bool = False
-    """Whether the background has pairs too; not verified against the paper."""
-    contrast_on: Literal["classifier", "encoder"] = "classifier"
-    """Which embeddings: those the classifier sees, or the backbone's (the same without context); not verified against
-    the paper."""
-    low_cap: Annotated[int, NOT_NEGATIVE] = 0
-    """At most this many unconfident patches a class and photo, drawn at random; 0: all, which costs no more."""
-
-    context: Literal["none", "hv_bilstm"] = "none"
-    """hv_bilstm: two-way LSTMs along rows and columns before the classifier (ViT-PCM). Whether the single-stage form
-    has it: not verified against the paper."""
-    context_width: Annotated[int, Range(at_least=1)] = 192
-    """Of each LSTM in each direction (ViT-PCM's on 768 channels); embeddings are four times as wide."""
-    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.2
-    """Share of embedding values dropped before the classifier (ViT-PCM)."""
-    weight_penalty: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Times the sum of the classifier's squared weights (ViT-PCM: 0.01, as the recipes at paper scale)."""
-    equivariance: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Weight of the equivariance loss, 0: none. A mosaic of four transformed half-size photos must be classified as
-    they were when whole (ViT-PCM, by whose author it matters most). Whether APC kept it, and the weight: not verified
-    against the paper."""
-
-    decoder_width: Annotated[int, Range(at_least=1)] = 256
-    """Channels of the decoder (ToCo: 512 on a ViT's 768); which decoder: not verified against the paper."""
-    decoder_dilation: Annotated[int, Range(at_least=1)] = 5
-    """Of its two 3x3 convolutions (ToCo)."""
-    presence: bool = True
-    """The photo's class scores weigh the decoder's classes, as in our other DeepLab heads; ours, not the paper's."""
-    segmentation: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Weight of the decoder's loss once it has begun (ToCo: 0.1, as the recipe at paper scale; here the patch classes
-    gain from more of it too); not verified against the paper."""
-    segmentation_from: Annotated[float, Range(at_least=0, below=1)] = 0.1
-    """Share of the training after which it begins (ToCo: 2,000 of 20,000 steps); not verified against the paper."""
-    label_rule: Literal["best", "split"] = "split"
-    """Which label a pixel gets online. best: that of its best refined score, the background's among them. split: the
-    best class's where its score lies above a threshold, else background; the threshold is found without truth on the
-    scores of the photos seen lately, as that of the maps is. Ours: the background's tag is 1 in every photo, so its
-    patches are too sure of themselves and best leaves little object. Not verified against the paper."""
-    label_confidence: Annotated[float, Range(above=0, below=1)] = 0.5
-    """Of best: pixels whose score is lower teach the decoder nothing; not verified against the paper."""
-    label_band: Annotated[float, Range(at_least=0, below=1)] = 0.2
-    """Ours. Of split: pixels whose class's score lies this near the threshold, as a share of it, teach the decoder
-    nothing."""
-    refine: Literal["par", "none"] = "par"
-    """What refines the online labels. Whether PAR or a CRF: not verified against the paper."""
-    label_stride: Annotated[int, Range(at_least=1)] = 2
-    """Online labels are refined and used at the view's resolution divided by this (ToCo refines at half of it)."""
-
-    heads_first: Annotated[float, SHARE] = 0.0
-    """Share of the training in which the new layers learn alone (ViT-PCM: the first epoch); not verified against the
-    paper."""
-    fixed_until: str | None = None
-    """Blocks up to this one keep their pretrained weights though photos are augmented (ViT-PCM trains the last five of
-    a ViT-B and the norm: block6). Unlike a frozen backbone's, their output is not stored."""
-    learn_positions: bool = False
-    """Whether a ViT's position embeddings learn (ToCo: no)."""
-
-    def __post_init__(self) -> None:
-        check_values(self, "apc")
-        limit = self.max_patches or float("inf")
-        if self.min_patches > limit or (self.pooling == "fixed" and not self.min_patches <= self.top <= limit):
-            raise InputError(
-                f"apc.min-patches {self.min_patches}, apc.max-patches {self.max_patches} and apc.top {self.top} "
-                "contradict each other: no number of patches lies within them; leave min-patches at 1, max-patches at 0"
-            )
-
-    @property
-    def traits(self) -> Traits:
-        return Traits(
-            single_stage=self.single_stage,
-            tuned_on_truth=("how apc is trained by default was chosen on VOC's truth",),
-        )
 
 
 def build(backbone: Backbone, classes: int, settings: ApcSettings = ApcSettings()) -> Apc:
@@ -324,7 +212,8 @@ class Apc(nn.Module):
     def localize(self, batch: Batch) -> Tensor:
         """Patch classes gated by the tags, background taken into account and left out."""
         scores = self.patch_scores(self.context(self.backbone.features(batch)))
-        return gate_and_rescale(scores, with_background(batch.labels))[:, 1:]
+        inside = cells_inside(batch.valid, (scores.shape[2], scores.shape[3]))
+        return gate_and_rescale(scores, with_background(batch.labels), inside)[:, 1:]
 
     def train(self, mode: bool = True) -> Apc:
         """Leaving training ends the epoch that :class:`ConfidenceMonitor` counts."""
@@ -383,11 +272,10 @@ class ApcSegmenter(Apc):
         if not self.settings.presence:
             return self._decode(features, features)
         scores = self.patch_scores(self.context(features))
-        everywhere = torch.ones_like(scores[:, 0], dtype=torch.bool)
-        return self._decode(features, self.pool(scores, everywhere))
-
-
-# --- parts ------------------------------------------------------------------------------------------------------
+        inside = torch.ones_like(scores[:, 0], dtype=torch.bool)
+        if views.valid is not None:
+            inside = cells_inside(views.valid, (scores.shape[2], scores.shape[3]))
+        return self._decode(features, self.pool(scores, inside))
 
 
 class Decoder(nn.Sequential):
@@ -403,38 +291,6 @@ class Decoder(nn.Sequential):
         )
 
 
-class ConfidenceMonitor:
-    """Notices an epoch in which no patch was confident. An epoch ends when a photo comes again."""
-
-    def __init__(self, confidence: float) -> None:
-        self.confidence = confidence
-        self.seen: set[str] = set()
-        self.found: Tensor | None = None  # confident patches of this epoch, counted where the training runs
-        self.photos = 0  # in the last whole epoch
-        self.warned = False
-
-    def count(self, ids: tuple[str, ...], confident: Tensor) -> None:
-        if self.seen.intersection(ids):
-            self.photos = len(self.seen)
-            self.end()
-        self.seen.update(ids)
-        self.found = confident if self.found is None else self.found + confident
-
-    def end(self) -> None:
-        """Warns once, if the epoch was a whole one."""
-        if self.found is not None and len(self.seen) >= self.photos and not self.warned and not int(self.found):
-            log.warning(
-                f"apc: no patch of {len(self.seen)} photos, a whole epoch, scored above {self.confidence} for its "
-                "class, so the patch contrast taught nothing: lower --apc.confidence, train longer, or leave it out "
-                "with --apc.contrast 0"
-            )
-            self.warned = True
-        self.seen, self.found = set(), None
-
-
-# --- functions --------------------------------------------------------------------------------------------------
-
-
 def with_background(labels: Tensor) -> Tensor:
     """``[batch classes]`` to ``[batch 1+classes]`` float32: every photo shows background."""
     return F.pad(labels.float(), (1, 0), value=1.0)
@@ -444,57 +300,3 @@ def tag_loss(pooled: Tensor, tags: Tensor) -> Tensor:
     """Mean over photos and channels of the binary cross entropy of probabilities ``[batch 1+classes]``."""
     p = pooled.float().clamp(1e-7, 1 - 1e-7)
     return -(tags * p.log() + (1 - tags) * (1 - p).log()).mean()
-
-
-def patch_contrast(
-    embeddings: Tensor,
-    scores: Tensor,
-    present: Tensor,
-    confidence: float,
-    scope: Literal["image", "batch"] = "image",
-    inside: Tensor | None = None,
-    low_cap: int = 0,
-) -> tuple[Tensor, Tensor]:
-    r"""Patch contrastive loss, exact and without a list of pairs.
-
-    The mean of :math:`\cos` over ordered pairs of unit vectors is a product of sums, so a class costs
-    :math:`O(N D)` and not :math:`O(N^2 D)`. Classes without two confident patches have no first term, those without an
-    unconfident one no second; they count in the mean.
-
-    Args:
-        embeddings: ``[batch channels patches]``; the gradient goes here and nowhere else.
-        scores: ``[batch classes patches]``; say which patches are confident, without gradient.
-        present: ``[batch classes]`` bool, the classes that have pairs.
-        confidence: :math:`\epsilon`.
-        inside: ``[batch patches]`` bool, the patches that count; None: all.
-        low_cap: at most this many unconfident patches, drawn at random; 0: all.
-
-    Returns:
-        The loss, 0 where there is no pair; and the number of confident patches.
-    """
-    with torch.autocast(embeddings.device.type, enabled=False), torch.no_grad():
-        z = scores.float()
-        counted = torch.ones_like(z[:, :1], dtype=torch.bool) if inside is None else inside[:, None]
-        high = (z > confidence) & counted & present[:, :, None]
-        low = (z < 1 - confidence) & counted
-        low = low & (present[:, :, None] if scope == "image" else present.any(0)[:, None])
-        if low_cap and low.shape[2] > low_cap:
-            lot = torch.where(low, torch.rand(low.shape, device=low.device), -1.0)
-            low = low & (lot >= lot.topk(low_cap, 2).values[:, :, -1:])
-        high, low = high.float(), low.float()
-    with torch.autocast(embeddings.device.type, enabled=False):
-        length = embeddings.float().norm(dim=1).clamp(min=1e-12)  # [batch patches]
-        weights = torch.cat([high, low], 1) / length[:, None]
-        sums = weights @ embeddings.float().transpose(1, 2)  # [batch 2*classes channels], of unit vectors
-        sum_high, sum_low = sums.chunk(2, 1)
-        own = (high * (length.detach() > 1e-12)[:, None]).sum(2)  # squares of unit vectors; a zero vector has none
-        count_high, count_low = high.sum(2), low.sum(2)
-        if scope == "batch":
-            sum_high, sum_low, own = sum_high.sum(0), sum_low.sum(0), own.sum(0)
-            count_high, count_low, present = count_high.sum(0), count_low.sum(0), present.any(0)
-        pairs = count_high * (count_high - 1)
-        together = (sum_high.square().sum(-1) - own) / pairs.clamp(min=1)
-        crossed = count_high * count_low
-        apart = (sum_high * sum_low).sum(-1) / crossed.clamp(min=1)
-        loss = torch.where(pairs > 0, (1 - together) / 2, 0.0) + torch.where(crossed > 0, (1 + apart) / 2, 0.0)
-        return loss.sum() / present.sum().clamp(min=1), count_high.sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tag2mask.backbones import BackboneSettings
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.localize import LocalizeSettings
-from tag2mask.methods.apc import ApcSettings
+from tag2mask.methods.apc_settings import ApcSettings
 from tag2mask.recipes import deeplab
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings

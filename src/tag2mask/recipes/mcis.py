@@ -5,7 +5,7 @@ from __future__ import annotations
 from tag2mask.backbones import BackboneSettings
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.localize import LocalizeSettings
-from tag2mask.methods import mcis
+from tag2mask.methods import mcis_settings
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
@@ -18,7 +18,7 @@ def mcis_paper() -> RunSettings:
     Not as published: what :func:`_mcis` names; how many epochs the paper trains is not known.
     """
     # of the paper's solver little is certain: a tenth every 6 epochs, and this decay; the number of epochs is not known
-    return _mcis(mcis.paper(), epochs=15.0, milestones=(6.0, 12.0), weight_decay=2e-4)
+    return _mcis(mcis_settings.paper(), epochs=15.0, milestones=(6.0, 12.0), weight_decay=2e-4)
 
 
 def mcis_official() -> RunSettings:
@@ -27,11 +27,11 @@ def mcis_official() -> RunSettings:
     Not as published: what :func:`_mcis` names, and what is ours in :mod:`tag2mask.methods.mcis`.
     """
     # trained for 15 epochs, of which the weights after 11 make the maps; the last four change nothing of those
-    return _mcis(mcis.official(11), epochs=11.0, milestones=(5.0, 10.0), weight_decay=5e-4)
+    return _mcis(mcis_settings.official(11), epochs=11.0, milestones=(5.0, 10.0), weight_decay=5e-4)
 
 
 def _mcis(
-    options: mcis.McisSettings, *, epochs: float, milestones: tuple[float, ...], weight_decay: float
+    options: mcis_settings.McisSettings, *, epochs: float, milestones: tuple[float, ...], weight_decay: float
 ) -> RunSettings:
     """The released solver: SGD with Nesterov's momentum, biases at twice the rate, decay on everything, 5 pairs a step.
 

@@ -31,7 +31,7 @@ class DeepLab(nn.Module):
         self.presence = nn.Conv2d(backbone.channels, presence_of, 1) if presence_of else None
 
     def segment(self, views: Views) -> Tensor:
-        return self.segment_with_presence(views, None)[0]
+        return self.segment_with_presence(views, views.valid)[0]
 
     def segment_with_presence(self, views: Views, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits, and the photo's class logits ``[batch classes]`` (None without ``presence``).

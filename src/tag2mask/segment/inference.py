@@ -18,6 +18,7 @@ from tag2mask.errors import InputError
 from tag2mask.protocols import Refiner, Segmenter
 from tag2mask.settings import POSITIVE, DecidesNothing, Range, check_values
 from tag2mask.types import Photos, normalise
+from tag2mask.views import padded_size, padding, stack_padded, without_padding
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class InferenceSettings:
 
 @dataclass(frozen=True)
 class PhotoSegmenter:
-    """Segments photos whose views are of one size, a batch at a time.
+    """Segments photos, a batch at a time.
 
     Attributes:
         segmenter: a :class:`tag2mask.protocols.Segmenter` in eval mode, on its device.
@@ -63,32 +64,47 @@ class PhotoSegmenter:
         long_side = self.settings.long_side or max(height, width)
         return tuple(fit_size(height, width, long_side, s, self.backbone.multiple) for s in self.settings.scales)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.segmenter.parameters()).device
+
+    @property
+    def unit(self) -> int:
+        """Padded views have sides that are multiples of it (:func:`tag2mask.views.padding`)."""
+        return padding(self.device, self.backbone)
+
+    def group(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Photos of which this is the same go through the network together; ``size`` is (height, width)."""
+        return tuple(padded_size(*view, self.unit) for view in self.views(*size))
+
     def read(self, image: np.ndarray) -> list[Tensor]:
         """The views of a photo ``[height width 3]`` uint8, each ``[3 height width]`` uint8."""
         return [resized(image, size) for size in self.views(image.shape[0], image.shape[1])]
 
     def __call__(self, sizes: Sequence[tuple[int, int]], inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Probabilities ``[1+classes height width]`` float32 of each photo, on the segmenter's device, not refined.
-
-        Softmax of each view is brought to the photo's size and averaged.
+        """Probabilities ``[1+classes height width]`` float32 of photos of one :meth:`group`, on the segmenter's device,
+        not refined. Softmax of each view is brought to the photo's size and averaged.
 
         Args:
-            sizes: (height, width) of each photo; their views are of the same sizes.
+            sizes: (height, width) of each photo.
             inputs: what :meth:`read` gave of each.
         """
-        device = next(self.segmenter.parameters()).device
-        totals: list[Tensor | None] = [None] * len(sizes)
-        for of_scale in zip(*inputs, strict=True):
-            view = torch.stack(of_scale).to(device, non_blocking=True)
-            view = normalise(view, (self.backbone.mean, self.backbone.std))
+        return compute.by_halves(self._segment, list(zip(sizes, inputs, strict=True)))
+
+    def _segment(self, photos: Sequence[tuple[tuple[int, int], Sequence[Tensor]]]) -> list[Tensor]:
+        totals: list[Tensor | None] = [None] * len(photos)
+        for of_scale in zip(*(inputs for _, inputs in photos), strict=True):
+            view, valid = (x.to(self.device, non_blocking=True) for x in stack_padded(of_scale, self.unit))
+            view = normalise(view, (self.backbone.mean, self.backbone.std)).mul_(valid[:, None])
             if self.settings.flip:
-                view = torch.cat([view, view.flip(3)])
-            probabilities = _windows(self.segmenter, view, self.settings, self.backbone.multiple)
+                view, valid = torch.cat([view, view.flip(3)]), torch.cat([valid, valid.flip(2)])
+            shown = Photos(view, valid=valid if self.unit > 1 else None)
+            probabilities = _windows(self.segmenter, shown, self.settings, self.backbone.multiple)
             if self.settings.flip:
                 plain, mirrored = probabilities.chunk(2)
                 probabilities = (plain + mirrored.flip(3)) / 2
-            for number, size in enumerate(sizes):
-                one = probabilities[number : number + 1]
+            for number, ((size, _), image) in enumerate(zip(photos, of_scale, strict=True)):
+                one = without_padding(probabilities[number : number + 1], (image.shape[1], image.shape[2]), self.unit)
                 grown = F.interpolate(one, size, mode="bilinear", align_corners=False)[0]
                 total = totals[number]
                 totals[number] = grown if total is None else total + grown
@@ -122,23 +138,24 @@ def _worth_refining(scores: Tensor, minimum: float = 0.1) -> Tensor:
     return reaches.nonzero()[:, 0]
 
 
-def _windows(segmenter: nn.Module, view: Tensor, settings: InferenceSettings, multiple: int) -> Tensor:
+def _windows(segmenter: nn.Module, view: Photos, settings: InferenceSettings, multiple: int) -> Tensor:
     """Softmax ``[batch labels rows columns]`` of a view, whole or averaged over overlapping windows."""
-    height, width = view.shape[2:]
+    height, width = view.images.shape[2:]
     side = max(settings.window // multiple, 1) * multiple
     if max(height, width) <= side:
         return _softmax(segmenter, view, settings.precision)
     total: Tensor | None = None
-    count = torch.zeros(1, 1, height, width, device=view.device)
+    count = torch.zeros(1, 1, height, width, device=view.images.device)
     for top, left in window_corners(height, width, side):
-        part = view[..., top : top + side, left : left + side]
-        size = part.shape[2:]
+        inside = (..., slice(top, top + side), slice(left, left + side))
+        part = Photos(view.images[inside], valid=None if view.valid is None else view.valid[inside])
+        size = part.images.shape[2:]
         probabilities = _softmax(segmenter, part, settings.precision)
         probabilities = F.interpolate(probabilities, size, mode="bilinear", align_corners=False)
         if total is None:
-            total = torch.zeros(*probabilities.shape[:2], height, width, device=view.device)
-        total[..., top : top + size[0], left : left + size[1]] += probabilities
-        count[..., top : top + size[0], left : left + size[1]] += 1
+            total = torch.zeros(*probabilities.shape[:2], height, width, device=count.device)
+        total[inside] += probabilities
+        count[inside] += 1
     assert total is not None
     return total / count
 
@@ -157,8 +174,8 @@ def window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, in
             yield top, left
 
 
-def _softmax(segmenter: nn.Module, images: Tensor, precision: compute.Precision) -> Tensor:
+def _softmax(segmenter: nn.Module, view: Photos, precision: compute.Precision) -> Tensor:
     assert isinstance(segmenter, Segmenter)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = view.images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast(precision, images.device):
-        return segmenter.segment(Photos(images)).float().softmax(1)
+        return segmenter.segment(Photos(images, valid=view.valid)).float().softmax(1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tag2mask import compute, methods
+from tag2mask import methods
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
@@ -33,7 +33,6 @@ from tag2mask.stages.networks import (
 )
 from tag2mask.train import fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
-from tag2mask.views import View
 
 log = logging.getLogger("tag2mask")
 
@@ -110,10 +109,6 @@ def _localize(context: Context, name: str) -> PhotoWork:
     if network.traits.references:
         _show_references(context, network)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
-    divisor, device = network.backbone.multiple, compute.device()
-
-    def views_of(sample: Sample) -> tuple[View, ...]:
-        return tuple(settings.views(*context.size(sample), divisor))
 
     def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
         return localizer(samples, [context.size(sample) for sample in samples], inputs)
@@ -122,7 +117,9 @@ def _localize(context: Context, name: str) -> PhotoWork:
         read=lambda sample: localizer.read(sample, context.size(sample)),
         compute=localize,
         write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
-        batches=lambda samples: batches_by(samples, views_of, settings.batch_size, device),
+        batches=lambda samples: batches_by(
+            samples, lambda sample: localizer.group(context.size(sample)), settings.batch_size, localizer.device
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from tag2mask import compute, evaluate, pseudo, segment
+from tag2mask import evaluate, pseudo, segment
 from tag2mask.data.images import read_image
 from tag2mask.localize import batches_by
 from tag2mask.plan.context import Context
@@ -70,8 +70,8 @@ class Predictor:
 
     def batches(self, samples: Sequence[Sample], size_of: Callable[[Sample], tuple[int, int]]) -> list[list[Sample]]:
         """Photos that are segmented together."""
-        views_of = lambda sample: self.photos.views(*size_of(sample))  # noqa: E731
-        return batches_by(samples, views_of, self.photos.settings.batch_size, compute.device())
+        photos = self.photos
+        return batches_by(samples, lambda x: photos.group(size_of(x)), photos.settings.batch_size, photos.device)
 
     def read(self, sample: Sample) -> Read:
         """Decoded, and in its views; for a thread ahead."""

@@ -158,7 +158,7 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
         compute=gated,
         write=write,
         batches=lambda samples: batches_by(
-            samples, lambda x: photos.views(*context.size(x)), views.batch_size, compute.device()
+            samples, lambda x: photos.group(context.size(x)), views.batch_size, photos.device
         ),
     )
 

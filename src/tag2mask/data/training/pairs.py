@@ -90,3 +90,22 @@ def check_pairs(dataset: Dataset) -> None:
         )
     if not first:
         raise InputError(f"no photo of {dataset.name} has a tag, so no two can be compared: tag them")
+
+
+def pairs_within(batch: Batch) -> tuple[tuple[int, int], ...]:
+    """Each photo with the next of the batch, around its end, that shares a class; photos without one are in no pair.
+
+    Raises:
+        InputError: no two share a class.
+    """
+    shares, size = (batch.labels @ batch.labels.T > 0).tolist(), len(batch.labels)
+    pairs = []
+    for m in range(size):
+        others = ((m + step) % size for step in range(1, size))
+        pairs += [(m, n) for n in [next((n for n in others if shares[m][n]), None)] if n is not None]
+    if not pairs:
+        raise InputError(
+            f"no two of the {size} photos of this batch share a class ({listed(batch.ids)}), so none can be compared: "
+            "give larger batches, or draw partners (tag2mask.data.batches.Pairs)"
+        )
+    return tuple(pairs)
