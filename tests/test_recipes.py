@@ -154,7 +154,7 @@ PAPER: Groups = {
     (1e-3, 2e-4): (13, 14_710_464), (2e-3, 2e-4): (13, 4_224),
     (1e-2, 2e-4): (6, 7_361_024 - 20 * 512 + 2 * 512 * 512), (2e-2, 2e-4): (4, 1_556),
 }  # fmt: skip
-# ppl.md 3.2: lr 0.1, 1.0 for the head, decay 1e-4 on everything; conv1 and bn1 fixed; 2.3: 2 (3 + 1) times 2048 channels
+# ppl.md 3.2: lr 0.1, 1.0 for the head, decay 1e-4 on everything; conv1 and bn1 fixed; 2.3: 2 (3 + 1) times 2048
 PPL_BACKBONE = (len(RESNET50) - 1 + 2 * 52, sum(RESNET50[1:]) + 53_120 - 2 * 64)
 # ppl.md 4.4: lr 0.1, decay 1e-4; IRN's five 1x1 convolutions to 32 channels with group norm, and one 160 -> 1
 IRN: Groups = {(0.1, 1e-4): (5 + 2 * 5 + 2, (64 + 256 + 512 + 1024 + 2048) * 32 + 5 * 2 * 32 + 160 + 1)}
@@ -202,7 +202,9 @@ def test_what_learns_and_how_fast(name: str, stage: str, networks: dict[str, dic
 
 
 def test_every_network_of_the_papers_recipes_is_in_the_table(networks: dict[str, dict[str, Built]]) -> None:
-    papers = {name: own for name, own in networks.items() if name.split("/")[0] in ("eps", "smaf", "mcis", "ppl", "apc")}
+    papers = {
+        name: own for name, own in networks.items() if name.split("/")[0] in ("eps", "smaf", "mcis", "ppl", "apc")
+    }
     small = {"ppl/implicit-small", "ppl/explicit-small", "ppl/agree"}  # at the default's size and training
     ours = {("apc/e2e", "method"), ("apc/multistage", "method")}  # of these the training is not known
     stages = {(name, stage) for name, own in papers.items() if name not in small for stage in own}

@@ -132,7 +132,8 @@ def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], 
     with torch.random.fork_rng(devices=[]):
         if not _known(settings.backbone, run, "method", "weights"):
             new_method(settings, classes)
-        if segmenter in wanted and own is not settings.backbone and not _known(own, run, segmenter, "segmenter weights"):
+        asked = segmenter in wanted and own is not settings.backbone
+        if asked and not _known(own, run, segmenter, "segmenter weights"):
             backbones.build(own)
 
 

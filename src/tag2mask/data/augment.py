@@ -140,7 +140,7 @@ class Colour:
 
 
 def _turned(image: Image.Image, turn: float) -> Image.Image:
-    """The hue of every pixel turned by this share of the colour circle (torchvision's ``adjust_hue`` of 8-bit images)."""
+    """The hue of every pixel turned by this share of the colour circle (torchvision's ``adjust_hue``)."""
     hue, saturation, value = image.convert("HSV").split()
     shifted = (np.asarray(hue).astype(np.int16) + int(turn * 255)).astype(np.uint8)  # around the circle
     return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")

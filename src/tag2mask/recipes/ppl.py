@@ -16,7 +16,6 @@ from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings
 from tag2mask.train import TrainSettings
 
-
 # IRN's optimiser hands the weight decay to SGD as momentum; everything decays
 _IRN = TrainSettings(
     optimizer="sgd", learning_rate=0.1, weight_decay=1e-4, decay_biases=True, momentum=1e-4, warmup=0.0, power=0.9,
