@@ -180,11 +180,11 @@ class Ppl(nn.Module):
     def check_views(self, height: int, width: int) -> None:
         """Raises :class:`InputError` where training views of so many pixels are too small for the grid."""
         grid = max(cut.grid for cut in self.cuts)
-        least = grid * self.backbone.stride
-        if min(height, width) < least:
+        smallest = grid * self.backbone.stride
+        if min(height, width) < smallest:
             raise InputError(
                 f"training views of {height}x{width} pixels are smaller than {grid} patches times the stride of "
-                f"{self.backbone.stride}: use --augment.size {least} or more, or a coarser grid (--ppl.grids)"
+                f"{self.backbone.stride}: use --augment.size {smallest} or more, or a coarser grid (--ppl.grids)"
             )
 
     def losses(self, batch: Batch, progress: float) -> Losses | Iterator[Losses]:
@@ -270,8 +270,8 @@ def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
     return tuple(Cut(block, grid) for block, grid in zip(blocks, grids, strict=True))
 
 
-def default_cuts(backbone: Backbone, most: int = MAX_STAGES) -> tuple[str, ...]:
-    """The last ``most`` blocks before the network's last resolution: layer1 to layer3 of a ResNet, block2 to block4 of
+def default_cuts(backbone: Backbone, count: int = MAX_STAGES) -> tuple[str, ...]:
+    """The last ``count`` blocks before the network's last resolution: layer1 to layer3 of a ResNet, block2 to block4 of
     EfficientNet-Lite0, stage0 to stage2 of a ConvNeXt.
 
     The resolution is that of the pretraining: dilation counts as the stride it stands for. Where it ends before the
@@ -292,7 +292,7 @@ def default_cuts(backbone: Backbone, most: int = MAX_STAGES) -> tuple[str, ...]:
         )
     resolutions = list(backbone.resolutions.values())
     finer = [i for i in useful if resolutions[i] < resolutions[-1]]
-    return tuple(names[i] for i in (finer or useful)[-most:])
+    return tuple(names[i] for i in (finer or useful)[-count:])
 
 
 def _uneven(grids: Sequence[int], cuts: Sequence[str]) -> InputError:
