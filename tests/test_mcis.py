@@ -565,7 +565,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [VARIANTS[0], *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
 def test_contract_of_the_other_forms(variant: McisSettings) -> None:
     check_method(Mcis, variant, resnet)
 
@@ -1120,7 +1120,7 @@ def test_a_photo_cannot_be_looked_at_again_through_stored_features() -> None:
 def test_views_of_a_vit_keep_whole_patches() -> None:
     backbone = build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
     method = Mcis(backbone, 3, replace(OFFICIAL, references=0)).eval()
-    assert scaled(torch.zeros(1, 3, 64, 96), 0.75, method.backbone.multiple, False).images.shape == (
+    assert scaled(torch.zeros(1, 3, 64, 96), 0.75, method.backbone.size_divisor, False).images.shape == (
         1,
         3,
         48,
@@ -1130,7 +1130,7 @@ def test_views_of_a_vit_keep_whole_patches() -> None:
         assert method.localize(batch(torch.randn(1, 3, 64, 96), torch.ones(1, 3))).shape == (1, 3, 4, 6)
 
 
-# --- the road ---------------------------------------------------------------------------------------------------
+# --- the pipeline -----------------------------------------------------------------------------------------------
 
 
 FLAGS = (*SMALL, "--method", "mcis", "--relabel.rounds", "0", "--refine", "none")

@@ -1,4 +1,4 @@
-"""The whole road on a small world: artefacts, resume, what a change redoes, oracle kept apart, odd photos."""
+"""The whole pipeline on a small world: artefacts, resume, what a change redoes, oracle kept apart, odd photos."""
 
 from __future__ import annotations
 

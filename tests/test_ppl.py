@@ -121,7 +121,7 @@ def test_golden_stride_2() -> None:
 @pytest.mark.parametrize("detach", [False, True])
 def test_one_patch_is_the_uncut_map(make: Callable[[], Backbone], detach: bool) -> None:
     b = make()
-    size = (64, 96) if b.multiple > 1 else (67, 93)
+    size = (64, 96) if b.size_divisor > 1 else (67, 93)
     with torch.no_grad():
         cuts = [Cut(name, 1) for name in b.names[:-1]]
         merged, uncut = patchwise(b, Photos(torch.randn(2, 3, *size)), cuts, detach=detach, together=detach)
@@ -488,7 +488,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [VARIANTS[0], *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
 def test_contract_of_the_other_forms(variant: PplSettings) -> None:
     check_method(Ppl, variant, lambda: resnet().train())
 
@@ -536,7 +536,7 @@ def test_a_narrow_photo_is_cut_into_what_it_has(make: Callable[[], Backbone]) ->
         for height, width in ((short, 8 * b.stride), (8 * b.stride, short), (b.stride, b.stride)):
             maps = method.localize(Photos(torch.randn(1, 3, height, width)))
             assert maps.shape == (1, 3, height // b.stride, width // b.stride)
-        if b.multiple == 1:
+        if b.size_divisor == 1:
             assert method.localize(Photos(torch.randn(1, 3, 3, 50))).shape == (1, 3, 1, 7)
 
 

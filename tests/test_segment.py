@@ -102,8 +102,8 @@ class Colour(nn.Module):
         return torch.einsum("lc,bchw->blhw", self.weight, views.images)
 
 
-def unnormalised(multiple: int = 1) -> Backbone:
-    return Backbone([("b0", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3, multiple)
+def unnormalised(size_divisor: int = 1) -> Backbone:
+    return Backbone([("b0", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3, size_divisor)
 
 
 def plain(**changes) -> InferenceSettings:

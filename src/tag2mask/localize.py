@@ -81,7 +81,7 @@ class Localizer:
 
     def views(self, size: tuple[int, int]) -> list[View]:
         """Of a photo of this (height, width)."""
-        return self.settings.views(*size, self.backbone.multiple)
+        return self.settings.views(*size, self.backbone.size_divisor)
 
     def group(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Photos of which this is the same go through the network together."""
@@ -119,12 +119,12 @@ class Localizer:
             raw = raw.flip(3) if of_photos[0].flip else raw
             for row, view in enumerate(of_photos):
                 raws[row].append(without_padding(raw[row : row + 1], (view.height, view.width), self.unit))
-        found = []
+        maps = []
         for row, (sample, size, _) in enumerate(photos):
             fused = fuse(raws[row])
             share = covered(fused, labels[row : row + 1])[0] if self.traits.maps == "probabilities" else None
-            found.append(present_maps(sample, fused[0].cpu(), size, share))
-        return found
+            maps.append(present_maps(sample, fused[0].cpu(), size, share))
+        return maps
 
     def _batch(self, samples: Sequence[Sample], inputs: Sequence[Tensor], flip: bool, labels: Tensor) -> Batch:
         if self.store is None:

@@ -214,8 +214,8 @@ def predict(
             return error
 
     def probabilities(batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
-        found = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
-        return [x if isinstance(x, UnreadableImage) else next(found) for x in inputs]
+        readable = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
+        return [x if isinstance(x, UnreadableImage) else next(readable) for x in inputs]
 
     def write(sample: Sample, output: Any) -> Path | UnreadableImage:
         if isinstance(output, UnreadableImage):

@@ -146,10 +146,10 @@ def _turned(image: Image.Image, turn: float) -> Image.Image:
     return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
 
 
-def fit_size(height: int, width: int, longest: int, scale: float = 1.0, multiple: int = 1) -> tuple[int, int]:
-    """(height, width) with the longer side at ``longest * scale``, each a multiple of ``multiple``."""
-    factor = longest * scale / max(height, width)
-    rows, columns = (max(multiple, round(side * factor / multiple) * multiple) for side in (height, width))
+def fit_size(height: int, width: int, long_side: int, scale: float = 1.0, size_divisor: int = 1) -> tuple[int, int]:
+    """(height, width) with the longer side at ``long_side * scale``, each a multiple of ``size_divisor``."""
+    factor = long_side * scale / max(height, width)
+    rows, columns = (max(size_divisor, round(side * factor / size_divisor) * size_divisor) for side in (height, width))
     return rows, columns
 
 

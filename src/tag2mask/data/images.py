@@ -1,7 +1,7 @@
 """Read any photo as 8-bit RGB, any index mask as class values, any saliency map as numbers in [0, 1].
 
 The only door to files of pixels: :mod:`~tag2mask.data.decode` opens them, :mod:`~tag2mask.data.pixels` converts,
-:mod:`~tag2mask.data.masks` has index masks and :mod:`~tag2mask.data.check` looks at every photo once. Whatever is wrong
+:mod:`~tag2mask.data.masks` has index masks and :mod:`~tag2mask.data.check` checks every photo once. Whatever is wrong
 with one file ends as an :class:`~tag2mask.errors.UnreadableImage` that names it, so a caller can set the file aside.
 """
 

@@ -111,12 +111,12 @@ def attend_to_references(
     """
     flat = keys.transpose(0, 1).flatten(1)  # [channels references*cells_r]
     step = max(1, limit // (len(queries) * flat.shape[1]))
-    found = []
+    parts = []
     for part in queries.split(step, 2):
         affinities = (part.transpose(1, 2) @ flat).unflatten(2, keys.shape[::2])
         weights = _without_padding(affinities, inside).softmax(3)
-        found.append((weights * values).sum((2, 3)))
-    return torch.cat(found, 1)
+        parts.append((weights * values).sum((2, 3)))
+    return torch.cat(parts, 1)
 
 
 def _without_padding(affinities: Tensor, inside: Tensor | None) -> Tensor:

@@ -79,7 +79,7 @@ class SelfTrainSettings:
     weight: Annotated[float, POSITIVE] = 100.0
     """Of the squared error."""
     denoise: tuple[Denoiser, ...] = ()
-    """What cleans the maps beside the tags: prototype, saliency."""
+    """What cleans the maps in addition to the tags: prototype, saliency."""
     teacher: Literal["static", "ema"] = "static"
     """static: the stored maps. ema: they give way to an average of the student."""
     decay: Annotated[float, Range(at_least=0, below=1)] = 0.999
@@ -274,8 +274,8 @@ def learn_prototypes(prototypes: Tensor, shown: Tensor, features: Tensor, target
     wins = F.interpolate(target, grid, mode="bilinear", align_corners=True).argmax(1)  # [batch rows columns]
     for photo, winner in zip(features, wins, strict=True):
         for c in winner.unique().tolist():
-            where = winner == c
-            if c < len(prototypes) and int(where.sum()) >= PROTOTYPE_CELLS:
+            cells = winner == c
+            if c < len(prototypes) and int(cells.sum()) >= PROTOTYPE_CELLS:
                 shown[c] += 1
                 rate = max(PROTOTYPE_RATE, 1 / float(shown[c]))
-                prototypes[c].lerp_(photo[:, where].mean(1), rate)
+                prototypes[c].lerp_(photo[:, cells].mean(1), rate)

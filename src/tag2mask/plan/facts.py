@@ -1,4 +1,4 @@
-"""What a run knows of its data beside the settings: the photos that can be read, and digests of everything that
+"""What a run knows of its data apart from the settings: the photos that can be read, and digests of everything that
 decides.
 
 Digests are of bytes. They are remembered with the size and time of the file they are of, so that a file is read again

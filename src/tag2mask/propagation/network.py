@@ -109,7 +109,7 @@ class AffinityNet(nn.Module):
 
 
 def _channels(backbone: Backbone, names: tuple[str, ...]) -> list[int]:
-    side = 8 * max(backbone.stride, backbone.multiple)
+    side = 8 * max(backbone.stride, backbone.size_divisor)
     device = next(backbone.parameters()).device
     with torch.inference_mode():
         was = backbone.training

@@ -91,8 +91,8 @@ def _propagate(settings: RunSettings, way: propagation.Propagation) -> PhotoStag
         maps, s = MapReader(context.read(source)), context.settings.propagation
         affinities = _affinities(context, way, network)
 
-        def write(sample: Sample, found: tuple[LocalizationMaps, Tensor]) -> None:
-            write_maps(context.folder.path(sample.id, ".npz"), propagation.propagate(*found, s))
+        def write(sample: Sample, inputs: tuple[LocalizationMaps, Tensor]) -> None:
+            write_maps(context.folder.path(sample.id, ".npz"), propagation.propagate(*inputs, s))
 
         return PhotoWork(
             read=lambda sample: (maps(sample), read_image(sample.image_path)),

@@ -140,15 +140,16 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     def gated(
         samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
     ) -> list[tuple[np.ndarray, Tensor, tuple[int, ...]]]:
-        found = photos([(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs], [of for _, of in inputs])
+        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
+        probabilities_of = photos(sizes, [of_photo for _, of_photo in inputs])
         out = []
-        for sample, (pixels, _), probabilities in zip(samples, inputs, found, strict=True):
+        for sample, (pixels, _), probabilities in zip(samples, inputs, probabilities_of, strict=True):
             scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
             out.append((pixels, scores.cpu(), classes))
         return out
 
-    def write(sample: Sample, found: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
-        pixels, scores, classes = found
+    def write(sample: Sample, output: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
+        pixels, scores, classes = output
         return keep_mask(
             context, sample, by_best_score(sample, classes, pseudo.refine(pixels, scores, sharpen), decide)
         )
