@@ -107,7 +107,7 @@ class Localizer:
             inputs: what :meth:`read` gave of each.
         """
         photos = list(zip(samples, sizes, inputs, strict=True))
-        return compute.by_halves(self._localize, photos)
+        return compute.by_halves(self._localize, photos, "give a smaller --localize.long-side or smaller --scales")
 
     def _localize(self, photos: Sequence[tuple[Sample, tuple[int, int], Sequence[Tensor]]]) -> list[LocalizationMaps]:
         samples, views = [sample for sample, _, _ in photos], [self.views(size) for _, size, _ in photos]

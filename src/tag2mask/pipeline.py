@@ -3,7 +3,9 @@ plan (``stages``); this module reads the data, checks everything that can be che
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import shlex
 import sys
 import time
@@ -225,8 +227,10 @@ def predict(
         write_index_mask(path, predictor.mask(output))
         return path
 
-    batches = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
-    done = concurrency.pipelined(batches, read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers)
+    size = functools.lru_cache(maxsize=10_000)(_size)
+    batches = (batch for part in _parts(samples) for batch in predictor.batches(part, size))
+    decoded = lambda sample: 3.0 * math.prod(size(sample))  # noqa: E731
+    done = concurrency.pipelined(batches, read, probabilities, write, cost=decoded, workers=settings.workers)
     for _, result in track(done, "predicting", len(samples)):
         if isinstance(result, UnreadableImage):
             log.info("set aside: %s", result)

@@ -148,7 +148,7 @@ def _carry_out(execution: Execution, stage: Stage) -> None:
         execution.folders[stage.name] = folder
         return
     if folder.has_manifest:
-        log.info("%s: %s missing or damaged and made anew", stage.title, gone)
+        log.info("%s: %s, made anew", stage.title, gone)
         folder.reopen()
     began = time.monotonic()
     try:
@@ -179,10 +179,14 @@ def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
 
 def lacking(stage: Stage, context: Context) -> str:
     """What a stage's manifest promises and is not there, in words."""
-    if isinstance(stage, PhotoStage):
-        files = [name for name in stage.files if not (context.folder.folder / name).exists()]
-        return listed([*files, *(sample.id for sample in missing(stage, context))])
-    return "" if _whole(context.folder.model) else "the model"
+    if isinstance(stage, TrainingStage):
+        return "" if _whole(context.folder.model) else "the model is missing or damaged"
+    assert isinstance(stage, PhotoStage)
+    files = [name for name in stage.files if not (context.folder.folder / name).exists()]
+    gone = listed([*files, *(sample.id for sample in missing(stage, context))])
+    if not gone:
+        return ""
+    return f"new or changed photos: {gone}" if stage.stamp is not None else f"missing or damaged: {gone}"
 
 
 def _whole(model: Path) -> bool:

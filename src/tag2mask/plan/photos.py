@@ -14,8 +14,6 @@ from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
 from tag2mask.types import Sample, SampleKey
 
-UNKNOWN_BYTES = 6e6  # of a decoded photo whose size is not known yet
-
 
 def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     """The photos that a stage is about."""
@@ -97,11 +95,9 @@ def read_records(folder: Path) -> list[Record]:
 def _carried_out(
     work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
 ) -> Iterator[tuple[Sample, Any]]:
-    def cost(sample: Sample) -> float:
-        facts = context.photos.get(sample.key)
-        return UNKNOWN_BYTES if facts is None else 3.0 * facts.height * facts.width
-
-    return concurrency.pipelined(batches, work.read, work.compute, work.write, cost=cost, workers=workers)
+    return concurrency.pipelined(
+        batches, work.read, work.compute, work.write, cost=context.decoded_bytes, workers=workers
+    )
 
 
 def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | None) -> Record:

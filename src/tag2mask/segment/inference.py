@@ -89,7 +89,8 @@ class PhotoSegmenter:
             sizes: (height, width) of each photo.
             inputs: what :meth:`read` gave of each.
         """
-        return compute.by_halves(self._segment, list(zip(sizes, inputs, strict=True)))
+        advice = "give a smaller --inference.window, --inference.long-side or smaller --inference.scales"
+        return compute.by_halves(self._segment, list(zip(sizes, inputs, strict=True)), advice)
 
     def _segment(self, photos: Sequence[tuple[tuple[int, int], Sequence[Tensor]]]) -> list[Tensor]:
         totals: list[Tensor | None] = [None] * len(photos)
