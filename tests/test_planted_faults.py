@@ -34,7 +34,7 @@ FAULTS = {
         "train/optimizer.py", "momentum=settings.momentum", "momentum=0.9",
         "test_recipes.py::test_what_learns_and_how_fast[eps-method]"),
     "apc.label_confidence not passed on": Fault(
-        "methods/apc.py", "best_labels(found, s.label_confidence)", "best_labels(found, 0.5)",
+        "methods/apc.py", "best_labels(scores, s.label_confidence)", "best_labels(scores, 0.5)",
         "test_apc.py::test_the_confidence_of_the_settings_decides_what_is_ignored"),
     "the mean over references a sum": Fault(
         "methods/mcis.py", "out[rows, label] = (total / count)", "out[rows, label] = (total / 1)",

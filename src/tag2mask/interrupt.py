@@ -7,9 +7,12 @@ is whole. A step that takes longer than the grace period is cut off.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 from tag2mask.errors import Terminated
 
@@ -33,6 +36,21 @@ def end_if_asked() -> None:
     """Raises :class:`~tag2mask.errors.Terminated` when the process was asked to end."""
     if _asked.is_set():
         raise Terminated
+
+
+def stop_waiting() -> None:
+    """Nothing is cut off any more: what was asked for has been done."""
+    if hasattr(signal, "SIGALRM"):
+        signal.alarm(0)
+
+
+def end_process(code: int) -> NoReturn:
+    """End at once. Everything is written and closed by now, and to take down torch's threads and libraries takes
+    seconds on a busy machine, in which a scheduler may kill."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:

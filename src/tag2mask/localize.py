@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
-from tag2mask.data.augment import resized
+from tag2mask.data.augment import check_sides, resized
 from tag2mask.data.images import read_image
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
@@ -46,6 +46,7 @@ class LocalizeSettings:
         check_values(self, "localize")
         if not self.scales:
             raise InputError("--localize.scales is empty: give at least one scale")
+        check_sides(self.long_side, self.scales, "--localize.long-side times --localize.scales")
 
     def views(self, height: int, width: int, divisor: int = 1) -> list[View]:
         """Of a photo of this size; sides are multiples of ``divisor``."""

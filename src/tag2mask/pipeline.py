@@ -19,7 +19,7 @@ import torch
 
 from tag2mask import checks, compute, concurrency, data, doctor, stages
 from tag2mask.data.images import CheckedImage, image_size, write_index_mask
-from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
+from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
 from tag2mask.naming import safe_name
@@ -91,7 +91,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             if error.path in damaged:
                 raise
             damaged.add(error.path)
-            log.info("%s is damaged: it is made anew", error.path)
+            log.info("%s is damaged or gone: it is made anew", error.path)
             execute(execution, wanted)
 
 
@@ -148,10 +148,9 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     settings = settings or RunSettings()
     wanted = [stage.name for stage in stages.plan(settings)]
     surveyed, settings = _surveyed(path, settings, wanted)
-    there = (out / "run.json").exists()
-    run = Run(out, existing=there)
+    run = Run(out)
     run_data = _run_data(path, surveyed, settings, run)
-    return explain.outlook(run if there else None, stages.plan(settings), settings, run_data, wanted)
+    return explain.outlook(run, stages.plan(settings), settings, run_data, wanted)
 
 
 def write_report(execution: Execution) -> Path:
@@ -178,8 +177,8 @@ def reopen(run: Run) -> Execution:
     Raises:
         InputError: the data set is not there any more, or cannot be read.
     """
-    described = run.description()
-    settings, path = settings_from(described["settings"]), Path(described["data"])
+    described = _described(run)
+    settings, path = replace(settings_from(described["settings"]), verify=False), Path(described["data"])
     surveyed = doctor.survey(path, settings.data)
     doctor.refuse_errors(surveyed.findings)
     return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
@@ -199,7 +198,7 @@ def predict(
         InputError: no such run, no trained segmenter in it, no photos.
     """
     run = Run(Path(run_folder), existing=True)
-    described = run.description()
+    described = _described(run)
     settings = settings_from(described["settings"])
     if refine is not None:
         settings = replace(settings, inference=replace(settings.inference, refine=refine))
@@ -242,6 +241,23 @@ def predict(
     return sorted(written)
 
 
+def _described(run: Run) -> dict[str, Any]:
+    """``run.json`` with all that a reader of the run needs.
+
+    Raises:
+        InputError: something of it is not there.
+    """
+    described = run.description()
+    kinds: dict[str, type] = {"settings": dict, "classes": list, "data": str, "sessions": list}
+    lacking = [name for name, kind in kinds.items() if not isinstance(described.get(name), kind)]
+    if lacking:
+        raise InputError(
+            f"{run.folder / 'run.json'} is damaged (it lacks {listed(lacking)}): run the run's command again, which "
+            "writes it anew"
+        )
+    return described
+
+
 def _check_predictions_folder(out: Path, samples: Sequence[Sample]) -> None:
     """Nothing that is there is written over: no run, no photo.
 
@@ -253,6 +269,9 @@ def _check_predictions_folder(out: Path, samples: Sequence[Sample]) -> None:
         raise InputError(
             f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
         )
+    above = next((folder for folder in (out, *out.parents) if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise InputError(f"--out {out}: {above} is a file; give a folder")
     for sample in samples:
         if (out / f"{safe_name(sample.id)}.png").resolve() == sample.image_path.resolve():
             raise InputError(

@@ -78,6 +78,9 @@ def number(value: float) -> str:
 SHARE = Range(at_least=0, at_most=1)
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(at_least=0)
+WIDTH = Range(at_least=1, at_most=8192)  # channels of a layer
+REACH = Range(at_least=1, at_most=255)  # cells that a layer or a walk sees from one
+THREADS = Range(at_least=0, at_most=1024)
 
 
 @functools.cache

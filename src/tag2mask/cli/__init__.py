@@ -33,15 +33,19 @@ tag2mask: image tags in, pixel masks out.
 class, VOC's layout, or COCO's.
 """
 
-CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EROFS)
+CANNOT_WRITE = (
+    errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, prints what the user can mend as one line, exits."""
-    from tag2mask.interrupt import handle_signals
+    from tag2mask import interrupt
 
-    if arguments is None:  # a program of its own, not a test within another
-        handle_signals()
+    program = arguments is None  # of its own, not a test within another
+    if program:
+        interrupt.handle_signals()
     try:
         code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -49,9 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         code = fail("interrupted: run the same command again to go on; finished work is kept")
+        if program:
+            interrupt.end_process(code)
     except Terminated:
+        interrupt.stop_waiting()
         fail("asked to end: run the same command again to go on; finished work is kept")
         code = 143
+        if program:
+            interrupt.end_process(code)
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -89,6 +89,9 @@ def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: Run
     present = run.current(first.name)
     if present is None or not present.has_manifest:
         return execution
+    assert isinstance(first, PhotoStage)
+    if missing(first, execution.context(first, present)):
+        return execution  # photos are new or changed: nothing is known to be of them
     execution.folders[first.name] = present
     execution.data = data.checked(read_records(present.records))
     for stage in others:
@@ -130,7 +133,7 @@ def _healed(execution: Execution, stage: Stage, seen: set[Path]) -> None:
             if damaged.path in seen:
                 raise
             seen.add(damaged.path)
-            log.info("%s is damaged: it is made anew", damaged.path)
+            log.info("%s is damaged or gone: it is made anew", damaged.path)
             for earlier in execution.stages:
                 if execution.run.folder / earlier.name in damaged.path.parents and earlier is not stage:
                     _healed(execution, earlier, seen)

@@ -38,17 +38,11 @@ class _Known:
     states: dict[str, str] = field(default_factory=dict)
 
 
-def outlook(
-    run: Run | None, stages: Sequence[Stage], settings: Any, data: RunData, wanted: Collection[str]
-) -> list[Outlook]:
-    """What carrying out the wanted stages would do. Changes nothing.
-
-    Args:
-        run: None: there is no run folder yet.
-    """
+def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wanted: Collection[str]) -> list[Outlook]:
+    """What carrying out the wanted stages would do. Changes nothing; the run folder need not be there."""
     first, *others = stages
-    checked = run.current(first.name) if run is not None else None
-    if run is None or checked is None or not checked.has_manifest:
+    checked = run.current(first.name)
+    if checked is None or not checked.has_manifest:
         return [Outlook(stage.name, stage.title, "to do") for stage in stages if stage.name in wanted]
     assert isinstance(first, PhotoStage)
     unread = missing(first, Context(first, settings, data, checked, {}))

@@ -97,7 +97,7 @@ class Run:
     def __init__(self, folder: Path, *, existing: bool = False) -> None:
         self.folder = folder
         self._lock = None
-        described = read_object(folder / "run.json")
+        described = _description(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: give a folder for --out")
         if existing and described is None:
@@ -139,7 +139,7 @@ class Run:
                 f"another process is working in {self.folder}: wait for it to end, or give another --out"
             ) from error
         self._lock = lock
-        if read_object(self.folder / "run.json") is None:
+        if _description(self.folder) is None:
             self.describe({})
         return self
 
@@ -153,12 +153,16 @@ class Run:
         write_json(self.folder / "run.json", {"version": VERSION, **content})
 
     def description(self) -> dict[str, Any]:
-        return read_object(self.folder / "run.json") or {}
+        return _description(self.folder) or {}
 
     def current(self, name: str) -> StageFolder | None:
-        """The stage of this name as it lies there; None where there is none."""
-        marker = read_object(self.folder / name / OWN / "key.json")
-        return StageFolder(self.folder / name, str(marker.get("key"))) if marker else None
+        """The stage of this name as it lies there; None where there is none. A finished one is known by its manifest,
+        too."""
+        for file in ("key.json", "manifest.json"):
+            key = (read_object(self.folder / name / OWN / file) or {}).get("key")
+            if isinstance(key, str):
+                return StageFolder(self.folder / name, key)
+        return None
 
     def open(self, name: str, key: str, content: Mapping[str, Any]) -> StageFolder:
         """The folder of a stage to work in, made where it is missing.
@@ -172,15 +176,16 @@ class Run:
         present = self.current(name)
         if present is None or present.key != key:
             self.set_aside(name)
-            if not self.take_back(name, key):
-                write_json(stage.own / "key.json", {"key": key, **content})
+            self.take_back(name, key)
+        if (read_object(stage.own / "key.json") or {}).get("key") != key:
+            write_json(stage.own / "key.json", {"key": key, **content})
         for leftover in _leftovers(stage):
             leftover.unlink()
         return stage
 
     def stages(self) -> list[str]:
         """Names of the stages that lie there."""
-        return sorted(path.parent.parent.name for path in self.folder.glob(f"*/{OWN}/key.json"))
+        return sorted(path.parent.name for path in self.folder.glob(f"*/{OWN}") if path.parent.name[:1] != ".")
 
     def set_aside(self, name: str) -> None:
         """Move a stage's folder out of the run; an empty one is removed."""
@@ -217,6 +222,12 @@ class Run:
             log.info("%s is deleted: results of other settings took more than %g GB (--aside-gb)", place, limit_gb)
             del sizes[place]
             _remove(place)
+
+
+def _description(folder: Path) -> dict[str, Any] | None:
+    """What ``run.json`` holds; None where there is none, or it is damaged."""
+    content = read_object(folder / "run.json")
+    return content if content is not None and "version" in content else None
 
 
 def _remove(folder: Path) -> None:

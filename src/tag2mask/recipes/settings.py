@@ -19,7 +19,7 @@ from tag2mask.propagation import PropagationSettings
 from tag2mask.protocols import Traits
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
-from tag2mask.settings import NOT_NEGATIVE, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, THREADS, DecidesNothing, Range, check_values
 from tag2mask.train import TrainSettings
 
 
@@ -68,7 +68,7 @@ class RunSettings:
     """Of all random numbers."""
     oracle_masks: Annotated[bool, DecidesNothing()] = False
     """Also train the same segmenter on the true masks, for measuring only: what tags cost against full supervision."""
-    workers: Annotated[int, NOT_NEGATIVE, DecidesNothing()] = 0
+    workers: Annotated[int, THREADS, DecidesNothing()] = 0
     """Threads that decode photos and refine masks; 0: one a core, at most 16."""
     verify: Annotated[bool, DecidesNothing()] = False
     """Read the bytes of every photo again, rather than trust sizes and times of files."""

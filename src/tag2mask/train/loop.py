@@ -196,9 +196,19 @@ class _Training:
         if self.settings.tracker:
             self.accelerator.end_training()
         if self.accelerator.is_main_process:
+            self._check_finite()
             save_model(self.task, self.folder / "model.safetensors")
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
+
+    def _check_finite(self) -> None:
+        """The last step's loss says nothing of the weights that it left."""
+        for name, tensor in self.task.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(
+                    f"{self.title}: the trained weights are not finite ({name}): lower --train.learning-rate or use "
+                    "float32"
+                )
 
 
 def _accelerator(settings: TrainSettings, folder: Path) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tag2mask import compute
-from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, THREADS, DecidesNothing, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class TrainSettings:
 
     epochs: Annotated[float, Range(at_least=0, at_most=1e6)] = 8.0
     """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method)."""
-    batch_size: Annotated[int, Range(at_least=1)] = 16
+    batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 16
     """Photos in a batch."""
     accumulate: Annotated[int, Range(at_least=1)] = 1
     """Batches whose gradients are averaged into one optimiser step."""
@@ -45,7 +45,7 @@ class TrainSettings:
     """Gradients of a larger norm are scaled down to it; 0: never."""
     precision: compute.Precision = "auto"
     """Of the forward pass; auto: bfloat16 where the hardware multiplies it natively, else float32."""
-    workers: Annotated[int | None, NOT_NEGATIVE, DecidesNothing()] = None
+    workers: Annotated[int | None, THREADS, DecidesNothing()] = None
     """Processes that read and augment photos. None: none on a CPU (a thread does it), one a core on an accelerator."""
     compile: Annotated[bool, DecidesNothing()] = False
     """Compile the network (torch.compile): worth it for long trainings on a GPU."""
