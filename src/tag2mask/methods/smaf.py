@@ -240,7 +240,9 @@ class Student(nn.Module):
             before = likeness(features, self.prototypes)
             before = torch.where(self.shown[None, :, None, None] > 0, before, 1.0)  # nothing is known of the class yet
             if self.training:
-                learn_prototypes(self.prototypes, self.shown, features, reactivated(maps, batch.labels, self.background))
+                learn_prototypes(
+                    self.prototypes, self.shown, features, reactivated(maps, batch.labels, self.background)
+                )
             maps = maps * F.interpolate(before, maps.shape[2:], mode="bilinear", align_corners=True)
         return maps
 
