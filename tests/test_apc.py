@@ -428,6 +428,17 @@ def test_the_threshold_decides_what_is_ignored() -> None:
     assert (best_labels(refined, 0.69) == BACKGROUND).all() and (best_labels(refined, 0.71) == IGNORE).all()
 
 
+def test_the_confidence_of_the_settings_decides_what_is_ignored() -> None:
+    batch = batch_of(height=64, width=96)
+    ignored = []
+    for confidence in (0.01, 0.99):
+        method = build(resnet(), 4, small(label_rule="best", label_confidence=confidence)).eval()
+        assert isinstance(method, ApcSegmenter)
+        with torch.no_grad():
+            ignored.append((method.labels(batch, method.forward_batch(batch, 1.0)) == IGNORE).float().mean())
+    assert ignored[0] == 0 and ignored[1] > 0.5
+
+
 def test_split_labels_by_hand() -> None:
     """Threshold 0.4 and a quarter around it: classes above 0.5, background below 0.3, the order of the labels shown."""
     best = torch.tensor([[0.0, 0.29, 0.31], [0.49, 0.51, 0.9]])

@@ -110,6 +110,18 @@ def test_loss_is_its_loop(seed: int, tau: float, lam: float, padded: bool) -> No
     assert float(found) == pytest.approx(slow_loss(logits, saliency, labels, tau, lam, inside), rel=1e-9)
 
 
+def test_each_pixel_adds_its_1e_4_to_the_area_of_a_class() -> None:
+    """smaf.md 2.3: the denominator sums (prediction + 1e-4). Of 10,000 pixels a class wins 2, both salient: 2 / (2 + 1)
+    is not above 0.8, 2 / (2 + 1e-4) would be."""
+    logits = torch.full((1, 2, 100, 100), -20.0, dtype=torch.float64)
+    logits[:, 1], logits[0, :, 0, :2] = 20, torch.tensor([[20.0], [-20.0]])
+    saliency = torch.zeros(1, 100, 100, dtype=torch.float64)
+    saliency[0, 0, :2] = 1
+    one = torch.ones(1, 1, dtype=torch.float64)
+    assert float(saliency_loss(logits, saliency, one, 2 / 3 - 1e-6, 0.5)) < 1e-9
+    assert float(saliency_loss(logits, saliency, one, 0.8, 0.5)) == pytest.approx(2 / 10_000)  # counts as background
+
+
 def test_what_the_loss_asks_for() -> None:
     """Perfect maps cost nothing; a tagged class that saliency does not show counts as background."""
     shape = torch.zeros(1, 4, 6, dtype=torch.float64)

@@ -773,6 +773,21 @@ def test_multi_round_equals_the_formulas(kind: str, references: int, photos: Dat
             np.testing.assert_allclose(found[sample.id].scores, expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["paper", "official"])
+def test_a_reference_given_twice_weighs_no_more(kind: str, photos: Dataset) -> None:
+    """A mean over references and no sum, seen before maps are divided by their largest score: that would hide it."""
+    method, backbone, _ = counted(kind, 2)
+    drawn = draw_references(photos, 1, 0)
+    images, labels = torch.randn(1, 3, 24, 36, generator=torch.Generator().manual_seed(0)), torch.ones(1, 3)
+    found = []
+    for references in (drawn, [*drawn, *drawn]):
+        show_references(method, backbone, references, LOOK)
+        with torch.no_grad():
+            found.append(method._with_references(method.features(batch(images, labels)), labels, ()))
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0].std() > 0.1
+
+
 def test_references_are_looked_at_once(photos: Dataset) -> None:
     looked = {}
     for references in (0, 1, 3):

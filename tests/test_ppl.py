@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone, BackboneSettings, build
+from tag2mask.backbones.resnet38 import ResNet38d
 from tag2mask.errors import InputError
 from tag2mask.files import read_jsonl
 from tag2mask.layers.patchwise import Cut, edges, merge, patchwise, split
@@ -716,3 +717,14 @@ def test_default_cuts(name: str, stride: int, expected: tuple[str, ...]) -> None
     assert cuts_of(b, PplSettings(cuts=expected[1:2], stages=2)) == (Cut(expected[1], 2),)  # named ones come first
     b.freeze_until(expected[2])
     assert default_cuts(b) == expected[2:]
+
+
+def test_default_cuts_of_resnet38d_are_of_three_resolutions() -> None:
+    """After b3, b4 and b5, as the lineage names its stages (specs/ppl.md 2.3); the last three blocks are all of b5."""
+    b = ResNet38d(thin=32)
+    assert default_cuts(b) == ("b3_2", "b4_5", "b5_2")
+    assert [b.resolutions[block] for block in default_cuts(b)] == [4, 8, 16]
+    b.freeze_until("b4_5")
+    assert default_cuts(b) == ("b4_5", "b5_2")
+    b.freeze_until("b5_1")
+    assert default_cuts(b) == ("b5_1", "b5_2")  # of one resolution, since there is no other above the frozen trunk

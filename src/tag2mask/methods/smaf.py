@@ -94,7 +94,7 @@ class SelfTrainSettings:
     classification: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the tags' loss."""
     jitter: Annotated[float, SHARE] = 0.0
-    """Strength of colour jitter on the student's views."""
+    """Strength of random brightness, contrast and saturation on the student's views; their hue stays."""
     stride: Annotated[int, Range(at_least=1)] = 4
     """Pixels per cell of the targets."""
 

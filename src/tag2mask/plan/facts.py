@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tag2mask import methods
-from tag2mask.backbones import BackboneSettings, weights_digest
+from tag2mask import methods, segment
+from tag2mask.backbones import weights_digest
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.stage import Fact
@@ -149,7 +149,7 @@ class RunData:
 
     def _segmenter_weights(self) -> str:
         own = self.settings.segmenter
-        return "" if own.backbone is None else weights_digest(BackboneSettings(own.backbone, own.weights))
+        return "" if own.backbone is None else weights_digest(segment.backbone_of(own, self.settings.backbone))
 
     def _code(self) -> str:
         source = methods.source(self.settings.method)

@@ -47,6 +47,8 @@ class RunSettings:
     """Of the random walks."""
     propagation_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
     """Of the network that learns affinities."""
+    propagation_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
+    """Of its views."""
     pseudo: PseudoSettings = PseudoSettings()
     refine: str = "crf"
     """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""

@@ -42,12 +42,20 @@ def own_settings(settings: RunSettings, *, inference: bool) -> Part | str:
 
 def build_method(context: Context) -> tuple[nn.Module, Backbone]:
     """The method on its backbone, with the weights that the stage may see."""
-    s = context.settings
-    backbone = backbones.build(s.backbone).to(compute.device())
-    method = methods.build(s.method, backbone, len(context.classes), s.options)
-    if (state := released_state(method, s.backbone.weights)) is not None:
+    return new_method(context.settings, len(context.classes))
+
+
+def new_method(settings: RunSettings, classes: int) -> tuple[nn.Module, Backbone]:
+    """The method on its backbone, with the weights that it starts from: the backbone's, or a whole released network's.
+
+    Raises:
+        InputError: weights that cannot be fetched or read, or are another network's.
+    """
+    backbone = backbones.build(settings.backbone).to(compute.device())
+    method = methods.build(settings.method, backbone, classes, settings.options)
+    if (state := released_state(method, settings.backbone.weights)) is not None:
         assert isinstance(method, LoadsReleased)
-        method.load_released(state, s.backbone.weights)
+        method.load_released(state, settings.backbone.weights)
     return method.to(compute.device()), backbone
 
 

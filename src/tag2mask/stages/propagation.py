@@ -61,7 +61,7 @@ def _train_affinity(settings: RunSettings) -> TrainingStage:
         name="affinity",
         title=f"training {settings.propagate}",
         reads=("affinity-labels",),
-        settings=("propagate", LEARNT, "segmenter_augment", "propagation_train", "backbone", "seed"),
+        settings=("propagate", LEARNT, "propagation_augment", "propagation_train", "backbone", "seed"),
         facts=("photos", "tags", "weights"),
         train=_train,
     )
@@ -71,7 +71,7 @@ def _train(context: Context) -> None:
     s = context.settings
     torch.manual_seed(s.seed)
     network, backbone = _network(context)
-    augment, normalisation = fitting(s.segmenter_augment, backbone), (backbone.mean, backbone.std)
+    augment, normalisation = fitting(s.propagation_augment, backbone), (backbone.mean, backbone.std)
     source = MaskedImages(context.train, MaskReader(context.read("affinity-labels")), augment, normalisation, s.seed)
     fit(network, source, s.propagation_train, context.folder.folder, seed=s.seed, title=context.stage.title)
 

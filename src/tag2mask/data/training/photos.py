@@ -58,7 +58,7 @@ class TaggedImages:
             geometry = Geometry.draw(*photo.size, self.settings, random)
             pixels, _ = photo.decode((geometry.height, geometry.width))
         valid = geometry.valid()
-        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
+        image = geometry.image(pixels, augment.Colour.draw(self.settings, random))
         saliency = None
         if self.saliency and sample.saliency_path is not None:
             map_ = torch.from_numpy(read_saliency(sample.saliency_path, photo.size))
@@ -110,7 +110,7 @@ class MaskedImages:
             geometry = Geometry.draw(*photo.size, self.settings, random)
             pixels, _ = photo.decode((geometry.height, geometry.width))
         valid = geometry.valid()
-        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
+        image = geometry.image(pixels, augment.Colour.draw(self.settings, random))
         return sample, image, geometry.mask(self.mask_of(sample)), valid
 
     def collate(self, items: Sequence[tuple[Sample, Tensor, Tensor, Tensor]]) -> MaskedBatch:
