@@ -128,7 +128,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     if described.get("examined") == examined:
         return
     records = read_records(execution.folders[execution.stages[0].name].records)
-    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage)}) for r in records]
+    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
     doctor.refuse_errors(findings)
     said = tuple(record["error"] for record in execution.data.set_aside)  # one by one, when they were set aside
