@@ -29,6 +29,7 @@ LEVELS = [
     {"stages"},
     {"checks", "summary"},
     {"pipeline"},
+    {"compare"},
     {"cli"},
     {"__main__"},
 ]

@@ -31,6 +31,34 @@ def doctor(arguments: list[str]) -> int:
     return 2 if any(f.level == "error" for f in findings) else 0
 
 
+def compare(arguments: list[str]) -> int:
+    import json
+
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Compare:
+        """Runs side by side on the same photos: scores with intervals, classes, minutes, supervision, photos."""
+
+        RUNS: tyro.conf.Positional[tuple[Path, ...]]
+        """Finished runs; those of equal settings and other seeds are one row."""
+        out: Path | None = None
+        """Also write a page with the photos on which they differ most."""
+        json: bool = False
+        """Print JSON."""
+
+    parsed = tyro.cli(Compare, args=arguments, prog="tag2mask compare")
+    from tag2mask.compare import compare as compared
+
+    comparison = compared(parsed.RUNS)
+    if parsed.out is not None:
+        from tag2mask.compare.page import render
+
+        render(comparison, parsed.out)
+    print(json.dumps(comparison.to_json(), indent=2) if parsed.json else comparison.to_text())
+    return 0
+
+
 def predict(arguments: list[str]) -> int:
     import tyro
 
