@@ -193,7 +193,7 @@ class Galleries:
             mask=self._mask("masks", sample) if of_train else None,
             relabelled=self._mask(self.masks.folder.name, sample) if of_train and self._relabelled else None,
             prediction=None if of_train else self._mask("predictions", sample),
-            truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
+            truth=evaluate.read_truth(sample, dataset) if sample.has_truth else None,
             score=score,
             note=note,
         )
