@@ -125,10 +125,14 @@ class Samples(Sequence[Sample]):
 
     def relabelled(self, change: dict[Labels, Labels]) -> Samples:
         """The same photos, every label set replaced by what ``change`` has for it."""
+        return self.tagged(change[self._sets[number]] for number in self._labels)
+
+    def tagged(self, labels: Iterable[Labels]) -> Samples:
+        """The same photos with these labels, one each."""
         return Samples(
             self.base,
             self._names,
-            (change[self._sets[number]] for number in self._labels),
+            labels,
             (DOMAINS[number] for number in self._domains),
             self._truth,
             self._saliency,
