@@ -17,6 +17,7 @@ import torch
 
 from tag2mask import checks, compute, concurrency, data, doctor, stages
 from tag2mask.data.images import CheckedImage, image_size, write_index_mask
+from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
@@ -188,13 +189,18 @@ def predict(
     images: Path | str | Sequence[Path],
     out: Path | str,
     refine: str | None = None,
+    tags: Path | str | None = None,
 ) -> list[Path]:
-    """Masks for new, untagged photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
+    """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
 
     Photos that cannot be read are named and passed over. ``refine`` replaces the run's refiner of predictions.
 
+    Args:
+        tags: a table of tags (:mod:`tag2mask.data.table`) of some of the photos. Classes outside of a photo's tags are
+            switched off, all of them where its tags are empty; photos that it does not name may show any.
+
     Raises:
-        InputError: no such run, no trained segmenter in it, no photos.
+        InputError: no such run, no trained segmenter in it, no photos, tags of other photos or classes.
     """
     run = Run(Path(run_folder), existing=True)
     described = run.description()
@@ -204,6 +210,8 @@ def predict(
     out = Path(out).absolute()
     samples = data.load_images(images, skip=[out])
     _check_predictions_folder(out, samples)
+    if tags is not None:
+        samples = tag_photos(samples, Path(tags), described["classes"], selected=bool(settings.data.classes))
     predictor = Predictor(settings, len(described["classes"]), _result(run, settings), settings.single_stage)
     written = []
 
@@ -222,7 +230,7 @@ def predict(
             return output
         path = out / f"{safe_name(sample.id)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_mask(path, predictor.mask(output))
+        write_index_mask(path, predictor.mask(output, sample.labels))
         return path
 
     batches = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))

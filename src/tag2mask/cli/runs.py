@@ -32,8 +32,8 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
     ]
     flags = dataclasses.make_dataclass("Settings", fields, frozen=True)
     flags.__doc__ = (
-        "DATA: the data set. --out: the run folder. Also --method NAME, --recipe NAME (`tag2mask list`), --seeds 0 1 2 (a run of each, compared), and short "
-        "flags: " + ", ".join(SHORT) + "."
+        "DATA: the data set. --out: the run folder. Also --method NAME, --recipe NAME (`tag2mask list`), --seeds 0 1 2 "
+        "(a run of each, compared), and short flags: " + ", ".join(SHORT) + "."
     )
     parsed: Any = tyro.cli(flags, args=arguments, prog=f"tag2mask {command}")
     values = {f.name: getattr(parsed, f.name) for f in kept}

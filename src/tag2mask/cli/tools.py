@@ -64,7 +64,7 @@ def predict(arguments: list[str]) -> int:
 
     @dataclasses.dataclass(frozen=True)
     class Predict:
-        """Masks for new, untagged photos with a run's segmenter."""
+        """Masks for new photos with a run's segmenter; no tags are needed."""
 
         RUN: tyro.conf.Positional[Path]
         IMAGES: tyro.conf.Positional[Path]
@@ -72,12 +72,15 @@ def predict(arguments: list[str]) -> int:
         """Folder for the masks: index PNG, 0 background, c + 1 class c, in the palette of VOC."""
         refine: str | None = None
         """Another refiner than the run's (`tag2mask list refiners`), or none."""
+        tags: Path | None = None
+        """Tags of some of the photos (a CSV image,tags): classes outside of a photo's tags are switched off, all of
+        them where its tags are empty; a photo without a line may show any."""
 
     parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
     show_progress()
     from tag2mask import pipeline
 
-    written = pipeline.predict(parsed.RUN, parsed.IMAGES, parsed.out, refine=parsed.refine)
+    written = pipeline.predict(parsed.RUN, parsed.IMAGES, parsed.out, refine=parsed.refine, tags=parsed.tags)
     print(f"{len(written)} masks in {parsed.out}")
     return 0
 
