@@ -1030,7 +1030,7 @@ def test_it_predicts_new_photos_and_reports(finished: Path, world: Path, tmp_pat
     assert redone(before, stamps(finished)) == set()
 
 
-def test_the_multistage_form_goes_the_ordinary_road(world: Path, tmp_path: Path) -> None:
+def test_the_multistage_form_runs_the_ordinary_stages(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--apc.no-single-stage", "--apc.context", "hv_bilstm", "--relabel.rounds", "0")
     assert run("train", world, "--out", out, *FLAGS, "--apc.context-width", "4", *flags) == 0

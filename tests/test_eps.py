@@ -217,11 +217,11 @@ def photo(tmp_path: Path) -> Sample:
     return Sample("photo", tmp_path / "photo.png", frozenset({0, 2}))
 
 
-LOOKS = LocalizeSettings(long_side=80, scales=(0.5, 1.0, 1.5, 2.0), precision="float32")
+VIEWS = LocalizeSettings(long_side=80, scales=(0.5, 1.0, 1.5, 2.0), precision="float32")
 
 
 def test_fused_maps_are_the_published_ones_on_the_finest_grid(teacher: Eps, photo: Sample) -> None:
-    found = localized(teacher, [photo], LOOKS, 3)["photo"]
+    found = localized(teacher, [photo], VIEWS, 3)["photo"]
     assert found.classes == (0, 2) and found.scores.shape == (2, 12, 20)  # twice 48x80 at stride 8
     expected = published_fusion(teacher, np.asarray(Image.open(photo.image_path)), [0, 2], 80)
     for scores, c in zip(found.scores, found.classes, strict=True):
@@ -233,7 +233,7 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
     """Sum of softmaxes, then one maximum per class: every other order is another map."""
     pixels = np.asarray(Image.open(photo.image_path))
     logits = []
-    for scale in LOOKS.scales:
+    for scale in VIEWS.scales:
         size = fit_size(48, 80, 80, scale)
         plain = normalise(resized(pixels, size), (teacher.backbone.mean, teacher.backbone.std))[None]
         with torch.no_grad():
@@ -247,7 +247,7 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
     gated = norm(sum(grow(x[:, [0, 2, 3]].softmax(1)) for x in logits))[0, [0, 1]]
     mean_of_logits = norm(sum(map(grow, logits)).softmax(1))[0, present]
     unmirrored = norm(sum(grow(x.flip(3) if i % 2 else x).softmax(1) for i, x in enumerate(logits)))[0, present]
-    found = localized(teacher, [photo], LOOKS, 3)["photo"]
+    found = localized(teacher, [photo], VIEWS, 3)["photo"]
     scores = torch.from_numpy(found.scores.astype(np.float32))
     torch.testing.assert_close(scores, right, rtol=0, atol=2e-3)
     for name, wrong in {
@@ -264,7 +264,7 @@ def test_what_is_covered_is_where_tags_are_likelier_than_not(teacher: Eps, photo
     """Of the mean probabilities on the finest grid; a class without a tag wins nothing."""
     pixels = np.asarray(Image.open(photo.image_path))
     grown = []
-    for scale in LOOKS.scales:
+    for scale in VIEWS.scales:
         size = fit_size(48, 80, 80, scale)
         plain = normalise(resized(pixels, size), (teacher.backbone.mean, teacher.backbone.std))[None]
         with torch.no_grad():
@@ -273,7 +273,7 @@ def test_what_is_covered_is_where_tags_are_likelier_than_not(teacher: Eps, photo
     mean = torch.stack(grown).mean(0)[0]
     shares = []
     for tags in ({0, 2}, {0}, {1}, {2}):
-        found = localized(teacher, [replace(photo, labels=frozenset(tags))], LOOKS, 3)["photo"]
+        found = localized(teacher, [replace(photo, labels=frozenset(tags))], VIEWS, 3)["photo"]
         wins = mean[sorted(tags)].sum(0) > 0.5
         assert found.covered == pytest.approx(float(wins.float().mean()), abs=1 / 240)
         shares.append(found.covered)
@@ -397,7 +397,7 @@ def test_the_optimiser_of_the_recipes_is_the_published_one() -> None:
         assert round(settings.train.epochs * 10_582 / settings.train.batch_size) == 20_000
 
 
-def test_sizes_of_the_looks_round_half_to_even() -> None:
+def test_sizes_of_the_views_round_half_to_even() -> None:
     for side, scale, expected in ((375, 0.5, 188), (375, 1.5, 562), (333, 0.5, 166), (335, 1.5, 502)):
         assert fit_size(side, 500, 500, scale)[0] == expected
 

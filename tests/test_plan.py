@@ -99,6 +99,9 @@ UNDECLARED: dict[str, tuple[Callable[[Context], object], dict[str, Any], str]] =
         lambda c: c.size(data.Sample("photo09", Path(), None, split="val")), {"facts": ("photos", "tags", "val truth")},
         "uses the fact 'val photos'"),
     "digests of photos": (lambda c: c.photos, {"facts": ("truth",)}, "uses the fact 'photos'"),
+    "that a validation photo is all background": (
+        lambda c: next(iter(c.val.samples)).all_background if c.val else None,
+        {"facts": ("photos", "tags", "val photos", "truth")}, "the fact 'val truth'"),
     "a stage": (lambda c: c.read("other"), {}, "reads the stage other"),
 }  # fmt: skip
 

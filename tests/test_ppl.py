@@ -562,7 +562,7 @@ def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: 
     assert len({weight for _, weight in seen}) == 6  # a step of the optimiser after each
 
 
-def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user calls it, on stored features: two stages are left above them."""
     flags = (
         *SMALL,

@@ -106,7 +106,7 @@ def test_defaults_follow_what_cleans_the_maps() -> None:
     assert (given.constant, given.exponent) == (0.4, 2.0)
 
 
-def test_the_recipe_is_the_published_road() -> None:
+def test_the_recipe_is_as_published() -> None:
     run = recipe("smaf")
     assert run.method == "eps" and run.options == EpsSettings(head="feature", tau=0.4, lam=0.5)
     s = run.self_train
@@ -411,7 +411,7 @@ def test_maps_move_with_the_photo(tmp_path: Path) -> None:
         ).item(0, 0)  # fmt: skip
 
 
-def test_maps_beside_stored_features_and_photos_without_tags() -> None:
+def test_maps_with_stored_features_and_photos_without_tags() -> None:
     scores = np.linspace(0, 1, 8, dtype=np.float16)[None, None].repeat(5, 1)  # grows to the right
     photos = [Sample("p", Path("p"), frozenset({1})), Sample("q", Path("q"), frozenset())]
     data = Dataset("d", ("a", "b"), photos)

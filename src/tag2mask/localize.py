@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tag2mask import compute
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import check_sides, resized
-from tag2mask.data.images import read_image
+from tag2mask.data.images import open_photo
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.protocols import Localizes, Traits
@@ -94,7 +94,8 @@ class Localizer:
         shown = self.views(size)
         if self.store is not None:
             return [self.store.load(sample, view) for view in shown]
-        pixels = read_image(sample.image_path)
+        with open_photo(sample.image_path) as photo:
+            pixels, _ = photo.decode(max((view.height, view.width) for view in shown))
         of_size = {(v.height, v.width): resized(pixels, (v.height, v.width)) for v in shown if not v.flip}
         return [of_size[view.height, view.width] for view in shown]
 

@@ -19,6 +19,7 @@ import torch
 
 from tag2mask import checks, compute, concurrency, data, doctor, stages
 from tag2mask.data.images import CheckedImage, image_size, write_index_mask
+from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
@@ -34,6 +35,7 @@ from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
 from tag2mask.stages import names
+from tag2mask.stages.photos import RECORD
 from tag2mask.stages.predictions import Predictor, Read
 from tag2mask.types import Sample
 
@@ -129,8 +131,8 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     described = execution.run.description()
     if described.get("examined") == examined:
         return
-    records = read_records(execution.folders[execution.stages[0].name].records)
-    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage)}) for r in records]
+    records = read_records(execution.folders[execution.stages[0].name].records, RECORD)
+    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
     doctor.refuse_errors(findings)
     said = tuple(record["error"] for record in execution.data.set_aside)  # one by one, when they were set aside
@@ -189,13 +191,18 @@ def predict(
     images: Path | str | Sequence[Path],
     out: Path | str,
     refine: str | None = None,
+    tags: Path | str | None = None,
 ) -> list[Path]:
-    """Masks for new, untagged photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
+    """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
 
     Photos that cannot be read are named and passed over. ``refine`` replaces the run's refiner of predictions.
 
+    Args:
+        tags: a table of tags (:mod:`tag2mask.data.table`) of some of the photos. Classes outside of a photo's tags are
+            switched off, all of them where its tags are empty; photos that it does not name may show any.
+
     Raises:
-        InputError: no such run, no trained segmenter in it, no photos.
+        InputError: no such run, no trained segmenter in it, no photos, tags of other photos or classes.
     """
     run = Run(Path(run_folder), existing=True)
     described = _described(run)
@@ -205,6 +212,8 @@ def predict(
     out = Path(out).absolute()
     samples = data.load_images(images, skip=[out])
     _check_predictions_folder(out, samples)
+    if tags is not None:
+        samples = tag_photos(samples, Path(tags), described["classes"], selected=bool(settings.data.classes))
     predictor = Predictor(settings, len(described["classes"]), _result(run, settings), settings.single_stage)
     written = []
 
@@ -223,7 +232,7 @@ def predict(
             return output
         path = out / f"{safe_name(sample.id)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_mask(path, predictor.mask(output))
+        write_index_mask(path, predictor.mask(output, sample.labels))
         return path
 
     size = functools.lru_cache(maxsize=10_000)(_size)

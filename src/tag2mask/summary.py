@@ -21,7 +21,7 @@ from tag2mask.pseudo import SALIENCY
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
-from tag2mask.stages.masks import unrefined
+from tag2mask.stages.masks import RECORD, unrefined
 from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import Dataset, LocalizationMaps, Sample
 
@@ -109,22 +109,31 @@ def supervision(run: Execution) -> list[str]:
     return lines
 
 
+def signals(run: Execution) -> tuple[str, ...]:
+    """What the run learned from, in short: equal for runs whose scores may stand in one column."""
+    s = run.settings
+    denoised = s.self_train.students and "saliency" in s.self_train.denoise
+    salient = s.pseudo.background in SALIENCY or s.traits.saliency or denoised
+    return ("image-level tags", *(("saliency maps",) if salient else ()))
+
+
 def final_masks(run: Execution) -> str:
     """The stage of the last masks made: of the last relabelling, or of the maps."""
     return [name for name in names.masks(run.settings) if name in run.folders][-1]
 
 
 def warnings(run: Execution) -> list[str]:
-    """Photos set aside, tags that no mask shows."""
+    """Photos set aside, classes that maps hardly show, tags that no mask shows."""
     lines = []
     if run.data.set_aside:
         count = len(run.data.set_aside)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [record["error"] for record in run.data.set_aside[:20]]
-    without = run.folders["masks"].manifest().get("without", ())
-    if without:
+    manifest = run.folders["masks"].manifest()
+    lines += manifest.get("hardly_shown", ())
+    if without := manifest.get("without", ()):
         lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
-    records = read_records(run.folders[final_masks(run)].records)
+    records = read_records(run.folders[final_masks(run)].records, RECORD)
     lacking = [r for r in records if r["missing_classes"]]
     if lacking:
         ids = ", ".join(str(r["id"]) for r in lacking[:5])
@@ -176,7 +185,7 @@ class Galleries:
         }
 
     def _uncertain(self, dataset: Dataset) -> list[GalleryRow]:
-        uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records)}
+        uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records, RECORD)}
         samples = sorted((s for s in dataset.samples if s.id in uncertainty), key=lambda s: -uncertainty[s.id])
         return [self._row(dataset, s, note=f"mean uncertainty {uncertainty[s.id]:.2f}") for s in samples[:ROWS]]
 
@@ -193,7 +202,7 @@ class Galleries:
             mask=self._mask("masks", sample) if of_train else None,
             relabelled=self._mask(self.masks.folder.name, sample) if of_train and self._relabelled else None,
             prediction=None if of_train else self._mask("predictions", sample),
-            truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
+            truth=evaluate.read_truth(sample, dataset) if sample.has_truth else None,
             score=score,
             note=note,
         )
@@ -220,6 +229,10 @@ def _counts(dataset: Dataset) -> list[int]:
     return counts.tolist()
 
 
+def _numeric(line: dict[str, Any], *names: str) -> bool:
+    return all(isinstance(line.get(name), (int, float)) for name in names)
+
+
 def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for stage in run.done():
@@ -227,6 +240,6 @@ def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
             lines = read_jsonl(run.folders[stage.name].folder / "log.jsonl")
             terms = [k for k in (lines[0] if lines else {}) if k not in ("step", "lr", "images_per_s")]
             curves[stage.name] = {
-                term: [(line["step"], line[term]) for line in lines if term in line] for term in terms
+                term: [(line["step"], line[term]) for line in lines if _numeric(line, "step", term)] for term in terms
             }
     return curves

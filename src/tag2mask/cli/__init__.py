@@ -7,6 +7,7 @@ anything else is a bug of ours.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ tag2mask: image tags in, pixel masks out.
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
+  tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
+                                                     the same photos, spread over seeds, intervals, minutes
   tag2mask report RUN                                write RUN/report.html again
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
@@ -46,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     program = arguments is None  # of its own, not a test within another
     if program:
         interrupt.handle_signals()
+        _print_anything()
     try:
         code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -73,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _print_anything() -> None:
+    """Names of classes and files in any alphabet, whatever the terminal can show: the rest as ``\\u0444``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def fail(message: str) -> int:
     """Print the one line of an error; its exit code."""
     encoding = sys.stderr.encoding or "utf-8"
@@ -92,6 +103,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "plan": runs.plan,
         "predict": tools.predict,
         "evaluate": tools.evaluate,
+        "compare": tools.compare,
         "report": tools.report,
         "list": lists.list_names,
         "download": tools.download,

@@ -65,7 +65,7 @@ def attend(
     parts = queries.split(step, 2)
     if len(parts) == 1:
         return _attend(queries, keys, values, inside)
-    return torch.cat([checkpoint(_attend, part, keys, values, inside, use_reentrant=False) for part in parts], 2)  # type: ignore[list-item]
+    return torch.cat([checkpoint(_attend, part, keys, values, inside, use_reentrant=False) for part in parts], 2)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:

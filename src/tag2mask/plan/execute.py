@@ -13,7 +13,7 @@ from typing import Any
 from tag2mask import compute, interrupt
 from tag2mask.errors import DamagedArtefact, listed
 from tag2mask.evaluate import write_classes
-from tag2mask.files import digest
+from tag2mask.files import bytes_digest, digest
 from tag2mask.plan.context import Context
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import Run, StageFolder
@@ -58,7 +58,8 @@ def begin(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunDat
     """
     execution = Execution(run, stages, settings, data, {})
     _carry_out(execution, stages[0])
-    execution.data = data.checked(read_records(execution.folders[stages[0].name].records))
+    assert isinstance(stages[0], PhotoStage)
+    execution.data = data.checked(read_records(execution.folders[stages[0].name].records, stages[0].record))
     _report_set_aside(execution)
     return execution
 
@@ -93,10 +94,13 @@ def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: Run
     if missing(first, execution.context(first, present)):
         return execution  # photos are new or changed: nothing is known to be of them
     execution.folders[first.name] = present
-    execution.data = data.checked(read_records(present.records))
+    execution.data = data.checked(read_records(present.records, first.record))
     for stage in others:
         key = keys_of(stages, settings, execution.data, execution.folders)[stage.name]
-        if (folder := run.current(stage.name)) is not None and folder.key == key and folder.has_manifest:
+        folder = run.current(stage.name)
+        if folder is None or folder.key != key or not folder.has_manifest:
+            continue
+        if not isinstance(stage, PhotoStage) or all(_as_written(folder, name) for name in stage.files):
             execution.folders[stage.name] = folder
     return execution
 
@@ -175,7 +179,9 @@ def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
     if isinstance(stage, PhotoStage):
         if stage.suffix == ".png":  # masks say what their values mean
             write_classes(context.folder.folder, context.classes)
-        return {"count": len(samples_of(stage, context)), **run_photos(stage, context, workers)}
+        manifest = run_photos(stage, context, workers)
+        files = {name: bytes_digest(context.folder.folder / name) for name in stage.files}
+        return {"count": len(samples_of(stage, context)), "files": files, **manifest}
     assert isinstance(stage, TrainingStage)
     return {"count": len(context.train), **(stage.train(context) or {})}
 
@@ -185,11 +191,17 @@ def lacking(stage: Stage, context: Context) -> str:
     if isinstance(stage, TrainingStage):
         return "" if _whole(context.folder.model) else "the model is missing or damaged"
     assert isinstance(stage, PhotoStage)
-    files = [name for name in stage.files if not (context.folder.folder / name).exists()]
+    files = [name for name in stage.files if not _as_written(context.folder, name)]
     gone = listed([*files, *(sample.id for sample in missing(stage, context))])
     if not gone:
         return ""
     return f"new or changed photos: {gone}" if stage.stamp is not None else f"missing or damaged: {gone}"
+
+
+def _as_written(folder: StageFolder, name: str) -> bool:
+    """Whether a file of a finished stage holds the bytes that it held then."""
+    path, digests = folder.folder / name, folder.manifest().get("files")
+    return path.is_file() and isinstance(digests, dict) and digests.get(name) == bytes_digest(path)
 
 
 def _whole(model: Path) -> bool:

@@ -50,7 +50,7 @@ def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wan
     known = _Known({fact: said for fact, dataset in _datasets(data).items() if _any_of(unread, dataset)})
     state, because = ("begun", (said,)) if unread else ("done", ())
     rows = [Outlook(first.name, first.title, state, because, _minutes(checked))]
-    data = data.checked(read_records(checked.records))
+    data = data.checked(read_records(checked.records, first.record))
     for stage in others:
         row = _of_stage(run, stage, settings, data, known)
         known.states[stage.name] = row.state

@@ -107,9 +107,8 @@ class RunData:
         train = _readable(self.train, photos)
         val = None if self.val is None else _readable(self.val, photos)
         if not len(train):
-            raise InputError(
-                f"none of the {len(self.train)} training photos of {self.path} can be read; {bad[0]['error']}"
-            )
+            first = f"; {bad[0]['error']}" if bad else ""
+            raise InputError(f"none of the {len(self.train)} training photos of {self.path} can be read{first}")
         for c, name in enumerate(train.classes):
             if not any(c in (s.labels or ()) for s in train.samples):
                 raise InputError(
@@ -145,7 +144,8 @@ class RunData:
         if dataset is None:
             return ""
         masks = self._files([(s.id, s.mask_path) for s in dataset.samples])
-        return digest([masks, dataset.classes, dataset.truth_values])
+        background = [s.id for s in dataset.samples if s.all_background]
+        return digest([masks, background, dataset.classes, dataset.truth_values])
 
     def _segmenter_weights(self) -> str:
         own = self.settings.segmenter

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.errors import InputError
-from tag2mask.files import read_object, write_json
+from tag2mask.files import read_object, read_sealed, write_json, write_sealed
 from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
@@ -59,12 +59,12 @@ class StageFolder:
 
     def manifest(self) -> dict[str, Any]:
         """Count, seconds and facts of the finished stage; empty while it is not finished."""
-        return read_object(self.own / "manifest.json") or {}
+        return read_sealed(self.own / "manifest.json") or {}
 
     def finish(self, *, count: int, seconds: float, **more: object) -> None:
         """Mark the stage done. Seconds of interrupted sessions add up."""
         total = round(self.earlier_seconds() + seconds, 2)
-        write_json(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
+        write_sealed(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
         (self.own / "seconds.json").unlink(missing_ok=True)
 
     def reopen(self) -> None:
@@ -159,7 +159,7 @@ class Run:
         """The stage of this name as it lies there; None where there is none. A finished one is known by its manifest,
         too."""
         for file in ("key.json", "manifest.json"):
-            key = (read_object(self.folder / name / OWN / file) or {}).get("key")
+            key = (read_sealed(self.folder / name / OWN / file) or {}).get("key")
             if isinstance(key, str):
                 return StageFolder(self.folder / name, key)
         return None

@@ -87,9 +87,15 @@ def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int
     return dict(work.manifest) | dict(work.conclude(total) if work.conclude is not None else {})
 
 
-def read_records(folder: Path) -> list[Record]:
-    """The records of a finished stage, in the order of its photos."""
-    return [line for line in read_jsonl(folder) if {"id", "split"} <= line.keys()]
+def read_records(folder: Path, holds: Mapping[str, tuple[type, ...]]) -> list[Record]:
+    """The records of a finished stage that are not damaged, in the order of its photos.
+
+    Args:
+        holds: the stage's ``record``.
+    """
+    types = {"id": (str,), "split": (str,), **holds}
+    whole = lambda line: all(name in line and type(line[name]) in kinds for name, kinds in types.items())  # noqa: E731
+    return [line for line in read_jsonl(folder) if whole(line)]
 
 
 def _carried_out(
@@ -109,7 +115,7 @@ def _records(stage: PhotoStage, context: Context) -> dict[SampleKey, Record]:
     """Records that are there and up to date."""
     if not stage.keeps_records:
         return {}
-    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
+    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records, stage.record)}
     if stage.stamp is None:
         return records
     now = {sample.key: stage.stamp(sample) for sample in samples_of(stage, context) if sample.key in records}

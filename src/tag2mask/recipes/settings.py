@@ -110,13 +110,15 @@ def settings_from(content: dict[str, Any]) -> RunSettings:
     """
     try:
         return _fill(RunSettings(), {k: v for k, v in content.items() if k != "options"}, content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
         raise InputError(
             f"the run's stored settings cannot be read ({error}): run its command again, which writes them anew"
         ) from error
 
 
 def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
+    if not isinstance(content, dict):
+        raise TypeError(f"{content!r} stands for {type(default).__name__}")
     changed: dict[str, Any] = {}
     for f in fields(default):
         if f.name == "options" and isinstance(default, RunSettings):
@@ -129,5 +131,14 @@ def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
                 value = tuple(value)
             elif value is not None and "Path" in str(f.type):
                 value = Path(value)
+            if value is not None or "None" not in str(f.type):
+                _check_kind(f.name, now, value)
             changed[f.name] = value
     return replace(default, **changed)
+
+
+def _check_kind(name: str, now: object, value: object) -> None:
+    """Raises ``TypeError`` where a value is of another kind than the setting."""
+    kinds = (int, float) if type(now) in (int, float) else type(now)
+    if now is not None and (not isinstance(value, kinds) or isinstance(value, bool) != isinstance(now, bool)):
+        raise TypeError(f"{name} is {value!r}")

@@ -30,8 +30,7 @@ class SmpSegmenter(nn.Module):
         self.model, self.minimum = model, minimum
         for norm in model.modules():
             if isinstance(norm, nn.BatchNorm2d):
-                norm.register_forward_pre_hook(_without_a_batch)
-                norm.register_forward_hook(_training_again)
+                _OneValue(norm)
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         """Of the encoder (:class:`tag2mask.protocols.DeclaresPretrained`)."""
@@ -45,18 +44,23 @@ class SmpSegmenter(nn.Module):
         return self.model(padded)[..., :height, :width]
 
 
-def _without_a_batch(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+class _OneValue:
     """A norm behind a pooling over the whole view has one value a channel in a batch of one photo, and no deviation to
     divide by: it then takes its running statistics, as in inference."""
-    if norm.training and inputs[0].numel() == inputs[0].shape[1]:
-        norm.eval()
-        norm.one_value = True
 
+    def __init__(self, norm: nn.Module) -> None:
+        self.switched = False
+        norm.register_forward_pre_hook(self.before)
+        norm.register_forward_hook(self.after)
 
-def _training_again(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    if getattr(norm, "one_value", False):
-        norm.train()
-        norm.one_value = False
+    def before(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.switched = norm.training and inputs[0].numel() == inputs[0].shape[1]
+        if self.switched:
+            norm.eval()
+
+    def after(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.switched:
+            norm.train()
 
 
 def build_smp(name: str, backbone: Backbone, labels: int, backbone_settings: BackboneSettings) -> Any:
