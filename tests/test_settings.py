@@ -58,11 +58,11 @@ def _changed(settings: Any, path: tuple[str, ...], value: float) -> Any:
     return replace(settings, **{path[0]: (value,) * max(1, len(now)) if isinstance(now, tuple) else value})
 
 
-# What may be a thousand million and more: budgets, weights and rates (a loss that overflows stops with advice), numbers
+# What may be a thousand million and more: budgets, weights of losses (one that overflows stops with advice), numbers
 # of things of which there are never so many, and sizes up to which photos stay as they are
 UNBOUNDED = {
     *(f"{training}.{name}" for name in (
-        "accumulate", "learning_rate", "head_lr_mult", "bias_lr_mult", "weight_decay", "power", "milestones",
+        "accumulate", "power", "milestones",
         "max_grad_norm", "checkpoint_minutes",
     ) for training in ("train", "student_train", "propagation_train", "segmenter_train", "relabel_train")),
     "localize.batch_size", "inference.batch_size", "inference.window", "refine_long_side", "aside_gb",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tag2mask import compute
-from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, THREADS, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class TrainSettings:
     """Batches whose gradients are averaged into one optimiser step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Which optimiser takes the steps."""
-    learning_rate: Annotated[float, POSITIVE] = 5e-4
+    learning_rate: Annotated[float, Range(above=0, at_most=1e6)] = 5e-4
     """Of the pretrained backbone."""
-    head_lr_mult: Annotated[float, NOT_NEGATIVE] = 10.0
+    head_lr_mult: Annotated[float, Range(at_least=0, at_most=1e6)] = 10.0
     """New layers learn this many times faster than the backbone."""
-    bias_lr_mult: Annotated[float, NOT_NEGATIVE] = 1.0
+    bias_lr_mult: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
     """Biases and norms learn this many times faster than the weights beside them (Caffe's solvers: 2)."""
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-2
+    weight_decay: Annotated[float, Range(at_least=0, at_most=1e6)] = 1e-2
     """On weights of two and more dimensions."""
     decay_biases: bool = False
     """Also on biases and norms, as PyTorch's own optimisers do."""
