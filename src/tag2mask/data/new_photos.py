@@ -38,10 +38,10 @@ def tag_photos(photos: Samples, table: Path, classes: Sequence[str], *, selected
             f"{len(missing)} of {len(lines)} photos named in {table} are not among the {len(photos)} to predict: "
             f"{listed(missing)}; give the folder that holds them, or remove their lines"
         )
-    number = listed_classes(classes, tags.where).number
-    strange = [tag for tag in tags.where if tag not in number]
+    number = listed_classes(classes, tags.origins).number
+    strange = [tag for tag in tags.origins if tag not in number]
     if strange and not selected:
-        raise InputError(f"{tags.where[strange[0]]}: {unknown('class', strange[0], classes)}; the run has no others")
+        raise InputError(f"{tags.origins[strange[0]]}: {unknown('class', strange[0], classes)}; the run has no others")
     if strange:
         log.info("%s: tags that are none of the run's classes are passed over: %s", table, listed(strange))
     labels: list[Labels] = [None] * len(photos)

@@ -112,8 +112,8 @@ class _Training:
 
     def batches(self) -> Iterator[tuple[int, Any]]:
         """(step, batch) of the steps that are left."""
-        found = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device)
-        return zip(range(self.start, self.steps), found, strict=True)
+        left = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device)
+        return zip(range(self.start, self.steps), left, strict=True)
 
     def step(self, step: int, batch: Any) -> None:
         """Forward, backward and, at the end of an accumulation, the optimiser."""
