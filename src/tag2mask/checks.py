@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import torch
@@ -36,11 +35,6 @@ def check_run(settings: RunSettings, dataset: Dataset) -> None:
 
 def check_names(settings: RunSettings) -> None:
     """Every name in the settings exists, and the settings go together."""
-    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
-        raise InputError(
-            "a run folder is worked on by one process and this was started as several (torchrun, accelerate launch): "
-            "start `tag2mask` itself"
-        )
     methods.entry(settings.method)
     if settings.oracle_masks and settings.single_stage:
         raise InputError(
@@ -91,6 +85,14 @@ def check_networks(settings: RunSettings, classes: int) -> None:
         raise InputError(
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
             f"released {settings.method} of these classes, to use it as it is)"
+        )
+
+
+def check_processes(world: int, photos: int, what: str) -> None:
+    """Every process has a photo to work on."""
+    if world > photos:
+        raise InputError(
+            f"{world} processes were started and there are {photos} {what}: start {photos} processes at most"
         )
 
 
