@@ -37,7 +37,7 @@ BATCH = 8  # photos in a forward pass
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """Where stored features lie and how much room they may take."""
+    """Where stored features lie and how much space they may take."""
 
     folder: Annotated[Path | None, DecidesNothing()] = None
     """Default: tag2mask/features in the user's cache folder."""
@@ -116,7 +116,7 @@ class FeatureStore:
         """Those of the share of process ``rank`` of ``world``."""
         if not missing:
             return 0
-        self._check_room(missing)
+        self._check_space(missing)
         groups: dict[View, list[Sample]] = {}
         for sample, view in missing:
             groups.setdefault(view, []).append(sample)
@@ -140,7 +140,7 @@ class FeatureStore:
         with atomic(self.path(*item), "wb") as file:
             np.save(file, features, allow_pickle=False)
 
-    def _check_room(self, missing: Sequence[tuple[Sample, View]]) -> None:
+    def _check_space(self, missing: Sequence[tuple[Sample, View]]) -> None:
         need = self._bytes(missing) / 1e9
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free / 1e9
@@ -155,7 +155,7 @@ class FeatureStore:
 
     def _bytes(self, missing: Sequence[tuple[Sample, View]]) -> float:
         """Bytes to be written, from the cells per pixel of one small forward."""
-        side = 8 * max(self.backbone.stride, self.backbone.multiple)
+        side = 8 * max(self.backbone.stride, self.backbone.size_divisor)
         with torch.inference_mode():
             probe = self.backbone.until(torch.zeros(1, 3, side, side, device=self.device), self.block)
         per_pixel = probe.numel() / side**2

@@ -66,9 +66,10 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
         InputError: anything the user can mend, in one line.
     """
     processes.join()
-    surveyed, settings = _surveyed(path, settings)
+    surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
+    checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder)
@@ -95,7 +96,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             execute(execution, wanted)
 
 
-def _surveyed(path: Path, settings: RunSettings) -> tuple[doctor.Survey, RunSettings]:
+def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tuple[doctor.Survey, RunSettings]:
     """The data set as it is listed, and the settings independent of where the command runs; both checked.
 
     Raises:
@@ -106,7 +107,7 @@ def _surveyed(path: Path, settings: RunSettings) -> tuple[doctor.Survey, RunSett
     surveyed = doctor.survey(path.absolute(), settings.data)
     doctor.refuse_errors(surveyed.findings)
     assert surveyed.train is not None
-    checks.check_run(settings, surveyed.train)
+    checks.check_run(settings, surveyed.train, wanted)
     return surveyed, settings
 
 
@@ -130,7 +131,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     if described.get("examined") == examined:
         return
     records = read_records(execution.folders[execution.stages[0].name].records)
-    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage)}) for r in records]
+    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
     doctor.refuse_errors(findings)
     said = tuple(record["error"] for record in execution.data.set_aside)  # one by one, when they were set aside
@@ -145,12 +146,13 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes
     nothing."""
     path, out = Path(path), Path(out)
-    surveyed, settings = _surveyed(path, settings or RunSettings())
+    settings = settings or RunSettings()
+    wanted = [stage.name for stage in stages.plan(settings)]
+    surveyed, settings = _surveyed(path, settings, wanted)
     there = (out / "run.json").exists()
     run = Run(out, existing=there)
-    plan = stages.plan(settings)
     run_data = _run_data(path, surveyed, settings, run)
-    return explain.outlook(run if there else None, plan, settings, run_data, [stage.name for stage in plan])
+    return explain.outlook(run if there else None, stages.plan(settings), settings, run_data, wanted)
 
 
 def write_report(execution: Execution) -> Path:
@@ -217,8 +219,8 @@ def predict(
             return error
 
     def probabilities(batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
-        found = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
-        return [x if isinstance(x, UnreadableImage) else next(found) for x in inputs]
+        readable = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
+        return [x if isinstance(x, UnreadableImage) else next(readable) for x in inputs]
 
     def write(sample: Sample, output: Any) -> Path | UnreadableImage:
         if isinstance(output, UnreadableImage):

@@ -223,7 +223,7 @@ def masked_mean(maps: Tensor, valid: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LocalizationMaps:
-    """Where a method looks for each tagged class of one image, at feature stride."""
+    """Where a method sees each tagged class of one image, at feature stride."""
 
     id: str
     classes: tuple[int, ...]  # the present foreground classes, ascending

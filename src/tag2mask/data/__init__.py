@@ -46,7 +46,7 @@ def load(path: Path | str | Opened, settings: DataSettings | None = None, split:
 
     Args:
         path: the data set's folder (or its CSV of tags), or what :func:`open_data` made of it.
-        settings: how it is read; by default it is looked at.
+        settings: how it is read; by default the layout is recognised.
         split: by default the settings' training split.
 
     Raises:
@@ -109,7 +109,7 @@ def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | 
 
     Args:
         paths: a folder, a file, or several of both.
-        skip: folders that are not looked into, for instance where the masks are written.
+        skip: folders that are left out, for instance where the masks are written.
 
     Raises:
         InputError: a path that is not there, no photo at all, or a file given twice.

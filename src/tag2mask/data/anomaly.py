@@ -52,18 +52,18 @@ class Anomaly:
     def __init__(self, root: Path, settings: DataSettings) -> None:
         self.root, self.settings = root, settings
         self.places = _splits(root)
-        where = {
+        origins = {
             name: f"folder {place / name}"
             for group in self.places.values()
             for place in group
             for name in folders(place)
             if word(name) not in GOOD
         }
-        if not where:
+        if not origins:
             raise InputError(
                 f"{root} has no folder of defects in its splits, as anomaly sets have: choose another --layout"
             )
-        self.known = known_classes(root, settings, where)
+        self.known = known_classes(root, settings, origins)
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self.places)

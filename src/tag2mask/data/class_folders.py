@@ -33,18 +33,18 @@ class Place(NamedTuple):
 
 
 class ClassFolders:
-    """A data set in the layout *class-folders*. Its folders are walked once, here."""
+    """A data set in the layout *class-folders*. Its folders are listed once, here."""
 
     def __init__(self, root: Path, settings: DataSettings) -> None:
         self.root, self.settings = root, settings
         self.base = absolute(existing_folder(settings.images, "the folder of images")) if settings.images else root
-        self.walked = walk(self.base)
+        self.files = walk(self.base)
         self._meant = _meant(root, settings)
-        groups = groups_of(self.walked.photos)
+        groups = groups_of(self.files.photos)
         inner = _photo_folder(groups, self._place("", groups).roles)
         if settings.images is None and inner:
-            self.base, self.walked.photos = root / inner, groups[inner]
-            groups = groups_of(self.walked.photos)
+            self.base, self.files.photos = root / inner, groups[inner]
+            groups = groups_of(self.files.photos)
         top = self._place("", groups)
         self._places: dict[str, Place] = {"": top}  # by prefix of the photos' names
         self._splits: dict[str, list[str]] = {}  # the prefixes of each split
@@ -57,26 +57,26 @@ class ClassFolders:
         if not self.nested:
             self._splits[split_name(settings.train_split)] = [""]
         prefixes = [prefix for group in self._splits.values() for prefix in group]
-        where = {n: f"folder {self.base / prefix / n}" for prefix in prefixes for n in self._places[prefix].classes}
-        self._check(where, groups)
-        self.known = known_classes(root, settings, where)
+        origins = {n: f"folder {self.base / prefix / n}" for prefix in prefixes for n in self._places[prefix].classes}
+        self._check(origins, groups)
+        self.known = known_classes(root, settings, origins)
 
     def _place(self, prefix: str, groups: Groups) -> Place:
         names = [name for name in sorted(groups) if name]
         roles: dict[str, Role] = {name: role_of(name, groups, self.base / prefix, self._meant) for name in names}
         return Place({name: len(photos) for name, photos in groups.items()}, roles)
 
-    def _check(self, where: Mapping[str, str], groups: Groups) -> None:
+    def _check(self, origins: Mapping[str, str], groups: Groups) -> None:
         """Refuse a folder that holds no class, or that holds the data set one folder deeper."""
-        if not where:
-            state = "holds images but no tags" if self.walked.photos else "holds no images"
+        if not origins:
+            state = "holds images but no tags" if self.files.photos else "holds no images"
             sheets = [path.name for ending in ("xlsx", "xls", "ods") for path in self.root.glob(f"*.{ending}")]
             sheet = f" (if they are in {min(sheets)}, save it as CSV UTF-8)" if sheets else ""
             raise InputError(
                 f"{self.base} {state}{sheet}: make a file tags.csv with columns image,tags, or one folder for each "
                 "class, or give the layout of VOC or COCO"
             )
-        (only, *more) = where
+        (only, *more) = origins
         inner = groups_of(groups[only]) if not self.nested and not more else {}
         if only not in self._meant.classes and "" not in inner and len(inner) > 1:
             raise InputError(
@@ -88,8 +88,8 @@ class ClassFolders:
     def because(self) -> str:
         """What was recognised."""
         inside = [prefix.rstrip("/") for group in self._splits.values() for prefix in group if prefix]
-        where = f", in {', '.join(inside)}" if inside else ""
-        return f"a folder of photos for each class ({listed(self.known.names, 6)}){where}"
+        note = f", in {', '.join(inside)}" if inside else ""
+        return f"a folder of photos for each class ({listed(self.known.names, 6)}){note}"
 
     def splits(self) -> tuple[str, ...]:
         """The splits there are; folders without splits are all for training."""
@@ -102,7 +102,7 @@ class ClassFolders:
         numbers = {name: frozenset({number}) for name, number in known.number.items()}
         for prefix in self._splits[split]:
             classes = set(self._places[prefix].classes)
-            for name in self.walked.photos:
+            for name in self.files.photos:
                 folder, slash, _ = name[len(prefix) :].partition("/")
                 if slash and folder in classes and name.startswith(prefix):
                     names.append(name)
@@ -114,15 +114,15 @@ class ClassFolders:
 
     def left_out(self) -> Iterator[Finding]:
         """Photos without a class, folders that are none, and files that are not read."""
-        where = "lie in no class folder of a split" if self.nested else "lie in no class folder"
+        state = "lie in no class folder of a split" if self.nested else "lie in no class folder"
         for name, count in self._untagged():
             photos = f"{some(count, 'photo')} in {self.base / name}"
-            yield Finding("note", f"{photos} {where}", "nobody tagged them, so they are not used")
+            yield Finding("note", f"{photos} {state}", "nobody tagged them, so they are not used")
         for prefix in (prefix for group in self._splits.values() for prefix in group):
             empty = sorted(set(folders(self.base / prefix)) - self._places[prefix].sizes.keys())
             if empty:
                 yield Finding("note", f"{self.base / prefix}: folders without photos are no classes: {listed(empty)}")
-        yield from left_out(self.walked, self.base)
+        yield from left_out(self.files, self.base)
 
     def _untagged(self) -> Iterator[tuple[str, int]]:
         """Folders of photos without a class, and how many those are."""

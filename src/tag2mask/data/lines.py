@@ -21,7 +21,7 @@ class DistinctTags:
 
     def __init__(self) -> None:
         self.all: list[tuple[str, ...] | None] = []
-        self.where: dict[str, str] = {}  # each tag, and where it is met first
+        self.origins: dict[str, str] = {}  # each tag, and where it is met first
         self._number: dict[tuple[str, ...] | None, int] = {}
 
     @property
@@ -36,7 +36,7 @@ class DistinctTags:
             number = self._number[row.tags] = len(self.all)
             self.all.append(row.tags)
             for tag in row.tags or ():
-                self.where.setdefault(tag, f"{path} line {row.line}")
+                self.origins.setdefault(tag, f"{path} line {row.line}")
         return number
 
 

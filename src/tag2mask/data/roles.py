@@ -88,9 +88,9 @@ def _are_photos(folder: str, groups: Groups, base: Path) -> bool:
     own = groups[folder]
     if 2 * sum(MARK.sub("", sample_id(name)) in others for name in own) >= len(own):
         return False
-    looked = _spread(own)
-    photos = sum(_is_photo(base / folder / name) for name in looked)
-    return 2 * photos > len(looked) or any(_is_opposite(folder, other) for other in groups)
+    examples = _spread(own)
+    photos = sum(_is_photo(base / folder / name) for name in examples)
+    return 2 * photos > len(examples) or any(_is_opposite(folder, other) for other in groups)
 
 
 def _is_photo(path: Path) -> bool:

@@ -24,12 +24,12 @@ def gate_and_rescale(scores: Tensor, tags: Tensor, inside: Tensor | None = None)
         tags: ``[batch labels]``, 1 where the photo shows it.
         inside: ``[batch rows columns]`` bool; other cells take no part and come back zero.
     """
-    kept = scores * tags[:, :, None, None]
+    gated = scores * tags[:, :, None, None]
     if inside is not None:
-        kept = kept * inside[:, None]
-    best = kept.amax((2, 3), keepdim=True)
-    kept = kept / torch.where(best > 0, best, 1.0)
-    return kept / kept.sum(1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
+        gated = gated * inside[:, None]
+    best = gated.amax((2, 3), keepdim=True)
+    gated = gated / torch.where(best > 0, best, 1.0)
+    return gated / gated.sum(1, keepdim=True).clamp(min=torch.finfo(gated.dtype).tiny)
 
 
 class OnlineScores(NamedTuple):
@@ -101,10 +101,10 @@ def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: ``[batch height width]`` int64; IGNORE takes no part. Of what no pixel shows the part is 0.
     """
     grown = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
-    each = F.cross_entropy(grown, labels, ignore_index=IGNORE, reduction="none")
+    losses = F.cross_entropy(grown, labels, ignore_index=IGNORE, reduction="none")
     background = labels == BACKGROUND
     foreground = ~background & (labels != IGNORE)
-    parts = [processes.ratio((each * of).sum(), of.sum()) for of in (background, foreground)]
+    parts = [processes.ratio((losses * of).sum(), of.sum()) for of in (background, foreground)]
     return (parts[0] + parts[1]) / 2
 
 

@@ -84,7 +84,7 @@ class ConfidenceMonitor:
     def __init__(self, confidence: float) -> None:
         self.confidence = confidence
         self.seen: set[str] = set()
-        self.found: Tensor | None = None  # confident patches of this epoch, counted where the training runs
+        self.confident: Tensor | None = None  # confident patches of this epoch, counted where the training runs
         self.photos = 0  # in the last whole epoch
         self.warned = False
 
@@ -93,16 +93,16 @@ class ConfidenceMonitor:
             self.photos = len(self.seen)
             self.end()
         self.seen.update(ids)
-        self.found = confident if self.found is None else self.found + confident
+        self.confident = confident if self.confident is None else self.confident + confident
 
     def end(self) -> None:
         """Warns once, if the epoch was a whole one."""
-        whole = self.found is not None and len(self.seen) >= self.photos
-        if whole and not self.warned and not int(self.found or 0) and processes.is_main():
+        whole = self.confident is not None and len(self.seen) >= self.photos
+        if whole and not self.warned and not int(self.confident or 0) and processes.is_main():
             log.warning(
                 f"apc: no patch of {len(self.seen)} photos, a whole epoch, scored above {self.confidence} for its "
                 "class, so the patch contrast taught nothing: lower --apc.confidence, train longer, or leave it out "
                 "with --apc.contrast 0"
             )
             self.warned = True
-        self.seen, self.found = set(), None
+        self.seen, self.confident = set(), None

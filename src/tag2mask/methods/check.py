@@ -109,7 +109,8 @@ def check_settings_are_declared(settings: MethodSettings) -> None:
 
 
 def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
-    method = _method(new(backbone()))
+    network = new(backbone())
+    method = _method(network)
     traits = method.traits
     assert traits.single_stage == isinstance(method, Segmenter), (
         "traits.single_stage and segment() contradict each other"
@@ -119,15 +120,15 @@ def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
     batch = batch_of()
     if traits.saliency:
         try:
-            _losses(method, replace(batch, saliency=None))  # type: ignore[arg-type]
+            _losses(network, replace(batch, saliency=None))
         except InputError:
             pass
         else:
             raise AssertionError("traits.saliency, but losses() needs none: it must say when a batch has none")
     else:
-        _losses(method, replace(batch, saliency=None))  # type: ignore[arg-type]
+        _losses(network, replace(batch, saliency=None))
     if traits.maps == "probabilities":
-        sums = _maps(method.eval(), batch).sum(1)  # type: ignore[union-attr]
+        sums = _maps(network.eval(), batch).sum(1)
         assert sums.max() <= 1 + 1e-4, "traits.maps says probabilities, but they add up to more than one"
 
 

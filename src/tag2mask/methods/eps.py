@@ -70,7 +70,7 @@ class EpsSettings:
     lam: Annotated[float, SHARE] = 0.5
     """Weight of the foreground map in the estimate; the rest is the background map's (0.9 on COCO)."""
     saliency: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Weight of the saliency loss beside that of the tags (1 in the paper)."""
+    """Weight of the saliency loss, next to that of the tags (1 in the paper)."""
     head: HeadForm = "linear"
     """linear: EPS as released. feature: SMAF's, over `channels` features."""
     channels: Annotated[int, Range(at_least=1)] = 128

@@ -184,14 +184,14 @@ class Mcis(nn.Module):
             common_n, own_n = self._split(values_n, to_n.unflatten(2, values_n.shape[2:]))
         return PairMaps(common_m, common_n, own_m, own_n)
 
-    def _split(self, values: Tensor, found: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _split(self, values: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
         """The maps of what is found again and, from a photo's own values, of what is not."""
-        common = found[:, : self.classes]
+        common = attended[:, : self.classes]
         if self.settings.parts != "full":
             return common, None
-        own = values[:, : self.classes] * (kept := 1 - found[:, self.classes :].sigmoid())
+        own = values[:, : self.classes] * (gate := 1 - attended[:, self.classes :].sigmoid())
         if self.settings.share_head and self.head.bias is not None:  # F is gated, the bias is not
-            own = own + let_back(self.head.bias, self.settings.feedback)[:, None, None] * (1 - kept)
+            own = own + let_back(self.head.bias, self.settings.feedback)[:, None, None] * (1 - gate)
         return common, own
 
     def _plain(self, features: Tensor) -> Tensor:
@@ -211,8 +211,8 @@ class Mcis(nn.Module):
         if len(present) == 1:
             projected = times(features, present[0])
         else:
-            rows = [[row for row, kind in enumerate(kinds) if kind == each] for each in present]
-            parts = [times(features[own], each) for each, own in zip(present, rows, strict=True)]
+            rows = [[row for row, kind in enumerate(kinds) if kind == wanted] for wanted in present]
+            parts = [times(features[of_kind], kind) for kind, of_kind in zip(present, rows, strict=True)]
             order = {row: place for place, row in enumerate(row for own in rows for row in own)}
             projected = torch.cat(parts)[[order[row] for row in range(len(kinds))]]
         if self.settings.affinity == "plain":
@@ -285,8 +285,8 @@ class Mcis(nn.Module):
         """The contrastive loss of one side."""
         skip = self.settings.skip_empty
         if skip == "photo":
-            each = F.multilabel_soft_margin_loss(masked_mean(maps, valid), own, reduction="none")
-            return processes.mean(each * own.any(1), counted)
+            losses = F.multilabel_soft_margin_loss(masked_mean(maps, valid), own, reduction="none")
+            return processes.mean(losses * own.any(1), counted)
         loss = tag_loss(maps, valid, own, counted)
         return loss * (processes.all_sum(own.any().float() * counted) > 0) if skip == "batch" else loss
 
@@ -315,15 +315,15 @@ class Mcis(nn.Module):
     @torch.no_grad()
     def prepare_localization(self, references: Iterable[Reference]) -> None:
         """Keep a feature map a class of each reference, once for all photos to come."""
-        kept: dict[tuple[int, bool], list[tuple[dict[bool, Tensor], Tensor]]] = {}
+        by_class: dict[tuple[int, bool], list[tuple[dict[bool, Tensor], Tensor]]] = {}
         for reference in references:
             photo = self.compared(self.features(reference))
             extra = self.is_extra(reference.domain)
             keys = {side: self._keys(photo.features, side, extra) for side in {False, self.settings.by_domain}}
             for label in reference.classes:
-                kept.setdefault((label, extra), []).append((keys, photo.values[0, label].float().flatten()))
+                by_class.setdefault((label, extra), []).append((keys, photo.values[0, label].float().flatten()))
         self._references = {}
-        for (label, extra), of_class in kept.items():
+        for (label, extra), of_class in by_class.items():
             self._references.setdefault(label, {})[extra] = stack_references(of_class)
 
     def _keys(self, reference: Tensor, side: bool, other: bool) -> Tensor:
@@ -393,5 +393,5 @@ def _kind(extra_m: bool, extra_n: bool) -> int:
 
 def tag_loss(maps: Tensor, valid: Tensor, labels: Tensor, counted: bool = True) -> Tensor:
     """The mean over the photos of all processes; not ``counted``: these stand in for none."""
-    each = F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels, reduction="none")
-    return processes.mean(each, counted)
+    losses = F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels, reduction="none")
+    return processes.mean(losses, counted)

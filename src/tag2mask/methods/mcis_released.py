@@ -54,7 +54,7 @@ class ReleasedMcis(Mcis):
         of_photo = self.basic(scores[rows], valid, labels, domains, counted)
         basic, co = [], []
         for scale, mirrored in VIEWS:
-            view = self.features(scaled(batch.images[rows], scale, self.backbone.multiple, mirrored))
+            view = self.features(scaled(batch.images[rows], scale, self.backbone.size_divisor, mirrored))
             view_scores, view_valid = self.head(view), valid.flip(2) if mirrored else valid
             back = [let_back(x, self.settings.feedback) for x in (view, view_scores)]
             maps = self.compare(here, self.compared(back[0], back[1], view_valid), kinds)
@@ -76,7 +76,7 @@ class ReleasedMcis(Mcis):
         kinds = self._own_kinds(batch.domains, range(len(batch.images)))
         maps: list[Tensor] = []
         for scale, mirrored in VIEWS:
-            view = self.features(scaled(batch.images, scale, self.backbone.multiple, mirrored))
+            view = self.features(scaled(batch.images, scale, self.backbone.size_divisor, mirrored))
             pair = self.compare(here, self.compared(view), kinds)
             if mirrored:
                 maps += [pair.common_m, pair.common_n.flip(3)]

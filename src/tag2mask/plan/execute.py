@@ -227,5 +227,5 @@ def _report_set_aside(execution: Execution, limit: int = 20) -> None:
     for record in records[:limit]:
         log.info("set aside: %s", record["error"])
     if len(records) > limit:
-        where = execution.folders[execution.stages[0].name].records
-        log.info("set aside: %d more, named in %s", len(records) - limit, where)
+        file = execution.folders[execution.stages[0].name].records
+        log.info("set aside: %d more, named in %s", len(records) - limit, file)

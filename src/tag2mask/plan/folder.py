@@ -217,7 +217,7 @@ class Run:
             _remove(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.replace(place)
-        os.utime(place)  # the oldest goes first when room is short
+        os.utime(place)  # the oldest goes first when space is short
         log.info("%s: results of other settings are kept in %s", name, place)
 
     def take_back(self, name: str, key: str) -> bool:
@@ -230,7 +230,7 @@ class Run:
         return True
 
     def bound_aside(self, limit_gb: float) -> None:
-        """Delete the oldest of what was moved aside beyond this room."""
+        """Delete the oldest of what was moved aside beyond this size."""
         places = sorted((self.folder / ASIDE).glob("*/*"), key=lambda path: path.stat().st_mtime)
         sizes = {place: sum(f.stat().st_size for f in place.rglob("*") if f.is_file()) for place in places}
         for place in places:

@@ -56,7 +56,8 @@ class AffinityNet(nn.Module):
             raise InputError(f"--propagate {kind} reads several depths of the backbone: leave out --freeze")
         self.backbone, self.kind, self.settings = backbone, kind, settings
         self.names = depths(backbone)
-        backbone.requires_grad_(settings.learn_backbone)
+        if not settings.learn_backbone:
+            backbone.requires_grad_(False)
         self.sides = nn.ModuleDict()
         for name, channels in zip(self.names, _channels(backbone, self.names), strict=True):
             self.sides[name] = nn.Sequential(
@@ -109,7 +110,7 @@ class AffinityNet(nn.Module):
 
 
 def _channels(backbone: Backbone, names: tuple[str, ...]) -> list[int]:
-    side = 8 * max(backbone.stride, backbone.multiple)
+    side = 8 * max(backbone.stride, backbone.size_divisor)
     device = next(backbone.parameters()).device
     with torch.inference_mode():
         was = backbone.training

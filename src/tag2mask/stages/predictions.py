@@ -44,7 +44,7 @@ def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     return PhotoWork(
         read=lambda sample: predictor.read(sample),
         compute=lambda samples, inputs: predictor.probabilities(inputs),
-        write=lambda sample, found: write_mask(context.folder, sample, predictor.mask(found)),
+        write=lambda sample, output: write_mask(context.folder, sample, predictor.mask(output)),
         batches=lambda samples: predictor.batches(samples, context.size),
     )
 
@@ -81,12 +81,12 @@ class Predictor:
     def probabilities(self, inputs: Sequence[Read]) -> list[tuple[np.ndarray, Tensor]]:
         """Pixels and probabilities ``[1+classes height width]`` of photos of one size of views, not refined yet."""
         sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
-        found = self.photos(sizes, [views for _, views in inputs])
-        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, found, strict=True)]
+        scores_of = self.photos(sizes, [views for _, views in inputs])
+        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, scores_of, strict=True)]
 
-    def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
+    def mask(self, output: tuple[np.ndarray, Tensor]) -> np.ndarray:
         """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind."""
-        pixels, probabilities = found
+        pixels, probabilities = output
         if self.refiner is not None:
             probabilities = segment.refined(pixels, probabilities, self.refiner)
         return pseudo.index_mask(probabilities)

@@ -96,10 +96,10 @@ class _Measure:
         photos: dict[str, tuple[tuple[str, float | None], ...]] = {}
         for stage in self.measured:
             if stage.measured is not None and (stage.measured.split == "train") == training:
-                found = evaluate.score_photo(sample, dataset, self.readers[stage.name](sample))
-                scores[stage.name] = found
+                of_photo = evaluate.score_photo(sample, dataset, self.readers[stage.name](sample))
+                scores[stage.name] = of_photo
                 if stage.measured.what != "maps":
-                    photos[stage.name] = ((sample.id, _rounded(found.mean_iou)),)
+                    photos[stage.name] = ((sample.id, _rounded(of_photo.mean_iou)),)
         return Measurement(scores, photos, self._sweep(sample, dataset) if training else None, tags)
 
     def _agreement(self, sample: Sample) -> evaluate.TagAgreement:

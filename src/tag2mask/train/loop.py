@@ -116,14 +116,14 @@ class _Training:
 
     def batches(self) -> Iterator[tuple[int, Any]]:
         """(step, batch) of the steps that are left; where one process cannot read its part, all raise its error."""
-        found = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device)
+        left = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device)
         if processes.world() == 1:
-            yield from zip(range(self.start, self.steps), found, strict=True)
+            yield from zip(range(self.start, self.steps), left, strict=True)
             return
         for step in range(self.start, self.steps):
             batch, error = None, None
             try:
-                batch = next(found)
+                batch = next(left)
             except InputError as raised:
                 error = raised
             if processes.all_sum(torch.tensor(error is not None, dtype=torch.int64)):
