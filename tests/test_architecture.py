@@ -17,6 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     {"errors", "naming"},
     {"archives", "files", "interrupt", "settings", "types"},
+    {"processes"},
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -44,7 +43,6 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
 
 def check_names(settings: RunSettings) -> None:
     """Every name in the settings exists, and the settings go together."""
-    _check_environment()
     methods.entry(settings.method)
     if settings.oracle_masks and settings.single_stage:
         raise InputError(
@@ -68,19 +66,6 @@ def check_names(settings: RunSettings) -> None:
     if own is not settings.backbone:
         backbones.check_settings(own)
     segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
-
-
-def _check_environment() -> None:
-    """This process is the only one of its run."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        value = os.environ.get(name) or "0"
-        if not value.lstrip("-").isdecimal():
-            raise InputError(f"the environment variable {name} is '{value}' and must be a whole number: unset it")
-    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
-        raise InputError(
-            "a run folder is worked on by one process and this was started as several (torchrun, accelerate launch): "
-            "start `tag2mask` itself"
-        )
 
 
 def _check_propagation(settings: RunSettings) -> None:
@@ -110,6 +95,14 @@ def check_networks(settings: RunSettings, classes: int, wanted: Collection[str])
         raise InputError(
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
             f"released {settings.method} of these classes, to use it as it is)"
+        )
+
+
+def check_processes(world: int, photos: int, what: str) -> None:
+    """Every process has a photo to work on."""
+    if world > photos:
+        raise InputError(
+            f"{world} processes were started and there are {photos} {what}: start {photos} processes at most"
         )
 
 

@@ -3,6 +3,7 @@ plan (``stages``); this module reads the data, checks everything that can be che
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tag2mask import checks, compute, concurrency, data, doctor, stages
+from tag2mask import checks, compute, concurrency, data, doctor, processes, stages
 from tag2mask.data.images import CheckedImage, image_size, write_index_mask
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
@@ -65,17 +66,19 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     Raises:
         InputError: anything the user can mend, in one line.
     """
+    processes.join()
     surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
+    checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder)
-        _describe(folder, settings, run_data)
+        processes.from_main(lambda: _describe(folder, settings, run_data))
         execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
-        _examine(execution, surveyed)
+        processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
-        _record_session(folder, time.monotonic() - began)
+        processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
         log.info("report: %s", _reported(execution, wanted))
     return out
 
@@ -85,7 +88,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
     damaged: set[Path] = set()
     while True:
         try:
-            return write_report(execution)
+            return processes.from_main(lambda: write_report(execution))
         except DamagedArtefact as error:
             if error.path in damaged:
                 raise
@@ -202,6 +205,7 @@ def predict(
     Raises:
         InputError: no such run, no trained segmenter in it, no photos, tags of other photos or classes.
     """
+    processes.join()
     run = Run(Path(run_folder), existing=True)
     described = run.description()
     settings = settings_from(described["settings"])
@@ -209,6 +213,7 @@ def predict(
         settings = replace(settings, inference=replace(settings.inference, refine=refine))
     out = Path(out).absolute()
     samples = data.load_images(images, skip=[out])
+    checks.check_processes(processes.world(), len(samples), "photos")
     _check_predictions_folder(out, samples)
     if tags is not None:
         samples = tag_photos(samples, Path(tags), described["classes"], selected=bool(settings.data.classes))
@@ -233,16 +238,23 @@ def predict(
         write_index_mask(path, predictor.mask(output, sample.labels))
         return path
 
-    batches = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
+    every = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
+    batches = itertools.islice(every, processes.rank(), None, processes.world())
     done = concurrency.pipelined(batches, read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers)
-    for _, result in track(done, "predicting", len(samples)):
-        if isinstance(result, UnreadableImage):
-            log.info("set aside: %s", result)
-        else:
-            written.append(result)
+    aside: list[str] = []
+    with processes.together():
+        for _, result in track(done, "predicting", len(samples) // processes.world()):
+            if isinstance(result, UnreadableImage):
+                log.info("set aside: %s", result)
+                aside.append(str(result))
+            else:
+                written.append(result)
+    for message in itertools.chain.from_iterable(processes.exchange(aside)[1:]):
+        log.info("set aside: %s", message)
+    written = list(itertools.chain.from_iterable(processes.exchange(written)))
     if not written:
         raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
-    write_classes(out, described["classes"])
+    processes.from_main(lambda: write_classes(out, described["classes"]))
     return sorted(written)
 
 
@@ -314,6 +326,7 @@ def _record_session(run: Run, seconds: float) -> None:
         "ended": _now(),
         "seconds": round(seconds, 1),
         "peak_memory_gb": round(compute.peak_memory_gb(), 2),
+        "processes": processes.world(),
         "device": str(compute.device()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -65,6 +65,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.layers.adaptive_pooling import adaptive_k
 from tag2mask.layers.bilstm import HvBiLstm
@@ -207,7 +208,7 @@ class Apc(nn.Module):
             images, wanted, weight = mosaic(batch.images, wanted, forward.inside)
         scores = self.patch_scores(self.context(self._features(Photos(images), progress)))
         loss = -(wanted * scores.clamp(min=1e-7).log()).sum(1)
-        return (loss * weight).sum() / weight.sum().clamp(min=1)
+        return processes.ratio((loss * weight).sum(), weight.sum())
 
     def localize(self, batch: Batch) -> Tensor:
         """Patch classes gated by the tags, background taken into account and left out."""

@@ -49,6 +49,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
 from tag2mask.errors import InputError
@@ -235,4 +236,4 @@ def saliency_loss(
     foreground = torch.einsum("bcij,bc->bij", classes, salient.to(classes.dtype))
     background = background + torch.einsum("bcij,bc->bij", classes, hidden.to(classes.dtype))
     estimate = lam * foreground + (1 - lam) * (1 - background)
-    return (weight * (estimate - s) ** 2).sum() / weight.sum().clamp(min=1e-6)
+    return processes.ratio((weight * (estimate - s) ** 2).sum(), weight.sum(), 1e-6)

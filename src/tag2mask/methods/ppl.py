@@ -71,6 +71,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.layers.patchwise import Cut, check_above, patchwise
@@ -231,7 +232,7 @@ def reconstruction(parts: Sequence[Tensor], labels: Tensor, valid: Tensor) -> Te
         return positive / (positive.amax((2, 3), keepdim=True) + 1e-2)  # a map that is nowhere sure stays small
 
     apart = masked_mean((over_maximum(torch.stack(list(parts[:-1])).mean(0)) - over_maximum(parts[-1])).abs(), valid)
-    return (apart * labels).sum() / labels.sum().clamp(min=1)
+    return processes.ratio((apart * labels).sum(), labels.sum())
 
 
 # --- where to cut -----------------------------------------------------------------------------------------------
