@@ -30,7 +30,7 @@ LEVELS = [
     {"stages"},
     {"checks", "summary"},
     {"pipeline"},
-    {"compare"},
+    {"compare", "need"},
     {"cli"},
     {"__main__"},
 ]
