@@ -20,7 +20,7 @@ LEVELS = [
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},
-    {"segment"},
+    {"exchange", "segment"},
     {"demo", "doctor", "feature_store", "methods", "report"},
     {"localize"},
     {"propagation", "references"},
@@ -29,6 +29,7 @@ LEVELS = [
     {"stages"},
     {"checks", "summary"},
     {"pipeline"},
+    {"export"},
     {"cli"},
     {"__main__"},
 ]

@@ -12,7 +12,7 @@ from tag2mask.data.images import read_image
 from tag2mask.localize import batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.folder import StageFolder
-from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork
+from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Record
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
@@ -33,6 +33,7 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
         facts=("val photos",),
         constants={"refiner": repr(refiner(settings.inference.refine, settings.refine_long_side))},
         split="val",
+        keeps_records=True,
         oracle=oracle,
         measured=Measured("predictions", title, "val"),
         start=lambda context: _predict(context, trained, settings.single_stage),
@@ -41,10 +42,16 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
 
 def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
+
+    def write(sample: Sample, found: tuple[np.ndarray, Tensor]) -> Record:
+        probabilities = predictor.refined(found)
+        write_mask(context.folder, sample, pseudo.index_mask(probabilities))
+        return {"uncertainty": round(float(1 - probabilities.amax(0).mean()), 5)}
+
     return PhotoWork(
         read=lambda sample: predictor.read(sample),
         compute=lambda samples, inputs: predictor.probabilities(inputs),
-        write=lambda sample, found: write_mask(context.folder, sample, predictor.mask(found)),
+        write=write,
         batches=lambda samples: predictor.batches(samples, context.size),
     )
 
@@ -84,12 +91,14 @@ class Predictor:
         found = self.photos(sizes, [views for _, views in inputs])
         return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, found, strict=True)]
 
-    def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
-        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind."""
+    def refined(self, found: tuple[np.ndarray, Tensor]) -> Tensor:
+        """Probabilities ``[1+classes height width]`` of one photo's pixels and probabilities; for a thread behind."""
         pixels, probabilities = found
-        if self.refiner is not None:
-            probabilities = segment.refined(pixels, probabilities, self.refiner)
-        return pseudo.index_mask(probabilities)
+        return probabilities if self.refiner is None else segment.refined(pixels, probabilities, self.refiner)
+
+    def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
+        """The index mask ``[height width]`` uint8 of that."""
+        return pseudo.index_mask(self.refined(found))
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:
