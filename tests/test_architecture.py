@@ -21,7 +21,7 @@ LEVELS = [
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},
-    {"segment"},
+    {"exchange", "segment"},
     {"demo", "doctor", "feature_store", "methods", "report"},
     {"localize"},
     {"propagation", "references"},
@@ -30,7 +30,7 @@ LEVELS = [
     {"stages"},
     {"checks", "summary"},
     {"pipeline"},
-    {"compare", "need"},
+    {"compare", "export", "need"},
     {"cli"},
     {"__main__"},
 ]
