@@ -22,7 +22,7 @@ from tag2mask.data.images import read_image
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.protocols import Localizes, Traits
-from tag2mask.settings import DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, DecidesNothing, Range, check_values
 from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector, normalise
 from tag2mask.views import View, padded_size, padding, stack_padded, views, without_padding
 
@@ -37,6 +37,9 @@ class LocalizeSettings:
     """Sizes of the views, as multiples of that."""
     flip: bool = True
     """Each scale also mirrored."""
+    references: Annotated[int, NOT_NEGATIVE] = 0
+    """Reference photos of each class with which a photo is compared, by any method with class maps. 0: none. (mcis has
+    references of its own.)"""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"

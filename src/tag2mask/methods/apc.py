@@ -209,6 +209,11 @@ class Apc(nn.Module):
         loss = -(wanted * found.clamp(min=1e-7).log()).sum(1)
         return (loss * weight).sum() / weight.sum().clamp(min=1)
 
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Embeddings, and patch classes without background's (:class:`tag2mask.protocols.ClassMaps`)."""
+        embeddings = self.context(self.backbone.features(views))
+        return embeddings, self.patch_scores(embeddings)[:, 1:]
+
     def localize(self, batch: Batch) -> Tensor:
         """Patch classes gated by the tags, background taken into account and left out."""
         scores = self.patch_scores(self.context(self.backbone.features(batch)))

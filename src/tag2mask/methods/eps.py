@@ -80,7 +80,7 @@ class EpsSettings:
 
     @property
     def traits(self) -> Traits:
-        return Traits(saliency=True, maps="probabilities")
+        return Traits(saliency=True, class_maps=True, maps="probabilities")
 
 
 class LinearHead(nn.Module):
@@ -149,6 +149,11 @@ class ClassMapNet(nn.Module):
         ``[batch classes+1 rows columns]``."""
         features = self.head.features(self.backbone.features(views))
         return features, self.head(features).float()
+
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The head's features, and :math:`P` of the classes (:class:`tag2mask.protocols.ClassMaps`)."""
+        features, logits = self.features_and_logits(views)
+        return features, logits.softmax(1)[:, :-1]
 
     def logits(self, views: Views) -> Tensor:
         """:math:`Z`, background last: ``[batch classes+1 rows columns]``."""

@@ -93,11 +93,13 @@ class RunSettings:
 
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
-    """The same run with another method at its default settings, trained as that method wants."""
+    """The same run with another method at its default settings, trained as that method wants, on its own maps: the
+    default run's references are CAM's."""
     if method == settings.method:
         return settings
     entry = methods.entry(method)
-    return replace(settings, method=method, options=entry.settings(), train=entry.train(settings.train))
+    train, localize = entry.train(settings.train), replace(settings.localize, references=0)
+    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize)
 
 
 def settings_from(content: dict[str, Any]) -> RunSettings:

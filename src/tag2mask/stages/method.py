@@ -80,7 +80,8 @@ def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
     """Maps of every training photo by the method, or by student number ``turn``."""
     network, name = names.networks(settings)[turn], names.maps(settings)[turn]
     by = f"student {turn}" if turn else settings.method
-    seed = ("seed",) if not turn and settings.traits.references else ()
+    drawn = settings.traits.references or settings.localize.references
+    seed = ("seed",) if not turn and drawn else ()
     return PhotoStage(
         name=name,
         title=f"maps by {by}",
@@ -102,6 +103,8 @@ def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
 def _localize(context: Context, name: str) -> PhotoWork:
     settings = context.settings.localize
     network = load_map_network(context, name)
+    if name == "method" and settings.references:  # a student has learnt from them
+        network = network.compared(settings.references)
     store = feature_store(context, network.backbone)
     samples = context.train.samples
     if store is not None:
@@ -125,8 +128,9 @@ def _localize(context: Context, name: str) -> PhotoWork:
 
 def _show_references(context: Context, network: MapNetwork) -> None:
     s, backbone = context.settings, network.backbone
+    flag = "references" if s.localize.references else f"{methods.flag(s.method)}.references"
     references = draw_references(context.train, network.traits.references, s.seed)
-    check_references(references, context.train.samples, context.classes, methods.flag(s.method))
+    check_references(references, context.train.samples, context.classes, flag)
     store = feature_store(context, backbone)
     if store is not None:
         view = lambda sample: [reference_view(*context.size(sample), s.localize, backbone.multiple)]  # noqa: E731

@@ -14,6 +14,7 @@ from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import StoredFeatures, TaggedImages
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
+from tag2mask.layers.class_references import ComparedWithReferences, compared_traits
 from tag2mask.methods.released import released_state
 from tag2mask.methods.smaf import student_of
 from tag2mask.plan.context import Context
@@ -58,6 +59,11 @@ class MapNetwork:
     network: nn.Module
     traits: Traits
     backbone: Backbone
+
+    def compared(self, references: int) -> MapNetwork:
+        """The same network, whose maps come from references; they are still to be shown to it."""
+        traits = compared_traits(self.traits, references)
+        return MapNetwork(ComparedWithReferences(self.network), traits, self.backbone)
 
 
 def load_map_network(context: Context, name: str) -> MapNetwork:
