@@ -117,7 +117,7 @@ class Localizer:
         labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(self.device)
         raws: list[list[Tensor]] = [[] for _ in photos]
         for number, of_photos in enumerate(zip(*views, strict=True)):
-            batch = self._batch(samples, [inputs[number] for _, _, inputs in photos], of_photos[0].flip, labels)
+            batch = self.batch(samples, [inputs[number] for _, _, inputs in photos], of_photos[0].flip, labels)
             raw = forward(self.method, batch, self.settings.precision)
             raw = raw.flip(3) if of_photos[0].flip else raw
             for row, view in enumerate(of_photos):
@@ -129,7 +129,14 @@ class Localizer:
             found.append(present_maps(sample, fused[0].cpu(), size, share))
         return found
 
-    def _batch(self, samples: Sequence[Sample], inputs: Sequence[Tensor], flip: bool, labels: Tensor) -> Batch:
+    def batch(self, samples: Sequence[Sample], inputs: Sequence[Tensor], flip: bool, labels: Tensor) -> Batch:
+        """One view of samples of one :meth:`group`, as a method takes it.
+
+        Args:
+            inputs: of each photo, what :meth:`read` gave of the view.
+            flip: whether to mirror it.
+            labels: ``[batch classes]`` multi-hot.
+        """
         if self.store is None:
             images, valid = (x.to(self.device, non_blocking=True) for x in stack_padded(inputs, self.unit))
             if flip:

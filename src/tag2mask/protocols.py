@@ -101,6 +101,15 @@ class ClassMaps(Protocol):
 
 
 @runtime_checkable
+class PredictsTags(Method, Protocol):
+    """A method that predicts a photo's tags, as it learns them."""
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """``[batch classes]``, larger where the photo more likely shows the class. The batch's labels play no part."""
+        ...
+
+
+@runtime_checkable
 class Segmenter(Protocol):
     """Anything that gives every pixel a class, an ``nn.Module``."""
 

@@ -69,8 +69,11 @@ class Cam(nn.Module):
         return self.features_and_scores(views)[1]
 
     def losses(self, batch: Batch, progress: float) -> Losses:
-        scores = masked_mean(self.score_maps(batch), batch.valid)
-        return Losses({"classification": F.multilabel_soft_margin_loss(scores, batch.labels)})
+        return Losses({"classification": F.multilabel_soft_margin_loss(self.tag_scores(batch), batch.labels)})
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """:math:`s` (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.score_maps(batch), batch.valid)
 
     def localize(self, batch: Batch) -> Tensor:
         return self.score_maps(batch).relu()

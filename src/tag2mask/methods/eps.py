@@ -177,6 +177,10 @@ class Eps(ClassMapNet):
         super().__init__(backbone, classes, settings.head, settings.channels)
         self.settings, self.traits = settings, settings.traits
 
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of :math:`Z`, without background's (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.logits(batch), batch.valid)[:, :-1]
+
     def losses(self, batch: Batch, progress: float) -> Losses:
         if batch.saliency is None:
             raise InputError(

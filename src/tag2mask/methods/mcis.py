@@ -152,6 +152,10 @@ class Mcis(nn.Module):
         features = self.features(views)
         return features, self.head(features)
 
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of the head's maps (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.head(self.features(batch)), batch.valid)
+
     def compared(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Compared:
         """Everything about photos that does not depend on what they are compared with.
 

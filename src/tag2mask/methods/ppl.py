@@ -220,6 +220,10 @@ class Ppl(nn.Module):
         cut = self.cuts[stage]
         return Losses({f"stage{stage + 1}_{cut.block}_{cut.grid}x{cut.grid}_{name}": terms[name] for name in terms})
 
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of the last stage's maps (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.score_maps(batch), batch.valid)
+
     def localize(self, batch: Batch) -> Tensor:
         return self.score_maps(batch).relu()
 

@@ -10,6 +10,7 @@ from tag2mask.pseudo.masks import (
     refine,
     shows_object,
 )
+from tag2mask.pseudo.refined import decide_refined
 from tag2mask.pseudo.saliency import by_saliency_rule
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
 from tag2mask.pseudo.thresholds import (
@@ -31,6 +32,7 @@ __all__ = [
     "by_saliency_rule",
     "covering_threshold",
     "decide",
+    "decide_refined",
     "find_threshold",
     "index_mask",
     "label_scores",

@@ -35,8 +35,11 @@ class RunSettings:
     """How the data set is read: what is read decides, as facts."""
     backbone: BackboneSettings = BackboneSettings()
     augment: AugmentSettings = AugmentSettings()
-    train: TrainSettings = TrainSettings(epochs=5.0)
-    localize: LocalizeSettings = LocalizeSettings()
+    train: TrainSettings = TrainSettings(epochs="auto")
+    held_out: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.1
+    """Share of the photos of each class that the method does not learn from: how well it predicts their tags says
+    whether it has learnt a class. Classes of fewer than 25 photos give none (at 0.1); the segmenter learns from all."""
+    localize: LocalizeSettings = LocalizeSettings(references=5)
     self_train: SelfTrainSettings = SelfTrainSettings()
     """Students that learn from the method's maps."""
     student_train: TrainSettings = TrainSettings(epochs=5.0)
@@ -47,7 +50,7 @@ class RunSettings:
     """Of the random walks."""
     propagation_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
     """Of the network that learns affinities."""
-    pseudo: PseudoSettings = PseudoSettings()
+    pseudo: PseudoSettings = PseudoSettings(max_growth=1.5)
     refine: str = "crf"
     """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""
     refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024

@@ -100,22 +100,23 @@ def tagged_source(
     saliency: bool = False,
     maps: StageFolder | None = None,
     map_stride: int = 4,
+    dataset: Dataset | None = None,
 ) -> TaggedImages | StoredFeatures:
     """The training photos with their tags, as the backbone takes them: in views, or as stored features.
 
     Args:
         maps: of an earlier network, to be learnt from; a view has a cell of them for every ``map_stride`` pixels.
+        dataset: some of the training photos; None: all.
     """
+    dataset = dataset or context.train
     store = feature_store(context, backbone)
     maps_of = None if maps is None else MapReader(maps)
     if store is not None:
-        return stored_source(
-            context, store, context.train, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride
-        )
+        return stored_source(context, store, dataset, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride)
     check_view(augment, backbone)
     normalisation = (backbone.mean, backbone.std)
     return TaggedImages(
-        context.train, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
+        dataset, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
     )
 
 
