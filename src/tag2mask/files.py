@@ -97,11 +97,11 @@ def digest(content: object) -> str:
 
 def bytes_digest(path: Path) -> str:
     """32 hex digits of a file's bytes (blake2b), read in parts."""
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
+            hasher.update(part)
+    return hasher.hexdigest()
 
 
 def cache_folder() -> Path:

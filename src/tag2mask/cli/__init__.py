@@ -25,6 +25,8 @@ tag2mask: image tags in, pixel masks out.
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
+  tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
+                                                     the same photos, spread over seeds, intervals, minutes
   tag2mask report RUN                                write RUN/report.html again
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
@@ -33,6 +35,7 @@ tag2mask: image tags in, pixel masks out.
 class, VOC's layout, or COCO's.
 """
 
+SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share
 CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
@@ -46,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except InputError as error:
-        code = fail(" ".join(str(error).split()))
+        code = fail_for_all(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        code = fail("interrupted: run the same command again to go on; finished work is kept")
+        code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
     except Terminated:
-        fail("asked to end: run the same command again to go on; finished work is kept")
+        fail_for_all("asked to end: run the same command again to go on; finished work is kept")
         code = 143
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out"
         )
     sys.exit(code)
+
+
+def fail_for_all(message: str) -> int:
+    """:func:`fail`; of several processes one says it."""
+    if "WORLD_SIZE" not in os.environ:
+        return fail(message)
+    from tag2mask import processes
+
+    if processes.tell_failure(message):
+        fail(message)
+        processes.tell_said()
+    return 2
 
 
 def fail(message: str) -> int:
@@ -83,6 +98,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "plan": runs.plan,
         "predict": tools.predict,
         "evaluate": tools.evaluate,
+        "compare": tools.compare,
         "report": tools.report,
         "list": lists.list_names,
         "download": tools.download,
@@ -102,4 +118,11 @@ def dispatch(arguments: list[str]) -> int:
     table = commands()
     if arguments[0] not in table:
         raise unknown("command", arguments[0], table)
+    if "WORLD_SIZE" in os.environ:
+        from tag2mask import processes
+
+        if arguments[0] in SHARED:
+            processes.join()
+        elif not processes.place().is_main:
+            return 0  # the main process does it
     return table[arguments[0]](arguments[1:])

@@ -35,7 +35,7 @@ def channels_of(backbone: Backbone, block: str | None) -> int:
     """Of a block's output; 0: of none."""
     if block is None:
         return 0
-    side = 8 * max(backbone.stride, backbone.multiple)
+    side = 8 * max(backbone.stride, backbone.size_divisor)
     device = next(backbone.parameters()).device
     with torch.no_grad():
         ((_, grid),) = backbone.outputs(torch.zeros(1, 3, side, side, device=device), (block,))

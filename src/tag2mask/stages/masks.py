@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,23 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
         maps = maps_of(sample)
         scores = with_background(sample, maps, threshold, s.pseudo)
         refined = pseudo.refine(pixels, scores, sharpen)
-        return keep_mask(context, sample, by_best_score(sample, maps.classes, scores, refined, s.pseudo))
+        record = keep_mask(context, sample, by_best_score(sample, maps.classes, scores, refined, s.pseudo))
+        return {**record, "cells": pseudo.cells_above(maps, threshold)}
 
     manifest = {"threshold": round(threshold, 4), "threshold_from": origin, "note": f"threshold {threshold:.3f}"}
+    conclude = partial(_concluded, context.classes)
     return PhotoWork(
-        read=lambda sample: read_image(sample.image_path), write=write, manifest=manifest, conclude=count_unrefined
+        read=lambda sample: read_image(sample.image_path), write=write, manifest=manifest, conclude=conclude
     )
+
+
+def _concluded(classes: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
+    """Say which classes the maps hardly show, and keep it for the report, beside the photos that keep the unrefined
+    mask."""
+    lines = pseudo.hardly_shown(records, classes)
+    for line in lines:
+        log.info("%s", line)
+    return {**count_unrefined(records), **({"hardly_shown": lines} if lines else {})}
 
 
 def _by_saliency(context: Context, source: str) -> PhotoWork:

@@ -44,7 +44,7 @@ def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     return PhotoWork(
         read=lambda sample: predictor.read(sample),
         compute=lambda samples, inputs: predictor.probabilities(inputs),
-        write=lambda sample, found: write_mask(context.folder, sample, predictor.mask(found)),
+        write=lambda sample, output: write_mask(context.folder, sample, predictor.mask(output)),
         batches=lambda samples: predictor.batches(samples, context.size),
     )
 
@@ -54,7 +54,7 @@ Read = tuple[np.ndarray, list[Tensor]]
 
 
 class Predictor:
-    """A trained segmenter with the settings of its inference. No tags are used.
+    """A trained segmenter with the settings of its inference. It needs no tags.
 
     Args:
         settings: of the run.
@@ -81,15 +81,24 @@ class Predictor:
     def probabilities(self, inputs: Sequence[Read]) -> list[tuple[np.ndarray, Tensor]]:
         """Pixels and probabilities ``[1+classes height width]`` of photos of one size of views, not refined yet."""
         sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
-        found = self.photos(sizes, [views for _, views in inputs])
-        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, found, strict=True)]
+        scores_of = self.photos(sizes, [views for _, views in inputs])
+        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, scores_of, strict=True)]
 
-    def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
-        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind."""
-        pixels, probabilities = found
-        if self.refiner is not None:
+    def mask(self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None) -> np.ndarray:
+        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind.
+
+        Args:
+            tags: classes that the photo shows, the others are switched off; None: not known, any may be there.
+        """
+        pixels, probabilities = output
+        values = None
+        if tags is not None:
+            probabilities, present = segment.gate_by_tags(probabilities, tags)
+            values = pseudo.mask_values(present)
+        if self.refiner is not None and len(probabilities) > 1:
             probabilities = segment.refined(pixels, probabilities, self.refiner)
-        return pseudo.index_mask(probabilities)
+        mask = pseudo.index_mask(probabilities)
+        return mask if values is None else values[mask]
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:
