@@ -51,11 +51,18 @@ def train(arguments: list[str], recipe_name: str = "default") -> int:
 
 def label(arguments: list[str]) -> int:
     """Tags to masks for those photos."""
+    arguments = list(arguments)
+    shard, until = take(arguments, "--shard", ""), take(arguments, "--until", "scores")
     path, out, settings = parse_run(arguments, "label")
     show_progress()
     from tag2mask import pipeline
+    from tag2mask.shards import Shard
 
-    pipeline.label(path, out, settings)
+    if not shard:
+        pipeline.label(path, out, settings, until=until)
+        return 0
+    waiting = pipeline.label_shard(path, out, settings, Shard.of(shard))
+    print(waiting or f"all masks are in {out / 'masks'}")
     return 0
 
 
