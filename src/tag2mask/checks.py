@@ -182,7 +182,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
 
 def check_oracle(dataset: Dataset) -> None:
     """Every training photo has a true mask."""
-    lacking = [s.id for s in dataset.samples if s.mask_path is None]
+    lacking = [s.id for s in dataset.samples if not s.has_truth]
     if lacking:
         raise InputError(
             f"--oracle-masks needs the true mask of every training photo; {len(lacking)} have none "

@@ -14,6 +14,7 @@ from typing import Any
 
 from tag2mask import checks, concurrency, data, processes, shards
 from tag2mask.data.images import image_size, write_index_mask
+from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError, UnreadableImage, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest, read_object, write_json
@@ -74,12 +75,12 @@ class Prediction:
             raise InputError(f"{self.run} has no finished stage '{name}': run `tag2mask train` to its end first")
         return stage
 
-    @property
-    def key(self) -> str:
-        """What decides the masks beside the photos."""
+    def key(self, samples: Sequence[Sample]) -> str:
+        """What decides the masks beside the photos' pixels."""
         s = self.settings
         made_of = [self.stage.key, deciding(s.inference), s.refine_long_side, list(self.classes)]
-        return digest([*made_of, repr(refiner(s.inference.refine, s.refine_long_side))])
+        tags = digest([None if sample.labels is None else sorted(sample.labels) for sample in samples])
+        return digest([*made_of, repr(refiner(s.inference.refine, s.refine_long_side)), tags])
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -117,7 +118,7 @@ class Prediction:
             return str(output)
         path = self.path(sample)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_mask(path, self.predictor.mask(output))
+        write_index_mask(path, self.predictor.mask(output, sample.labels))
         return None
 
     def made(self, batches: Iterable[Sequence[Sample]]) -> Iterator[tuple[Sample, str | None]]:
@@ -126,10 +127,10 @@ class Prediction:
             batches, self.read, self.probabilities, self.write, cost=lambda _: 6e6, workers=self.settings.workers
         )
 
-    def begin(self) -> int:
+    def begin(self, key: str) -> int:
         """Say in the folder what its masks are made of; gives when that began, in nanoseconds. Masks from before are of
         something else and are made anew."""
-        path, key = self.out / MADE_BY, self.key
+        path = self.out / MADE_BY
         with shards.deciding(self.out):
             if (read_object(path) or {}).get("key") != key:
                 write_json(path, {"key": key, "run": str(self.run)})
@@ -142,18 +143,22 @@ def predict(
     images: Path | str | Sequence[Path],
     out: Path | str,
     refine: str | None = None,
+    tags: Path | str | None = None,
     shard: Shard = WHOLE,
 ) -> list[Path]:
-    """Masks for new, untagged photos with a run's segmenter: ``out/<id>.png``. Gives the paths of this share.
+    """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths of this share.
 
     Photos that cannot be read are named and passed over; masks that are there from an interrupted call are kept.
 
     Args:
         refine: replaces the run's refiner of predictions.
+        tags: a table of tags (:mod:`tag2mask.data.table`) of some of the photos. Classes outside of a photo's tags are
+            switched off, all of them where its tags are empty; photos that it does not name may show any.
         shard: do this share of the photos alone, and leave a manifest of it (:func:`merge_predictions`).
 
     Raises:
-        InputError: no such run, no trained segmenter in it, no photos, none that can be read.
+        InputError: no such run, no trained segmenter in it, no photos, none that can be read, tags of other photos or
+            classes.
     """
     processes.join()
     prediction = Prediction.of(Path(run_folder), Path(out), refine)
@@ -161,9 +166,13 @@ def predict(
     tasks = processes.world() * shard.count
     checks.check_processes(tasks, len(samples), "photos")
     _check_folder(prediction, samples)
+    if tags is not None:
+        selected = bool(prediction.settings.data.classes)
+        samples = tag_photos(samples, Path(tags), prediction.classes, selected=selected)
+    key = prediction.key(samples)
     with contextlib.ExitStack() as stack:
         processes.from_main(lambda: stack.enter_context(shards.held(prediction.out, shard)))
-        began = processes.from_main(prediction.begin)
+        began = processes.from_main(lambda: prediction.begin(key))
         number = (shard.number - 1) * processes.world() + processes.rank()
         kept, aside = _predicted(prediction, prediction.batches(samples, number, tasks), began, len(samples) // tasks)
         if not kept and shard.count == 1:
@@ -172,7 +181,7 @@ def predict(
             )
         if shard.count > 1:
             places = [str(Path(x).absolute()) for x in ([images] if isinstance(images, (str, Path)) else images)]
-            content = {"key": prediction.key, "images": places, "photos": _list_digest(samples), "aside": aside}
+            content = {"key": key, "images": places, "photos": _list_digest(samples), "aside": aside}
             processes.from_main(lambda: shards.finish(prediction.out, shard, {**content, "masks": len(kept)}))
     return sorted(kept)
 

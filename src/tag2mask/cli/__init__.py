@@ -26,6 +26,8 @@ tag2mask: image tags in, pixel masks out.
   tag2mask merge DIR                                 is every shard of `predict --shard i/n`, `label --shard i/n` there?
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
+  tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
+                                                     the same photos, spread over seeds, intervals, minutes
   tag2mask report RUN                                write RUN/report.html again
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
@@ -99,6 +101,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "predict": tools.predict,
         "merge": tools.merge,
         "evaluate": tools.evaluate,
+        "compare": tools.compare,
         "report": tools.report,
         "list": lists.list_names,
         "download": tools.download,

@@ -66,12 +66,15 @@ def _listed(flag: str, argument: str) -> list[str]:
     return [part.strip() for part in argument.split(",") if part.strip()]
 
 
-def take(arguments: list[str], flag: str, default: str) -> str:
-    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments."""
+def take(arguments: list[str], flag: str, default: str, *, several: bool = False) -> str:
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments; ``several``: all values up to the next flag."""
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
-            value = arguments[index + 1]
-            del arguments[index : index + 2]
+            end = index + 2
+            while several and end < len(arguments) and not arguments[end].startswith("-"):
+                end += 1
+            value = " ".join(arguments[index + 1 : end])
+            del arguments[index:end]
             return value
         if argument.startswith(flag + "="):
             del arguments[index]

@@ -40,6 +40,7 @@ def check_method(build: Build, settings: MethodSettings, backbone: Make) -> None
         check_traits_agree_with_promises,
         check_losses_are_named_finite_scalars,
         check_gradients_reach_backbone_and_head,
+        check_photos_without_classes_teach,
         check_localize_shape_and_range,
         check_localize_depends_on_nothing_but_its_input,
         check_weights_round_trip,
@@ -150,6 +151,19 @@ def check_gradients_reach_backbone_and_head(new: New, backbone: Make) -> None:
     own = {id(p) for p in trunk.parameters()}
     assert reached & own, "no gradient reaches the backbone"
     assert reached - own, "no gradient reaches the method's own layers"
+
+
+def check_photos_without_classes_teach(new: New, backbone: Make) -> None:
+    """Photos that show none of the classes, some of a batch or all of it: they are taught as such."""
+    torch.manual_seed(0)
+    method, batch = new(backbone()).train(), batch_of()
+    for rows in ([1], [0, 1, 2]):
+        labels = batch.labels.clone()
+        labels[rows] = 0
+        for losses in _losses(method, replace(batch, labels=labels, pairs=())):
+            total = losses.total()
+            assert torch.isfinite(total), "losses() of photos that show none of the classes are not finite"
+            assert total.requires_grad, "photos that show none of the classes teach nothing"
 
 
 def check_localize_shape_and_range(new: New, backbone: Make) -> None:

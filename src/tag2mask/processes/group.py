@@ -76,7 +76,7 @@ def started() -> int:
 
 
 def own(items: Sequence[T]) -> Sequence[T]:
-    """The share of this process: every so-manieth."""
+    """The share of this process: every n-th of n processes."""
     return items[rank() :: world()] if world() > 1 else items
 
 

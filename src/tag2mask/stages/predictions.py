@@ -54,7 +54,7 @@ Read = tuple[np.ndarray, list[Tensor]]
 
 
 class Predictor:
-    """A trained segmenter with the settings of its inference. No tags are used.
+    """A trained segmenter with the settings of its inference. It needs no tags.
 
     Args:
         settings: of the run.
@@ -84,12 +84,21 @@ class Predictor:
         scores_of = self.photos(sizes, [views for _, views in inputs])
         return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, scores_of, strict=True)]
 
-    def mask(self, output: tuple[np.ndarray, Tensor]) -> np.ndarray:
-        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind."""
+    def mask(self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None) -> np.ndarray:
+        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind.
+
+        Args:
+            tags: classes that the photo shows, the others are switched off; None: not known, any may be there.
+        """
         pixels, probabilities = output
-        if self.refiner is not None:
+        values = None
+        if tags is not None:
+            probabilities, present = segment.gate_by_tags(probabilities, tags)
+            values = pseudo.mask_values(present)
+        if self.refiner is not None and len(probabilities) > 1:
             probabilities = segment.refined(pixels, probabilities, self.refiner)
-        return pseudo.index_mask(probabilities)
+        mask = pseudo.index_mask(probabilities)
+        return mask if values is None else values[mask]
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:
