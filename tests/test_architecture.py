@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     {"errors", "naming"},
     {"archives", "files", "interrupt", "settings", "types"},
-    {"processes"},
+    {"processes", "shards"},
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},
@@ -29,7 +29,7 @@ LEVELS = [
     {"plan"},
     {"stages"},
     {"checks", "summary"},
-    {"pipeline"},
+    {"pipeline", "prediction"},
     {"compare", "export", "need"},
     {"cli"},
     {"__main__"},

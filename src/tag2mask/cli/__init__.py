@@ -23,6 +23,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
+  tag2mask merge DIR                                 is every shard of `predict --shard i/n`, `label --shard i/n` there?
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
@@ -43,7 +44,7 @@ CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBI
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, prints what the user can mend as one line, exits."""
-    from tag2mask.interrupt import handle_signals
+    from tag2mask.interrupt import cancel_cut_off, handle_signals
 
     if arguments is None:  # a program of its own, not a test within another
         handle_signals()
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
     except Terminated:
+        cancel_cut_off()
         fail_for_all("asked to end: run the same command again to go on; finished work is kept")
         code = 143
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
@@ -99,6 +101,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "label": runs.label,
         "plan": runs.plan,
         "predict": tools.predict,
+        "merge": tools.merge,
         "evaluate": tools.evaluate,
         "compare": tools.compare,
         "export": exchange.export,

@@ -132,7 +132,7 @@ def leave() -> None:
     parting, _group = _group, None
     with contextlib.suppress(RuntimeError):
         parting.liveness.end()
-    if dist.is_initialized() and not parting.failed:  # NCCL would wait for those who are gone
+    if dist.is_initialized() and not (parting.failed and torch.cuda.is_available()):  # NCCL would wait for the lost
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
