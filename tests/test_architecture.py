@@ -21,7 +21,7 @@ LEVELS = [
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},
     {"segment"},
-    {"demo", "doctor", "feature_store", "methods", "report"},
+    {"demo", "doctor", "feature_store", "methods", "report", "review"},
     {"localize"},
     {"propagation", "references"},
     {"recipes"},
@@ -29,6 +29,7 @@ LEVELS = [
     {"stages"},
     {"checks", "summary"},
     {"pipeline"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 ]

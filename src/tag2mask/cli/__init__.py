@@ -26,6 +26,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask report RUN                                write RUN/report.html again
+  tag2mask serve RUN                                 a page: try photos, review and correct masks
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
 
@@ -73,7 +74,7 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import lists, runs, tools
+    from tag2mask.cli import lists, runs, serving, tools
 
     return {
         "demo": runs.demo,
@@ -84,6 +85,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "predict": tools.predict,
         "evaluate": tools.evaluate,
         "report": tools.report,
+        "serve": serving.serve,
         "list": lists.list_names,
         "download": tools.download,
     }
