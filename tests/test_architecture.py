@@ -22,7 +22,7 @@ LEVELS = [
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},
     {"exchange", "segment"},
-    {"demo", "doctor", "feature_store", "methods", "report"},
+    {"demo", "doctor", "feature_store", "methods", "report", "review"},
     {"localize"},
     {"propagation", "references"},
     {"recipes"},
@@ -31,6 +31,7 @@ LEVELS = [
     {"checks", "summary"},
     {"pipeline", "prediction"},
     {"compare", "export", "need"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 ]
