@@ -36,6 +36,7 @@ from tag2mask.recipes import RunSettings
 from tag2mask.segment import SegmenterSettings
 from tag2mask.settings import DecidesNothing, marker
 from tag2mask.stages.photos import check_photos
+from tag2mask.types import Sample
 from test_eps import with_saliency
 from world import SMALL, keys, redone, run, stamps
 
@@ -93,10 +94,10 @@ UNDECLARED: dict[str, tuple[Callable[[Context], object], dict[str, Any], str]] =
         lambda c: next(iter(c.val.samples)).mask_path if c.val else None,
         {"facts": ("photos", "val photos", "truth")}, "the fact 'val truth'"),
     "the size of a photo": (
-        lambda c: c.size(data.Sample("photo00", Path(), None, split="train")), {"facts": ("val photos",)},
+        lambda c: c.size(Sample("photo00", Path(), None, split="train")), {"facts": ("val photos",)},
         "uses the fact 'photos'"),
     "the size of a validation photo": (
-        lambda c: c.size(data.Sample("photo09", Path(), None, split="val")), {"facts": ("photos", "tags", "val truth")},
+        lambda c: c.size(Sample("photo09", Path(), None, split="val")), {"facts": ("photos", "tags", "val truth")},
         "uses the fact 'val photos'"),
     "digests of photos": (lambda c: c.photos, {"facts": ("truth",)}, "uses the fact 'photos'"),
     "that a validation photo is all background": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -14,13 +15,18 @@ from tag2mask.errors import InputError
 from tag2mask.methods import METHODS
 from tag2mask.recipes import RunSettings
 from tag2mask.settings import Range, number
+from tag2mask.train import TrainSettings
 from world import SMALL, run
 
 HUGE = 10**9
 
 
 def settings_of_every_method() -> dict[str, RunSettings]:
-    return {name: replace(RunSettings(), method=name, options=METHODS[name].settings()) for name in METHODS}
+    """With numbers of epochs that are numbers."""
+    run = RunSettings()
+    trainings = {f.name: value for f in fields(run) if isinstance(value := getattr(run, f.name), TrainSettings)}
+    run = replace(run, **{name: replace(training, epochs=3.0) for name, training in trainings.items()})
+    return {name: replace(run, method=name, options=METHODS[name].settings()) for name in METHODS}
 
 
 def numbers(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
@@ -29,7 +35,7 @@ def numbers(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
         value, hint = getattr(settings, f.name), str(f.type)
         if is_dataclass(value):
             yield from numbers(value, (*above, f.name))
-        elif ("int" in hint or "float" in hint) and "Literal" not in hint:
+        elif re.search(r"\b(int|float)\b", hint):
             yield (*above, f.name), "float" not in hint
 
 
@@ -65,7 +71,7 @@ UNBOUNDED = {
         "accumulate", "power", "milestones",
         "max_grad_norm", "checkpoint_minutes",
     ) for training in ("train", "student_train", "propagation_train", "segmenter_train", "relabel_train")),
-    "localize.batch_size", "inference.batch_size", "inference.window", "refine_long_side", "aside_gb",
+    "localize.references", "pseudo.max_growth", "localize.batch_size", "inference.batch_size", "inference.window", "refine_long_side", "aside_gb",
     "features.limit_gb", "seed", "self_train.weight", "self_train.sharpness", "self_train.classification",
     "propagation.pairs", "propagation.beta", "propagation.sigma", "propagation.cosine",
     "mcis.references", "mcis.temperature", "eps.saliency", "ppl.reconstruction", "apc.top", "apc.min_patches",

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,16 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def end_last_line(path: Path) -> None:
+    """End the last line of a file of JSON lines that an interruption cut, so that what is added is not a part of it."""
+    try:
+        with path.open("rb+") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                file.write(b"\n")
+    except FileNotFoundError:
+        pass
+
+
 def digest(content: object) -> str:
     """Sixteen hex digits that change when anything in ``content`` (plain JSON data) does."""
     text = json.dumps(content, sort_keys=True, default=str)
@@ -125,3 +136,26 @@ def cache_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tag2mask"
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that appears at ``out`` when all of it is written; after an error nothing of it is left.
+
+    Raises:
+        InputError: ``out`` is there and not empty, or is a file.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not empty: nothing is written over; give another --out, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside its goal, as deep: relative paths in it stay right
+    inside = out.with_name(f".{out.name[:100]}.{os.getpid()}.writing")
+    shutil.rmtree(inside, ignore_errors=True)
+    inside.mkdir()
+    try:
+        yield inside
+        if out.exists():
+            out.rmdir()
+        inside.replace(out)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)

@@ -26,6 +26,7 @@ SHORT = {
     "--freeze-until": "--backbone.freeze-until",
     "--epochs": "--train.epochs",
     "--scales": "--localize.scales",
+    "--references": "--localize.references",
     "--background": "--pseudo.background",
     "--self-train": "--self-train.name",
     "--threshold": "--pseudo.threshold",
@@ -89,9 +90,17 @@ def show_progress() -> None:
     warnings.filterwarnings("ignore", message="Image size")  # Pillow's; ours says the same, with what to do
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     own = logging.getLogger("tag2mask")
-    own.setLevel(logging.INFO)
+    main = is_main()
+    own.setLevel(logging.INFO if main else logging.WARNING)  # of several processes one speaks
     own.handlers, own.propagate = [_ConsoleHandler()], False
-    progress.show()
+    progress.show(main)
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all that were started with it."""
+    from tag2mask import processes
+
+    return processes.place().is_main
 
 
 class _ConsoleHandler(logging.Handler):

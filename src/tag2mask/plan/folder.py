@@ -10,16 +10,18 @@ A stage that lies there under another key is moved aside, never deleted, and tak
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask.errors import InputError
-from tag2mask.files import read_object, read_sealed, write_json, write_sealed
+from tag2mask import processes, shards
+from tag2mask.errors import InputError, listed
+from tag2mask.files import bytes_digest, read_jsonl, read_object, read_sealed, write_json, write_sealed
 from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
@@ -45,6 +47,17 @@ class StageFolder:
     def records(self) -> Path:
         return self.own / "records.jsonl"
 
+    def records_of(self, worker: str) -> Path:
+        """What a process or shard remembers of its photos while the stage is worked on; "0" is the main process."""
+        return self.records if worker == "0" else self.own / f"records-{worker}.jsonl"
+
+    def gather_records(self) -> None:
+        """Add what other processes and shards remembered to the main process's file."""
+        for path in sorted(self.own.glob("records-*.jsonl")):
+            with self.records.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in read_jsonl(path))  # no line that was cut
+            path.unlink()
+
     @property
     def model(self) -> Path:
         return self.folder / "model.safetensors"
@@ -61,11 +74,21 @@ class StageFolder:
         """Count, seconds and facts of the finished stage; empty while it is not finished."""
         return read_sealed(self.own / "manifest.json") or {}
 
-    def finish(self, *, count: int, seconds: float, **more: object) -> None:
-        """Mark the stage done. Seconds of interrupted sessions add up."""
+    def finish(self, *, count: int, seconds: float, files: Sequence[str] = (), **more: object) -> None:
+        """Mark the stage done. Seconds of interrupted sessions add up.
+
+        Args:
+            files: names of files beside its artefacts, of which the bytes are remembered.
+        """
         total = round(self.earlier_seconds() + seconds, 2)
+        more = {"files": {name: bytes_digest(self.folder / name) for name in files}, **more}
         write_sealed(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
         (self.own / "seconds.json").unlink(missing_ok=True)
+
+    def as_written(self, name: str) -> bool:
+        """Whether one of these files holds the bytes that it held when the stage was done."""
+        path, digests = self.folder / name, self.manifest().get("files")
+        return path.is_file() and isinstance(digests, dict) and digests.get(name) == bytes_digest(path)
 
     def reopen(self) -> None:
         """Not done any more: something that it promised is missing."""
@@ -84,7 +107,7 @@ class StageFolder:
 
 
 class Run:
-    """A run folder held by this process.
+    """A run folder held by this process, or, where several work on it, by the main one.
 
     Args:
         folder: made when missing.
@@ -123,6 +146,25 @@ class Run:
         return not names or any((self.folder / name / OWN).is_dir() for name in names) or names <= {"run.json"}
 
     def __enter__(self) -> Run:
+        processes.from_main(self._hold)
+        with processes.together():
+            if not (self.folder / "run.json").exists():
+                raise InputError(
+                    f"process {processes.rank()} does not see {self.folder / 'run.json'}, which the main process has "
+                    "written: give an --out on a file system that all machines share"
+                )
+        return self
+
+    def check_free(self) -> None:
+        """Nobody works on the whole of the run; it is made where it is missing.
+
+        Raises:
+            InputError: somebody does.
+        """
+        self._hold(alone=False)
+        self.__exit__()
+
+    def _hold(self, *, alone: bool = True) -> None:
         import filelock
 
         try:
@@ -139,9 +181,10 @@ class Run:
                 f"another process is working in {self.folder}: wait for it to end, or give another --out"
             ) from error
         self._lock = lock
+        if alone and (others := shards.held_by_others(self.folder)):
+            raise InputError(f"shards of {self.folder} are being worked on ({listed(others)}): wait for them to end")
         if _description(self.folder) is None:
             self.describe({})
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -155,6 +198,22 @@ class Run:
     def description(self) -> dict[str, Any]:
         return _description(self.folder) or {}
 
+    def described(self) -> dict[str, Any]:
+        """``run.json`` with all that a reader of the run needs.
+
+        Raises:
+            InputError: something of it is not there.
+        """
+        content = self.description()
+        kinds: dict[str, type] = {"settings": dict, "classes": list, "data": str, "sessions": list}
+        lacking = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+        if lacking:
+            raise InputError(
+                f"{self.folder / 'run.json'} is damaged (it lacks {listed(lacking)}): run the run's command again, "
+                "which writes it anew"
+            )
+        return content
+
     def current(self, name: str) -> StageFolder | None:
         """The stage of this name as it lies there; None where there is none. A finished one is known by its manifest,
         too."""
@@ -164,13 +223,14 @@ class Run:
                 return StageFolder(self.folder / name, key)
         return None
 
-    def open(self, name: str, key: str, content: Mapping[str, Any]) -> StageFolder:
+    def open(self, name: str, key: str, content: Mapping[str, Any], *, tidy: bool = True) -> StageFolder:
         """The folder of a stage to work in, made where it is missing.
 
         What lies there under another key is moved aside first; what was moved aside under this key is taken back.
 
         Args:
             content: what the key is the digest of, kept for :mod:`tag2mask.plan.explain`.
+            tidy: remove what a process that was killed left half-written; False: others may be writing.
         """
         stage = StageFolder(self.folder / name, key)
         present = self.current(name)
@@ -179,7 +239,7 @@ class Run:
             self.take_back(name, key)
         if (read_object(stage.own / "key.json") or {}).get("key") != key:
             write_json(stage.own / "key.json", {"key": key, **content})
-        for leftover in _leftovers(stage):
+        for leftover in _leftovers(stage) if tidy else ():
             leftover.unlink()
         return stage
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tag2mask import methods
 from tag2mask.backbones import BackboneSettings
@@ -35,8 +36,11 @@ class RunSettings:
     """How the data set is read: what is read decides, as facts."""
     backbone: BackboneSettings = BackboneSettings()
     augment: AugmentSettings = AugmentSettings()
-    train: TrainSettings = TrainSettings(epochs=5.0)
-    localize: LocalizeSettings = LocalizeSettings()
+    train: TrainSettings = TrainSettings(epochs="auto")
+    held_out: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.1
+    """Share of the photos of each class that the method does not learn from: how well it predicts their tags says
+    whether it has learnt a class. Classes of fewer than 25 photos give none (at 0.1); the segmenter learns from all."""
+    localize: LocalizeSettings = LocalizeSettings(references=5)
     self_train: SelfTrainSettings = SelfTrainSettings()
     """Students that learn from the method's maps."""
     student_train: TrainSettings = TrainSettings(epochs=5.0)
@@ -49,7 +53,7 @@ class RunSettings:
     """Of the network that learns affinities."""
     propagation_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Of its views."""
-    pseudo: PseudoSettings = PseudoSettings()
+    pseudo: PseudoSettings = PseudoSettings(max_growth=1.5)
     refine: str = "crf"
     """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""
     refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024
@@ -95,11 +99,13 @@ class RunSettings:
 
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
-    """The same run with another method at its default settings, trained as that method wants."""
+    """The same run with another method at its default settings, trained as that method wants, on its own maps: the
+    default run's references are CAM's."""
     if method == settings.method:
         return settings
     entry = methods.entry(method)
-    return replace(settings, method=method, options=entry.settings(), train=entry.train(settings.train))
+    train, localize = entry.train(settings.train), replace(settings.localize, references=0)
+    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize)
 
 
 def settings_from(content: dict[str, Any]) -> RunSettings:
@@ -120,6 +126,7 @@ def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
     if not isinstance(content, dict):
         raise TypeError(f"{content!r} stands for {type(default).__name__}")
     changed: dict[str, Any] = {}
+    hints = get_type_hints(type(default))
     for f in fields(default):
         if f.name == "options" and isinstance(default, RunSettings):
             changed["options"] = _fill(methods.entry(whole["method"]).settings(), whole["options"], {})
@@ -131,14 +138,19 @@ def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
                 value = tuple(value)
             elif value is not None and "Path" in str(f.type):
                 value = Path(value)
-            if value is not None or "None" not in str(f.type):
-                _check_kind(f.name, now, value)
+            if not _fits(value, hints[f.name]):
+                raise TypeError(f"{f.name} is {value!r}")
             changed[f.name] = value
     return replace(default, **changed)
 
 
-def _check_kind(name: str, now: object, value: object) -> None:
-    """Raises ``TypeError`` where a value is of another kind than the setting."""
-    kinds = (int, float) if type(now) in (int, float) else type(now)
-    if now is not None and (not isinstance(value, kinds) or isinstance(value, bool) != isinstance(now, bool)):
-        raise TypeError(f"{name} is {value!r}")
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value that was stored is of the kind that a setting takes."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return type(value) in (int, float)
+    kind = get_origin(hint) or hint
+    return type(value) is kind if kind in (int, bool) else not isinstance(kind, type) or isinstance(value, kind)

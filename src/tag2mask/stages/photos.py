@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 
+from tag2mask import processes
 from tag2mask.data.images import CheckedImage, check_image
 from tag2mask.plan.context import Context
 from tag2mask.plan.facts import stamp
@@ -12,7 +12,6 @@ from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
 from tag2mask.types import Sample
 
 RECORD = {name: (type(value),) for name, value in asdict(CheckedImage("")).items()} | {"error": (str, type(None))}
-STARTED = time.time_ns()
 
 
 def check_photos(*, verify: bool) -> PhotoStage:
@@ -23,7 +22,7 @@ def check_photos(*, verify: bool) -> PhotoStage:
     """
 
     def stamp_of(sample: Sample) -> list[int]:
-        return [*stamp(sample.image_path), *([STARTED] if verify else [])]
+        return [*stamp(sample.image_path), *([processes.started()] if verify else [])]
 
     return PhotoStage(
         name="images",
