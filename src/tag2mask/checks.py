@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from tag2mask import backbones, methods, segment
+from tag2mask import backbones, methods, processes, segment
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.data.batches import check_pairs
 from tag2mask.errors import InputError, listed
@@ -19,6 +19,7 @@ from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
+from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
 from tag2mask.types import Dataset
@@ -158,6 +159,15 @@ def _known(backbone: BackboneSettings, run: Run, stage: str, fact: Fact) -> bool
         return False
     facts = (read_object(done.own / "key.json") or {}).get("facts")
     return isinstance(facts, dict) and facts.get(fact) == digest
+
+
+def check_shards(settings: RunSettings, shard: Shard, photos: int) -> None:
+    """A shard of labelling can be worked on by itself."""
+    check_processes(shard.count, photos, "training photos")
+    if processes.place().world > 1:
+        raise InputError("a shard is worked on by one process and this was started as several: leave --shard out")
+    if settings.frozen:
+        raise InputError("--shard shares photos and --freeze stores features of all of them: leave one of them out")
 
 
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:

@@ -44,6 +44,12 @@ def end_if_asked() -> None:
         raise _error
 
 
+def cancel_cut_off() -> None:
+    """The process is ending; what is left to do for it may take longer than the grace period."""
+    if hasattr(signal, "SIGALRM"):
+        signal.alarm(0)
+
+
 def _interrupted(signum: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the clean end of the first
     raise KeyboardInterrupt

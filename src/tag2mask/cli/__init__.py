@@ -23,12 +23,16 @@ tag2mask: image tags in, pixel masks out.
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
+  tag2mask merge DIR                                 is every shard of `predict --shard i/n`, `label --shard i/n` there?
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
                                                      the same photos, spread over seeds, intervals, minutes
+  tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
+                                                     yolo, voc, png
   tag2mask report RUN                                write RUN/report.html again
-  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
+  tag2mask serve RUN                                 a page: try photos, review and correct masks
+  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
 
 `tag2mask COMMAND --help` shows every setting. DATA is a folder with images/ and tags.csv (image,tags), one folder per
@@ -41,7 +45,7 @@ CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBI
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, prints what the user can mend as one line, exits."""
-    from tag2mask.interrupt import handle_signals
+    from tag2mask.interrupt import cancel_cut_off, handle_signals
 
     if arguments is None:  # a program of its own, not a test within another
         handle_signals()
@@ -53,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
     except Terminated:
+        cancel_cut_off()
         fail_for_all("asked to end: run the same command again to go on; finished work is kept")
         code = 143
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
@@ -88,7 +93,7 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import lists, runs, tools
+    from tag2mask.cli import exchange, lists, runs, serving, tools
 
     return {
         "demo": runs.demo,
@@ -97,9 +102,12 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "label": runs.label,
         "plan": runs.plan,
         "predict": tools.predict,
+        "merge": tools.merge,
         "evaluate": tools.evaluate,
         "compare": tools.compare,
+        "export": exchange.export,
         "report": tools.report,
+        "serve": serving.serve,
         "list": lists.list_names,
         "download": tools.download,
     }

@@ -75,7 +75,7 @@ def execute(execution: Execution, wanted: Collection[str]) -> None:
         InputError: anything the user can mend, in one line; what is finished is kept.
     """
     others = execution.stages[1:]
-    keys = processes.from_main(lambda: _settled(execution))
+    keys = processes.from_main(lambda: settled(execution))
     for stage in others:
         if processes.from_main(
             lambda stage=stage: stage.name in wanted or _is_done(execution, stage, keys[stage.name])
@@ -84,7 +84,7 @@ def execute(execution: Execution, wanted: Collection[str]) -> None:
     processes.from_main(lambda: execution.run.bound_aside(execution.settings.aside_gb))
 
 
-def _settled(execution: Execution) -> dict[str, str]:
+def settled(execution: Execution) -> dict[str, str]:
     """The keys of the plan, what is of another plan moved aside."""
     others = execution.stages[1:]
     keys = keys_of(execution.stages, execution.settings, execution.data)
@@ -152,18 +152,22 @@ def _healed(execution: Execution, stage: Stage, seen: set[Path]) -> None:
 def _carry_out(execution: Execution, stage: Stage) -> None:
     """Make what is missing of a stage."""
     interrupt.end_if_asked()
-    key, done = processes.from_main(lambda: _opened(execution, stage))
+    key, done = processes.from_main(lambda: opened(execution, stage))
     folder = StageFolder(execution.run.folder / stage.name, key)
     if not done:
         _made(execution, stage, folder)
     execution.folders[stage.name] = folder
 
 
-def _opened(execution: Execution, stage: Stage) -> tuple[str, bool]:
-    """The key of a stage, its folder opened; and whether it is done."""
+def opened(execution: Execution, stage: Stage, *, tidy: bool = True) -> tuple[str, bool]:
+    """The key of a stage, its folder opened; and whether it is done.
+
+    Args:
+        tidy: as of :meth:`Run.open`.
+    """
     reads = {name: execution.folders[name].key for name in reads_of(stage, execution.folders)}
     content = content_of(stage, execution.settings, execution.data, reads)
-    folder = execution.run.open(stage.name, digest(content), content)
+    folder = execution.run.open(stage.name, digest(content), content, tidy=tidy)
     if not folder.has_manifest:
         return folder.key, False
     gone = lacking(stage, execution.context(stage, folder))

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask import processes
-from tag2mask.errors import InputError
+from tag2mask import processes, shards
+from tag2mask.errors import InputError, listed
 from tag2mask.files import read_jsonl, read_object, write_json
 from tag2mask.naming import safe_name
 
@@ -47,12 +47,12 @@ class StageFolder:
     def records(self) -> Path:
         return self.own / "records.jsonl"
 
-    def records_of(self, rank: int) -> Path:
-        """What a process remembers of its photos while the stage is worked on; the main one's is :attr:`records`."""
-        return self.own / f"records-{rank}.jsonl" if rank else self.records
+    def records_of(self, worker: str) -> Path:
+        """What a process or shard remembers of its photos while the stage is worked on; "0" is the main process."""
+        return self.records if worker == "0" else self.own / f"records-{worker}.jsonl"
 
     def gather_records(self) -> None:
-        """Add what other processes remembered to the main one's file."""
+        """Add what other processes and shards remembered to the main process's file."""
         for path in sorted(self.own.glob("records-*.jsonl")):
             with self.records.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in read_jsonl(path))  # no line that was cut
@@ -145,7 +145,16 @@ class Run:
                 )
         return self
 
-    def _hold(self) -> None:
+    def check_free(self) -> None:
+        """Nobody works on the whole of the run; it is made where it is missing.
+
+        Raises:
+            InputError: somebody does.
+        """
+        self._hold(alone=False)
+        self.__exit__()
+
+    def _hold(self, *, alone: bool = True) -> None:
         import filelock
 
         try:
@@ -162,6 +171,8 @@ class Run:
                 f"another process is working in {self.folder}: wait for it to end, or give another --out"
             ) from error
         self._lock = lock
+        if alone and (others := shards.held_by_others(self.folder)):
+            raise InputError(f"shards of {self.folder} are being worked on ({listed(others)}): wait for them to end")
         if read_object(self.folder / "run.json") is None:
             self.describe({})
 
@@ -182,13 +193,14 @@ class Run:
         marker = read_object(self.folder / name / OWN / "key.json")
         return StageFolder(self.folder / name, str(marker.get("key"))) if marker else None
 
-    def open(self, name: str, key: str, content: Mapping[str, Any]) -> StageFolder:
+    def open(self, name: str, key: str, content: Mapping[str, Any], *, tidy: bool = True) -> StageFolder:
         """The folder of a stage to work in, made where it is missing.
 
         What lies there under another key is moved aside first; what was moved aside under this key is taken back.
 
         Args:
             content: what the key is the digest of, kept for :mod:`tag2mask.plan.explain`.
+            tidy: remove what a process that was killed left half-written; False: others may be writing.
         """
         stage = StageFolder(self.folder / name, key)
         present = self.current(name)
@@ -196,7 +208,7 @@ class Run:
             self.set_aside(name)
             if not self.take_back(name, key):
                 write_json(stage.own / "key.json", {"key": key, **content})
-        for leftover in _leftovers(stage):
+        for leftover in _leftovers(stage) if tidy else ():
             leftover.unlink()
         return stage
 

@@ -29,10 +29,14 @@ def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     return of_train if not len(of_val) else of_val if not len(of_train) else [*of_train, *of_val]
 
 
-def missing(stage: PhotoStage, context: Context) -> list[Sample]:
-    """Photos that have no artefact, or no record, or one that is out of date."""
+def missing(stage: PhotoStage, context: Context, worker: str = "0") -> list[Sample]:
+    """Photos that have no artefact, or no record, or one that is out of date.
+
+    Args:
+        worker: one whose records were not gathered yet, and count.
+    """
     without = set(context.folder.manifest().get("without", ()))
-    records = _records(stage, context) if stage.keeps_records else None
+    records = _records(stage, context, worker) if stage.keeps_records else None
     present = Present(context.folder.folder, stage.suffix)
     return [
         sample
@@ -66,8 +70,8 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
     todo = set(processes.from_main(lambda: _to_do(stage, context)))
     batches = [batch for batch in work.batches(samples) if any(sample.key in todo for sample in batch)]
     with processes.together():
-        _do_share(stage, work, processes.own(batches), context, workers)
-    return dict(work.manifest) | processes.from_main(lambda: _concluded(stage, work, samples, context))
+        do_share(stage, work, processes.own(batches), context, workers, str(processes.rank()))
+    return dict(work.manifest) | processes.from_main(lambda: concluded(stage, work, samples, context))
 
 
 def _to_do(stage: PhotoStage, context: Context) -> list[SampleKey]:
@@ -76,20 +80,24 @@ def _to_do(stage: PhotoStage, context: Context) -> list[SampleKey]:
     return [sample.key for sample in missing(stage, context)]
 
 
-def _do_share(
-    stage: PhotoStage, work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
+def do_share(
+    stage: PhotoStage, work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int, worker: str
 ) -> None:
-    """Do these batches, remembering each photo as soon as it is done."""
+    """Do these batches, remembering each photo as soon as it is done.
+
+    Args:
+        worker: whose records they are (:meth:`StageFolder.records_of`).
+    """
     keeps = stage.keeps_records or work.conclude is not None
     count = sum(map(len, batches))
-    with context.folder.records_of(processes.rank()).open("a", encoding="utf-8") as file:
+    with context.folder.records_of(worker).open("a", encoding="utf-8") as file:
         for sample, record in progress.track(_carried_out(work, batches, context, workers), stage.title, count):
             if keeps:
                 file.write(json.dumps(_identified(stage, sample, record)) + "\n")
                 file.flush()
 
 
-def _concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], context: Context) -> dict[str, Any]:
+def concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], context: Context) -> dict[str, Any]:
     """The records of all processes as one file in the order of the photos; more for the manifest."""
     context.folder.gather_records()
     records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
@@ -140,11 +148,12 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _records(stage: PhotoStage, context: Context) -> dict[SampleKey, Record]:
+def _records(stage: PhotoStage, context: Context, worker: str) -> dict[SampleKey, Record]:
     """Records that are there and up to date."""
     if not stage.keeps_records:
         return {}
-    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
+    paths = dict.fromkeys([context.folder.records, context.folder.records_of(worker)])
+    records = {(record["split"], record["id"]): record for path in paths for record in read_records(path)}
     if stage.stamp is None:
         return records
     now = {sample.key: stage.stamp(sample) for sample in samples_of(stage, context) if sample.key in records}
