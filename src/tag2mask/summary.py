@@ -91,6 +91,8 @@ def supervision(run: Execution) -> list[str]:
         if s.self_train.sharpness is None:
             lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     lines += s.traits.tuned_on_truth
+    if s.localize.references:
+        lines.append(f"maps compare each photo with {s.localize.references} photos of its tag; how was chosen on truth")
     manifest = run.folders["masks"].manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
