@@ -50,6 +50,7 @@ def check_names(settings: RunSettings) -> None:
             f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
+    _check_references(settings)
     backbones.check_settings(settings.backbone)
     for training in ("student_train", "propagation_train", "segmenter_train", "relabel_train"):
         if getattr(settings, training).epochs == 0:
@@ -67,6 +68,23 @@ def check_names(settings: RunSettings) -> None:
     if own is not settings.backbone:
         backbones.check_settings(own)
     segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
+
+
+def _check_references(settings: RunSettings) -> None:
+    if not settings.localize.references:
+        return
+    if settings.traits.references:
+        own = methods.flag(settings.method)
+        raise InputError(
+            f"--method {settings.method} compares with {settings.traits.references} references of its own, and "
+            f"--references {settings.localize.references} would replace them: give --references 0 or "
+            f"--{own}.references 0"
+        )
+    if not settings.traits.class_maps:
+        raise InputError(
+            f"--references needs class maps, and --method {settings.method} has none "
+            "(tag2mask.protocols.ClassMaps): use --references 0"
+        )
 
 
 def _check_propagation(settings: RunSettings) -> None:

@@ -28,8 +28,11 @@ tag2mask: image tags in, pixel masks out.
                                                      any folder of index masks against any other
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
                                                      the same photos, spread over seeds, intervals, minutes
+  tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
+                                                     yolo, voc, png
   tag2mask report RUN                                write RUN/report.html again
-  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
+  tag2mask serve RUN                                 a page: try photos, review and correct masks
+  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
 
 `tag2mask COMMAND --help` shows every setting. DATA is a folder with images/ and tags.csv (image,tags), one folder per
@@ -90,7 +93,7 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import lists, runs, tools
+    from tag2mask.cli import exchange, lists, runs, serving, tools
 
     return {
         "demo": runs.demo,
@@ -102,7 +105,9 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "merge": tools.merge,
         "evaluate": tools.evaluate,
         "compare": tools.compare,
+        "export": exchange.export,
         "report": tools.report,
+        "serve": serving.serve,
         "list": lists.list_names,
         "download": tools.download,
     }

@@ -26,6 +26,7 @@ SHORT = {
     "--freeze-until": "--backbone.freeze-until",
     "--epochs": "--train.epochs",
     "--scales": "--localize.scales",
+    "--references": "--localize.references",
     "--background": "--pseudo.background",
     "--self-train": "--self-train.name",
     "--threshold": "--pseudo.threshold",

@@ -91,7 +91,7 @@ class _Training:
         set_seed(seed)
         steps = Steps(source, settings.batch_size, seed, processes.rank(), processes.world())
         per_epoch = len(steps.batches_of(0))
-        count = max(1 if settings.epochs else 0, round(settings.epochs * per_epoch))
+        count = settings.steps(per_epoch)
         assert isinstance(task, Trainable)
         channels_last(task.to(accelerator.device))
         for tensor in task.state_dict().values():
