@@ -82,7 +82,7 @@ def declaring(**traits: object) -> CamSettings:
     class Declaring(CamSettings):
         @property
         def traits(self) -> Traits:
-            return Traits(**traits)
+            return Traits(**{"class_maps": True, **traits})
 
     return Declaring()
 
@@ -91,6 +91,7 @@ def declaring(**traits: object) -> CamSettings:
     ("traits", "message"),
     [
         ({"single_stage": True}, "single_stage and segment"),
+        ({"class_maps": False}, "class_maps and features_and_scores"),
         ({"references": 2}, "references without prepare_localization"),
         ({"saliency": True}, "it must say when a batch has none"),
         ({"maps": "probabilities"}, "add up to more than one"),
@@ -123,7 +124,7 @@ def test_contract_notices_settings_of_inference_that_change_training() -> None:
 
         @property
         def traits(self) -> Traits:
-            return Traits(inference_settings=("weight",))
+            return Traits(class_maps=True, inference_settings=("weight",))
 
     class Weighing(Cam):
         def __init__(self, backbone: Backbone, classes: int, settings: Weighed) -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +112,26 @@ def cache_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tag2mask"
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that appears at ``out`` when all of it is written; after an error nothing of it is left.
+
+    Raises:
+        InputError: ``out`` is there and not empty, or is a file.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not empty: nothing is written over; give another --out, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside its goal, as deep: relative paths in it stay right
+    inside = out.with_name(f".{out.name[:100]}.{os.getpid()}.writing")
+    shutil.rmtree(inside, ignore_errors=True)
+    inside.mkdir()
+    try:
+        yield inside
+        if out.exists():
+            out.rmdir()
+        inside.replace(out)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)

@@ -21,6 +21,7 @@ from tag2mask.pseudo import SALIENCY
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
+from tag2mask.stages.held_out import precision_rows
 from tag2mask.stages.masks import unrefined
 from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import Dataset, LocalizationMaps, Sample
@@ -45,6 +46,7 @@ def report_data(execution: Execution) -> ReportData:
         supervision=supervision(run),
         scores=[_table(stage, scores[stage.name], splits) for stage in _by_importance(run) if stage.name in scores],
         agreements=[("Masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
+        tag_precision=precision_rows(run.folders["method"].manifest()),
         photos={name: len(split) for name, split in splits.items()},
         class_counts={name: _counts(split) for name, split in splits.items()},
         background_photos={name: sum(s.labels == frozenset() for s in split.samples) for name, split in splits.items()},
@@ -109,21 +111,36 @@ def supervision(run: Execution) -> list[str]:
     return lines
 
 
+def signals(run: Execution) -> tuple[str, ...]:
+    """What the run learned from, in short: equal for runs whose scores may stand in one column."""
+    s = run.settings
+    denoised = s.self_train.students and "saliency" in s.self_train.denoise
+    salient = s.pseudo.background in SALIENCY or s.traits.saliency or denoised
+    return ("image-level tags", *(("saliency maps",) if salient else ()))
+
+
 def final_masks(run: Execution) -> str:
     """The stage of the last masks made: of the last relabelling, or of the maps."""
     return [name for name in names.masks(run.settings) if name in run.folders][-1]
 
 
 def warnings(run: Execution) -> list[str]:
-    """Photos set aside, tags that no mask shows."""
+    """Photos set aside, classes that maps hardly show, tags that no mask shows."""
     lines = []
     if run.data.set_aside:
         count = len(run.data.set_aside)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [record["error"] for record in run.data.set_aside[:20]]
-    without = run.folders["masks"].manifest().get("without", ())
-    if without:
+    manifest = run.folders["masks"].manifest()
+    lines += manifest.get("hardly_shown", ())
+    if without := manifest.get("without", ()):
         lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
+    for name in names.masks(run.settings):
+        if name in run.folders and (count := run.folders[name].manifest().get("unrefined")):
+            lines.append(
+                f"{count} of the {len(run.data.train)} {name}: the refined mask was much larger than its scores say, "
+                "so the unrefined one was kept"
+            )
     records = read_records(run.folders[final_masks(run)].records)
     lacking = [r for r in records if r["missing_classes"]]
     if lacking:
@@ -193,7 +210,7 @@ class Galleries:
             mask=self._mask("masks", sample) if of_train else None,
             relabelled=self._mask(self.masks.folder.name, sample) if of_train and self._relabelled else None,
             prediction=None if of_train else self._mask("predictions", sample),
-            truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
+            truth=evaluate.read_truth(sample, dataset) if sample.has_truth else None,
             score=score,
             note=note,
         )

@@ -6,7 +6,7 @@ The layouts: :data:`tag2mask.data.layouts.LAYOUTS`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from tag2mask.data.finding import Finding
@@ -17,7 +17,7 @@ from tag2mask.data.samples import Samples, label_counts
 from tag2mask.data.settings import DataSettings, Layout, split_name
 from tag2mask.data.walk import SUFFIXES, image_files
 from tag2mask.errors import InputError, listed
-from tag2mask.types import Dataset, Sample
+from tag2mask.types import Dataset
 
 __all__ = [
     "LAYOUTS",
@@ -104,7 +104,7 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
         raise InputError(f"{errors[0]}{more}")
 
 
-def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | str] = ()) -> Sequence[Sample]:
+def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | str] = ()) -> Samples:
     """Photos without tags: every photo under a folder, or the files given. Nothing is opened.
 
     Args:

@@ -145,7 +145,8 @@ class RunData:
         if dataset is None:
             return ""
         masks = self._files([(s.id, s.mask_path) for s in dataset.samples])
-        return digest([masks, dataset.classes, dataset.truth_values])
+        background = [s.id for s in dataset.samples if s.all_background]
+        return digest([masks, background, dataset.classes, dataset.truth_values])
 
     def _segmenter_weights(self) -> str:
         own = self.settings.segmenter
