@@ -27,7 +27,7 @@ FOLDER = "review"
 Verdict = Literal["accepted", "corrected", "rejected", "withdrawn"]
 """accepted: the mask as it was shown. corrected: a person painted, or changed the tags. rejected: no mask of use.
 withdrawn: as if nothing had been decided."""
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+VERDICTS: dict[str, Verdict] = {name: name for name in get_args(Verdict)}
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,11 @@ def _decision(line: bytes) -> Decision | None:
     """None for a line that is no decision, as one cut by a kill."""
     try:
         content = json.loads(line)
-        values = {f.name: content[f.name] for f in fields(Decision)}
+        values: dict[str, Any] = {f.name: content[f.name] for f in fields(Decision)}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if values["decision"] not in VERDICTS:
         return None
-    tags = values["tags"]
-    return Decision(**values | {"tags": None if tags is None else tuple(tags)})
+    if values["tags"] is not None:
+        values["tags"] = tuple(values["tags"])
+    return Decision(**values)

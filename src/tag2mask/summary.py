@@ -113,14 +113,6 @@ def supervision(run: Execution) -> list[str]:
     return lines
 
 
-def signals(run: Execution) -> tuple[str, ...]:
-    """What the run learned from, in short: equal for runs whose scores may stand in one column."""
-    s = run.settings
-    denoised = s.self_train.students and "saliency" in s.self_train.denoise
-    salient = s.pseudo.background in SALIENCY or s.traits.saliency or denoised
-    return ("image-level tags", *(("saliency maps",) if salient else ()))
-
-
 def final_masks(run: Execution) -> str:
     """The stage of the last masks made: of the last relabelling, or of the maps."""
     return [name for name in names.masks(run.settings) if name in run.folders][-1]

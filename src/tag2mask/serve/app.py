@@ -132,7 +132,7 @@ class Page:
 
     async def decide(self, request: Request) -> Response:
         position = self._position(request)
-        verdict = next((known for known in VERDICTS if known == request.query_params.get("verdict")), None)
+        verdict = VERDICTS.get(request.query_params.get("verdict", ""))
         if verdict is None:
             raise Refused(422, f"a decision is one of {', '.join(VERDICTS)}")
         work = await body(request, LABEL_BYTES, "the mask")
