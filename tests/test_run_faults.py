@@ -437,12 +437,3 @@ def test_weights_of_the_segmenter_s_own_backbone_are_checked_first(
     assert ("--segmenter.weights" in said) if weights == "auto" else (given in said)
     assert not (tmp_path / "run").exists()
     assert run("label", world, "--out", tmp_path / "run", *flags) == 0  # which comes to no segmenter
-
-
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
-def test_numbers_of_processes_that_are_none(
-    name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(name, "x")
-    said = fails(capsys, "label", world, "--out", tmp_path / "run", *FLAGS)
-    assert f"{name} is 'x' and must be a whole number" in said and not (tmp_path / "run").exists()
