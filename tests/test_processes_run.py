@@ -203,7 +203,7 @@ def test_a_process_that_dies_ends_the_others(victim: int, how: signal.Signals, w
     said = survivor.communicate(timeout=60)[1]
     assert time.monotonic() - died < 30
     running[victim].kill()
-    running[victim].wait()
+    running[victim].communicate()
     assert survivor.returncode == 2 and "Traceback" not in said
     assert re.match(r"tag2mask: .*(process|processes).*: run the same command again to go on", said.splitlines()[-1])
     assert said.count("tag2mask: ") == 1

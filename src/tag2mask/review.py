@@ -79,10 +79,12 @@ class Review:
         """The last decision on each photo that has one, also of other processes."""
         with self._thread:
             self._read_on()
-            return self._latest
+            return dict(self._latest)
 
     def of(self, key: SampleKey) -> Decision | None:
-        return self.latest().get(key)
+        with self._thread:
+            self._read_on()
+            return self._latest.get(key)
 
     def mask_path(self, key: SampleKey) -> Path | None:
         """Where the mask that a person accepted or painted lies; None where there is none."""
@@ -121,7 +123,8 @@ class Review:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             number = 1 if before is None else before.revision + 1
             self._append(Decision(*key, verdict, tags, at, now, who, number))
-            return self.latest()[key]
+            self._read_on()
+            return self._latest[key]
 
     def check_run(self) -> None:
         """

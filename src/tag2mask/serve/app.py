@@ -104,7 +104,7 @@ class Page:
     async def rows(self, request: Request) -> Response:
         start, count = _number(request, "start", 0), min(_number(request, "count", 100), ROWS)
         positions = range(max(start, 0), max(min(start + count, len(self.photos.queue)), 0))
-        return JSONResponse(await run_in_threadpool(lambda: [self.photos.row(position) for position in positions]))
+        return JSONResponse(await run_in_threadpool(self.photos.rows, positions))
 
     async def upcoming(self, request: Request) -> Response:
         after, count = _number(request, "after", -1), min(_number(request, "count", 4), 16)
@@ -207,11 +207,15 @@ def _whole(text: str) -> int | None:
     return int(text) if text.lstrip("-").isdecimal() and text.isascii() and len(text) < 10 else None
 
 
-def build(execution: Execution, host: str, token: str | None) -> Guard:
-    """The ASGI application of a run."""
+def guarded(page: Page, host: str = "127.0.0.1", token: str | None = None) -> Guard:
+    """The ASGI application of a page.
+
+    Args:
+        host: that it will be reached at.
+        token: that every request must bring.
+    """
 
     async def unknown(request: Request, exception: Exception) -> Response:
         return error(404, "there is nothing here")
 
-    app = Starlette(routes=Page(execution).routes(), exception_handlers={404: unknown, 405: unknown})
-    return Guard(app, host, token)
+    return Guard(Starlette(routes=page.routes(), exception_handlers={404: unknown, 405: unknown}), host, token)

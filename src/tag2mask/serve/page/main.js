@@ -279,7 +279,7 @@ async function start() {
   stage.picked = choose;
   classes = new Classes(run, toggleTag, choose);
   follower = new TagFollower(run, { redraw, say });
-  const page = { run, show, say, trouble, conflict, counted, empty };
+  const page = { run, show, redraw, say, trouble, conflict, counted, empty };
   review = new Review(page);
   trying = new Trying(page, () => open("try"));
   fillHelp();
