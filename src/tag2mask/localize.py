@@ -108,10 +108,12 @@ class Localizer:
 
         Args:
             sizes: (height, width) of each photo.
-            inputs: what :meth:`read` gave of each.
+            inputs: what :meth:`read` gave of each; of one without tags nothing is needed.
         """
         photos = list(zip(samples, sizes, inputs, strict=True))
-        return compute.by_halves(self._localize, photos)
+        tagged = [photo for photo in photos if photo[0].labels]
+        maps = iter(compute.by_halves(self._localize, tagged) if tagged else ())
+        return [next(maps) if sample.labels else no_maps(sample, size) for sample, size, _ in photos]
 
     def _localize(self, photos: Sequence[tuple[Sample, tuple[int, int], Sequence[Tensor]]]) -> list[LocalizationMaps]:
         samples, views = [sample for sample, _, _ in photos], [self.views(size) for _, size, _ in photos]
@@ -200,6 +202,11 @@ def covered(probabilities: Tensor, labels: Tensor) -> list[float]:
 def normalise_maps(raw: Tensor) -> Tensor:
     """``[... rows columns]`` at least 0, to [0, 1] by the maximum of each map; an all-zero map stays zero."""
     return raw / (raw.amax((-2, -1), keepdim=True) + 1e-5)
+
+
+def no_maps(sample: Sample, size: tuple[int, int]) -> LocalizationMaps:
+    """Of a photo that shows none of the classes."""
+    return LocalizationMaps(sample.id, (), np.zeros((0, 1, 1), np.float16), size)
 
 
 def present_maps(sample: Sample, raw: Tensor, size: tuple[int, int], share: float | None = None) -> LocalizationMaps:

@@ -121,7 +121,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
         return localizer(samples, [context.size(sample) for sample in samples], inputs)
 
     return PhotoWork(
-        read=lambda sample: localizer.read(sample, context.size(sample)),
+        read=lambda sample: localizer.read(sample, context.size(sample)) if sample.labels else [],
         compute=localize,
         write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
         batches=lambda samples: batches_by(

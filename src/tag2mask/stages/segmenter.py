@@ -135,16 +135,19 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
         pixels = read_image(sample.image_path)
-        return pixels, photos.read(pixels)
+        return pixels, photos.read(pixels) if sample.labels else []
 
     def gated(
         samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
     ) -> list[tuple[np.ndarray, Tensor, tuple[int, ...]]]:
-        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
-        probabilities_of = photos(sizes, [of_photo for _, of_photo in inputs])
+        shown = [(pixels.shape[:2], views) for pixels, views in inputs if views]
+        probabilities = iter(photos([(h, w) for (h, w), _ in shown], [views for _, views in shown]) if shown else ())
         out = []
-        for sample, (pixels, _), probabilities in zip(samples, inputs, probabilities_of, strict=True):
-            scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
+        for sample, (pixels, _) in zip(samples, inputs, strict=True):
+            if sample.labels:
+                scores, classes = segment.gate_by_tags(next(probabilities), sample.labels)
+            else:  # what its tags say is all there is to know
+                scores, classes = torch.ones(1, *pixels.shape[:2]), ()
             out.append((pixels, scores.cpu(), classes))
         return out
 
