@@ -28,7 +28,7 @@ LEVELS = [
     {"recipes"},
     {"plan"},
     {"stages"},
-    {"checks", "summary"},
+    {"checks", "passport", "summary"},
     {"pipeline", "prediction"},
     {"compare", "export", "need"},
     {"serve"},

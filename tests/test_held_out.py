@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -39,6 +39,7 @@ def test_photos_of_two_classes_count_for_both() -> None:
     assert len(hold_out(labels, 0.2, seed=0)) == 10
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 1000), st.booleans()), min_size=1, max_size=40, unique_by=lambda x: x[0]))
 def test_average_precision_is_the_mean_precision_at_each_tagged_photo(photos: list[tuple[int, bool]]) -> None:
     scores, tagged = (np.array(column)[:, None] for column in zip(*photos, strict=True))

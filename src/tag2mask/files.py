@@ -77,17 +77,21 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, none when there is no file; a line cut by an interruption is left out."""
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """:func:`read_jsonl`, one at a time: of a million photos the objects take gigabytes."""
     if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except (json.JSONDecodeError, RecursionError):
+                continue
+            if isinstance(line, dict):
+                yield line
 
 
 def digest(content: object) -> str:

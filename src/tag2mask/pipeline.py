@@ -17,7 +17,7 @@ import torch
 from tag2mask import checks, compute, doctor, processes, stages
 from tag2mask.data.images import CheckedImage
 from tag2mask.errors import DamagedArtefact, InputError, listed, unknown
-from tag2mask.files import digest
+from tag2mask.files import digest, write_json
 from tag2mask.plan import explain, sharing
 from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
@@ -196,12 +196,12 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
 
 
 def write_report(execution: Execution) -> Path:
-    """``report.html`` of a run whose stages are done.
+    """``report.html`` and ``passport.json`` of a run whose stages are done; gives the path of the report.
 
     Raises:
         InputError: they are not, or they were made of other photos, tags or settings than are there now.
     """
-    from tag2mask import report, summary
+    from tag2mask import passport, report, summary
 
     if not {"masks", "scores"} <= execution.folders.keys():
         raise InputError(
@@ -210,6 +210,7 @@ def write_report(execution: Execution) -> Path:
         )
     path = execution.run.folder / "report.html"
     report.render(summary.report_data(execution), path)
+    write_json(execution.run.folder / "passport.json", passport.passport(execution))
     return path
 
 

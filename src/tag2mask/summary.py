@@ -91,6 +91,8 @@ def supervision(run: Execution) -> list[str]:
         if s.self_train.sharpness is None:
             lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     lines += s.traits.tuned_on_truth
+    if s.localize.references:
+        lines.append(f"maps compare each photo with {s.localize.references} photos of its tag; how was chosen on truth")
     manifest = run.folders["masks"].manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
@@ -109,14 +111,6 @@ def supervision(run: Execution) -> list[str]:
             "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
         )
     return lines
-
-
-def signals(run: Execution) -> tuple[str, ...]:
-    """What the run learned from, in short: equal for runs whose scores may stand in one column."""
-    s = run.settings
-    denoised = s.self_train.students and "saliency" in s.self_train.denoise
-    salient = s.pseudo.background in SALIENCY or s.traits.saliency or denoised
-    return ("image-level tags", *(("saliency maps",) if salient else ()))
 
 
 def final_masks(run: Execution) -> str:

@@ -91,7 +91,7 @@ def show_progress() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     own = logging.getLogger("tag2mask")
     main = is_main()
-    own.setLevel(logging.INFO if main else logging.WARNING)  # of several processes one speaks
+    own.setLevel(logging.INFO if main else logging.ERROR)  # of several processes one speaks
     own.handlers, own.propagate = [_ConsoleHandler()], False
     progress.show(main)
 

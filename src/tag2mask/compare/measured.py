@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate, pipeline, summary
+from tag2mask import evaluate, passport, pipeline, summary
 from tag2mask.errors import InputError
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
@@ -27,7 +27,7 @@ class MeasuredRun:
         confusions: by kind (:data:`WHAT`), ``[photos n n+1]`` int64, as of :class:`tag2mask.evaluate.Scores`.
         photos: by kind, what was measured, in the order of the matrices.
         settings: dotted name to value, without the seed.
-        signals: what it learned from, :func:`tag2mask.summary.signals`.
+        signals: what it learned from, :func:`tag2mask.passport.signals`.
     """
 
     name: str
@@ -69,7 +69,7 @@ def open_run(folder: Path, name: str) -> MeasuredRun:
     settings = dict(_flat("", described["settings"]))
     seed = int(settings.pop("seed", 0))
     seconds = sum(float(of.manifest()["seconds"]) for of in execution.folders.values())
-    return MeasuredRun(name, execution, confusions, photos, settings, seed, seconds / 60, summary.signals(execution))
+    return MeasuredRun(name, execution, confusions, photos, settings, seed, seconds / 60, passport.signals(execution))
 
 
 def _measured(execution: Execution, stage: str, kind: str) -> list[tuple[SampleKey, np.ndarray]]:

@@ -7,13 +7,13 @@ many processes there are; each process keeps records of its own, which the main 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tag2mask import concurrency, processes, progress
 from tag2mask.errors import InputError
-from tag2mask.files import atomic, read_jsonl
+from tag2mask.files import atomic, iterate_jsonl
 from tag2mask.naming import safe_name
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
@@ -36,12 +36,12 @@ def missing(stage: PhotoStage, context: Context, worker: str = "0") -> list[Samp
         worker: one whose records were not gathered yet, and count.
     """
     without = set(context.folder.manifest().get("without", ()))
-    records = _records(stage, context, worker) if stage.keeps_records else None
+    recorded = _recorded(stage, context, worker) if stage.keeps_records else None
     present = Present(context.folder.folder, stage.suffix)
     return [
         sample
         for sample in samples_of(stage, context)
-        if (records is not None and sample.key not in records)
+        if (recorded is not None and sample.key not in recorded)
         or (stage.suffix is not None and sample.id not in without and not present(sample))
     ]
 
@@ -117,9 +117,9 @@ def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int
     """A stage that keeps nothing of each photo, but a sum over all."""
     batches, total, error = processes.own_block(work.batches(samples_of(stage, context))), work.zero, None
     carried_out = _carried_out(work, batches, context, workers)
+    tracked = progress.track(carried_out, stage.title, sum(map(len, batches)))
     try:
-        for _, value in progress.track(carried_out, stage.title, sum(map(len, batches))):
-            total = total + value
+        total = _sum((value for _, value in tracked), work.zero)
     except InputError as raised:
         error = raised
     first, *others = processes.exchange(total, error)
@@ -128,9 +128,23 @@ def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int
     return dict(work.manifest) | ({} if conclude is None else processes.from_main(lambda: dict(conclude(total))))
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a finished stage, in the order of its photos."""
-    return [line for line in read_jsonl(path) if {"id", "split"} <= line.keys()]
+def _sum(values: Iterable[Any], zero: Any) -> Any:
+    """In order, halves of halves: a sum that holds something of each photo is copied as often as it is added to."""
+    waiting: list[tuple[int, Any]] = []  # sums of ever fewer values, a power of two
+    for value in values:
+        count = 1
+        while waiting and waiting[-1][0] == count:
+            value, count = waiting.pop()[1] + value, 2 * count
+        waiting.append((count, value))
+    total = zero
+    for _, value in waiting:
+        total = total + value
+    return total
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a finished stage, in the order of its photos, read as they are asked for."""
+    return (line for line in iterate_jsonl(path) if "id" in line and "split" in line)
 
 
 def _carried_out(
@@ -148,13 +162,12 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _records(stage: PhotoStage, context: Context, worker: str) -> dict[SampleKey, Record]:
-    """Records that are there and up to date."""
-    if not stage.keeps_records:
-        return {}
-    paths = dict.fromkeys([context.folder.records, context.folder.records_of(worker)])
-    records = {(record["split"], record["id"]): record for path in paths for record in read_records(path)}
+def _recorded(stage: PhotoStage, context: Context, worker: str) -> set[SampleKey]:
+    """Photos whose record is there and up to date."""
+    stamps: dict[SampleKey, Any] = {}
+    for path in dict.fromkeys([context.folder.records, context.folder.records_of(worker)]):
+        for record in read_records(path):
+            stamps[record["split"], record["id"]] = record.get("stamp")
     if stage.stamp is None:
-        return records
-    now = {sample.key: stage.stamp(sample) for sample in samples_of(stage, context) if sample.key in records}
-    return {key: record for key, record in records.items() if record.get("stamp") == now.get(key)}
+        return set(stamps)
+    return {s.key for s in samples_of(stage, context) if s.key in stamps and stage.stamp(s) == stamps[s.key]}
