@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from tag2mask.files import read_object
 from tag2mask.methods.released import released_state
 from tag2mask.plan.facts import Fact
 from tag2mask.plan.folder import Run
+from tag2mask.plan.source import Source
 from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
@@ -40,6 +42,8 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
         check_pairs(dataset)
     if settings.oracle_masks:
         check_oracle(dataset)
+    if settings.start_from is not None:
+        Source.opened(settings.start_from).check(settings.method, settings.backbone.name, dataset.classes)
 
 
 def check_names(settings: RunSettings) -> None:
@@ -117,6 +121,12 @@ def _new_segmenter(settings: RunSettings, classes: int, of_run: Backbone) -> Non
     own = segment.backbone_of(settings.segmenter, settings.backbone)
     backbone = of_run if own is settings.backbone else backbones.build(replace(own, weights="none"))
     segment.build(settings.segmenter, backbone, classes, own)
+
+
+def check_source(settings: RunSettings, out: Path) -> None:
+    """A run does not start from itself."""
+    if settings.start_from is not None and settings.start_from.resolve() == out.resolve():
+        raise InputError(f"--from {settings.start_from} is the run folder itself: give another --out")
 
 
 def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], run: Run) -> None:

@@ -67,6 +67,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     """
     surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
+    checks.check_source(settings, out)
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
@@ -100,7 +101,8 @@ def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tup
     Raises:
         InputError: what is wrong first, of the data set or of the settings.
     """
-    settings = replace(settings, data=settings.data.absolute())
+    start = None if settings.start_from is None else settings.start_from.absolute()
+    settings = replace(settings, data=settings.data.absolute(), start_from=start)
     checks.check_names(settings)
     surveyed = doctor.survey(path.absolute(), settings.data)
     doctor.refuse_errors(surveyed.findings)

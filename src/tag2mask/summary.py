@@ -100,6 +100,8 @@ def supervision(run: Execution) -> list[str]:
         lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
     if "crf" in s.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
+    if s.start_from is not None:
+        lines.append(f"every network started from the weights of the run {s.start_from}, and of what that learned from")
     if final_masks(run) != "masks":
         lines.append("masks relabelled by the segmenter itself, which sees the tags and no truth")
     if any(stage.oracle for stage in run.done()):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import StageFolder
+from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.plan.view import SettingsView, Undeclared
 from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
@@ -70,6 +71,14 @@ class Context:
         """(height, width) of a photo in pixels."""
         facts = self._data.photos[sample.key]
         return facts.height, facts.width
+
+    @property
+    def source(self) -> Source | None:
+        """The run to start from; None where the stage starts from none."""
+        if self._data.settings.start_from is None:
+            return None
+        self._declared("source")
+        return self._data.source
 
     def _declared(self, fact: Fact) -> None:
         if fact not in self.stage.facts:

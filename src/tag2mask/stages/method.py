@@ -15,6 +15,7 @@ from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
+from tag2mask.plan.source import learned, write_learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.references import check_references, draw_references, reference_view, show_references
@@ -26,9 +27,11 @@ from tag2mask.stages.networks import (
     MapNetwork,
     build_method,
     feature_store,
+    from_source,
     frozen_settings,
     load_map_network,
     own_settings,
+    source_fact,
     tagged_source,
 )
 from tag2mask.train import fit, save_model
@@ -47,7 +50,7 @@ def train_method(settings: RunSettings) -> TrainingStage:
         settings=(
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", *frozen_settings(settings),
         ),
-        facts=("photos", "tags", "weights", *saliency, *code),
+        facts=("photos", "tags", "weights", *saliency, *code, *source_fact(settings)),
         train=_train,
     )  # fmt: skip
 
@@ -57,6 +60,7 @@ def _train(context: Context) -> None:
     traits = methods.traits(s.options)
     torch.manual_seed(s.seed)
     method, backbone = build_method(context)
+    write_learned(context.folder, learned(context.train.samples, context.photos, context.classes))
     if traits.saliency:
         _check_saliency(context)
     if not s.train.epochs:  # a whole released network, as it is
@@ -65,7 +69,8 @@ def _train(context: Context) -> None:
     source: Any = tagged_source(context, backbone, s.augment, s.seed, saliency=traits.saliency)
     if traits.pairs:
         source = Pairs(source, s.seed)
-    fit(method, source, s.train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    train = from_source(context, method, s.train)
+    fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
 
 
 def _check_saliency(context: Context, limit: int = 50) -> None:
