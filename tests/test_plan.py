@@ -330,7 +330,8 @@ def every_place() -> list[tuple[str, bool]]:
 
 NAMES: dict[str, tuple[Any, ...]] = {
     "method": ("ppl", "cam"), "backbone.name": ("resnet18",), "backbone.weights": ("other.pth",),
-    "segmenter.weights": ("other.pth",), "propagate": ("colours", "psa"), "refine": ("par", "none"),
+    "train.epochs": (3.0,), "segmenter.weights": ("other.pth",),
+    "propagate": ("colours", "psa"), "refine": ("par", "none"),
     "inference.refine": ("par",), "relabel.refine": ("par",), "segmenter.name": ("deeplab-v2", "deeplab-largefov"),
     "segmenter.backbone": ("resnet26t",), "backbone.freeze_until": ("layer2",), "apc.fixed_until": ("layer1",),
     "ppl.fixed_until": ("layer1",), "ppl.cuts": (("layer1",),), "ppl.grids": ((3,),), "data.classes": (("disc",),),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from tag2mask import backbones, methods, segment
+from tag2mask import backbones, methods, processes, segment
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.data.batches import check_pairs
 from tag2mask.errors import InputError, listed
@@ -22,6 +21,7 @@ from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
+from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
 from tag2mask.types import Dataset
@@ -48,13 +48,13 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
 
 def check_names(settings: RunSettings) -> None:
     """Every name in the settings exists, and the settings go together."""
-    _check_environment()
     methods.entry(settings.method)
     if settings.oracle_masks and settings.single_stage:
         raise InputError(
             f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
+    _check_references(settings)
     backbones.check_settings(settings.backbone)
     for training in ("student_train", "propagation_train", "segmenter_train", "relabel_train"):
         if getattr(settings, training).epochs == 0:
@@ -74,16 +74,20 @@ def check_names(settings: RunSettings) -> None:
     segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
 
 
-def _check_environment() -> None:
-    """This process is the only one of its run."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        value = os.environ.get(name) or "0"
-        if not value.lstrip("-").isdecimal():
-            raise InputError(f"the environment variable {name} is '{value}' and must be a whole number: unset it")
-    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
+def _check_references(settings: RunSettings) -> None:
+    if not settings.localize.references:
+        return
+    if settings.traits.references:
+        own = methods.flag(settings.method)
         raise InputError(
-            "a run folder is worked on by one process and this was started as several (torchrun, accelerate launch): "
-            "start `tag2mask` itself"
+            f"--method {settings.method} compares with {settings.traits.references} references of its own, and "
+            f"--references {settings.localize.references} would replace them: give --references 0 or "
+            f"--{own}.references 0"
+        )
+    if not settings.traits.class_maps:
+        raise InputError(
+            f"--references needs class maps, and --method {settings.method} has none "
+            "(tag2mask.protocols.ClassMaps): use --references 0"
         )
 
 
@@ -114,6 +118,14 @@ def check_networks(settings: RunSettings, classes: int, wanted: Collection[str])
         raise InputError(
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
             f"released {settings.method} of these classes, to use it as it is)"
+        )
+
+
+def check_processes(world: int, photos: int, what: str) -> None:
+    """Every process has a photo to work on."""
+    if world > photos:
+        raise InputError(
+            f"{world} processes were started and there are {photos} {what}: start {photos} processes at most"
         )
 
 
@@ -157,6 +169,15 @@ def _known(backbone: BackboneSettings, run: Run, stage: str, fact: Fact) -> bool
         return False
     facts = (read_object(done.own / "key.json") or {}).get("facts")
     return isinstance(facts, dict) and facts.get(fact) == digest
+
+
+def check_shards(settings: RunSettings, shard: Shard, photos: int) -> None:
+    """A shard of labelling can be worked on by itself."""
+    check_processes(shard.count, photos, "training photos")
+    if processes.place().world > 1:
+        raise InputError("a shard is worked on by one process and this was started as several: leave --shard out")
+    if settings.frozen:
+        raise InputError("--shard shares photos and --freeze stores features of all of them: leave one of them out")
 
 
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,17 +77,21 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, none when there is no file; a line cut by an interruption is left out."""
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """:func:`read_jsonl`, one at a time: of a million photos the objects take gigabytes."""
     if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except (json.JSONDecodeError, RecursionError):
+                continue
+            if isinstance(line, dict):
+                yield line
 
 
 def digest(content: object) -> str:
@@ -111,3 +116,26 @@ def cache_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tag2mask"
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that appears at ``out`` when all of it is written; after an error nothing of it is left.
+
+    Raises:
+        InputError: ``out`` is there and not empty, or is a file.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not empty: nothing is written over; give another --out, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside its goal, as deep: relative paths in it stay right
+    inside = out.with_name(f".{out.name[:100]}.{os.getpid()}.writing")
+    shutil.rmtree(inside, ignore_errors=True)
+    inside.mkdir()
+    try:
+        yield inside
+        if out.exists():
+            out.rmdir()
+        inside.replace(out)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)

@@ -22,7 +22,7 @@ from tag2mask.data.images import open_photo
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.protocols import Localizes, Traits
-from tag2mask.settings import DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, DecidesNothing, Range, check_values
 from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector, normalise
 from tag2mask.views import View, padded_size, padding, stack_padded, views, without_padding
 
@@ -37,6 +37,9 @@ class LocalizeSettings:
     """Sizes of the views, as multiples of that."""
     flip: bool = True
     """Each scale also mirrored."""
+    references: Annotated[int, NOT_NEGATIVE] = 0
+    """Reference photos of each class with which a photo is compared, by any method with class maps. 0: none. (mcis has
+    references of its own.)"""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"
@@ -115,7 +118,7 @@ class Localizer:
         labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(self.device)
         raws: list[list[Tensor]] = [[] for _ in photos]
         for number, of_photos in enumerate(zip(*views, strict=True)):
-            batch = self._batch(samples, [inputs[number] for _, _, inputs in photos], of_photos[0].flip, labels)
+            batch = self.batch(samples, [inputs[number] for _, _, inputs in photos], of_photos[0].flip, labels)
             raw = forward(self.method, batch, self.settings.precision)
             raw = raw.flip(3) if of_photos[0].flip else raw
             for row, view in enumerate(of_photos):
@@ -127,7 +130,14 @@ class Localizer:
             maps.append(present_maps(sample, fused[0].cpu(), size, share))
         return maps
 
-    def _batch(self, samples: Sequence[Sample], inputs: Sequence[Tensor], flip: bool, labels: Tensor) -> Batch:
+    def batch(self, samples: Sequence[Sample], inputs: Sequence[Tensor], flip: bool, labels: Tensor) -> Batch:
+        """One view of samples of one :meth:`group`, as a method takes it.
+
+        Args:
+            inputs: of each photo, what :meth:`read` gave of the view.
+            flip: whether to mirror it.
+            labels: ``[batch classes]`` multi-hot.
+        """
         if self.store is None:
             images, valid = (x.to(self.device, non_blocking=True) for x in stack_padded(inputs, self.unit))
             if flip:

@@ -7,46 +7,85 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tag2mask import checks, compute, concurrency, data, doctor, stages
-from tag2mask.data.images import CheckedImage, image_size, write_index_mask
-from tag2mask.data.new_photos import tag_photos
-from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
-from tag2mask.evaluate import write_classes
-from tag2mask.files import digest
-from tag2mask.naming import safe_name
-from tag2mask.plan import explain
+from tag2mask import checks, compute, doctor, processes, stages
+from tag2mask.data.images import CheckedImage
+from tag2mask.errors import DamagedArtefact, InputError, listed, unknown
+from tag2mask.files import digest, write_json
+from tag2mask.plan import explain, sharing
 from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
-from tag2mask.plan.folder import Run, StageFolder
+from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
-from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
-from tag2mask.stages import names
-from tag2mask.stages.predictions import Predictor, Read
-from tag2mask.types import Sample
+from tag2mask.shards import Shard
 
 log = logging.getLogger("tag2mask")
 
 
-def label(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
+def label(path: Path | str, out: Path | str, settings: RunSettings | None = None, *, until: str = "scores") -> Path:
     """Tags to masks for those photos. Gives the folder of masks (``<id>.png``).
+
+    Args:
+        until: name of the last stage to carry out.
 
     Raises:
         InputError: anything the user can mend, in one line.
     """
-    plan = stages.plan(settings or RunSettings())
-    return run(Path(path), Path(out), settings or RunSettings(), stages.labelling(plan)) / "masks"
+    settings = settings or RunSettings()
+    return run(Path(path), Path(out), settings, _until(settings, until)) / "masks"
+
+
+def _until(settings: RunSettings, last: str) -> list[str]:
+    wanted = stages.labelling(stages.plan(settings))
+    if last not in wanted:
+        raise unknown("stage", last, wanted)
+    return wanted[: wanted.index(last) + 1]
+
+
+def label_shard(path: Path | str, out: Path | str, settings: RunSettings, shard: Shard) -> str | None:
+    """A shard's share of what :func:`label` does after its network is trained (:mod:`tag2mask.plan.sharing`); without
+    scores and report. Gives why it ended early, None where the masks are all there.
+
+    Raises:
+        InputError: anything the user can mend, in one line.
+    """
+    wanted = _until(settings, "masks")
+    surveyed, settings = _surveyed(Path(path), settings, wanted)
+    assert surveyed.train is not None
+    checks.check_shards(settings, shard, len(surveyed.train))
+    folder = Run(Path(out))
+    with sharing.shared(folder, shard, settings):
+        run_data = _run_data(Path(path), surveyed, settings, folder)
+        _describe(folder, settings, run_data)
+        examine = lambda execution: _examine(execution, surveyed)  # noqa: E731
+        return sharing.carry_out_share(folder, stages.plan(settings), settings, run_data, wanted, shard, examine)
+
+
+def merge_run(out: Path | str) -> str:
+    """Check that the masks of a run made by shards are all there; says how many.
+
+    Raises:
+        InputError: shards are missing or overlap.
+    """
+    folder = Run(Path(out), existing=True)
+    settings = settings_from(folder.description()["settings"])
+    sharing.check_shards(folder, stages.plan(settings), _until(settings, "masks"))
+    masks = folder.current("masks")
+    assert masks is not None
+    manifest = masks.manifest()
+    without = manifest.get("without", ())
+    more = f", {len(without)} photos have none ({listed(without)})" if without else ""
+    return f"{manifest['count'] - len(without)} masks in {masks.folder}{more}"
 
 
 def train(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
@@ -65,19 +104,22 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     Raises:
         InputError: anything the user can mend, in one line.
     """
+    processes.join()
     surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
     checks.check_source(settings, out)
+    checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder)
-        _describe(folder, settings, run_data)
+        processes.from_main(lambda: _describe(folder, settings, run_data))
         execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
-        _examine(execution, surveyed)
+        processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
-        _record_session(folder, time.monotonic() - began)
-        log.info("report: %s", _reported(execution, wanted))
+        processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
+        if "scores" in wanted:
+            log.info("report: %s", _reported(execution, wanted))
     return out
 
 
@@ -86,7 +128,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
     damaged: set[Path] = set()
     while True:
         try:
-            return write_report(execution)
+            return processes.from_main(lambda: write_report(execution))
         except DamagedArtefact as error:
             if error.path in damaged:
                 raise
@@ -156,12 +198,12 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
 
 
 def write_report(execution: Execution) -> Path:
-    """``report.html`` of a run whose stages are done.
+    """``report.html`` and ``passport.json`` of a run whose stages are done; gives the path of the report.
 
     Raises:
         InputError: they are not, or they were made of other photos, tags or settings than are there now.
     """
-    from tag2mask import report, summary
+    from tag2mask import passport, report, summary
 
     if not {"masks", "scores"} <= execution.folders.keys():
         raise InputError(
@@ -170,6 +212,7 @@ def write_report(execution: Execution) -> Path:
         )
     path = execution.run.folder / "report.html"
     report.render(summary.report_data(execution), path)
+    write_json(execution.run.folder / "passport.json", passport.passport(execution))
     return path
 
 
@@ -184,110 +227,6 @@ def reopen(run: Run) -> Execution:
     surveyed = doctor.survey(path, settings.data)
     doctor.refuse_errors(surveyed.findings)
     return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
-
-
-def predict(
-    run_folder: Path | str,
-    images: Path | str | Sequence[Path],
-    out: Path | str,
-    refine: str | None = None,
-    tags: Path | str | None = None,
-) -> list[Path]:
-    """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
-
-    Photos that cannot be read are named and passed over. ``refine`` replaces the run's refiner of predictions.
-
-    Args:
-        tags: a table of tags (:mod:`tag2mask.data.table`) of some of the photos. Classes outside of a photo's tags are
-            switched off, all of them where its tags are empty; photos that it does not name may show any.
-
-    Raises:
-        InputError: no such run, no trained segmenter in it, no photos, tags of other photos or classes.
-    """
-    run = Run(Path(run_folder), existing=True)
-    described = run.description()
-    settings = settings_from(described["settings"])
-    if refine is not None:
-        settings = replace(settings, inference=replace(settings.inference, refine=refine))
-    out = Path(out).absolute()
-    samples = data.load_images(images, skip=[out])
-    _check_predictions_folder(out, samples)
-    if tags is not None:
-        samples = tag_photos(samples, Path(tags), described["classes"], selected=bool(settings.data.classes))
-    predictor = Predictor(settings, len(described["classes"]), _result(run, settings), settings.single_stage)
-    written = []
-
-    def read(sample: Sample) -> Read | UnreadableImage:
-        try:
-            return predictor.read(sample)
-        except UnreadableImage as error:
-            return error
-
-    def probabilities(batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
-        readable = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
-        return [x if isinstance(x, UnreadableImage) else next(readable) for x in inputs]
-
-    def write(sample: Sample, output: Any) -> Path | UnreadableImage:
-        if isinstance(output, UnreadableImage):
-            return output
-        path = out / f"{safe_name(sample.id)}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_mask(path, predictor.mask(output, sample.labels))
-        return path
-
-    batches = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
-    done = concurrency.pipelined(batches, read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers)
-    for _, result in track(done, "predicting", len(samples)):
-        if isinstance(result, UnreadableImage):
-            log.info("set aside: %s", result)
-        else:
-            written.append(result)
-    if not written:
-        raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
-    write_classes(out, described["classes"])
-    return sorted(written)
-
-
-def _check_predictions_folder(out: Path, samples: Sequence[Sample]) -> None:
-    """Nothing that is there is written over: no run, no photo.
-
-    Raises:
-        InputError: it would be.
-    """
-    inside = next((folder for folder in (out, *out.parents) if (folder / "run.json").exists()), None)
-    if inside is not None:
-        raise InputError(
-            f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
-        )
-    for sample in samples:
-        if (out / f"{safe_name(sample.id)}.png").resolve() == sample.image_path.resolve():
-            raise InputError(
-                f"--out {out} holds the photos themselves: the mask of {sample.image_path.name} would replace it; give "
-                "another folder"
-            )
-
-
-def _parts(samples: Sequence[Sample], size: int = 512) -> Iterator[Sequence[Sample]]:
-    """Parts of many photos in which those of one size are brought together."""
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
-
-
-def _size(sample: Sample) -> tuple[int, int]:
-    """(height, width) of a photo by its header; (1, 1) where that cannot be read."""
-    try:
-        return image_size(sample.image_path)
-    except UnreadableImage:
-        return 1, 1
-
-
-def _result(run: Run, settings: RunSettings) -> StageFolder:
-    """The stage of the run's finished segmenter."""
-    name = names.segmenters(settings)[-1]
-    stage = run.current(name)
-    if stage is None or not stage.has_manifest:
-        raise InputError(f"{run.folder} has no finished stage '{name}': run `tag2mask train` to its end first")
-    return stage
 
 
 def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
@@ -316,6 +255,7 @@ def _record_session(run: Run, seconds: float) -> None:
         "ended": _now(),
         "seconds": round(seconds, 1),
         "peak_memory_gb": round(compute.peak_memory_gb(), 2),
+        "processes": processes.world(),
         "device": str(compute.device()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -21,6 +21,7 @@ from tag2mask.pseudo import SALIENCY
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
+from tag2mask.stages.held_out import precision_rows
 from tag2mask.stages.masks import unrefined
 from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import Dataset, LocalizationMaps, Sample
@@ -45,6 +46,7 @@ def report_data(execution: Execution) -> ReportData:
         supervision=supervision(run),
         scores=[_table(stage, scores[stage.name], splits) for stage in _by_importance(run) if stage.name in scores],
         agreements=[("Masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
+        tag_precision=precision_rows(run.folders["method"].manifest()),
         photos={name: len(split) for name, split in splits.items()},
         class_counts={name: _counts(split) for name, split in splits.items()},
         background_photos={name: sum(s.labels == frozenset() for s in split.samples) for name, split in splits.items()},
@@ -89,6 +91,8 @@ def supervision(run: Execution) -> list[str]:
         if s.self_train.sharpness is None:
             lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     lines += s.traits.tuned_on_truth
+    if s.localize.references:
+        lines.append(f"maps compare each photo with {s.localize.references} photos of its tag; how was chosen on truth")
     manifest = run.folders["masks"].manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
     if manifest["threshold_from"] != "given":
@@ -127,6 +131,12 @@ def warnings(run: Execution) -> list[str]:
     lines += manifest.get("hardly_shown", ())
     if without := manifest.get("without", ()):
         lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
+    for name in names.masks(run.settings):
+        if name in run.folders and (count := run.folders[name].manifest().get("unrefined")):
+            lines.append(
+                f"{count} of the {len(run.data.train)} {name}: the refined mask was much larger than its scores say, "
+                "so the unrefined one was kept"
+            )
     records = read_records(run.folders[final_masks(run)].records)
     lacking = [r for r in records if r["missing_classes"]]
     if lacking:

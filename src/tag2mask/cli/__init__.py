@@ -23,22 +23,29 @@ tag2mask: image tags in, pixel masks out.
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
+  tag2mask merge DIR                                 is every shard of `predict --shard i/n`, `label --shard i/n` there?
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
+  tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
+                                                     the same photos, spread over seeds, intervals, minutes
+  tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
+                                                     yolo, voc, png
   tag2mask report RUN                                write RUN/report.html again
-  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters
+  tag2mask serve RUN                                 a page: try photos, review and correct masks
+  tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
 
 `tag2mask COMMAND --help` shows every setting. DATA is a folder with images/ and tags.csv (image,tags), one folder per
 class, VOC's layout, or COCO's.
 """
 
+SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share
 CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, prints what the user can mend as one line, exits."""
-    from tag2mask.interrupt import handle_signals
+    from tag2mask.interrupt import cancel_cut_off, handle_signals
 
     if arguments is None:  # a program of its own, not a test within another
         handle_signals()
@@ -46,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except InputError as error:
-        code = fail(" ".join(str(error).split()))
+        code = fail_for_all(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        code = fail("interrupted: run the same command again to go on; finished work is kept")
+        code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
     except Terminated:
-        fail("asked to end: run the same command again to go on; finished work is kept")
+        cancel_cut_off()
+        fail_for_all("asked to end: run the same command again to go on; finished work is kept")
         code = 143
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,6 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def fail_for_all(message: str) -> int:
+    """:func:`fail`; of several processes one says it."""
+    if "WORLD_SIZE" not in os.environ:
+        return fail(message)
+    from tag2mask import processes
+
+    if processes.tell_failure(message):
+        fail(message)
+        processes.tell_said()
+    return 2
+
+
 def fail(message: str) -> int:
     """Print the one line of an error; its exit code."""
     encoding = sys.stderr.encoding or "utf-8"
@@ -73,7 +93,7 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import lists, runs, tools
+    from tag2mask.cli import exchange, lists, runs, serving, tools
 
     return {
         "demo": runs.demo,
@@ -82,8 +102,12 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "label": runs.label,
         "plan": runs.plan,
         "predict": tools.predict,
+        "merge": tools.merge,
         "evaluate": tools.evaluate,
+        "compare": tools.compare,
+        "export": exchange.export,
         "report": tools.report,
+        "serve": serving.serve,
         "list": lists.list_names,
         "download": tools.download,
     }
@@ -102,4 +126,11 @@ def dispatch(arguments: list[str]) -> int:
     table = commands()
     if arguments[0] not in table:
         raise unknown("command", arguments[0], table)
+    if "WORLD_SIZE" in os.environ:
+        from tag2mask import processes
+
+        if arguments[0] in SHARED:
+            processes.join()
+        elif not processes.place().is_main:
+            return 0  # the main process does it
     return table[arguments[0]](arguments[1:])

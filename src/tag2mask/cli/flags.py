@@ -27,6 +27,7 @@ SHORT = {
     "--freeze-until": "--backbone.freeze-until",
     "--epochs": "--train.epochs",
     "--scales": "--localize.scales",
+    "--references": "--localize.references",
     "--background": "--pseudo.background",
     "--self-train": "--self-train.name",
     "--threshold": "--pseudo.threshold",
@@ -67,12 +68,15 @@ def _listed(flag: str, argument: str) -> list[str]:
     return [part.strip() for part in argument.split(",") if part.strip()]
 
 
-def take(arguments: list[str], flag: str, default: str) -> str:
-    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments."""
+def take(arguments: list[str], flag: str, default: str, *, several: bool = False) -> str:
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments; ``several``: all values up to the next flag."""
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
-            value = arguments[index + 1]
-            del arguments[index : index + 2]
+            end = index + 2
+            while several and end < len(arguments) and not arguments[end].startswith("-"):
+                end += 1
+            value = " ".join(arguments[index + 1 : end])
+            del arguments[index:end]
             return value
         if argument.startswith(flag + "="):
             del arguments[index]
@@ -87,9 +91,17 @@ def show_progress() -> None:
     warnings.filterwarnings("ignore", message="Image size")  # Pillow's; ours says the same, with what to do
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     own = logging.getLogger("tag2mask")
-    own.setLevel(logging.INFO)
+    main = is_main()
+    own.setLevel(logging.INFO if main else logging.ERROR)  # of several processes one speaks
     own.handlers, own.propagate = [_ConsoleHandler()], False
-    progress.show()
+    progress.show(main)
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all that were started with it."""
+    from tag2mask import processes
+
+    return processes.place().is_main
 
 
 class _ConsoleHandler(logging.Handler):

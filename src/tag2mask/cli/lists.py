@@ -16,6 +16,7 @@ def list_names(arguments: list[str]) -> int:
         "propagations": _propagations,
         "refiners": _refiners,
         "segmenters": _segmenters,
+        "formats": _formats,
     }
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         if arguments and arguments[0] in ("-h", "--help"):
@@ -85,3 +86,9 @@ def _segmenters() -> dict[str, str]:
     from tag2mask.segment import known
 
     return {name: "" for name in known()}
+
+
+def _formats() -> dict[str, str]:
+    from tag2mask.exchange import FORMATS
+
+    return {name: entry.line for name, entry in FORMATS.items()}

@@ -6,9 +6,10 @@ import dataclasses
 import sys
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tag2mask.cli.flags import SHORT, show_progress, spell_out, take
+from tag2mask.errors import InputError
 
 
 def parse_run(arguments: list[str], command: str, recipe_name: str = "default") -> tuple[Path, Path, Any]:
@@ -31,8 +32,8 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
     ]
     flags = dataclasses.make_dataclass("Settings", fields, frozen=True)
     flags.__doc__ = (
-        "DATA: the data set. --out: the run folder. Also --method NAME and --recipe NAME (`tag2mask list`), and short "
-        "flags: " + ", ".join(SHORT) + "."
+        "DATA: the data set. --out: the run folder. Also --method NAME, --recipe NAME (`tag2mask list`), --seeds 0 1 2 "
+        "(a run of each, compared), and short flags: " + ", ".join(SHORT) + "."
     )
     parsed: Any = tyro.cli(flags, args=arguments, prog=f"tag2mask {command}")
     values = {f.name: getattr(parsed, f.name) for f in kept}
@@ -41,21 +42,62 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
 
 def train(arguments: list[str], recipe_name: str = "default") -> int:
     """Tags to a trained segmenter, scores and a report."""
-    path, out, settings = parse_run(arguments, "train", recipe_name)
-    show_progress()
-    from tag2mask import pipeline
+    return _of_each_seed("train", arguments, recipe_name)
 
-    pipeline.train(path, out, settings)
+
+def _of_each_seed(command: Literal["train", "label"], arguments: list[str], recipe_name: str = "default") -> int:
+    """One run, or with `--seeds 0,1,2` one of each in RUN/seed-K, compared at the end where there is truth."""
+    seeds = _seeds(arguments)
+    path, out, settings = parse_run(arguments, command, recipe_name)
+    show_progress()
+    from tag2mask import pipeline, processes
+
+    work = pipeline.train if command == "train" else pipeline.label
+    if not seeds:
+        work(path, out, settings)
+        return 0
+    folders = [out / f"seed-{seed}" for seed in seeds]
+    for seed, folder in zip(seeds, folders, strict=True):
+        work(path, folder, dataclasses.replace(settings, seed=seed))
+    if not processes.is_main():
+        return 0
+    from tag2mask.compare import compare
+    from tag2mask.compare.page import render
+
+    try:
+        comparison = compare(folders)
+    except InputError as error:
+        print(f"{len(folders)} runs in {out}, not compared: {error}")
+        return 0
+    render(comparison, out / "compare.html")
+    print(f"{comparison.to_text()}\ncomparison: {out / 'compare.html'}")
     return 0
+
+
+def _seeds(arguments: list[str]) -> list[int]:
+    """Of `--seeds 0 1 2` or `--seeds 0,1,2`, which are taken out of the arguments; none without."""
+    given = take(arguments, "--seeds", "", several=True)
+    seeds = given.replace(",", " ").split()
+    if not all(part.isdecimal() for part in seeds) or len({*seeds}) < len(seeds) or (given and len(seeds) < 2):
+        raise InputError(f"--seeds {given}: give two or more different whole numbers, as in --seeds 0 1 2")
+    return [int(part) for part in seeds]
 
 
 def label(arguments: list[str]) -> int:
     """Tags to masks for those photos."""
+    shard, until = take(arguments, "--shard", ""), take(arguments, "--until", "")
+    if not shard and not until:
+        return _of_each_seed("label", arguments)
     path, out, settings = parse_run(arguments, "label")
     show_progress()
     from tag2mask import pipeline
+    from tag2mask.shards import Shard
 
-    pipeline.label(path, out, settings)
+    if not shard:
+        pipeline.label(path, out, settings, until=until)
+        return 0
+    waiting = pipeline.label_shard(path, out, settings, Shard.of(shard))
+    print(waiting or f"all masks are in {out / 'masks'}")
     return 0
 
 

@@ -31,6 +31,34 @@ def doctor(arguments: list[str]) -> int:
     return 2 if any(f.level == "error" for f in findings) else 0
 
 
+def compare(arguments: list[str]) -> int:
+    import json
+
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Compare:
+        """Runs side by side on the same photos: scores with intervals, classes, minutes, supervision, photos."""
+
+        RUNS: tyro.conf.Positional[tuple[Path, ...]]
+        """Finished runs; those of equal settings and other seeds are one row."""
+        out: Path | None = None
+        """Also write a page with the photos on which they differ most."""
+        json: bool = False
+        """Print JSON."""
+
+    parsed = tyro.cli(Compare, args=arguments, prog="tag2mask compare")
+    from tag2mask.compare import compare as compared
+
+    comparison = compared(parsed.RUNS)
+    if parsed.out is not None:
+        from tag2mask.compare.page import render
+
+        render(comparison, parsed.out)
+    print(json.dumps(comparison.to_json(), indent=2) if parsed.json else comparison.to_text())
+    return 0
+
+
 def predict(arguments: list[str]) -> int:
     import tyro
 
@@ -47,13 +75,44 @@ def predict(arguments: list[str]) -> int:
         tags: Path | None = None
         """Tags of some of the photos (a CSV image,tags): classes outside of a photo's tags are switched off, all of
         them where its tags are empty; a photo without a line may show any."""
+        shard: str = "1/1"
+        """Only this share of the photos, 3/10: of ten tasks the third. `tag2mask merge DIR` checks that all are
+        there."""
 
     parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
     show_progress()
-    from tag2mask import pipeline
+    from tag2mask import prediction, processes
+    from tag2mask.shards import Shard
 
-    written = pipeline.predict(parsed.RUN, parsed.IMAGES, parsed.out, refine=parsed.refine, tags=parsed.tags)
-    print(f"{len(written)} masks in {parsed.out}")
+    shard = Shard.of(parsed.shard)
+    written = prediction.predict(parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard)
+    if processes.is_main():
+        print(f"{len(written)} masks in {parsed.out}")
+    return 0
+
+
+def merge(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Merge:
+        """Check that every shard of `predict --shard` or `label --shard` is done and nothing is missing."""
+
+        DIR: tyro.conf.Positional[Path]
+        """The --out of the shards."""
+
+    parsed = tyro.cli(Merge, args=arguments, prog="tag2mask merge")
+    if (parsed.DIR / "run.json").exists():
+        from tag2mask import pipeline
+
+        print(pipeline.merge_run(parsed.DIR))
+        return 0
+    from tag2mask import prediction
+
+    masks, aside = prediction.merge_predictions(parsed.DIR)
+    for error in aside.values():
+        print(f"set aside: {error}")
+    print(f"{masks} masks in {parsed.DIR}" + (f", {len(aside)} photos set aside" if aside else ""))
     return 0
 
 

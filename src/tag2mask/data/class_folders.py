@@ -108,10 +108,10 @@ class ClassFolders:
     def because(self) -> str:
         """What was recognised."""
         inside = [prefix.rstrip("/") for prefix in self._prefixes if prefix]
-        where = f", in {', '.join(inside)}" if inside else ""
+        note = f", in {', '.join(inside)}" if inside else ""
         good = self._good()
         none = f"; photos in {listed(good)} show none of them (if that is a class, list it in classes.txt)" * bool(good)
-        return f"a folder of photos for each class ({listed(self.known.names, 6)}){where}{none}"
+        return f"a folder of photos for each class ({listed(self.known.names, 6)}){note}{none}"
 
     def splits(self) -> tuple[str, ...]:
         """The splits there are; folders without splits are all for training."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.refine import ParSettings, pixel_adaptive
 from tag2mask.types import BACKGROUND, IGNORE
 
@@ -86,9 +87,10 @@ def class_histogram(scored: OnlineScores) -> Tensor:
     """``[BINS]`` float32 of the best class score of every pixel, over [0, 1]; each photo adds up to one."""
     best = F.pad(scored.scores[:, 1:], (0, 0, 0, 0, 0, 1)).amax(1)
     share = scored.whole / scored.whole.sum((1, 2), keepdim=True).clamp(min=1)
-    return torch.zeros(BINS, device=best.device).index_add_(
+    counted = torch.zeros(BINS, device=best.device).index_add_(
         0, (best * BINS).long().clamp(max=BINS - 1).flatten(), share.flatten()
     )
+    return processes.batch_sum(counted)
 
 
 def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
     losses = F.cross_entropy(grown, labels, ignore_index=IGNORE, reduction="none")
     background = labels == BACKGROUND
     foreground = ~background & (labels != IGNORE)
-    parts = [(losses * of).sum() / of.sum().clamp(min=1) for of in (background, foreground)]
+    parts = [processes.ratio((losses * of).sum(), of.sum()) for of in (background, foreground)]
     return (parts[0] + parts[1]) / 2
 
 

@@ -65,6 +65,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.layers.adaptive_pooling import adaptive_k
 from tag2mask.layers.bilstm import HvBiLstm
@@ -207,7 +208,17 @@ class Apc(nn.Module):
             images, wanted, weight = mosaic(batch.images, wanted, forward.inside)
         scores = self.patch_scores(self.context(self._features(Photos(images), progress)))
         loss = -(wanted * scores.clamp(min=1e-7).log()).sum(1)
-        return (loss * weight).sum() / weight.sum().clamp(min=1)
+        return processes.ratio((loss * weight).sum(), weight.sum())
+
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Embeddings, and patch classes without background's (:class:`tag2mask.protocols.ClassMaps`)."""
+        embeddings = self.context(self.backbone.features(views))
+        return embeddings, self.patch_scores(embeddings)[:, 1:]
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """:math:`\\hat y` of the classes, pooled without tags (:class:`tag2mask.protocols.PredictsTags`)."""
+        scores = self.patch_scores(self.context(self.backbone.features(batch)))
+        return self.pool(scores, cells_inside(batch.valid, (scores.shape[2], scores.shape[3])))[:, 1:]
 
     def localize(self, batch: Batch) -> Tensor:
         """Patch classes gated by the tags, background taken into account and left out."""

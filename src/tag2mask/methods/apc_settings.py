@@ -115,6 +115,7 @@ class ApcSettings:
     @property
     def traits(self) -> Traits:
         return Traits(
+            class_maps=True,
             single_stage=self.single_stage,
             tuned_on_truth=("how apc is trained by default was chosen on VOC's truth",),
         )

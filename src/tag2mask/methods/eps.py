@@ -49,6 +49,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
 from tag2mask.errors import InputError
@@ -80,7 +81,7 @@ class EpsSettings:
 
     @property
     def traits(self) -> Traits:
-        return Traits(saliency=True, maps="probabilities")
+        return Traits(saliency=True, class_maps=True, maps="probabilities")
 
 
 class LinearHead(nn.Module):
@@ -150,6 +151,11 @@ class ClassMapNet(nn.Module):
         features = self.head.features(self.backbone.features(views))
         return features, self.head(features).float()
 
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The head's features, and :math:`P` of the classes (:class:`tag2mask.protocols.ClassMaps`)."""
+        features, logits = self.features_and_logits(views)
+        return features, logits.softmax(1)[:, :-1]
+
     def logits(self, views: Views) -> Tensor:
         """:math:`Z`, background last: ``[batch classes+1 rows columns]``."""
         return self.features_and_logits(views)[1]
@@ -171,6 +177,10 @@ class Eps(ClassMapNet):
     def __init__(self, backbone: Backbone, classes: int, settings: EpsSettings = EpsSettings()) -> None:
         super().__init__(backbone, classes, settings.head, settings.channels)
         self.settings, self.traits = settings, settings.traits
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of :math:`Z`, without background's (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.logits(batch), batch.valid)[:, :-1]
 
     def losses(self, batch: Batch, progress: float) -> Losses:
         if batch.saliency is None:
@@ -235,4 +245,4 @@ def saliency_loss(
     foreground = torch.einsum("bcij,bc->bij", classes, salient.to(classes.dtype))
     background = background + torch.einsum("bcij,bc->bij", classes, hidden.to(classes.dtype))
     estimate = lam * foreground + (1 - lam) * (1 - background)
-    return (weight * (estimate - s) ** 2).sum() / weight.sum().clamp(min=1e-6)
+    return processes.ratio((weight * (estimate - s) ** 2).sum(), weight.sum(), 1e-6)

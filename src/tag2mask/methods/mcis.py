@@ -78,6 +78,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.data.batches import pairs_within
 from tag2mask.errors import InputError
@@ -146,6 +147,15 @@ class Mcis(nn.Module):
     def features(self, views: Views) -> Tensor:
         """:math:`F`: ``[photos channels rows columns]``."""
         return self.extra(self.backbone.features(views))
+
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """:math:`F` and the head's maps of each photo alone (:class:`tag2mask.protocols.ClassMaps`)."""
+        features = self.features(views)
+        return features, self.head(features)
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of the head's maps (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.head(self.features(batch)), batch.valid)
 
     def compared(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Compared:
         """Everything about photos that does not depend on what they are compared with.
@@ -240,7 +250,7 @@ class Mcis(nn.Module):
         scores = self.head(features)
         terms = {"basic": self._pair_weight * self.basic(scores, batch.valid, batch.labels, batch.domains)}
         pairs = batch.pairs if batch.pairs is not None else pairs_within(batch) if s.pairs else ()
-        if not s.pairs or not pairs:
+        if not s.pairs or not processes.all_sum(torch.tensor(len(pairs))):
             return Losses(terms)
         photos = self.compared(let_back(features, s.feedback), let_back(scores, s.feedback), batch.valid)
         return Losses(terms | self.pair_terms(batch, pairs, photos, scores, progress))
@@ -251,37 +261,43 @@ class Mcis(nn.Module):
         """The losses of what is, and of what is not, found again.
 
         Args:
+            pairs: none: another process has some, and its own batch none.
             photos: those of the batch.
             scores: the classifier's maps of them, whose gradient reaches it in full.
         """
-        m, n, kinds = self._in_order(pairs, batch.domains)
+        counted = len(pairs) > 0
+        m, n, kinds = self._in_order(pairs or ((0, 0),), batch.domains)
         maps = self.compare(photos.take(m), photos.take(n), kinds)
         labels_m, labels_n = batch.labels[m], batch.labels[n]
         valid_m, valid_n = batch.valid[m], batch.valid[n]
         common = labels_m * labels_n
-        terms = {"co": self.both(tag_loss(maps.common_m, valid_m, common), tag_loss(maps.common_n, valid_n, common))}
+        co = [tag_loss(maps.common_m, valid_m, common, counted), tag_loss(maps.common_n, valid_n, common, counted)]
+        terms = {"co": self.both(*co)}
         if maps.own_m is not None and maps.own_n is not None and progress >= self.settings.contrast_from:
             sides = ((maps.own_m, valid_m, labels_m - common), (maps.own_n, valid_n, labels_n - common))
-            terms["contrast"] = torch.stack([self._contrast(*side) for side in sides]).sum()
+            terms["contrast"] = torch.stack([self._contrast(*side, counted) for side in sides]).sum()
         return terms
 
-    def basic(self, scores: Tensor, valid: Tensor, labels: Tensor, domains: Sequence[Domain]) -> Tensor:
+    def basic(
+        self, scores: Tensor, valid: Tensor, labels: Tensor, domains: Sequence[Domain], counted: bool = True
+    ) -> Tensor:
         """The classifier's loss of photos whose tags are true, or, from the web, may be."""
         q = self.settings.web_tolerance
         if not q or "web" not in domains:
-            return tag_loss(scores, valid, labels)
+            return tag_loss(scores, valid, labels, counted)
         means = masked_mean(scores, valid)
         agreed = F.logsigmoid(torch.where(labels > 0, means, -means))  # log p_c
         from_web = torch.tensor([domain == "web" for domain in domains], device=means.device)[:, None]
-        return torch.where(from_web, (1 - (q * agreed).exp()) / q, -agreed).mean()
+        return processes.mean(torch.where(from_web, (1 - (q * agreed).exp()) / q, -agreed), counted)
 
-    def _contrast(self, maps: Tensor, valid: Tensor, own: Tensor) -> Tensor:
+    def _contrast(self, maps: Tensor, valid: Tensor, own: Tensor, counted: bool) -> Tensor:
         """The contrastive loss of one side."""
         skip = self.settings.skip_empty
         if skip == "photo":
             losses = F.multilabel_soft_margin_loss(masked_mean(maps, valid), own, reduction="none")
-            return (losses * own.any(1)).mean()
-        return tag_loss(maps, valid, own) * (own.any() if skip == "batch" else 1)
+            return processes.mean(losses * own.any(1), counted)
+        loss = tag_loss(maps, valid, own, counted)
+        return loss * (processes.all_sum(own.any().float() * counted) > 0) if skip == "batch" else loss
 
     @property
     def _pair_weight(self) -> float:
@@ -384,5 +400,7 @@ def _kind(extra_m: bool, extra_n: bool) -> int:
     return 2 if extra_m != extra_n else int(extra_m)
 
 
-def tag_loss(maps: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
-    return F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels)
+def tag_loss(maps: Tensor, valid: Tensor, labels: Tensor, counted: bool = True) -> Tensor:
+    """The mean over the photos of all processes; not ``counted``: these stand in for none."""
+    losses = F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels, reduction="none")
+    return processes.mean(losses, counted)

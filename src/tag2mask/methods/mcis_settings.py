@@ -71,6 +71,7 @@ class McisSettings:
         it low cuts too low (docs/decisions/0002)."""
         references = self.references if self.pairs else 0
         return Traits(
+            class_maps=True,
             pairs=self.pairs,
             references=references,
             threshold_rule="otsu" if references else "auto",

@@ -52,6 +52,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.methods.eps import ClassMapNet, Eps
@@ -163,7 +164,7 @@ def map_loss(logits: Tensor, target: Tensor, inside: Tensor | None = None) -> Te
     """
     grown = F.interpolate(logits, target.shape[2:], mode="bilinear", align_corners=True)
     error = ((grown.softmax(1) - target) ** 2).mean(1)
-    return error.mean() if inside is None else (inside * error).sum() / inside.sum().clamp(min=1e-6)
+    return error.mean() if inside is None else processes.ratio((inside * error).sum(), inside.sum(), 1e-6)
 
 
 class Student(nn.Module):
@@ -275,10 +276,16 @@ def learn_prototypes(prototypes: Tensor, shown: Tensor, features: Tensor, target
     """
     grid = features.shape[2:]
     wins = F.interpolate(target, grid, mode="bilinear", align_corners=True).argmax(1)  # [batch rows columns]
-    for photo, winner in zip(features, wins, strict=True):
+    cells = features.new_zeros(len(features), len(prototypes))
+    means = features.new_zeros(len(features), *prototypes.shape)
+    for row, (photo, winner) in enumerate(zip(features, wins, strict=True)):
         for c in winner.unique().tolist():
-            cells = winner == c
-            if c < len(prototypes) and int(cells.sum()) >= PROTOTYPE_CELLS:
-                shown[c] += 1
-                rate = max(PROTOTYPE_RATE, 1 / float(shown[c]))
-                prototypes[c].lerp_(photo[:, cells].mean(1), rate)
+            where = winner == c
+            if c < len(prototypes) and int(where.sum()) >= PROTOTYPE_CELLS:
+                cells[row, c] = where.sum()
+                means[row, c] = photo[:, where].mean(1)
+    for of_photo, photo_means in zip(processes.rows(cells), processes.rows(means), strict=True):
+        for c in of_photo.nonzero().flatten().tolist():
+            shown[c] += 1
+            rate = max(PROTOTYPE_RATE, 1 / float(shown[c]))
+            prototypes[c].lerp_(photo_means[c], rate)

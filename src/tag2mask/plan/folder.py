@@ -10,6 +10,7 @@ A stage that lies there under another key is moved aside, never deleted, and tak
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask.errors import InputError
-from tag2mask.files import read_object, write_json
+from tag2mask import processes, shards
+from tag2mask.errors import InputError, listed
+from tag2mask.files import read_jsonl, read_object, write_json
 from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
@@ -44,6 +46,17 @@ class StageFolder:
     @property
     def records(self) -> Path:
         return self.own / "records.jsonl"
+
+    def records_of(self, worker: str) -> Path:
+        """What a process or shard remembers of its photos while the stage is worked on; "0" is the main process."""
+        return self.records if worker == "0" else self.own / f"records-{worker}.jsonl"
+
+    def gather_records(self) -> None:
+        """Add what other processes and shards remembered to the main process's file."""
+        for path in sorted(self.own.glob("records-*.jsonl")):
+            with self.records.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in read_jsonl(path))  # no line that was cut
+            path.unlink()
 
     @property
     def model(self) -> Path:
@@ -84,7 +97,7 @@ class StageFolder:
 
 
 class Run:
-    """A run folder held by this process.
+    """A run folder held by this process, or, where several work on it, by the main one.
 
     Args:
         folder: made when missing.
@@ -123,6 +136,25 @@ class Run:
         return not names or any((self.folder / name / OWN).is_dir() for name in names) or names <= {"run.json"}
 
     def __enter__(self) -> Run:
+        processes.from_main(self._hold)
+        with processes.together():
+            if not (self.folder / "run.json").exists():
+                raise InputError(
+                    f"process {processes.rank()} does not see {self.folder / 'run.json'}, which the main process has "
+                    "written: give an --out on a file system that all machines share"
+                )
+        return self
+
+    def check_free(self) -> None:
+        """Nobody works on the whole of the run; it is made where it is missing.
+
+        Raises:
+            InputError: somebody does.
+        """
+        self._hold(alone=False)
+        self.__exit__()
+
+    def _hold(self, *, alone: bool = True) -> None:
         import filelock
 
         try:
@@ -139,9 +171,10 @@ class Run:
                 f"another process is working in {self.folder}: wait for it to end, or give another --out"
             ) from error
         self._lock = lock
+        if alone and (others := shards.held_by_others(self.folder)):
+            raise InputError(f"shards of {self.folder} are being worked on ({listed(others)}): wait for them to end")
         if read_object(self.folder / "run.json") is None:
             self.describe({})
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -160,13 +193,14 @@ class Run:
         marker = read_object(self.folder / name / OWN / "key.json")
         return StageFolder(self.folder / name, str(marker.get("key"))) if marker else None
 
-    def open(self, name: str, key: str, content: Mapping[str, Any]) -> StageFolder:
+    def open(self, name: str, key: str, content: Mapping[str, Any], *, tidy: bool = True) -> StageFolder:
         """The folder of a stage to work in, made where it is missing.
 
         What lies there under another key is moved aside first; what was moved aside under this key is taken back.
 
         Args:
             content: what the key is the digest of, kept for :mod:`tag2mask.plan.explain`.
+            tidy: remove what a process that was killed left half-written; False: others may be writing.
         """
         stage = StageFolder(self.folder / name, key)
         present = self.current(name)
@@ -174,7 +208,7 @@ class Run:
             self.set_aside(name)
             if not self.take_back(name, key):
                 write_json(stage.own / "key.json", {"key": key, **content})
-        for leftover in _leftovers(stage):
+        for leftover in _leftovers(stage) if tidy else ():
             leftover.unlink()
         return stage
 

@@ -1,14 +1,19 @@
-"""How a per-photo stage is carried out: what is done is skipped, the rest is read ahead, computed, written behind."""
+"""How a per-photo stage is carried out: what is done is skipped, the rest is read ahead, computed, written behind.
+
+Several processes share the batches. Batches are formed of all photos, so that what comes out does not depend on how
+many processes there are; each process keeps records of its own, which the main one gathers at the end.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tag2mask import concurrency, progress
-from tag2mask.files import atomic, read_jsonl
+from tag2mask import concurrency, processes, progress
+from tag2mask.errors import InputError
+from tag2mask.files import atomic, iterate_jsonl
 from tag2mask.naming import safe_name
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
@@ -24,15 +29,19 @@ def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     return of_train if not len(of_val) else of_val if not len(of_train) else [*of_train, *of_val]
 
 
-def missing(stage: PhotoStage, context: Context) -> list[Sample]:
-    """Photos that have no artefact, or no record, or one that is out of date."""
+def missing(stage: PhotoStage, context: Context, worker: str = "0") -> list[Sample]:
+    """Photos that have no artefact, or no record, or one that is out of date.
+
+    Args:
+        worker: one whose records were not gathered yet, and count.
+    """
     without = set(context.folder.manifest().get("without", ()))
-    records = _records(stage, context) if stage.keeps_records else None
+    recorded = _recorded(stage, context, worker) if stage.keeps_records else None
     present = Present(context.folder.folder, stage.suffix)
     return [
         sample
         for sample in samples_of(stage, context)
-        if (records is not None and sample.key not in records)
+        if (recorded is not None and sample.key not in recorded)
         or (stage.suffix is not None and sample.id not in without and not present(sample))
     ]
 
@@ -58,23 +67,47 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
     work = stage.start(context)
     if work.zero is not None:
         return _added_up(stage, work, context, workers)
-    todo = {sample.key for sample in missing(stage, context)}
+    todo = set(processes.from_main(lambda: _to_do(stage, context)))
     batches = [batch for batch in work.batches(samples) if any(sample.key in todo for sample in batch)]
+    with processes.together():
+        do_share(stage, work, processes.own(batches), context, workers, str(processes.rank()))
+    return dict(work.manifest) | processes.from_main(lambda: concluded(stage, work, samples, context))
+
+
+def _to_do(stage: PhotoStage, context: Context) -> list[SampleKey]:
+    """The photos that are not done, records that an interruption left ungathered taken in."""
+    context.folder.gather_records()
+    return [sample.key for sample in missing(stage, context)]
+
+
+def do_share(
+    stage: PhotoStage, work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int, worker: str
+) -> None:
+    """Do these batches, remembering each photo as soon as it is done.
+
+    Args:
+        worker: whose records they are (:meth:`StageFolder.records_of`).
+    """
+    keeps = stage.keeps_records or work.conclude is not None
     count = sum(map(len, batches))
-    records = _records(stage, context)
-    with context.folder.records.open("a", encoding="utf-8") as file:
+    with context.folder.records_of(worker).open("a", encoding="utf-8") as file:
         for sample, record in progress.track(_carried_out(work, batches, context, workers), stage.title, count):
-            records[sample.key] = _identified(stage, sample, record)
-            if stage.keeps_records:
-                file.write(json.dumps(records[sample.key]) + "\n")
+            if keeps:
+                file.write(json.dumps(_identified(stage, sample, record)) + "\n")
                 file.flush()
+
+
+def concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], context: Context) -> dict[str, Any]:
+    """The records of all processes as one file in the order of the photos; more for the manifest."""
+    context.folder.gather_records()
+    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
     in_order = [records[sample.key] for sample in samples if sample.key in records]
     if stage.keeps_records:
         with atomic(context.folder.records) as file:
             file.writelines(json.dumps(record) + "\n" for record in in_order)
     else:
         context.folder.records.unlink(missing_ok=True)
-    manifest = dict(work.manifest)
+    manifest: dict[str, Any] = {}
     if without := sorted(record["id"] for record in in_order if record.get("artefact") is False):
         manifest["without"] = without
     return manifest | dict(work.conclude(in_order) if work.conclude is not None else {})
@@ -82,16 +115,36 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
 
 def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int) -> dict[str, Any]:
     """A stage that keeps nothing of each photo, but a sum over all."""
-    samples, total = samples_of(stage, context), work.zero
-    carried_out = _carried_out(work, work.batches(samples), context, workers)
-    for _, value in progress.track(carried_out, stage.title, len(samples)):
+    batches, total, error = processes.own_block(work.batches(samples_of(stage, context))), work.zero, None
+    carried_out = _carried_out(work, batches, context, workers)
+    tracked = progress.track(carried_out, stage.title, sum(map(len, batches)))
+    try:
+        total = _sum((value for _, value in tracked), work.zero)
+    except InputError as raised:
+        error = raised
+    first, *others = processes.exchange(total, error)
+    total = sum(others, first)
+    conclude = work.conclude
+    return dict(work.manifest) | ({} if conclude is None else processes.from_main(lambda: dict(conclude(total))))
+
+
+def _sum(values: Iterable[Any], zero: Any) -> Any:
+    """In order, halves of halves: a sum that holds something of each photo is copied as often as it is added to."""
+    waiting: list[tuple[int, Any]] = []  # sums of ever fewer values, a power of two
+    for value in values:
+        count = 1
+        while waiting and waiting[-1][0] == count:
+            value, count = waiting.pop()[1] + value, 2 * count
+        waiting.append((count, value))
+    total = zero
+    for _, value in waiting:
         total = total + value
-    return dict(work.manifest) | dict(work.conclude(total) if work.conclude is not None else {})
+    return total
 
 
-def read_records(folder: Path) -> list[Record]:
-    """The records of a finished stage, in the order of its photos."""
-    return [line for line in read_jsonl(folder) if {"id", "split"} <= line.keys()]
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a finished stage, in the order of its photos, read as they are asked for."""
+    return (line for line in iterate_jsonl(path) if "id" in line and "split" in line)
 
 
 def _carried_out(
@@ -109,12 +162,12 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _records(stage: PhotoStage, context: Context) -> dict[SampleKey, Record]:
-    """Records that are there and up to date."""
-    if not stage.keeps_records:
-        return {}
-    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
+def _recorded(stage: PhotoStage, context: Context, worker: str) -> set[SampleKey]:
+    """Photos whose record is there and up to date."""
+    stamps: dict[SampleKey, Any] = {}
+    for path in dict.fromkeys([context.folder.records, context.folder.records_of(worker)]):
+        for record in read_records(path):
+            stamps[record["split"], record["id"]] = record.get("stamp")
     if stage.stamp is None:
-        return records
-    now = {sample.key: stage.stamp(sample) for sample in samples_of(stage, context) if sample.key in records}
-    return {key: record for key, record in records.items() if record.get("stamp") == now.get(key)}
+        return set(stamps)
+    return {s.key for s in samples_of(stage, context) if s.key in stamps and stage.stamp(s) == stamps[s.key]}

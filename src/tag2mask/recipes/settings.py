@@ -35,8 +35,11 @@ class RunSettings:
     """How the data set is read: what is read decides, as facts."""
     backbone: BackboneSettings = BackboneSettings()
     augment: AugmentSettings = AugmentSettings()
-    train: TrainSettings = TrainSettings(epochs=5.0)
-    localize: LocalizeSettings = LocalizeSettings()
+    train: TrainSettings = TrainSettings(epochs="auto")
+    held_out: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.1
+    """Share of the photos of each class that the method does not learn from: how well it predicts their tags says
+    whether it has learnt a class. Classes of fewer than 25 photos give none (at 0.1); the segmenter learns from all."""
+    localize: LocalizeSettings = LocalizeSettings(references=5)
     self_train: SelfTrainSettings = SelfTrainSettings()
     """Students that learn from the method's maps."""
     student_train: TrainSettings = TrainSettings(epochs=5.0)
@@ -49,7 +52,7 @@ class RunSettings:
     """Of the network that learns affinities."""
     propagation_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Of its views."""
-    pseudo: PseudoSettings = PseudoSettings()
+    pseudo: PseudoSettings = PseudoSettings(max_growth=1.5)
     refine: str = "crf"
     """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""
     refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024
@@ -98,11 +101,13 @@ class RunSettings:
 
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
-    """The same run with another method at its default settings, trained as that method wants."""
+    """The same run with another method at its default settings, trained as that method wants, on its own maps: the
+    default run's references are CAM's."""
     if method == settings.method:
         return settings
     entry = methods.entry(method)
-    return replace(settings, method=method, options=entry.settings(), train=entry.train(settings.train))
+    train, localize = entry.train(settings.train), replace(settings.localize, references=0)
+    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize)
 
 
 def settings_from(content: dict[str, Any]) -> RunSettings:

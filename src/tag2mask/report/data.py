@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tag2mask.evaluate import OracleSweep, Scores, TagAgreement
+from tag2mask.train import TagPrecision
 from tag2mask.types import LocalizationMaps
 
 
@@ -61,6 +62,7 @@ class ReportData:
     oracle: bool = False  # true masks took part: a loud banner, the run is no weakly supervised one
     scores: Sequence[ScoreTable] = ()
     agreements: Sequence[tuple[str, TagAgreement]] = ()  # name, masks against tags
+    tag_precision: Sequence[TagPrecision] = ()  # of the method, on photos held out of its training
     photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos
     class_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)  # split -> photos tagged, by class
     background_photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos tagged with no class

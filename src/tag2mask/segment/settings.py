@@ -12,16 +12,17 @@ from tag2mask.settings import POSITIVE, ByFact, Range, check_values
 class SegmenterSettings:
     """Which head on the run's backbone."""
 
-    name: str = "deeplab-largefov"
-    """deeplab-largefov, deeplab-v2, or smp:NAME for a segmentation_models_pytorch model (smp:unet, smp:fpn, ...)."""
+    name: str = "decoder"
+    """decoder (light, at stride 4 where the backbone has it), deeplab-largefov, deeplab-v2, or smp:NAME for a model of
+    segmentation_models_pytorch (smp:unet, smp:fpn, ...)."""
     channels: Annotated[int, Range(at_least=1)] = 256
-    """Width of the head (the papers use 1024 on ResNet-101)."""
+    """Width of the head (the papers use 1024 on ResNet-101); the decoder ends in half of it."""
     dilation: Annotated[int, Range(at_least=1)] = 6
     """Of LargeFOV's 3x3 convolution, in feature cells (12 at stride 8 in the paper, the same field as 6 at 16)."""
     dropout: Annotated[float, Range(at_least=0, below=1)] = 0.1
     """Probability with which a channel of the head is dropped in training."""
     presence: bool = True
-    """DeepLab heads also learn which classes the photo shows, from its tags, and weigh the pixels' classes by it."""
+    """Heads (not smp's) learn which classes the photo shows, from its tags, and weigh the pixels' classes by it."""
     warm_start: bool = True
     """Start from the backbone that the localization method trained on the tags, not from its pretrained weights."""
     backbone: str | None = None

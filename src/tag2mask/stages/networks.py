@@ -15,6 +15,7 @@ from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import StoredFeatures, TaggedImages
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.feature_store import FeatureStore
+from tag2mask.layers.class_references import ComparedWithReferences, compared_traits
 from tag2mask.methods.released import released_state
 from tag2mask.methods.smaf import student_of
 from tag2mask.plan.context import Context
@@ -70,6 +71,11 @@ class MapNetwork:
     network: nn.Module
     traits: Traits
     backbone: Backbone
+
+    def compared(self, references: int) -> MapNetwork:
+        """The same network, whose maps come from references; they are still to be shown to it."""
+        traits = compared_traits(self.traits, references)
+        return MapNetwork(ComparedWithReferences(self.network), traits, self.backbone)
 
 
 def load_map_network(context: Context, name: str) -> MapNetwork:
@@ -139,22 +145,23 @@ def tagged_source(
     saliency: bool = False,
     maps: StageFolder | None = None,
     map_stride: int = 4,
+    dataset: Dataset | None = None,
 ) -> TaggedImages | StoredFeatures:
     """The training photos with their tags, as the backbone takes them: in views, or as stored features.
 
     Args:
         maps: of an earlier network, to be learnt from; a view has a cell of them for every ``map_stride`` pixels.
+        dataset: some of the training photos; None: all.
     """
+    dataset = dataset or context.train
     store = feature_store(context, backbone)
     maps_of = None if maps is None else MapReader(maps)
     if store is not None:
-        return stored_source(
-            context, store, context.train, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride
-        )
+        return stored_source(context, store, dataset, seed=seed, saliency=saliency, maps_of=maps_of, stride=map_stride)
     check_view(augment, backbone)
     normalisation = (backbone.mean, backbone.std)
     return TaggedImages(
-        context.train, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
+        dataset, augment, normalisation, seed, saliency=saliency, maps_of=maps_of, map_stride=map_stride
     )
 
 

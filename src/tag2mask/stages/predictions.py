@@ -12,7 +12,7 @@ from tag2mask.data.images import read_image
 from tag2mask.localize import batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.folder import StageFolder
-from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork
+from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Record
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
@@ -33,6 +33,7 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
         facts=("val photos",),
         constants={"refiner": repr(refiner(settings.inference.refine, settings.refine_long_side))},
         split="val",
+        keeps_records=True,
         oracle=oracle,
         measured=Measured("predictions", title, "val"),
         start=lambda context: _predict(context, trained, settings.single_stage),
@@ -41,10 +42,16 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
 
 def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
+
+    def write(sample: Sample, output: tuple[np.ndarray, Tensor]) -> Record:
+        mask, uncertainty = predictor.decided(output)
+        write_mask(context.folder, sample, mask)
+        return {"uncertainty": round(uncertainty, 5)}
+
     return PhotoWork(
         read=lambda sample: predictor.read(sample),
         compute=lambda samples, inputs: predictor.probabilities(inputs),
-        write=lambda sample, output: write_mask(context.folder, sample, predictor.mask(output)),
+        write=write,
         batches=lambda samples: predictor.batches(samples, context.size),
     )
 
@@ -84,8 +91,11 @@ class Predictor:
         scores_of = self.photos(sizes, [views for _, views in inputs])
         return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, scores_of, strict=True)]
 
-    def mask(self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None) -> np.ndarray:
-        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined; for a thread behind.
+    def decided(
+        self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None
+    ) -> tuple[np.ndarray, float]:
+        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined, and one less the mean of
+        the best label's probability; for a thread behind.
 
         Args:
             tags: classes that the photo shows, the others are switched off; None: not known, any may be there.
@@ -98,7 +108,11 @@ class Predictor:
         if self.refiner is not None and len(probabilities) > 1:
             probabilities = segment.refined(pixels, probabilities, self.refiner)
         mask = pseudo.index_mask(probabilities)
-        return mask if values is None else values[mask]
+        return mask if values is None else values[mask], float(1 - probabilities.amax(0).mean())
+
+    def mask(self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None) -> np.ndarray:
+        """The mask alone, as of :meth:`decided`."""
+        return self.decided(output, tags)[0]
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:

@@ -21,7 +21,7 @@ from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
-from tag2mask.stages.masks import by_best_score, keep_mask
+from tag2mask.stages.masks import by_best_score, count_unrefined, keep_mask
 from tag2mask.stages.networks import (
     STRUCTURE,
     STUDENTS,
@@ -119,7 +119,7 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         reads=(trained,),
         settings=(
             *structure(settings), Part("inference", ("scales", "flip", "refine")), "relabel.scales", "relabel.refine",
-            "refine_long_side", "pseudo.margin",
+            "refine_long_side", "pseudo.margin", "pseudo.max_growth",
         ),
         facts=("photos", "tags"),
         constants={"refiner": repr(refiner(settings.relabel.refine, settings.refine_long_side))},
@@ -134,7 +134,7 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
-    decide = pseudo.PseudoSettings(margin=s.pseudo.margin)
+    decide = pseudo.PseudoSettings(margin=s.pseudo.margin, max_growth=s.pseudo.max_growth)
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
         pixels = read_image(sample.image_path)
@@ -153,14 +153,14 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
 
     def write(sample: Sample, output: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
         pixels, scores, classes = output
-        return keep_mask(
-            context, sample, by_best_score(sample, classes, pseudo.refine(pixels, scores, sharpen), decide)
-        )
+        refined = pseudo.refine(pixels, scores, sharpen)
+        return keep_mask(context, sample, by_best_score(sample, classes, scores, refined, decide))
 
     return PhotoWork(
         read=read,
         compute=gated,
         write=write,
+        conclude=count_unrefined,
         batches=lambda samples: batches_by(
             samples, lambda x: photos.group(context.size(x)), views.batch_size, photos.device
         ),

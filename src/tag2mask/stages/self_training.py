@@ -31,7 +31,7 @@ def train_student(settings: RunSettings, turn: int) -> TrainingStage:
     """Student number ``turn``, counted from 1."""
     teacher, taught = names.networks(settings)[turn - 1], names.maps(settings)[turn - 1]
     background, sharpness = settings.self_train.constant, settings.self_train.exponent
-    rule = ("pseudo.rule",) if background is None else ()
+    rule = ("pseudo.rule", "localize.references") if background is None else ()
     saliency: tuple[Fact, ...] = ("saliency",) if "saliency" in settings.self_train.denoise else ()
     return TrainingStage(
         name=names.networks(settings)[turn],
