@@ -17,6 +17,7 @@ from tag2mask.plan.source import learned
 from tag2mask.plan.stage import TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import plan
+from tag2mask.train import TrainSettings
 from tag2mask.types import PhotoFacts, Sample
 from world import SMALL, fails, made_of, make, redone, run, scene, stamps, tags
 
@@ -75,6 +76,8 @@ def test_every_training_starts_from_the_same_stage_and_sees_the_new_share(
         weights = [name for name in theirs if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
         for name in weights:  # learning next to nothing, it has kept what it started from
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=f"{stage}: {name}")
+    known = json.loads((tmp_path / "run" / "passport.json").read_text())["started_from"]
+    assert known["run"] == str(before) and known["learned_from"]["tags"]["photos"] == 9
     assert "started from the weights of the run" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -169,6 +172,19 @@ def test_photos_are_known_by_their_bytes_and_tags() -> None:
 
     assert of("a", 0) == of("c", 0) == of("a", 1, classes=("dog", "cat"))  # renamed, classes numbered otherwise
     assert len({of("a", 0), of("a", 0, 1), of("a"), of("b", 0)}) == 4
+
+
+def test_a_training_is_shortened_to_the_share_that_is_new() -> None:
+    ten = TrainSettings(epochs=10.0, batch_size=16, milestones=(5.0,))
+    assert ten.shortened(0.25, 160) == (10.0, replace(ten, epochs=2.5, milestones=(1.25,)))
+    assert (
+        ten.shortened(0.0, 160)[1].epochs == ten.shortened(0.1, 160)[1].epochs == 1.0
+    )  # at least once over everything
+    assert ten.shortened(1.0, 160)[1] == ten
+    assert replace(ten, epochs=0.5).shortened(0.0, 160)[1].epochs == 0.5  # no longer than it is
+    auto = TrainSettings(epochs="auto", batch_size=16)  # of 160 photos: at least 300 steps, which are 30 epochs
+    usual, shortened = auto.shortened(0.2, 160)
+    assert usual == 30.0 and shortened.epochs == pytest.approx(6.0)
 
 
 def test_every_training_declares_the_source_only_where_there_is_one() -> None:

@@ -21,6 +21,7 @@ from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
+from tag2mask.saliency import SaliencyModel
 from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
@@ -191,6 +192,14 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         "--background saliency-rule": (settings.pseudo.background == "saliency-rule", "another background"),
     }  # fmt: skip
     asking = {what: otherwise for what, (asks, otherwise) in asking.items() if asks}
+    if settings.data.makes_saliency:
+        if not asking:
+            raise InputError(
+                f"--saliency auto makes maps that nothing of this run uses (--method {settings.method}): give --recipe "
+                "saliency, --method eps, --self-train smaf --self-train.denoise saliency, or leave it out"
+            )
+        SaliencyModel.installed()
+        return
     if not asking:
         return
     lacking = [s.id for s in dataset.samples if s.saliency_path is None]
@@ -204,7 +213,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         if lacking:
             raise InputError(
                 f"{what} needs {needed}: give --saliency FOLDER (grey images, one a photo under its name, bright where "
-                f"something stands out, by any saliency detector), or {otherwise}"
+                f"something stands out, by any saliency detector), --saliency auto to have them made, or {otherwise}"
             )
 
 

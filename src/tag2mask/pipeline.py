@@ -26,6 +26,7 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
+from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
 
@@ -243,6 +244,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
+            **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
         }
     )

@@ -105,6 +105,8 @@ class PhotoStage(Stage):
     """What the work needs (networks, thresholds) is loaded here, once."""
     suffix: str | None = ".png"
     """Of the artefacts, ``<id><suffix>``; None: records alone."""
+    shows_classes: bool = True
+    """Whether ``.png`` artefacts are masks of classes, beside which their names are written."""
     split: Literal["train", "val", "all"] = "train"
     files: tuple[str, ...] = ()
     """Other files that it leaves in its folder."""

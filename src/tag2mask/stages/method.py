@@ -35,6 +35,7 @@ from tag2mask.stages.networks import (
     source_fact,
     tagged_source,
 )
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.train import fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
@@ -43,11 +44,12 @@ log = logging.getLogger("tag2mask")
 
 def train_method(settings: RunSettings) -> TrainingStage:
     """The method learns from the tags."""
-    saliency: tuple[Fact, ...] = ("saliency",) if settings.traits.saliency else ()
+    saliency, made = saliency_inputs(settings, used=settings.traits.saliency)
     code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
     return TrainingStage(
         name="method",
         title=f"training {settings.method}",
+        reads=made,
         settings=(
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", "held_out",
             "localize.precision", *frozen_settings(settings),

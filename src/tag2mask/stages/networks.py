@@ -117,10 +117,10 @@ def from_source(context: Context, network: nn.Module, train: TrainSettings) -> T
     except DamagedArtefact as error:
         raise InputError(f"--from {folder}: {error.path} is damaged: run the command of that run again") from error
     share = source.new_share(learned(context.train.samples, context.photos, context.classes))
-    epochs = min(train.epochs, max(1.0, share * train.epochs))
+    usual, shortened = train.shortened(share, len(context.train))
     new = f"{round(share * len(context.train))} of {len(context.train)} photos are new" if share else "nothing is new"
-    log.info("%s: from %s, where %s: %.3g epochs instead of %.3g", title, folder, new, epochs, train.epochs)
-    return replace(train, epochs=epochs)
+    log.info("%s: from %s, where %s: %.3g epochs instead of %.3g", title, folder, new, shortened.epochs, usual)
+    return shortened
 
 
 def frozen_settings(settings: RunSettings) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from tag2mask import compute
 from tag2mask.methods.smaf import Student, student_of
 from tag2mask.plan.context import Context
-from tag2mask.plan.stage import Fact, TrainingStage
+from tag2mask.plan.stage import TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.networks import (
@@ -23,6 +23,7 @@ from tag2mask.stages.networks import (
     source_fact,
     tagged_source,
 )
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.thresholds import ruled_threshold
 from tag2mask.train import fit, save_model
 
@@ -32,11 +33,11 @@ def train_student(settings: RunSettings, turn: int) -> TrainingStage:
     teacher, taught = names.networks(settings)[turn - 1], names.maps(settings)[turn - 1]
     background, sharpness = settings.self_train.constant, settings.self_train.exponent
     rule = ("pseudo.rule", "localize.references") if background is None else ()
-    saliency: tuple[Fact, ...] = ("saliency",) if "saliency" in settings.self_train.denoise else ()
+    saliency, made = saliency_inputs(settings, used="saliency" in settings.self_train.denoise)
     return TrainingStage(
         name=names.networks(settings)[turn],
         title=f"training student {turn}",
-        reads=(teacher, taught),
+        reads=(teacher, taught, *made),
         settings=(
             *STRUCTURE, own_settings(settings, inference=False), STUDENTS, *rule,
             "augment", "student_train", "seed", *frozen_settings(settings),
