@@ -20,7 +20,7 @@ LEVELS = [
     {"processes", "shards"},
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
-    {"evaluate", "layers", "train", "views"},
+    {"evaluate", "layers", "saliency", "train", "views"},
     {"exchange", "segment"},
     {"demo", "doctor", "feature_store", "methods", "report", "review"},
     {"localize"},

@@ -26,6 +26,7 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
+from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
 
@@ -107,6 +108,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     processes.join()
     surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
+    checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
@@ -142,7 +144,8 @@ def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tup
     Raises:
         InputError: what is wrong first, of the data set or of the settings.
     """
-    settings = replace(settings, data=settings.data.absolute())
+    start = None if settings.start_from is None else settings.start_from.absolute()
+    settings = replace(settings, data=settings.data.absolute(), start_from=start)
     checks.check_names(settings)
     surveyed = doctor.survey(path.absolute(), settings.data)
     doctor.refuse_errors(surveyed.findings)
@@ -241,6 +244,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
+            **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
         }
     )

@@ -86,7 +86,12 @@ def supervision(run: Execution) -> list[str]:
     lines = [f"image-level tags of {len(run.data.train)} photos"]
     denoised = s.self_train.students and "saliency" in s.self_train.denoise
     if s.pseudo.background in SALIENCY or s.traits.saliency or denoised:
-        lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
+        made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
+        lines.append(
+            f"saliency maps made in the run by {made}, a network that was trained with masks of other photos"
+            if made
+            else "saliency maps of the training photos (class-agnostic, made by another model)"
+        )
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
         if s.self_train.sharpness is None:
@@ -105,6 +110,8 @@ def supervision(run: Execution) -> list[str]:
         lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
     if "crf" in s.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
+    if s.start_from is not None:
+        lines.append(f"every network started from the weights of the run {s.start_from}, and of what that learned from")
     if names.last_masks(run.settings, run.folders) != "masks":
         lines.append("masks relabelled by the segmenter itself, which sees the tags and no truth")
     if any(stage.oracle for stage in run.done()):
@@ -123,6 +130,8 @@ def warnings(run: Execution) -> list[str]:
         lines += [record["error"] for record in run.data.set_aside[:20]]
     manifest = run.folders["masks"].manifest()
     lines += manifest.get("hardly_shown", ())
+    if "saliency" in run.folders and (line := run.folders["saliency"].manifest().get("salient")):
+        lines.append(line)
     if without := manifest.get("without", ()):
         lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
     for name in names.masks(run.settings):
@@ -147,20 +156,22 @@ class Galleries:
     maps: StageFolder  # the last maps before propagation
     masks: StageFolder  # the last masks
     unrefined: Callable[[Sample], np.ndarray]
+    train: Dataset  # the training photos, with the saliency maps that the run made
 
     @classmethod
     def of(cls, run: Execution) -> Galleries:
         name = [name for name in names.maps(run.settings) if name in run.folders][-1]
         scores = next(stage for stage in run.stages if stage.name == "scores")
-        threshold, _ = chosen_threshold(run.context(scores, run.folders["scores"]), name)
+        context = run.context(scores, run.folders["scores"])
+        threshold, _ = chosen_threshold(context, name)
         maps = run.folders[name]
         bare = unrefined(MapReader(maps), threshold, run.settings.pseudo)
-        return cls(run, maps, run.folders[names.last_masks(run.settings, run.folders)], bare)
+        return cls(run, maps, run.folders[names.last_masks(run.settings, run.folders)], bare, context.train)
 
     def groups(self) -> dict[str, list[GalleryRow]]:
         """Best, worst, most uncertain and first photos, as far as they are known."""
         groups: dict[str, list[GalleryRow]] = {}
-        train, val = self.run.data.train, self.run.data.val
+        train, val = self.train, self.run.data.val
         of_photos = read_json(self.run.folders["scores"].folder / "photos.json")
         if val is not None and "predictions" in of_photos:
             groups |= self._ranked("new photos (val, no tags given)", val, of_photos["predictions"])
@@ -188,7 +199,7 @@ class Galleries:
         return [self._row(dataset, s, note=f"mean uncertainty {uncertainty[s.id]:.2f}") for s in samples[:ROWS]]
 
     def _row(self, dataset: Dataset, sample: Sample, score: float | None = None, note: str = "") -> GalleryRow:
-        of_train = dataset is self.run.data.train
+        of_train = dataset is self.train
         maps = self._maps(self.maps.folder.name, sample) if of_train else None
         return GalleryRow(
             id=sample.id,

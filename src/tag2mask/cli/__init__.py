@@ -24,6 +24,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
   tag2mask merge DIR                                 is every shard of `predict --shard i/n`, `label --shard i/n` there?
+  tag2mask saliency DATA --out DIR                   saliency maps of the photos (train, label: --saliency auto)
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
@@ -103,6 +104,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "plan": runs.plan,
         "predict": tools.predict,
         "merge": tools.merge,
+        "saliency": tools.saliency,
         "evaluate": tools.evaluate,
         "compare": tools.compare,
         "export": exchange.export,

@@ -200,7 +200,7 @@ def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
 
 def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
     if isinstance(stage, PhotoStage):
-        if stage.suffix == ".png" and processes.is_main():  # masks say what their values mean
+        if stage.suffix == ".png" and stage.shows_classes and processes.is_main():  # masks say what their values mean
             write_classes(context.folder.folder, context.classes)
         return {"count": len(samples_of(stage, context)), **run_photos(stage, context, workers)}
     assert isinstance(stage, TrainingStage)

@@ -27,9 +27,11 @@ from tag2mask.stages.networks import (
     STUDENTS,
     feature_store,
     fitting,
+    from_source,
     frozen_settings,
     load_map_network,
     own_settings,
+    source_fact,
     stored_source,
 )
 from tag2mask.train import fit, load_model, save_model
@@ -64,7 +66,7 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
             "segmenter", "backbone", "segmenter_augment", "relabel_train" if turn else "segmenter_train", "seed",
             *frozen_settings(settings), *loads,
         ),
-        facts=("photos", "tags", "weights", "segmenter weights"),
+        facts=("photos", "tags", "weights", "segmenter weights", *source_fact(settings)),
         oracle=oracle,
         train=lambda context: _train(context, masks, before, network),
     )  # fmt: skip
@@ -78,6 +80,7 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     if before is not None:
         load_model(segmenter, context.read(before).model)
     source = _source(context, backbone, context.read(masks))
+    train = from_source(context, segmenter, train)
     task = segment.SegmenterTask(segmenter).to(compute.device())
     fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     save_model(segmenter, context.folder.model)  # without the task around it

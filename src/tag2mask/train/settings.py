@@ -74,3 +74,12 @@ class TrainSettings:
     def times(self, factor: float) -> TrainSettings:
         """The same training, so many times as long; of auto, of its epochs."""
         return replace(self, epochs=factor * (AUTO_EPOCHS if self.epochs == "auto" else self.epochs))
+
+    def shortened(self, share: float, photos: int) -> tuple[float, TrainSettings]:
+        """Its epochs over so many photos, and the same training for that share of them, but at least one epoch (never
+        longer than it is)."""
+        per_epoch = max(1, round(photos / self.batch_size))
+        usual = self.steps(per_epoch) / per_epoch if self.epochs == "auto" else self.epochs
+        epochs = min(usual, max(1.0, share * usual))
+        factor = epochs / usual if usual else 1.0
+        return usual, replace(self, epochs=epochs, milestones=tuple(m * factor for m in self.milestones))
