@@ -29,6 +29,7 @@ from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
+from tag2mask.stages.photos import RECORD
 
 log = logging.getLogger("tag2mask")
 
@@ -134,7 +135,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             if error.path in damaged:
                 raise
             damaged.add(error.path)
-            log.info("%s is damaged: it is made anew", error.path)
+            log.info("%s is damaged or gone: it is made anew", error.path)
             execute(execution, wanted)
 
 
@@ -173,7 +174,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     described = execution.run.description()
     if described.get("examined") == examined:
         return
-    records = read_records(execution.folders[execution.stages[0].name].records)
+    records = read_records(execution.folders[execution.stages[0].name].records, RECORD)
     checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
     doctor.refuse_errors(findings)
@@ -192,10 +193,9 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     settings = settings or RunSettings()
     wanted = [stage.name for stage in stages.plan(settings)]
     surveyed, settings = _surveyed(path, settings, wanted)
-    there = (out / "run.json").exists()
-    run = Run(out, existing=there)
+    run = Run(out)
     run_data = _run_data(path, surveyed, settings, run)
-    return explain.outlook(run if there else None, stages.plan(settings), settings, run_data, wanted)
+    return explain.outlook(run, stages.plan(settings), settings, run_data, wanted)
 
 
 def write_report(execution: Execution) -> Path:
@@ -223,8 +223,8 @@ def reopen(run: Run) -> Execution:
     Raises:
         InputError: the data set is not there any more, or cannot be read.
     """
-    described = run.description()
-    settings, path = settings_from(described["settings"]), Path(described["data"])
+    described = run.described()
+    settings, path = replace(settings_from(described["settings"]), verify=False), Path(described["data"])
     surveyed = doctor.survey(path, settings.data)
     doctor.refuse_errors(surveyed.findings)
     return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))

@@ -22,7 +22,7 @@ from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.held_out import precision_rows
-from tag2mask.stages.masks import unrefined
+from tag2mask.stages.masks import RECORD, unrefined
 from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import Dataset, LocalizationMaps, Sample
 
@@ -140,7 +140,7 @@ def warnings(run: Execution) -> list[str]:
                 f"{count} of the {len(run.data.train)} {name}: the refined mask was much larger than its scores say, "
                 "so the unrefined one was kept"
             )
-    records = read_records(run.folders[names.last_masks(run.settings, run.folders)].records)
+    records = read_records(run.folders[names.last_masks(run.settings, run.folders)].records, RECORD)
     lacking = [r for r in records if r["missing_classes"]]
     if lacking:
         ids = ", ".join(str(r["id"]) for r in lacking[:5])
@@ -194,7 +194,7 @@ class Galleries:
         }
 
     def _uncertain(self, dataset: Dataset) -> list[GalleryRow]:
-        uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records)}
+        uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records, RECORD)}
         samples = sorted((s for s in dataset.samples if s.id in uncertainty), key=lambda s: -uncertainty[s.id])
         return [self._row(dataset, s, note=f"mean uncertainty {uncertainty[s.id]:.2f}") for s in samples[:ROWS]]
 
@@ -260,6 +260,10 @@ def _counts(dataset: Dataset) -> list[int]:
     return counts.tolist()
 
 
+def _numeric(line: dict[str, Any], *names: str) -> bool:
+    return all(isinstance(line.get(name), (int, float)) for name in names)
+
+
 def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for stage in run.done():
@@ -267,6 +271,6 @@ def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
             lines = read_jsonl(run.folders[stage.name].folder / "log.jsonl")
             terms = [k for k in (lines[0] if lines else {}) if k not in ("step", "lr", "images_per_s")]
             curves[stage.name] = {
-                term: [(line["step"], line[term]) for line in lines if term in line] for term in terms
+                term: [(line["step"], line[term]) for line in lines if _numeric(line, "step", term)] for term in terms
             }
     return curves

@@ -16,6 +16,8 @@ from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 if TYPE_CHECKING:
     from tag2mask.recipes import RunSettings
 
+UNKNOWN_BYTES = 6e6  # of a decoded photo whose size is not known yet
+
 
 class Context:
     """A stage at work.
@@ -64,11 +66,15 @@ class Context:
 
     @property
     def photos(self) -> Mapping[SampleKey, PhotoFacts]:
-        """Size and content digest of the photos."""
-        return self._data.photos
+        """Size and content digest of the photos that the stage declared."""
+        declared = {split: fact in self.stage.facts for split, fact in self._facts_of_splits().items()}
+        if not any(declared.values()):
+            self._declared("photos")
+        return {key: facts for key, facts in self._data.photos.items() if declared[key[0]]}
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """(height, width) of a photo in pixels."""
+        self._declared(self._facts_of_splits()[sample.split])
         facts = self._data.photos[sample.key]
         return facts.height, facts.width
 
@@ -79,6 +85,16 @@ class Context:
             return None
         self._declared("source")
         return self._data.source
+
+    def decoded_bytes(self, sample: Sample) -> float:
+        """What a photo holds in memory once it is decoded: how far ahead it may be read. Decides nothing."""
+        facts = self._data.photos.get(sample.key)
+        return UNKNOWN_BYTES if facts is None else 3.0 * facts.height * facts.width
+
+    def _facts_of_splits(self) -> dict[str, Fact]:
+        val = self._data.val
+        of_val: dict[str, Fact] = {} if val is None else {val.samples[0].split: "val photos"}
+        return {**of_val, self.train_split: "photos"}
 
     def _declared(self, fact: Fact) -> None:
         if fact not in self.stage.facts:

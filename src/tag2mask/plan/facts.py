@@ -114,9 +114,8 @@ class RunData:
         train = _readable(self.train, photos)
         val = None if self.val is None else _readable(self.val, photos)
         if not len(train):
-            raise InputError(
-                f"none of the {len(self.train)} training photos of {self.path} can be read; {bad[0]['error']}"
-            )
+            first = f"; {bad[0]['error']}" if bad else ""
+            raise InputError(f"none of the {len(self.train)} training photos of {self.path} can be read{first}")
         for c, name in enumerate(train.classes):
             if not any(c in (s.labels or ()) for s in train.samples):
                 raise InputError(

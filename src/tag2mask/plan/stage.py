@@ -112,5 +112,7 @@ class PhotoStage(Stage):
     """Other files that it leaves in its folder."""
     keeps_records: bool = False
     """Whether records are kept on disk (``records.jsonl``): then a photo without one is not done."""
+    record: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    """What a record holds, and of which types: one that does not is damaged, and its photo not done."""
     stamp: Callable[[Sample], Any] | None = None
     """What shows that a photo's record is out of date, without reading the photo."""

@@ -37,6 +37,9 @@ class Decided:
     refined: bool = True  # False: the refined mask was not believed (tag2mask.pseudo.refined)
 
 
+RECORD = {"uncertainty": (float,), "foreground": (float,), "missing_classes": (list,)}
+
+
 def make_masks(settings: RunSettings) -> PhotoStage:
     """Masks of the training photos from the last maps."""
     source = names.final_maps(settings)
@@ -50,6 +53,7 @@ def make_masks(settings: RunSettings) -> PhotoStage:
         facts=("photos", "tags", *salient),
         constants={"refiner": repr(refiner(settings.refine, settings.refine_long_side))},
         keeps_records=True,
+        record=RECORD,
         measured=Measured("masks", "Pseudo masks", "train"),
         start=lambda context: (_by_saliency if by_rule else _by_scores)(context, source),
     )

@@ -21,7 +21,7 @@ from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
-from tag2mask.stages.masks import by_best_score, count_unrefined, keep_mask
+from tag2mask.stages.masks import RECORD, by_best_score, count_unrefined, keep_mask
 from tag2mask.stages.networks import (
     STRUCTURE,
     STUDENTS,
@@ -124,6 +124,7 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         facts=("photos", "tags"),
         constants={"refiner": repr(refiner(settings.relabel.refine, settings.refine_long_side))},
         keeps_records=True,
+        record=RECORD,
         measured=Measured("masks", f"Relabelled masks, round {turn}", "train"),
         start=lambda context: _relabel(context, trained),
     )  # fmt: skip
