@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from localizing import facts_of, localized
+from tag2mask import compute
 from tag2mask.backbones import BackboneSettings, build
 from tag2mask.data.augment import fit_size, resized
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
@@ -158,6 +160,24 @@ def test_photos_of_other_sizes_with_the_same_views_share_a_batch(method: nn.Modu
     for sample, maps in zip(pair, found, strict=True):
         alone = localized(method, [sample], SETTINGS, 3)[sample.id]
         np.testing.assert_allclose(maps.scores, alone.scores, atol=2e-3)
+
+
+def test_batches_that_memory_does_not_hold_are_halved_and_a_single_photo_is_one_line() -> None:
+    worked: list[int] = []
+
+    def work(limit: int) -> Callable[[Sequence[int]], list[int]]:
+        def of(items: Sequence[int]) -> list[int]:
+            if len(items) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            worked.append(len(items))
+            return [10 * item for item in items]
+
+        return of
+
+    assert compute.by_halves(work(2), list(range(7)), "less") == [0, 10, 20, 30, 40, 50, 60]
+    assert worked == [1, 2, 2, 2]
+    with pytest.raises(InputError, match=r"memory does not hold a single photo in its views: give less$"):
+        compute.by_halves(work(0), [1, 2, 3], "give less")
 
 
 def test_normalise_maps() -> None:
