@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate
+from tag2mask import evaluate, need
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
@@ -56,6 +56,7 @@ def report_data(execution: Execution) -> ReportData:
             for name, folder in run.folders.items()
         ],
         curves=_curves(run),
+        risk=_risk(run),
         sweep=evaluate.OracleSweep.from_json(scores["sweep"]) if "sweep" in scores else None,
         settings=described["settings"],
         warnings=warnings(run),
@@ -111,18 +112,13 @@ def supervision(run: Execution) -> list[str]:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
     if s.start_from is not None:
         lines.append(f"every network started from the weights of the run {s.start_from}, and of what that learned from")
-    if final_masks(run) != "masks":
+    if names.last_masks(run.settings, run.folders) != "masks":
         lines.append("masks relabelled by the segmenter itself, which sees the tags and no truth")
     if any(stage.oracle for stage in run.done()):
         lines.append(
             "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
         )
     return lines
-
-
-def final_masks(run: Execution) -> str:
-    """The stage of the last masks made: of the last relabelling, or of the maps."""
-    return [name for name in names.masks(run.settings) if name in run.folders][-1]
 
 
 def warnings(run: Execution) -> list[str]:
@@ -144,7 +140,7 @@ def warnings(run: Execution) -> list[str]:
                 f"{count} of the {len(run.data.train)} {name}: the refined mask was much larger than its scores say, "
                 "so the unrefined one was kept"
             )
-    records = read_records(run.folders[final_masks(run)].records)
+    records = read_records(run.folders[names.last_masks(run.settings, run.folders)].records)
     lacking = [r for r in records if r["missing_classes"]]
     if lacking:
         ids = ", ".join(str(r["id"]) for r in lacking[:5])
@@ -170,7 +166,7 @@ class Galleries:
         threshold, _ = chosen_threshold(context, name)
         maps = run.folders[name]
         bare = unrefined(MapReader(maps), threshold, run.settings.pseudo)
-        return cls(run, maps, run.folders[final_masks(run)], bare, context.train)
+        return cls(run, maps, run.folders[names.last_masks(run.settings, run.folders)], bare, context.train)
 
     def groups(self) -> dict[str, list[GalleryRow]]:
         """Best, worst, most uncertain and first photos, as far as they are known."""
@@ -233,6 +229,28 @@ class Galleries:
     def _mask(self, name: str, sample: Sample) -> np.ndarray | None:
         stage = self.run.folders.get(name)
         return None if stage is None else MaskReader(stage).if_any(sample)
+
+
+def _risk(run: Execution) -> dict[str, list[tuple[float, float]]]:
+    """By split, the mean of the photos' own mean IoU over those of least need: (percent of photos, percent)."""
+    needs = need.scores(run)
+    of_photos = read_json(run.folders["scores"].folder / "photos.json")
+    last = names.last_masks(run.settings, run.folders)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for title, dataset, stage in (
+        ("training photos", run.data.train, last),
+        ("new photos", run.data.val, "predictions"),
+    ):
+        keys = {} if dataset is None else {sample.id: sample.key for sample in dataset.samples}
+        measured = [(keys.get(id), iou) for id, iou in of_photos.get(stage, ()) if iou is not None]
+        rows = [(needs[key], iou) for key, iou in measured if key in needs]
+        if len(rows) >= 20 and len({row[0] for row in rows}) > 1:
+            values = np.array([iou for _, iou in sorted(rows)])
+            means = np.cumsum(values) / np.arange(1, len(values) + 1)
+            first = max(1, len(values) // 10)
+            shares = 100 * np.arange(first, len(values) + 1) / len(values)
+            curves[title] = list(zip(shares.tolist(), means[first - 1 :].tolist(), strict=True))
+    return curves
 
 
 def _counts(dataset: Dataset) -> list[int]:
