@@ -18,8 +18,8 @@ test-all: setup-dev
 	$(BIN)/python -m pytest
 
 check: setup-dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 setup: $(VENV)/.ready

@@ -2,7 +2,7 @@
 
     python benchmarks/ppl.py                       # the embedded EfficientNet-Lite0, 3 cuts, 256 pixels, batch 16
 
-One explicit step with n cuts looks at the photos n + 1 times, each cut's patches once and the uncut map. Sharing the
+One explicit step with n cuts sees the photos n + 1 times, each cut's patches once and the uncut map. Sharing the
 trunk below the cuts, detaching the cut maps, and running the patches of all cuts together must make it cheaper than
 n + 1 passes. Measured against it, all forward and backward:
 

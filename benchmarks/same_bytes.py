@@ -135,6 +135,9 @@ def make(commit: str | None, name: str, folder: Path, data: Path) -> dict[str, s
         flags = RUNS[name].split()
         if (tree / "src" / "tag2mask" / "plan").exists():
             flags = today(flags)
+        run_settings = tree / "src" / "tag2mask" / "recipes" / "settings.py"
+        if run_settings.exists() and "propagation_augment" in run_settings.read_text():
+            flags += ["--propagation-augment.size", "64"]  # earlier IRN saw the segmenter's views
         command = [sys.executable, "-m", "tag2mask", flags[0], str(data), "--out", str(out), *flags[1:]]
         features = folder / "features" / (commit or "working-tree") / name
         environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

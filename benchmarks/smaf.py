@@ -1,11 +1,11 @@
 """What the teacher pass of SMAF costs a photo against the published way, pairwise in one run.
 
-    python benchmarks/smaf.py                       # the embedded EfficientNet-Lite0, 8 looks of 16 photos
+    python benchmarks/smaf.py                       # the embedded EfficientNet-Lite0, 8 views of 16 photos
     python benchmarks/smaf.py --backbone resnet38d --weights none --stride 8 --photos 4
 
-Published: one photo at a time, its eight looks (4 sizes, each mirrored) one after another in float32, each map grown to
+Published: one photo at a time, its eight views (4 sizes, each mirrored) one after another in float32, each map grown to
 the photo's size before they are summed, float32 kept. Ours: photos of one size together, in the precision the hardware
-multiplies natively, summed on the finest look's grid, half precision kept. Both read the same files and write maps.
+multiplies natively, summed on the finest view's grid, half precision kept. Both read the same files and write maps.
 
 Every round times both on the same photos, one after the other and in turn first, so that a busy machine slows both;
 ratios are taken within a round, and their medians over rounds are printed, of wall clock and of processor time.
@@ -41,12 +41,12 @@ SIZES = ((375, 500), (333, 500), (500, 375))  # VOC's most frequent ones
 
 
 def published(network: ClassMapNet, sample: Sample, settings: LocalizeSettings, path: Path) -> None:
-    """One photo, look by look."""
+    """One photo, view by view."""
     pixels = read_image(sample.image_path)
     size = (pixels.shape[0], pixels.shape[1])
     total: Tensor | None = None
     for scale in settings.scales:
-        view = resized(pixels, fit_size(*size, settings.long_side, scale, network.backbone.multiple))
+        view = resized(pixels, fit_size(*size, settings.long_side, scale, network.backbone.size_divisor))
         view = normalise(view, (network.backbone.mean, network.backbone.std))[None]
         for mirrored in (False, True):
             with torch.no_grad():
@@ -65,7 +65,7 @@ def ours(network: ClassMapNet, samples: list[Sample], settings: LocalizeSettings
     sizes = {sample.id: image_size(sample.image_path) for sample in samples}
     traits = Traits(maps="probabilities")
     localizer = Localizer(network, traits, network.backbone, settings, network.head.fc8.out_channels - 1)
-    views = lambda s: tuple(settings.views(*sizes[s.id], network.backbone.multiple))  # noqa: E731
+    views = lambda s: tuple(settings.views(*sizes[s.id], network.backbone.size_divisor))  # noqa: E731
     done = concurrency.pipelined(
         batches_by(samples, views, settings.batch_size, torch.device("cpu")),
         lambda sample: localizer.read(sample, sizes[sample.id]),
@@ -146,7 +146,7 @@ def main() -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     precision = compute.resolve(args.precision, torch.device("cpu"))
     print(
-        f"{args.backbone}, stride {args.stride}, {args.photos} photos at {args.longest} pixels, 8 looks, {precision}, "
+        f"{args.backbone}, stride {args.stride}, {args.photos} photos at {args.longest} pixels, 8 views, {precision}, "
         f"{args.threads} threads, load {load:.1f}"
     )
     for name in sides:

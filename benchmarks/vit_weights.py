@@ -9,7 +9,7 @@ registry has.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 import onnx  # pyright: ignore[reportMissingImports]
@@ -55,5 +55,13 @@ def tensors(path: str) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(values, np.float32) for name, values in found.items()}
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("onnx", help="vit_s_focus.onnx of the package")
+    parser.add_argument("out", help="the safetensors file to write")
+    given = parser.parse_args()
+    save_file(tensors(given.onnx), given.out)
+
+
 if __name__ == "__main__":
-    save_file(tensors(sys.argv[1]), sys.argv[2])
+    main()

@@ -30,7 +30,7 @@ def localized(
     facts = facts_of(samples)
     size = lambda s: (facts[s.key].height, facts[s.key].width)  # noqa: E731
     localizer = Localizer(method, method.traits, method.backbone, settings, classes, store)
-    views = lambda s: tuple(settings.views(*size(s), method.backbone.multiple))  # noqa: E731
+    views = lambda s: tuple(settings.views(*size(s), method.backbone.size_divisor))  # noqa: E731
     found = {}
     for batch in batches_by(samples, views, settings.batch_size, torch.device("cpu")):
         inputs = [localizer.read(sample, size(sample)) for sample in batch]

@@ -1,5 +1,5 @@
 """APC: pooling and contrast against slow definitions and golden numbers, what gradients reach, labels on padding,
-the single-stage road from tags to predictions, and what it says when it cannot."""
+the single stage from tags to predictions, and what it says when it cannot."""
 
 from __future__ import annotations
 
@@ -258,13 +258,13 @@ def slow_contrast(
     """Pair by pair."""
     batch, _, patches = scores.shape
     places = [(b, i) for b in range(batch) for i in range(patches) if inside[b, i]]
-    rooms = [[p for p in places if p[0] == b] for b in range(batch)] if scope == "image" else [places]
+    groups = [[p for p in places if p[0] == b] for b in range(batch)] if scope == "image" else [places]
     terms = []
-    for number, room in enumerate(rooms):
+    for number, group in enumerate(groups):
         shown = present[number] if scope == "image" else present.any(0)
         for c in shown.nonzero()[:, 0].tolist():
-            high = [p for p in room if scores[p[0], c, p[1]] > confidence and present[p[0], c]]
-            low = [p for p in room if scores[p[0], c, p[1]] < 1 - confidence]
+            high = [p for p in group if scores[p[0], c, p[1]] > confidence and present[p[0], c]]
+            low = [p for p in group if scores[p[0], c, p[1]] < 1 - confidence]
             s = lambda p, q: (1 + F.cosine_similarity(embeddings[p[0], :, p[1]], embeddings[q[0], :, q[1]], 0)) / 2  # noqa: E731
             pulled = [1 - s(p, q) for p in high for q in high if p != q]
             pushed = [s(p, q) for p in high for q in low]
@@ -426,6 +426,17 @@ def test_the_threshold_decides_what_is_ignored() -> None:
     tags, valid = torch.ones(1, 2), torch.ones(1, 6, 8, dtype=torch.bool)
     refined = online_scores(scores, tags, valid, (6, 8))
     assert (best_labels(refined, 0.69) == BACKGROUND).all() and (best_labels(refined, 0.71) == IGNORE).all()
+
+
+def test_the_confidence_of_the_settings_decides_what_is_ignored() -> None:
+    batch = batch_of(height=64, width=96)
+    ignored = []
+    for confidence in (0.01, 0.99):
+        method = build(resnet(), 4, small(label_rule="best", label_confidence=confidence)).eval()
+        assert isinstance(method, ApcSegmenter)
+        with torch.no_grad():
+            ignored.append((method.labels(batch, method.forward_batch(batch, 1.0)) == IGNORE).float().mean())
+    assert ignored[0] == 0 and ignored[1] > 0.5
 
 
 def test_split_labels_by_hand() -> None:
@@ -717,7 +728,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [VARIANTS[0], *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
 def test_contract_of_the_other_forms(variant: ApcSettings) -> None:
     check_method(build, variant, resnet)
 
@@ -983,7 +994,7 @@ def test_every_guess_says_so() -> None:
         assert any(w in told[name] for w in ("toco", "vit-pcm", "ours", "single", "maps only", "0: all")), name
 
 
-# --- the road ---------------------------------------------------------------------------------------------------
+# --- the pipeline -----------------------------------------------------------------------------------------------
 
 FLAGS = (*SMALL, "--method", "apc", "--apc.decoder-width", "8", "--apc.weight-penalty", "0.01", "--refine", "none",
          "--inference.refine", "none")  # fmt: skip
@@ -1019,7 +1030,7 @@ def test_it_predicts_new_photos_and_reports(finished: Path, world: Path, tmp_pat
     assert redone(before, stamps(finished)) == set()
 
 
-def test_the_multistage_form_goes_the_ordinary_road(world: Path, tmp_path: Path) -> None:
+def test_the_multistage_form_runs_the_ordinary_stages(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--apc.no-single-stage", "--apc.context", "hv_bilstm", "--relabel.rounds", "0")
     assert run("train", world, "--out", out, *FLAGS, "--apc.context-width", "4", *flags) == 0

@@ -17,6 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     {"errors", "naming"},
     {"archives", "files", "interrupt", "settings", "types"},
+    {"processes"},
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},
@@ -29,7 +30,9 @@ LEVELS = [
     {"stages"},
     {"checks", "summary"},
     {"pipeline"},
-    {"export"},
+    {"compare", "export"},
+    {"corrections", "deploy"},
+    {"cvat"},
     {"cli"},
     {"__main__"},
 ]
@@ -172,17 +175,29 @@ def test_only_evaluate_opens_truth() -> None:
     assert openers == {"evaluate/truth.py"}, readers
 
 
+def test_corrected_masks_reach_no_stage() -> None:
+    """What reads them is used by what takes them in and measures, and by commands."""
+    graph = imports(SOURCE)
+    users = {
+        package(module)
+        for module, others in graph.items()
+        if any(package(other) in ("exchange", "corrections") for other in others)
+    }
+    assert users == {"exchange", "export", "corrections", "cvat", "cli"}
+
+
 def test_training_code_cannot_name_truth() -> None:
     parts = ("train", "localize.py", "pseudo", "feature_store.py", "views.py", "references.py", "propagation", "layers",
              "segment", "refine", "methods", "backbones", "data/batches.py", "data/training",
              "data/augment.py")  # fmt: skip
+    truth = ("mask_path", "all_background", "has_truth", "tag2mask.evaluate", "import evaluate", "read_truth")
     for part in parts:
         place = SOURCE / part
         paths = sorted(place.rglob("*.py")) if place.is_dir() else [place]
         assert paths, part
         for path in paths:
             text = path.read_text(encoding="utf-8")
-            for word in ("mask_path", "tag2mask.evaluate", "import evaluate", "read_truth"):
+            for word in truth:
                 assert word not in text, f"{path}: {word}"
     for path in (SOURCE / "methods").glob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tag2mask.data.augment import AugmentSettings, Colour, Geometry, generator
 from tag2mask.errors import InputError
@@ -53,8 +54,8 @@ def test_views_repeat_by_seed_epoch_and_index() -> None:
 
 
 def test_colour_by_hand() -> None:
-    assert Colour.draw(0.0, generator(0, 0, 0)) is None
-    drawn = Colour.draw(0.3, generator(0, 0, 0))
+    assert Colour.draw(AugmentSettings(jitter=0.0), generator(0, 0, 0)) is None
+    drawn = Colour.draw(AugmentSettings(jitter=0.3), generator(0, 0, 0))
     assert drawn is not None and all(0.7 <= f <= 1.3 for f in (drawn.brightness, drawn.contrast, drawn.saturation))
     image = np.array([[[100, 50, 200], [10, 20, 30]]], np.uint8)
     plain = Geometry(1, 2, 0, 0, 2, False)
@@ -62,6 +63,31 @@ def test_colour_by_hand() -> None:
     assert plain.image(image, Colour(0.5, 1.0, 1.0))[:, 0, 0].tolist() == [50, 25, 100]
     grey = plain.image(image, Colour(1.0, 1.0, 0.0))[:, 0, 0]
     assert len(set(grey.tolist())) == 1
+
+
+@pytest.mark.parametrize("turn", [1 / 3, -1 / 3, 0.1, -0.1, 0.5])
+def test_the_hue_turns_as_torchvisions(turn: float) -> None:
+    """And by hand: a third of the circle makes red green."""
+    from torchvision.transforms.functional import adjust_hue
+
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3)).astype(np.uint8)
+    turned = Colour(1.0, 1.0, 1.0, turn).apply(Image.fromarray(image))
+    assert (np.asarray(turned) == np.asarray(adjust_hue(Image.fromarray(image), turn))).all()
+    red = Image.fromarray(np.full((2, 2, 3), (250, 10, 10), np.uint8))
+    assert np.asarray(Colour(1.0, 1.0, 1.0, 1 / 3).apply(red))[0, 0].argmax() == 1
+
+
+def test_the_hue_is_drawn_after_all_that_was_drawn_without_it() -> None:
+    """So a run without it sees the views that it always saw."""
+    factors = generator(1, 2, 3).uniform(0.8, 1.2, 3)
+    plain = Colour.draw(AugmentSettings(jitter=0.2), generator(1, 2, 3))
+    assert plain == Colour(*factors, hue=0.0)
+    hued = [Colour.draw(AugmentSettings(jitter=0.2, hue=0.1), generator(1, 2, i)) for i in range(200)]
+    assert hued[3] is not None and hued[3] == Colour(*factors, hue=hued[3].hue)
+    turns = [drawn.hue for drawn in hued if drawn is not None]
+    assert len(turns) == 200 and -0.1 <= min(turns) < -0.09 and 0.09 < max(turns) <= 0.1
+    alone = Colour.draw(AugmentSettings(jitter=0.0, hue=0.1), generator(1, 2, 3))
+    assert alone is not None and (alone.brightness, alone.contrast, alone.saturation) == (1, 1, 1) and alone.hue
 
 
 def test_normalise_is_the_formula() -> None:

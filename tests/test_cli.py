@@ -117,7 +117,7 @@ def test_folders_that_cannot_be_written(capsys: pytest.CaptureFixture[str], worl
 def test_a_patch_that_does_not_divide_the_view(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
     flags = ["--backbone", "vit_tiny_patch16_224", "--weights", "none", "--augment.size", "100"]
     said = fails(capsys, "label", world, "--out", tmp_path / "run", *flags)
-    assert "not a multiple of this backbone's patch of 16" in said
+    assert "not a multiple of the patch of 16" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -208,7 +208,7 @@ def test_a_photo_listed_under_two_ids(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["train", "images/train", "images", "photos", "elsewhere"])
-def test_where_photos_lie_is_looked_for(tmp_path, place):
+def test_where_photos_lie_is_searched(tmp_path, place):
     export(tmp_path / "set")
     (tmp_path / "set" / "train").rename(tmp_path / "moved")
     (tmp_path / "set" / place).parent.mkdir(exist_ok=True)

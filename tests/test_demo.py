@@ -220,6 +220,7 @@ def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == [other]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tag2mask.demo import DemoSettings, demo_root;"

@@ -110,6 +110,18 @@ def test_loss_is_its_loop(seed: int, tau: float, lam: float, padded: bool) -> No
     assert float(found) == pytest.approx(slow_loss(logits, saliency, labels, tau, lam, inside), rel=1e-9)
 
 
+def test_each_pixel_adds_its_1e_4_to_the_area_of_a_class() -> None:
+    """smaf.md 2.3: the denominator sums (prediction + 1e-4). Of 10,000 pixels a class wins 2, both salient: 2 / (2 + 1)
+    is not above 0.8, 2 / (2 + 1e-4) would be."""
+    logits = torch.full((1, 2, 100, 100), -20.0, dtype=torch.float64)
+    logits[:, 1], logits[0, :, 0, :2] = 20, torch.tensor([[20.0], [-20.0]])
+    saliency = torch.zeros(1, 100, 100, dtype=torch.float64)
+    saliency[0, 0, :2] = 1
+    one = torch.ones(1, 1, dtype=torch.float64)
+    assert float(saliency_loss(logits, saliency, one, 2 / 3 - 1e-6, 0.5)) < 1e-9
+    assert float(saliency_loss(logits, saliency, one, 0.8, 0.5)) == pytest.approx(2 / 10_000)  # counts as background
+
+
 def test_what_the_loss_asks_for() -> None:
     """Perfect maps cost nothing; a tagged class that saliency does not show counts as background."""
     shape = torch.zeros(1, 4, 6, dtype=torch.float64)
@@ -205,11 +217,11 @@ def photo(tmp_path: Path) -> Sample:
     return Sample("photo", tmp_path / "photo.png", frozenset({0, 2}))
 
 
-LOOKS = LocalizeSettings(long_side=80, scales=(0.5, 1.0, 1.5, 2.0), precision="float32")
+VIEWS = LocalizeSettings(long_side=80, scales=(0.5, 1.0, 1.5, 2.0), precision="float32")
 
 
 def test_fused_maps_are_the_published_ones_on_the_finest_grid(teacher: Eps, photo: Sample) -> None:
-    found = localized(teacher, [photo], LOOKS, 3)["photo"]
+    found = localized(teacher, [photo], VIEWS, 3)["photo"]
     assert found.classes == (0, 2) and found.scores.shape == (2, 12, 20)  # twice 48x80 at stride 8
     expected = published_fusion(teacher, np.asarray(Image.open(photo.image_path)), [0, 2], 80)
     for scores, c in zip(found.scores, found.classes, strict=True):
@@ -221,7 +233,7 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
     """Sum of softmaxes, then one maximum per class: every other order is another map."""
     pixels = np.asarray(Image.open(photo.image_path))
     logits = []
-    for scale in LOOKS.scales:
+    for scale in VIEWS.scales:
         size = fit_size(48, 80, 80, scale)
         plain = normalise(resized(pixels, size), (teacher.backbone.mean, teacher.backbone.std))[None]
         with torch.no_grad():
@@ -235,7 +247,7 @@ def test_the_order_of_the_steps_matters_and_is_the_published_one(teacher: Eps, p
     gated = norm(sum(grow(x[:, [0, 2, 3]].softmax(1)) for x in logits))[0, [0, 1]]
     mean_of_logits = norm(sum(map(grow, logits)).softmax(1))[0, present]
     unmirrored = norm(sum(grow(x.flip(3) if i % 2 else x).softmax(1) for i, x in enumerate(logits)))[0, present]
-    found = localized(teacher, [photo], LOOKS, 3)["photo"]
+    found = localized(teacher, [photo], VIEWS, 3)["photo"]
     scores = torch.from_numpy(found.scores.astype(np.float32))
     torch.testing.assert_close(scores, right, rtol=0, atol=2e-3)
     for name, wrong in {
@@ -252,7 +264,7 @@ def test_what_is_covered_is_where_tags_are_likelier_than_not(teacher: Eps, photo
     """Of the mean probabilities on the finest grid; a class without a tag wins nothing."""
     pixels = np.asarray(Image.open(photo.image_path))
     grown = []
-    for scale in LOOKS.scales:
+    for scale in VIEWS.scales:
         size = fit_size(48, 80, 80, scale)
         plain = normalise(resized(pixels, size), (teacher.backbone.mean, teacher.backbone.std))[None]
         with torch.no_grad():
@@ -261,7 +273,7 @@ def test_what_is_covered_is_where_tags_are_likelier_than_not(teacher: Eps, photo
     mean = torch.stack(grown).mean(0)[0]
     shares = []
     for tags in ({0, 2}, {0}, {1}, {2}):
-        found = localized(teacher, [replace(photo, labels=frozenset(tags))], LOOKS, 3)["photo"]
+        found = localized(teacher, [replace(photo, labels=frozenset(tags))], VIEWS, 3)["photo"]
         wins = mean[sorted(tags)].sum(0) > 0.5
         assert found.covered == pytest.approx(float(wins.float().mean()), abs=1 / 240)
         shares.append(found.covered)
@@ -385,7 +397,7 @@ def test_the_optimiser_of_the_recipes_is_the_published_one() -> None:
         assert round(settings.train.epochs * 10_582 / settings.train.batch_size) == 20_000
 
 
-def test_sizes_of_the_looks_round_half_to_even() -> None:
+def test_sizes_of_the_views_round_half_to_even() -> None:
     for side, scale, expected in ((375, 0.5, 188), (375, 1.5, 562), (333, 0.5, 166), (335, 1.5, 502)):
         assert fit_size(side, 500, 500, scale)[0] == expected
 

@@ -306,6 +306,20 @@ def test_a_mask_of_another_size_than_its_image_is_named_with_both_sizes(tmp_path
         evaluate.read_truth(dataset.samples[0], dataset)
 
 
+def test_a_photo_that_is_all_background_is_measured_without_a_mask(tmp_path):
+    dataset, _ = small_world(tmp_path, 1)
+    good = Sample("good", dataset.samples[0].image_path, frozenset(), all_background=True)
+    dataset = dataset.with_samples([*dataset.samples, good])
+    assert (evaluate.read_truth(good, dataset) == np.zeros((13, 21), np.uint8)).all()
+    shown = np.zeros((13, 21), np.uint8)
+    shown[0, :3] = 2
+    scores = evaluate.evaluate_masks(dataset, lambda sample: shown if sample is good else np.zeros_like(shown))
+    assert scores.photos == 2 and scores.pixels == 2 * 13 * 21 - scores.ignored
+    assert (scores.false_alarms.photos, scores.false_alarms.alarms, scores.false_alarms.alarm_pixels) == (1, 1, 3)
+    assert str(scores.false_alarms).startswith("1 of 1 photos") and "on 1.10 % of" in str(scores.false_alarms)
+    assert evaluate.score_photo(good, dataset, np.zeros_like(shown)).mean_iou == 100  # it counts in the mean of photos
+
+
 @pytest.mark.parametrize("truth_values", [(), (8, 10, 12)])
 def test_evaluating_a_data_set_is_adding_up_its_images(tmp_path, truth_values):
     dataset, truths = small_world(tmp_path, 4, truth_values)

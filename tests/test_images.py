@@ -537,3 +537,46 @@ def test_check_images_is_lazy_and_stops(tmp_path):
         if thread.name.startswith("check-images"):
             thread.join(timeout=5)
             assert not thread.is_alive()
+
+
+def _waves(height: int, width: int) -> np.ndarray:
+    """A smooth photo ``[height width 3]`` uint8 that is not the same turned or mirrored."""
+    y, x = np.mgrid[:height, :width]
+    return (127 + 120 * np.stack([np.sin(x / 90), np.cos(y / 70), np.sin((x + 2 * y) / 110)], 2)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("view", [(60, 80), (150, 200), (300, 400), (600, 800)])
+def test_a_large_jpeg_is_decoded_small_for_a_small_view(
+    tmp_path: Path, orientation: int, view: tuple[int, int]
+) -> None:
+    """At a half or a quarter, never below 1.5 of the view; resized, it is the photo; its size stays known."""
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(_waves(600, 800)).save(path, quality=95, exif=exif)
+    whole = images.read_image(path)
+    turned = view[::-1] if orientation in (6, 8) else view
+    with images.open_photo(path) as photo:
+        assert photo.size == whole.shape[:2]
+        small, _ = photo.decode(turned)
+    assert small.shape[0] == whole.shape[0] // {60: 4, 150: 2, 300: 1, 600: 1}[view[0]]
+    assert small.shape[0] >= 1.5 * turned[0] or small.shape == whole.shape
+    size = turned[::-1]
+    one, other = (np.asarray(Image.fromarray(x).resize(size), float) for x in (small, whole))
+    assert np.abs(one - other).mean() < 1.5
+
+
+def test_other_formats_are_decoded_whole(tmp_path: Path) -> None:
+    for name in ("a.png", "a.webp", "a.tif"):
+        Image.fromarray(_waves(160, 200)).save(tmp_path / name)
+        with images.open_photo(tmp_path / name) as photo:
+            assert photo.decode((8, 10))[0].shape == (160, 200, 3)
+
+
+def test_a_cut_jpeg_is_as_unreadable_small(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(_waves(600, 800)).save(path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(UnreadableImage, match="cannot be decoded"), images.open_photo(path) as photo:
+        photo.decode((60, 80))

@@ -525,3 +525,51 @@ def test_a_data_set_one_folder_deeper(tmp_path):
 
 def test_findings_are_one_printable_line():
     assert str(Finding("info", "a\x1b[31m", "do b")) == r"a\x1b[31m: do b"
+
+
+# ------------------------------------------------------------------------------- photos that show none of the classes
+
+
+def test_a_folder_of_good_photos_shows_none_of_the_classes(tmp_path):
+    many(tmp_path, "crack/1.jpg", "dent/2.jpg", "good/3.jpg", "No Defect/4.jpg")
+    opened = data.open_data(tmp_path, DataSettings())
+    assert "photos in No Defect, good show none of them" in opened.because
+    dataset = data.load(opened)
+    assert dataset.classes == ("crack", "dent")
+    assert tags(dataset) == {"crack/1": {"crack"}, "dent/2": {"dent"}, "good/3": set(), "No Defect/4": set()}
+    write(tmp_path / "classes.txt", "crack\ndent\ngood\n")  # it is a class where the user says so
+    assert tags(data.load(tmp_path))["good/3"] == {"good"}
+    assert tags(data.load(tmp_path, DataSettings(classes=("dent", "good"))))["good/3"] == {"good"}
+
+
+def test_good_photos_in_splits(tmp_path):
+    many(tmp_path, "train/crack/1.jpg", "train/dent/2.jpg", "train/ok/3.jpg", "val/ok/4.jpg")
+    assert tags(data.load(tmp_path))["train/ok/3"] == set()
+    assert tags(data.load(tmp_path, split="val")) == {"val/ok/4": set()}
+
+
+def test_good_photos_alone_teach_nothing(tmp_path):
+    many(tmp_path, "good/1.jpg", "good/2.jpg")
+    assert "only in good, which means none of the classes" in refused(tmp_path)
+
+
+def test_an_image_of_coco_without_annotations_shows_none_of_the_classes(tmp_path):
+    many(tmp_path, "data/a.jpg", "data/b.jpg")
+    content = {
+        "images": [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate("ab")],
+        "annotations": [{"image_id": 0, "category_id": 1}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    write(tmp_path / "labels.json", json.dumps(content))
+    assert tags(data.load(tmp_path)) == {"a": {"cat"}, "b": set()}
+
+
+def test_a_photo_without_a_mask_whose_tag_is_empty_is_background_where_others_have_masks(tmp_path):
+    many(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg", "images/d.jpg")
+    write(tmp_path / "tags.csv", "image,tags,split\na.jpg,cat,train\nb.jpg,,train\nc.jpg,cat,val\nd.jpg,,val\n")
+    assert not any(s.has_truth for s in data.load(tmp_path).samples)  # nobody drew anything
+    photo(tmp_path / "masks" / "c.png")
+    assert {s.id: s.has_truth for s in data.load(tmp_path, split="val").samples} == {"c": True, "d": True}
+    assert not any(s.has_truth for s in data.load(tmp_path).samples)  # of the other split nothing is measured
+    (only,) = data.load(tmp_path, split="val").samples[1:]  # the slice keeps it
+    assert only.all_background and only.mask_path is None

@@ -309,7 +309,7 @@ def test_what_is_found_is_a_mean_of_the_other_photos_values(cells_m: int, cells_
     torch.testing.assert_close(back, to_m)  # where something lies in the other photo does not matter
 
 
-def test_a_photo_beside_itself_is_not_itself() -> None:
+def test_a_photo_paired_with_itself_is_not_itself() -> None:
     x = torch.rand(1, 4, 6)
     to_m, _ = co_attend(x, x, x, x)
     assert not torch.allclose(to_m, x, atol=1e-2)
@@ -565,7 +565,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [VARIANTS[0], *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
 def test_contract_of_the_other_forms(variant: McisSettings) -> None:
     check_method(Mcis, variant, resnet)
 
@@ -583,7 +583,7 @@ def test_a_step_learns_every_part_in_half_precision() -> None:
         assert parameter.grad.abs().sum() > 0 or name.startswith("backbone.blocks.layer"), name
 
 
-def test_affinities_are_in_full_precision_beside_references_too() -> None:
+def test_affinities_are_in_full_precision_with_references_too() -> None:
     method, features = small_method("default"), torch.randn(1, 6, 3, 4)
     for side, other in itertools.product((False, True), repeat=2):
         expected = method._keys(features, side, other)
@@ -710,7 +710,7 @@ class Counted(nn.Module):
         return self.conv(x)
 
 
-LOOK = LocalizeSettings(long_side=24, scales=(1.0,), flip=False, batch_size=4, precision="float32")
+VIEWS = LocalizeSettings(long_side=24, scales=(1.0,), flip=False, batch_size=4, precision="float32")
 
 
 def counted(kind: str, references: int = 2) -> tuple[Mcis, Backbone, Counted]:
@@ -728,7 +728,7 @@ def photo(backbone: Backbone, sample: Sample) -> Tensor:
     from tag2mask.views import view_batch
 
     pixels = read_image(sample.image_path)
-    return view_batch([pixels], reference_view(*pixels.shape[:2], LOOK), backbone)
+    return view_batch([pixels], reference_view(*pixels.shape[:2], VIEWS), backbone)
 
 
 def from_all_domains(photos: Dataset, count: int) -> list[tuple[Sample, tuple[int, ...]]]:
@@ -747,8 +747,8 @@ def test_multi_round_equals_the_formulas(kind: str, references: int, photos: Dat
     """The mean over references of the co-attentive map, each pair computed by itself, in the order of its domains."""
     method, backbone, _ = counted(kind, references)
     drawn = from_all_domains(photos, references)
-    show_references(method, backbone, drawn, LOOK)
-    found = localized(method, photos.samples, LOOK, 3)
+    show_references(method, backbone, drawn, VIEWS)
+    found = localized(method, photos.samples, VIEWS, 3)
     with torch.no_grad():
         for sample in photos.samples[:11]:
             features = method.features(Photos(photo(backbone, sample)))[0]
@@ -773,16 +773,31 @@ def test_multi_round_equals_the_formulas(kind: str, references: int, photos: Dat
             np.testing.assert_allclose(found[sample.id].scores, expected, atol=2e-3)
 
 
-def test_references_are_looked_at_once(photos: Dataset) -> None:
+@pytest.mark.parametrize("kind", ["paper", "official"])
+def test_a_reference_given_twice_weighs_no_more(kind: str, photos: Dataset) -> None:
+    """A mean over references and no sum, seen before maps are divided by their largest score: that would hide it."""
+    method, backbone, _ = counted(kind, 2)
+    drawn = draw_references(photos, 1, 0)
+    images, labels = torch.randn(1, 3, 24, 36, generator=torch.Generator().manual_seed(0)), torch.ones(1, 3)
+    found = []
+    for references in (drawn, [*drawn, *drawn]):
+        show_references(method, backbone, references, VIEWS)
+        with torch.no_grad():
+            found.append(method._with_references(method.features(batch(images, labels)), labels, ()))
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0].std() > 0.1
+
+
+def test_references_are_seen_once(photos: Dataset) -> None:
     looked = {}
     for references in (0, 1, 3):
         method, backbone, look = counted("paper", references)
         drawn = draw_references(photos, references, 0)
         assert len(drawn) <= 3 * references
         if references:
-            show_references(method, backbone, drawn, LOOK)
+            show_references(method, backbone, drawn, VIEWS)
         assert look.seen == len(drawn)
-        localized(method, photos.samples, LOOK, 3)
+        localized(method, photos.samples, VIEWS, 3)
         looked[references] = look.seen - len(drawn)
     assert looked == {0: 12, 1: 12, 3: 12}  # each photo once, however many references
 
@@ -813,7 +828,7 @@ def test_stored_features_serve_references_too(photos: Dataset, tmp_path: Path) -
     direct_backbone = resnet(freeze_until="layer3")
     method = Mcis(direct_backbone, 3).eval()
     facts = facts_of(photos.samples)
-    look = replace(LOOK, long_side=64)
+    look = replace(VIEWS, long_side=64)
     store = FeatureStore(direct_backbone, facts, FeatureSettings(tmp_path), "float32")
     drawn = draw_references(photos, 2, 0)
     of = lambda s: look.views(facts[s.key].height, facts[s.key].width)  # noqa: E731
@@ -836,9 +851,9 @@ def test_single_round_is_the_basic_head(photos: Dataset) -> None:
     assert isinstance(method, UsesReferences) and not isinstance(Cam(plain_backbone(3), 3), UsesReferences)
 
 
-def test_absent_classes_are_not_looked_for(photos: Dataset) -> None:
+def test_absent_classes_are_left_out(photos: Dataset) -> None:
     method, backbone, _ = counted("paper")
-    show_references(method, backbone, draw_references(photos, 2, 0), LOOK)
+    show_references(method, backbone, draw_references(photos, 2, 0), VIEWS)
     with torch.no_grad():
         maps = method.localize(batch(torch.randn(2, 3, 24, 36), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])))
     assert not maps[0, 1:].any() and not maps[1, :2].any() and maps.shape == (2, 3, 6, 9)
@@ -852,7 +867,7 @@ def test_a_class_without_references(photos: Dataset) -> None:
     with pytest.raises(InputError, match=r"'3' is tagged dog and no training photo is.*--mcis\.references 0"):
         check_references(drawn, photos.samples, photos.classes, "mcis")
     check_references(drawn, fewer.samples, photos.classes, "mcis")
-    show_references(method, backbone, drawn, LOOK)
+    show_references(method, backbone, drawn, VIEWS)
     with pytest.raises(InputError, match=r"class number 2 has no reference photo.*--mcis\.references 0"):
         method.localize(batch(torch.randn(1, 3, 24, 36), torch.tensor([[0.0, 0, 1]])))
 
@@ -874,7 +889,7 @@ def test_the_gated_sum_by_hand() -> None:
 def test_the_released_aggregation_equals_its_steps(photos: Dataset) -> None:
     method, backbone, _ = counted("official", 3)
     drawn = draw_references(photos, 3, 0)
-    show_references(method, backbone, drawn, LOOK)
+    show_references(method, backbone, drawn, VIEWS)
     sample = photos.samples[9]
     image = photo(backbone, sample)
     labels = torch.ones(1, 3)
@@ -1096,7 +1111,7 @@ def test_settings_that_cannot_be(changes: dict[str, object], says: str) -> None:
         replace(McisSettings(), **changes)  # type: ignore[arg-type]
 
 
-def test_a_photo_cannot_be_looked_at_again_through_stored_features() -> None:
+def test_a_photo_cannot_be_seen_again_through_stored_features() -> None:
     for settings_ in (McisSettings(self_pairs=True), McisSettings(aggregation="gated")):
         with pytest.raises(InputError, match=r"--mcis.no-self-pairs --mcis.aggregation mean, or leave out --freeze"):
             Mcis(resnet(freeze=True), 3, settings_)
@@ -1105,7 +1120,7 @@ def test_a_photo_cannot_be_looked_at_again_through_stored_features() -> None:
 def test_views_of_a_vit_keep_whole_patches() -> None:
     backbone = build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
     method = Mcis(backbone, 3, replace(OFFICIAL, references=0)).eval()
-    assert scaled(torch.zeros(1, 3, 64, 96), 0.75, method.backbone.multiple, False).images.shape == (
+    assert scaled(torch.zeros(1, 3, 64, 96), 0.75, method.backbone.size_divisor, False).images.shape == (
         1,
         3,
         48,
@@ -1115,7 +1130,7 @@ def test_views_of_a_vit_keep_whole_patches() -> None:
         assert method.localize(batch(torch.randn(1, 3, 64, 96), torch.ones(1, 3))).shape == (1, 3, 4, 6)
 
 
-# --- the road ---------------------------------------------------------------------------------------------------
+# --- the pipeline -----------------------------------------------------------------------------------------------
 
 
 FLAGS = (*SMALL, "--method", "mcis", "--relabel.rounds", "0", "--refine", "none")
@@ -1144,7 +1159,7 @@ def finished(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_road_from_tags_to_labels(finished: Path) -> None:
+def test_from_tags_to_labels(finished: Path) -> None:
     assert len(list((finished / "maps").glob("*.npz"))) == len(list((finished / "masks").glob("*.png"))) == 9
     (line,) = read_jsonl(finished / "method" / "log.jsonl")
     assert {"basic", "co", "contrast"} <= set(line)
@@ -1152,7 +1167,7 @@ def test_the_road_from_tags_to_labels(finished: Path) -> None:
     assert "how mcis is trained by default was chosen" in (finished / "report.html").read_text()
 
 
-def test_where_it_looks_is_no_matter_of_training(finished: Path, mixed: Path, tmp_path: Path) -> None:
+def test_reference_settings_do_not_change_the_training(finished: Path, mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     assert "'otsu'" in manifest(out, "masks")["threshold_from"]
@@ -1221,7 +1236,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_on_the_road(name: str, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_end_to_end(name: str, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run("label", mixed, "--out", tmp_path / "run", *FLAGS, *SETTINGS[name])
     assert code == 0, capsys.readouterr().err
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
@@ -1232,7 +1247,7 @@ def test_every_setting_on_the_road(name: str, mixed: Path, tmp_path: Path, capsy
     assert ("self_co" in terms) == (name == "released form")
 
 
-def test_released_weights_on_the_road_without_training(mixed: Path, tmp_path: Path) -> None:
+def test_released_weights_without_training(mixed: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     form = replace(official(15), extra_convs=1, channels=8)
     theirs = released(Mcis(build(BackboneSettings("vgg16", weights="none", output_stride=8)), 2, form))
@@ -1248,7 +1263,7 @@ def test_released_weights_on_the_road_without_training(mixed: Path, tmp_path: Pa
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
 
 
-def test_the_saliency_rule_on_the_road(
+def test_the_saliency_rule_end_to_end(
     finished: Path, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"

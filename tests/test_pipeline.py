@@ -1,4 +1,4 @@
-"""The whole road on a small world: artefacts, resume, what a change redoes, oracle kept apart, odd photos."""
+"""The whole pipeline on a small world: artefacts, resume, what a change redoes, oracle kept apart, odd photos."""
 
 from __future__ import annotations
 
@@ -229,15 +229,8 @@ def test_an_interruption_at_any_point_loses_nothing(
             assert path.read_bytes() == (cut / folder / path.name).read_bytes(), path
 
 
-def test_several_processes_are_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one process"):
-        tag2mask.label(world, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_the_run_goes_on_with_room(world: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_run_goes_on_with_space(world: Path, tmp_path: Path) -> None:
     """A real file system of two megabytes, which the model does not fit."""
     small = tmp_path / "small"
     small.mkdir()

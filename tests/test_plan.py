@@ -92,6 +92,9 @@ UNDECLARED: dict[str, tuple[Callable[[Context], object], dict[str, Any], str]] =
     "the truth of a validation photo": (
         lambda c: next(iter(c.val.samples)).mask_path if c.val else None,
         {"facts": ("photos", "val photos", "truth")}, "the fact 'val truth'"),
+    "that a validation photo is all background": (
+        lambda c: next(iter(c.val.samples)).all_background if c.val else None,
+        {"facts": ("photos", "tags", "val photos", "truth")}, "the fact 'val truth'"),
     "a stage": (lambda c: c.read("other"), {}, "reads the stage other"),
 }  # fmt: skip
 

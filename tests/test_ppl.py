@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone, BackboneSettings, build
+from tag2mask.backbones.resnet38 import ResNet38d
 from tag2mask.errors import InputError
 from tag2mask.files import read_jsonl
 from tag2mask.layers.patchwise import Cut, edges, merge, patchwise, split
@@ -120,7 +121,7 @@ def test_golden_stride_2() -> None:
 @pytest.mark.parametrize("detach", [False, True])
 def test_one_patch_is_the_uncut_map(make: Callable[[], Backbone], detach: bool) -> None:
     b = make()
-    size = (64, 96) if b.multiple > 1 else (67, 93)
+    size = (64, 96) if b.size_divisor > 1 else (67, 93)
     with torch.no_grad():
         cuts = [Cut(name, 1) for name in b.names[:-1]]
         merged, uncut = patchwise(b, Photos(torch.randn(2, 3, *size)), cuts, detach=detach, together=detach)
@@ -487,7 +488,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [VARIANTS[0], *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
 def test_contract_of_the_other_forms(variant: PplSettings) -> None:
     check_method(Ppl, variant, lambda: resnet().train())
 
@@ -535,7 +536,7 @@ def test_a_narrow_photo_is_cut_into_what_it_has(make: Callable[[], Backbone]) ->
         for height, width in ((short, 8 * b.stride), (8 * b.stride, short), (b.stride, b.stride)):
             maps = method.localize(Photos(torch.randn(1, 3, height, width)))
             assert maps.shape == (1, 3, height // b.stride, width // b.stride)
-        if b.multiple == 1:
+        if b.size_divisor == 1:
             assert method.localize(Photos(torch.randn(1, 3, 3, 50))).shape == (1, 3, 1, 7)
 
 
@@ -561,7 +562,7 @@ def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: 
     assert len({weight for _, weight in seen}) == 6  # a step of the optimiser after each
 
 
-def test_the_road_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_tags_to_labels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user calls it, on stored features: two stages are left above them."""
     flags = (
         *SMALL,
@@ -716,3 +717,14 @@ def test_default_cuts(name: str, stride: int, expected: tuple[str, ...]) -> None
     assert cuts_of(b, PplSettings(cuts=expected[1:2], stages=2)) == (Cut(expected[1], 2),)  # named ones come first
     b.freeze_until(expected[2])
     assert default_cuts(b) == expected[2:]
+
+
+def test_default_cuts_of_resnet38d_are_of_three_resolutions() -> None:
+    """After b3, b4 and b5, as the lineage names its stages (specs/ppl.md 2.3); the last three blocks are all of b5."""
+    b = ResNet38d(thin=32)
+    assert default_cuts(b) == ("b3_2", "b4_5", "b5_2")
+    assert [b.resolutions[block] for block in default_cuts(b)] == [4, 8, 16]
+    b.freeze_until("b4_5")
+    assert default_cuts(b) == ("b4_5", "b5_2")
+    b.freeze_until("b5_1")
+    assert default_cuts(b) == ("b5_1", "b5_2")  # of one resolution, since there is no other above the frozen trunk

@@ -188,6 +188,7 @@ def imported(page: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[methods.En
         del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_a_method_from_elsewhere_trains_labels_and_is_redone_when_its_code_changes(
     imported: methods.Entry, page: Path, world: Path, tmp_path: Path
 ) -> None:

@@ -225,7 +225,15 @@ def test_settings_of_what_needs_no_training(wrong: dict[str, float], says: str) 
         PropagationSettings(**wrong)
 
 
-@pytest.mark.parametrize(("way", "refine"), [("irn", "crf"), ("psa", "none"), ("colours", "none"), ("features", "par")])
+@pytest.mark.parametrize(
+    ("way", "refine"),
+    [
+        pytest.param("irn", "crf", marks=pytest.mark.slow),
+        pytest.param("psa", "none", marks=pytest.mark.slow),
+        ("colours", "none"),
+        ("features", "par"),
+    ],
+)
 def test_every_propagation_is_a_stage_that_resumes_and_is_scored(way: str, refine: str, tmp_path: Path) -> None:
     data, out = make(tmp_path / "data", train=4, val=0), tmp_path / "run"
     flags = [*SMALL, "--propagate", way, "--refine", refine, "--propagation-train.epochs", "1"]

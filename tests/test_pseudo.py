@@ -210,3 +210,23 @@ def test_bad_settings() -> None:
             PseudoSettings(threshold=threshold)
     with pytest.raises(InputError, match=r"saliency-rule\.minimum is nan"):
         SaliencyRule(minimum=float("nan"))
+
+
+def maps_of(id: str, *cells: int, classes: tuple[int, ...] = (0, 1)) -> LocalizationMaps:
+    """Maps of 5 x 7 cells, so many of which reach 0.5, for each class."""
+    scores = np.full((len(cells), 35), 0.4, np.float16)
+    for row, count in zip(scores, cells, strict=True):
+        row[:count] = 0.5
+    return LocalizationMaps(id, classes[: len(cells)], scores.reshape(-1, 5, 7), (80, 112))
+
+
+def test_classes_that_maps_hardly_show_are_named_from_the_maps_alone() -> None:
+    from tag2mask.pseudo import cells_above, hardly_shown
+
+    assert cells_above(maps_of("a", 3, 1), 0.5) == {"0": 3, "1": 1} and cells_above(maps_of("b"), 0.5) == {}
+    counts = [(9, 1), (1, 0), (9, 9), (30, 1), (2, 0)]  # of the second class under two on four of five
+    records = [{"cells": cells_above(maps_of(str(n), *both), 0.5)} for n, both in enumerate(counts)]
+    (line,) = hardly_shown([*records, {"cells": {}}, {}], ("fray", "crack"))
+    assert line.startswith("'crack' covers under 2 cells of the maps on 4 of 5 photos, none on 2: ")
+    assert "--localize.long-side" in line and "--backbone.output-stride" in line
+    assert hardly_shown(records[2:4], ("fray", "crack")) == []  # one of two is not most of them

@@ -376,7 +376,7 @@ def test_weights_that_do_not_fit_are_one_line(small: None, tmp_path: Path) -> No
 
 def test_the_name_and_its_conditions(small: None) -> None:
     network = build(BackboneSettings("resnet38d", weights="none", output_stride=8, freeze_until="b5"))
-    assert (network.channels, network.stride, network.multiple, network.frozen_until) == (256, 8, 1, "b5")
+    assert (network.channels, network.stride, network.size_divisor, network.frozen_until) == (256, 8, 1, "b5")
     assert network.mean == (0.485, 0.456, 0.406)
     with pytest.raises(InputError, match=r"give --weights FILE .*--weights none"):
         build(BackboneSettings("resnet38d", output_stride=8))

@@ -102,8 +102,8 @@ class Colour(nn.Module):
         return torch.einsum("lc,bchw->blhw", self.weight, views.images)
 
 
-def unnormalised(multiple: int = 1) -> Backbone:
-    return Backbone([("b0", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3, multiple)
+def unnormalised(size_divisor: int = 1) -> Backbone:
+    return Backbone([("b0", nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3, size_divisor)
 
 
 def plain(**changes) -> InferenceSettings:
@@ -123,7 +123,7 @@ def test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter() -> None:
     torch.testing.assert_close(scaled.sum(0), torch.ones(50, 130))
 
 
-def test_large_photos_are_never_looked_at_whole() -> None:
+def test_large_photos_are_never_segmented_whole() -> None:
     model = Colour()
     segment_photo(model, unnormalised(), np.zeros((100, 300, 3), np.uint8), plain(window=64))
     assert max(max(size[2:]) for size in model.sizes) <= 64

@@ -106,7 +106,7 @@ def test_defaults_follow_what_cleans_the_maps() -> None:
     assert (given.constant, given.exponent) == (0.4, 2.0)
 
 
-def test_the_recipe_is_the_published_road() -> None:
+def test_the_recipe_is_as_published() -> None:
     run = recipe("smaf")
     assert run.method == "eps" and run.options == EpsSettings(head="feature", tau=0.4, lam=0.5)
     s = run.self_train
@@ -411,7 +411,7 @@ def test_maps_move_with_the_photo(tmp_path: Path) -> None:
         ).item(0, 0)  # fmt: skip
 
 
-def test_maps_beside_stored_features_and_photos_without_tags() -> None:
+def test_maps_with_stored_features_and_photos_without_tags() -> None:
     scores = np.linspace(0, 1, 8, dtype=np.float16)[None, None].repeat(5, 1)  # grows to the right
     photos = [Sample("p", Path("p"), frozenset({1})), Sample("q", Path("q"), frozenset())]
     data = Dataset("d", ("a", "b"), photos)
@@ -618,6 +618,7 @@ def test_a_report_of_a_run_with_students_can_be_written_again(two_rounds: Path, 
     assert run("report", out) == 0 and "round 2" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_missing_and_damaged_maps_are_made_anew_before_a_student_learns_from_them(
     two_rounds: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -660,7 +661,7 @@ def test_the_whole_of_smaf_small(world: Path, tmp_path: Path, capsys: pytest.Cap
     assert "--self-train.denoise saliency needs a saliency map for every photo" in said and "leave it out" in said
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n if n == "cam" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
 def test_the_maps_of_every_method_teach(name: str, world: Path, tmp_path: Path) -> None:
     data = with_saliency(world, tmp_path / "data") if METHODS[name].settings().traits.saliency else world
     flags = [*SMALL, *STUDENTS, "--method", name, "--refine", "none"]
@@ -668,6 +669,7 @@ def test_the_maps_of_every_method_teach(name: str, world: Path, tmp_path: Path) 
     assert len(list((tmp_path / "run" / "self-maps-1").glob("*.npz"))) == 9
 
 
+@pytest.mark.slow
 def test_students_of_ppl_on_stored_features(world: Path, tmp_path: Path) -> None:
     flags = [*SMALL, *STUDENTS, "--method", "ppl", "--freeze-until", "layer2", "--features.folder", tmp_path / "f",
              "--refine", "none"]  # fmt: skip

@@ -61,7 +61,8 @@ def make(root: Path, train: int = 9, val: int = 3, truth: bool = True) -> Path:
 
 SMALL = (  # noqa: SIM905 (a command line reads best as one)  # flags of a run that takes seconds: a small random network and one epoch
     "--backbone resnet10t --weights none --augment.size 64 --epochs 1 --train.batch-size 4 --localize.long-side 72 "
-    "--scales 1 --segmenter-augment.size 64 --segmenter-train.epochs 1 --segmenter-train.batch-size 4 "
+    "--scales 1 --segmenter-augment.size 64 --propagation-augment.size 64 --segmenter-train.epochs 1 "
+    "--segmenter-train.batch-size 4 "
     "--segmenter.channels 8 --inference.long-side 72 --inference.scales 1 --train.precision float32 "
     "--segmenter-train.precision float32 --relabel-train.epochs 1 --relabel-train.batch-size 4 "
     "--relabel-train.precision float32 --localize.precision float32 --inference.precision float32"

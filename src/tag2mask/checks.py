@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
 
 from tag2mask import backbones, methods, segment
+from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.data.batches import check_pairs
 from tag2mask.errors import InputError, listed
+from tag2mask.files import read_object
 from tag2mask.methods.released import released_state
+from tag2mask.plan.facts import Fact
+from tag2mask.plan.folder import Run
 from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
-from tag2mask.stages.networks import check_view
-from tag2mask.stages.segmenter import segmenter_backbone
+from tag2mask.stages import names
+from tag2mask.stages.networks import check_view, new_method
 from tag2mask.types import Dataset
 
 
-def check_run(settings: RunSettings, dataset: Dataset) -> None:
+def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) -> None:
     """The settings (their names are checked) go with these training photos.
+
+    Args:
+        wanted: names of the stages that are to be carried out.
 
     Raises:
         InputError: what is wrong first, in one line.
     """
     check_saliency(dataset, settings)
-    check_networks(settings, len(dataset.classes))
+    check_networks(settings, len(dataset.classes), wanted)
     if settings.traits.pairs:
         check_pairs(dataset)
     if settings.oracle_masks:
@@ -36,11 +43,6 @@ def check_run(settings: RunSettings, dataset: Dataset) -> None:
 
 def check_names(settings: RunSettings) -> None:
     """Every name in the settings exists, and the settings go together."""
-    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
-        raise InputError(
-            "a run folder is worked on by one process and this was started as several (torchrun, accelerate launch): "
-            "start `tag2mask` itself"
-        )
     methods.entry(settings.method)
     if settings.oracle_masks and settings.single_stage:
         raise InputError(
@@ -60,7 +62,7 @@ def check_names(settings: RunSettings) -> None:
             f"--background saliency-rule sets its thresholds on the maps themselves, and --refine {settings.refine} "
             "would move them: use --refine none, or --background saliency"
         )
-    own = segmenter_backbone(settings)
+    own = segment.backbone_of(settings.segmenter, settings.backbone)
     if own is not settings.backbone:
         backbones.check_settings(own)
     segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
@@ -74,8 +76,8 @@ def _check_propagation(settings: RunSettings) -> None:
         )
 
 
-def check_networks(settings: RunSettings, classes: int) -> None:
-    """The method can be built on the backbone and learns from views of this size; what it starts from is there.
+def check_networks(settings: RunSettings, classes: int, wanted: Collection[str]) -> None:
+    """The method can be built on the backbone and learns from views of this size; so can the segmenter.
 
     Raises:
         InputError: what they say of each other, and of the views.
@@ -83,6 +85,8 @@ def check_networks(settings: RunSettings, classes: int) -> None:
     with torch.random.fork_rng(devices=[]):  # what is drawn here must not change what the run draws
         backbone = backbones.build(replace(settings.backbone, weights="none"))
         method = methods.build(settings.method, backbone, classes, settings.options)
+        if not settings.single_stage and names.segmenters(settings)[0] in wanted:
+            _new_segmenter(settings, classes, backbone)
     if backbone.frozen_until is None:
         check_view(settings.augment, backbone)
         if isinstance(method, ChecksViews):
@@ -92,6 +96,50 @@ def check_networks(settings: RunSettings, classes: int) -> None:
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
             f"released {settings.method} of these classes, to use it as it is)"
         )
+
+
+def check_processes(world: int, photos: int, what: str) -> None:
+    """Every process has a photo to work on."""
+    if world > photos:
+        raise InputError(
+            f"{world} processes were started and there are {photos} {what}: start {photos} processes at most"
+        )
+
+
+def _new_segmenter(settings: RunSettings, classes: int, of_run: Backbone) -> None:
+    own = segment.backbone_of(settings.segmenter, settings.backbone)
+    backbone = of_run if own is settings.backbone else backbones.build(replace(own, weights="none"))
+    segment.build(settings.segmenter, backbone, classes, own)
+
+
+def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], run: Run) -> None:
+    """What the networks start from can be had and fits them: fetched now, and not when hours have passed.
+
+    Weights from the hub are passed over where a finished stage of the run started from them.
+
+    Raises:
+        InputError: weights that cannot be fetched or read, or are another network's.
+    """
+    own = segment.backbone_of(settings.segmenter, settings.backbone)
+    segmenter = names.segmenters(settings)[0]
+    with torch.random.fork_rng(devices=[]):
+        if not _known(settings.backbone, run, "method", "weights"):
+            new_method(settings, classes)
+        asked = segmenter in wanted and own is not settings.backbone
+        if asked and not _known(own, run, segmenter, "segmenter weights"):
+            backbones.build(own)
+
+
+def _known(backbone: BackboneSettings, run: Run, stage: str, fact: Fact) -> bool:
+    """Whether there is nothing to fetch or to read."""
+    if backbone.weights == "none":
+        return True
+    digest = backbones.weights_digest(backbone)
+    done = run.current(stage)
+    if not digest.startswith("hub:") or done is None or not done.has_manifest:
+        return False
+    facts = (read_object(done.own / "key.json") or {}).get("facts")
+    return isinstance(facts, dict) and facts.get(fact) == digest
 
 
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
@@ -124,7 +172,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
 
 def check_oracle(dataset: Dataset) -> None:
     """Every training photo has a true mask."""
-    lacking = [s.id for s in dataset.samples if s.mask_path is None]
+    lacking = [s.id for s in dataset.samples if not s.has_truth]
     if lacking:
         raise InputError(
             f"--oracle-masks needs the true mask of every training photo; {len(lacking)} have none "

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 import torch
 
+from tag2mask import processes
 from tag2mask.errors import InputError
 
 log = logging.getLogger("tag2mask")
@@ -39,19 +40,20 @@ def device() -> torch.device:
 
 def _accelerator() -> torch.device | None:
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", processes.local_place().local_rank)
     return torch.device("mps") if torch.backends.mps.is_available() else None
 
 
 def cores() -> int:
-    """Processor cores that this process may use: its affinity mask and its control group's quota count."""
+    """Processor cores that this process may use: its affinity mask, its control group's quota and the run's other
+    processes on this machine count."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         allowed = min(allowed, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no control group, or no quota ("max")
         pass
-    return max(1, allowed)
+    return max(1, allowed // processes.local_place().local_world)
 
 
 def resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:

@@ -83,9 +83,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def shortened(text: str, longest: int = 2000) -> str:
+def shortened(text: str, limit: int = 2000) -> str:
     """A text without its middle where it is very long, as names in damaged files can be."""
-    return text if len(text) <= longest else f"{text[: longest - 300]} ... {text[-295:]}"
+    return text if len(text) <= limit else f"{text[: limit - 300]} ... {text[-295:]}"
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask import compute, concurrency
+from tag2mask import compute, concurrency, processes
 from tag2mask.backbones import Backbone
 from tag2mask.data.images import decode_image
 from tag2mask.errors import DamagedArtefact, InputError
@@ -37,7 +37,7 @@ BATCH = 8  # photos in a forward pass
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """Where stored features lie and how much room they may take."""
+    """Where stored features lie and how much space they may take."""
 
     folder: Annotated[Path | None, DecidesNothing()] = None
     """Default: tag2mask/features in the user's cache folder."""
@@ -94,21 +94,36 @@ class FeatureStore:
         return torch.from_numpy(features)
 
     def fill(self, samples: Sequence[Sample], views_of: Callable[[Sample], list[View]]) -> int:
-        """Compute what is missing; gives the number of feature maps written.
+        """Compute what is missing; gives the number of feature maps written. Several processes share it: first all,
+        then those of each machine what their own cache folder still lacks.
 
         Raises:
             InputError: more than the limit, or than the disk has free.
         """
-        missing = [(s, v) for s in samples for v in views_of(s) if not self.path(s, v).exists()]
+        here = processes.local_place()
+        written = self._fill(samples, views_of, here.rank, here.world)
+        if here.world > here.local_world:
+            written += self._fill(samples, views_of, here.local_rank, here.local_world)
+        return written
+
+    def _fill(self, samples: Sequence[Sample], views_of: Callable[[Sample], list[View]], rank: int, world: int) -> int:
+        with processes.together():
+            missing = [(s, v) for s in samples for v in views_of(s) if not self.path(s, v).exists()]
+        with processes.together():
+            return self._write_features(missing, rank, world)
+
+    def _write_features(self, missing: Sequence[tuple[Sample, View]], rank: int, world: int) -> int:
+        """Those of the share of process ``rank`` of ``world``."""
         if not missing:
             return 0
-        self._check_room(missing)
+        self._check_space(missing)
         groups: dict[View, list[Sample]] = {}
         for sample, view in missing:
             groups.setdefault(view, []).append(sample)
-        batches = ([(s, view) for s in chunk] for view, members in groups.items() for chunk in _chunks(members, BATCH))
+        batches = [[(s, view) for s in chunk] for view, members in groups.items() for chunk in _chunks(members, BATCH)]
         cost = lambda item: 3.0 * self.facts[item[0].key].height * self.facts[item[0].key].width  # noqa: E731
-        written = concurrency.pipelined(batches, self._read, self._forward, self._write, cost=cost)
+        own = batches[rank::world]
+        written = concurrency.pipelined(own, self._read, self._forward, self._write, cost=cost)
         return sum(1 for _ in written)
 
     def _read(self, item: tuple[Sample, View]) -> np.ndarray:
@@ -125,7 +140,7 @@ class FeatureStore:
         with atomic(self.path(*item), "wb") as file:
             np.save(file, features, allow_pickle=False)
 
-    def _check_room(self, missing: Sequence[tuple[Sample, View]]) -> None:
+    def _check_space(self, missing: Sequence[tuple[Sample, View]]) -> None:
         need = self._bytes(missing) / 1e9
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free / 1e9
@@ -140,7 +155,7 @@ class FeatureStore:
 
     def _bytes(self, missing: Sequence[tuple[Sample, View]]) -> float:
         """Bytes to be written, from the cells per pixel of one small forward."""
-        side = 8 * max(self.backbone.stride, self.backbone.multiple)
+        side = 8 * max(self.backbone.stride, self.backbone.size_divisor)
         with torch.inference_mode():
             probe = self.backbone.until(torch.zeros(1, 3, side, side, device=self.device), self.block)
         per_pixel = probe.numel() / side**2

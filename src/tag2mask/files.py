@@ -98,11 +98,11 @@ def digest(content: object) -> str:
 
 def bytes_digest(path: Path) -> str:
     """32 hex digits of a file's bytes (blake2b), read in parts."""
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
+            hasher.update(part)
+    return hasher.hexdigest()
 
 
 def cache_folder() -> Path:
@@ -123,6 +123,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there and not empty: nothing is written over; give another --out, or remove it")
+    made = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     # beside its goal, as deep: relative paths in it stay right
     inside = out.with_name(f".{out.name[:100]}.{os.getpid()}.writing")
@@ -135,3 +136,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
         inside.replace(out)
     finally:
         shutil.rmtree(inside, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds what was written
+                folder.rmdir()

@@ -15,6 +15,7 @@ from tag2mask.errors import Terminated
 
 GRACE = 7  # seconds from SIGTERM until the step at hand is cut off; schedulers kill after 10 or more
 _asked = threading.Event()
+_error: BaseException | None = None
 
 
 def handle_signals() -> None:
@@ -29,10 +30,18 @@ def asked_to_end() -> bool:
     return _asked.is_set()
 
 
+def end_with(error: BaseException) -> None:
+    """From now on :func:`end_if_asked` raises this: another thread knows that there is no going on."""
+    global _error
+    _error = error
+
+
 def end_if_asked() -> None:
-    """Raises :class:`~tag2mask.errors.Terminated` when the process was asked to end."""
+    """Raises :class:`~tag2mask.errors.Terminated` when the process was asked to end, or why it cannot go on."""
     if _asked.is_set():
         raise Terminated
+    if _error is not None:
+        raise _error
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:

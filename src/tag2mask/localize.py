@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tag2mask import compute
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import resized
-from tag2mask.data.images import read_image
+from tag2mask.data.images import open_photo
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.protocols import Localizes, Traits
@@ -81,7 +81,7 @@ class Localizer:
 
     def views(self, size: tuple[int, int]) -> list[View]:
         """Of a photo of this (height, width)."""
-        return self.settings.views(*size, self.backbone.multiple)
+        return self.settings.views(*size, self.backbone.size_divisor)
 
     def group(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Photos of which this is the same go through the network together."""
@@ -93,7 +93,8 @@ class Localizer:
         shown = self.views(size)
         if self.store is not None:
             return [self.store.load(sample, view) for view in shown]
-        pixels = read_image(sample.image_path)
+        with open_photo(sample.image_path) as photo:
+            pixels, _ = photo.decode(max((view.height, view.width) for view in shown))
         of_size = {(v.height, v.width): resized(pixels, (v.height, v.width)) for v in shown if not v.flip}
         return [of_size[view.height, view.width] for view in shown]
 
@@ -119,12 +120,12 @@ class Localizer:
             raw = raw.flip(3) if of_photos[0].flip else raw
             for row, view in enumerate(of_photos):
                 raws[row].append(without_padding(raw[row : row + 1], (view.height, view.width), self.unit))
-        found = []
+        maps = []
         for row, (sample, size, _) in enumerate(photos):
             fused = fuse(raws[row])
             share = covered(fused, labels[row : row + 1])[0] if self.traits.maps == "probabilities" else None
-            found.append(present_maps(sample, fused[0].cpu(), size, share))
-        return found
+            maps.append(present_maps(sample, fused[0].cpu(), size, share))
+        return maps
 
     def _batch(self, samples: Sequence[Sample], inputs: Sequence[Tensor], flip: bool, labels: Tensor) -> Batch:
         if self.store is None:

@@ -3,6 +3,7 @@ plan (``stages``); this module reads the data, checks everything that can be che
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import sys
@@ -15,8 +16,9 @@ from typing import Any
 
 import torch
 
-from tag2mask import checks, compute, concurrency, data, doctor, stages
+from tag2mask import checks, compute, concurrency, data, doctor, processes, stages
 from tag2mask.data.images import CheckedImage, image_size, write_index_mask
+from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
@@ -64,15 +66,19 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     Raises:
         InputError: anything the user can mend, in one line.
     """
-    surveyed, settings = _surveyed(path, settings)
+    processes.join()
+    surveyed, settings = _surveyed(path, settings, wanted)
+    assert surveyed.train is not None
+    checks.check_processes(processes.world(), len(surveyed.train), "training photos")
+    checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder)
-        _describe(folder, settings, run_data)
+        processes.from_main(lambda: _describe(folder, settings, run_data))
         execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
-        _examine(execution, surveyed)
+        processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
-        _record_session(folder, time.monotonic() - began)
+        processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
         log.info("report: %s", _reported(execution, wanted))
     return out
 
@@ -82,7 +88,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
     damaged: set[Path] = set()
     while True:
         try:
-            return write_report(execution)
+            return processes.from_main(lambda: write_report(execution))
         except DamagedArtefact as error:
             if error.path in damaged:
                 raise
@@ -91,7 +97,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             execute(execution, wanted)
 
 
-def _surveyed(path: Path, settings: RunSettings) -> tuple[doctor.Survey, RunSettings]:
+def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tuple[doctor.Survey, RunSettings]:
     """The data set as it is listed, and the settings independent of where the command runs; both checked.
 
     Raises:
@@ -102,7 +108,7 @@ def _surveyed(path: Path, settings: RunSettings) -> tuple[doctor.Survey, RunSett
     surveyed = doctor.survey(path.absolute(), settings.data)
     doctor.refuse_errors(surveyed.findings)
     assert surveyed.train is not None
-    checks.check_run(settings, surveyed.train)
+    checks.check_run(settings, surveyed.train, wanted)
     return surveyed, settings
 
 
@@ -126,7 +132,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     if described.get("examined") == examined:
         return
     records = read_records(execution.folders[execution.stages[0].name].records)
-    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage)}) for r in records]
+    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
     doctor.refuse_errors(findings)
     said = tuple(record["error"] for record in execution.data.set_aside)  # one by one, when they were set aside
@@ -141,12 +147,13 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     """What :func:`train` would do in this run folder: what is done, what would be made anew and why. Changes
     nothing."""
     path, out = Path(path), Path(out)
-    surveyed, settings = _surveyed(path, settings or RunSettings())
+    settings = settings or RunSettings()
+    wanted = [stage.name for stage in stages.plan(settings)]
+    surveyed, settings = _surveyed(path, settings, wanted)
     there = (out / "run.json").exists()
     run = Run(out, existing=there)
-    plan = stages.plan(settings)
     run_data = _run_data(path, surveyed, settings, run)
-    return explain.outlook(run if there else None, plan, settings, run_data, [stage.name for stage in plan])
+    return explain.outlook(run if there else None, stages.plan(settings), settings, run_data, wanted)
 
 
 def write_report(execution: Execution) -> Path:
@@ -157,14 +164,23 @@ def write_report(execution: Execution) -> Path:
     """
     from tag2mask import report, summary
 
+    check_finished(execution)
+    path = execution.run.folder / "report.html"
+    report.render(summary.report_data(execution), path)
+    return path
+
+
+def check_finished(execution: Execution) -> None:
+    """Whether there are masks and scores of what is there now.
+
+    Raises:
+        InputError: not all stages are done, or they were made of other photos, tags or settings.
+    """
     if not {"masks", "scores"} <= execution.folders.keys():
         raise InputError(
             f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run "
             "its command again (`tag2mask plan` says what has changed)"
         )
-    path = execution.run.folder / "report.html"
-    report.render(summary.report_data(execution), path)
-    return path
 
 
 def reopen(run: Run) -> Execution:
@@ -185,14 +201,20 @@ def predict(
     images: Path | str | Sequence[Path],
     out: Path | str,
     refine: str | None = None,
+    tags: Path | str | None = None,
 ) -> list[Path]:
-    """Masks for new, untagged photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
+    """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
 
     Photos that cannot be read are named and passed over. ``refine`` replaces the run's refiner of predictions.
 
+    Args:
+        tags: a table of tags (:mod:`tag2mask.data.table`) of some of the photos. Classes outside of a photo's tags are
+            switched off, all of them where its tags are empty; photos that it does not name may show any.
+
     Raises:
-        InputError: no such run, no trained segmenter in it, no photos.
+        InputError: no such run, no trained segmenter in it, no photos, tags of other photos or classes.
     """
+    processes.join()
     run = Run(Path(run_folder), existing=True)
     described = run.description()
     settings = settings_from(described["settings"])
@@ -200,8 +222,11 @@ def predict(
         settings = replace(settings, inference=replace(settings.inference, refine=refine))
     out = Path(out).absolute()
     samples = data.load_images(images, skip=[out])
+    checks.check_processes(processes.world(), len(samples), "photos")
     _check_predictions_folder(out, samples)
-    predictor = Predictor(settings, len(described["classes"]), _result(run, settings), settings.single_stage)
+    if tags is not None:
+        samples = tag_photos(samples, Path(tags), described["classes"], selected=bool(settings.data.classes))
+    predictor = Predictor(settings, len(described["classes"]), trained_segmenter(run, settings), settings.single_stage)
     written = []
 
     def read(sample: Sample) -> Read | UnreadableImage:
@@ -211,27 +236,34 @@ def predict(
             return error
 
     def probabilities(batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
-        found = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
-        return [x if isinstance(x, UnreadableImage) else next(found) for x in inputs]
+        readable = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
+        return [x if isinstance(x, UnreadableImage) else next(readable) for x in inputs]
 
     def write(sample: Sample, output: Any) -> Path | UnreadableImage:
         if isinstance(output, UnreadableImage):
             return output
         path = out / f"{safe_name(sample.id)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_mask(path, predictor.mask(output))
+        write_index_mask(path, predictor.mask(output, sample.labels))
         return path
 
-    batches = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
+    every = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
+    batches = itertools.islice(every, processes.rank(), None, processes.world())
     done = concurrency.pipelined(batches, read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers)
-    for _, result in track(done, "predicting", len(samples)):
-        if isinstance(result, UnreadableImage):
-            log.info("set aside: %s", result)
-        else:
-            written.append(result)
+    aside: list[str] = []
+    with processes.together():
+        for _, result in track(done, "predicting", len(samples) // processes.world()):
+            if isinstance(result, UnreadableImage):
+                log.info("set aside: %s", result)
+                aside.append(str(result))
+            else:
+                written.append(result)
+    for message in itertools.chain.from_iterable(processes.exchange(aside)[1:]):
+        log.info("set aside: %s", message)
+    written = list(itertools.chain.from_iterable(processes.exchange(written)))
     if not written:
         raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
-    write_classes(out, described["classes"])
+    processes.from_main(lambda: write_classes(out, described["classes"]))
     return sorted(written)
 
 
@@ -268,7 +300,7 @@ def _size(sample: Sample) -> tuple[int, int]:
         return 1, 1
 
 
-def _result(run: Run, settings: RunSettings) -> StageFolder:
+def trained_segmenter(run: Run, settings: RunSettings) -> StageFolder:
     """The stage of the run's finished segmenter."""
     name = names.segmenters(settings)[-1]
     stage = run.current(name)
@@ -303,6 +335,7 @@ def _record_session(run: Run, seconds: float) -> None:
         "ended": _now(),
         "seconds": round(seconds, 1),
         "peak_memory_gb": round(compute.peak_memory_gb(), 2),
+        "processes": processes.world(),
         "device": str(compute.device()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -90,11 +90,11 @@ def show_references(
         for sample, labels in references:
             if store is None:
                 pixels = read_image(sample.image_path)
-                view = reference_view(pixels.shape[0], pixels.shape[1], settings, backbone.multiple)
+                view = reference_view(pixels.shape[0], pixels.shape[1], settings, backbone.size_divisor)
                 images = view_batch([pixels], view, backbone)
             else:
                 facts = store.facts[sample.key]
-                view = reference_view(facts.height, facts.width, settings, backbone.multiple)
+                view = reference_view(facts.height, facts.width, settings, backbone.size_divisor)
                 images = store.load(sample, view).float()[None]
             yield Reference(images.to(device), labels, sample.domain, stored=store is not None)
 

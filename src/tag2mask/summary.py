@@ -109,20 +109,29 @@ def supervision(run: Execution) -> list[str]:
     return lines
 
 
+def signals(run: Execution) -> tuple[str, ...]:
+    """What the run learned from, in short: equal for runs whose scores may stand in one column."""
+    s = run.settings
+    denoised = s.self_train.students and "saliency" in s.self_train.denoise
+    salient = s.pseudo.background in SALIENCY or s.traits.saliency or denoised
+    return ("image-level tags", *(("saliency maps",) if salient else ()))
+
+
 def final_masks(run: Execution) -> str:
     """The stage of the last masks made: of the last relabelling, or of the maps."""
     return [name for name in names.masks(run.settings) if name in run.folders][-1]
 
 
 def warnings(run: Execution) -> list[str]:
-    """Photos set aside, tags that no mask shows."""
+    """Photos set aside, classes that maps hardly show, tags that no mask shows."""
     lines = []
     if run.data.set_aside:
         count = len(run.data.set_aside)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [record["error"] for record in run.data.set_aside[:20]]
-    without = run.folders["masks"].manifest().get("without", ())
-    if without:
+    manifest = run.folders["masks"].manifest()
+    lines += manifest.get("hardly_shown", ())
+    if without := manifest.get("without", ()):
         lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
     records = read_records(run.folders[final_masks(run)].records)
     lacking = [r for r in records if r["missing_classes"]]
@@ -193,7 +202,7 @@ class Galleries:
             mask=self._mask("masks", sample) if of_train else None,
             relabelled=self._mask(self.masks.folder.name, sample) if of_train and self._relabelled else None,
             prediction=None if of_train else self._mask("predictions", sample),
-            truth=evaluate.read_truth(sample, dataset) if sample.mask_path is not None else None,
+            truth=evaluate.read_truth(sample, dataset) if sample.has_truth else None,
             score=score,
             note=note,
         )

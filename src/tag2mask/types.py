@@ -51,7 +51,13 @@ class Sample:
     domain: Domain = "target"
     saliency_path: Path | None = None
     mask_path: Path | None = None  # truth, for evaluation only: nobody but evaluate.py opens it
+    all_background: bool = False  # truth too: nobody drew a mask, and the tags say that it shows none of the classes
     split: str = ""  # the split it was read from; "" for photos to predict
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether it can be measured on."""
+        return self.mask_path is not None or self.all_background
 
     @property
     def key(self) -> SampleKey:
@@ -223,7 +229,7 @@ def masked_mean(maps: Tensor, valid: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LocalizationMaps:
-    """Where a method looks for each tagged class of one image, at feature stride."""
+    """Where a method sees each tagged class of one image, at feature stride."""
 
     id: str
     classes: tuple[int, ...]  # the present foreground classes, ascending

@@ -54,7 +54,7 @@ PADDED = 64
 def padding(device: torch.device, backbone: Backbone) -> int:
     """What the sides of padded views are multiples of; 1: views are not padded. A CPU gains nothing, and a transformer
     would stretch its positions over the padding."""
-    return PADDED if device.type != "cpu" and backbone.multiple == 1 else 1
+    return PADDED if device.type != "cpu" and backbone.size_divisor == 1 else 1
 
 
 def padded_size(height: int, width: int, unit: int) -> tuple[int, int]:

@@ -89,6 +89,7 @@ def test_maps_on_the_device_are_those_of_the_cpu(name: str, photos: Dataset) -> 
         np.testing.assert_allclose(one.scores, other.scores, atol=5e-3)  # stored in half precision
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # of torch, about its own feature
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_no_step_of_a_training_waits_for_the_device(name: str, photos: Dataset, tmp_path: Path) -> None:
     """A wait in a step leaves the device idle while the next step is prepared."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from tag2mask.backbones import resnet38
 from tag2mask.backbones.chain import Backbone
 from tag2mask.backbones.embedded import EMBEDDED, embedded_file
@@ -63,6 +65,10 @@ def build(settings: BackboneSettings) -> Backbone:
         backbone.freeze_until(backbone.names[-1])
     elif settings.freeze_until is not None:
         backbone.freeze_until(settings.freeze_until)
+    if settings.freeze_norms:
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
     return backbone
 
 

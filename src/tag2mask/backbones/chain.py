@@ -36,12 +36,12 @@ class Backbone(nn.Module):
         stride: int,
         mean: Any,
         std: Any,
-        multiple: int = 1,
+        size_divisor: int = 1,
         strides: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleDict({name: block for name, block in blocks})
-        self.channels, self.stride, self.multiple = channels, stride, multiple
+        self.channels, self.stride, self.size_divisor = channels, stride, size_divisor
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.strides: dict[str, int] = dict(zip(self.names, strides, strict=True)) if strides else {}
         self.frozen_until: str | None = None

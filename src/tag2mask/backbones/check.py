@@ -43,7 +43,7 @@ def check_backbone(make: Make) -> None:
 
 def photos(backbone: Backbone, batch: int = 2) -> Tensor:
     """Noise two cells high and four wide."""
-    unit = max(backbone.stride, backbone.multiple)
+    unit = max(backbone.stride, backbone.size_divisor)
     return torch.randn(batch, 3, 2 * unit, 4 * unit, generator=torch.Generator().manual_seed(0))
 
 

@@ -22,6 +22,8 @@ class BackboneSettings:
     """Train nothing of it: its features are computed once and kept on disk."""
     freeze_until: str | None = None
     """Keep the output of the blocks up to and including this one on disk, and train the blocks above it."""
+    freeze_norms: bool = False
+    """Scale and shift of its batch norms do not learn, as their statistics never do (DeepLab's published codes)."""
 
     def __post_init__(self) -> None:
         check_values(self, "backbone")

@@ -78,7 +78,7 @@ def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
 
 
 def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
-    multiple = 1
+    size_divisor = 1
     if hasattr(model, "patch_embed") and hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens"):
         if not all(hasattr(model, needed) for needed in Tokens.needs):
             raise _of_one_size(name)
@@ -86,11 +86,11 @@ def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> 
         chain: list[tuple[str, nn.Module]] = [("embed", Tokens(model))]
         chain += [(f"block{i}", TokenBlock(block, prefix)) for i, block in enumerate(model.blocks)]
         chain.append(("norm", TokenGrid(model.norm, prefix)))
-        multiple = int(model.patch_embed.patch_size[0])
+        size_divisor = int(model.patch_embed.patch_size[0])
     else:
         known_chain = _blocks_of(model)
         chain = known_chain if known_chain is not None else [("features", _Whole(model, model.num_features))]
-    return _measured(chain, config["mean"], config["std"], output_stride, multiple)
+    return _measured(chain, config["mean"], config["std"], output_stride, size_divisor)
 
 
 def _blocks_of(model: Any) -> list[tuple[str, nn.Module]] | None:
@@ -127,12 +127,12 @@ class _Whole(nn.Module):
 
 
 def _measured(
-    chain: Sequence[tuple[str, nn.Module]], mean: Any, std: Any, output_stride: int, multiple: int = 1
+    chain: Sequence[tuple[str, nn.Module]], mean: Any, std: Any, output_stride: int, size_divisor: int = 1
 ) -> Backbone:
     """The backbone of this chain, its channels and strides measured by a small forward."""
-    backbone = Backbone(chain, 0, 0, mean, std, multiple)
+    backbone = Backbone(chain, 0, 0, mean, std, size_divisor)
     depthwise.use(backbone)
-    side = 8 * output_stride if multiple == 1 else 8 * multiple
+    side = 8 * output_stride if size_divisor == 1 else 8 * size_divisor
     with torch.inference_mode():
         backbone.eval()
         probe = torch.zeros(1, 3, side, side)
@@ -142,7 +142,7 @@ def _measured(
     if probe.ndim != 4:
         raise InputError("this timm model gives no feature map: choose a CNN or a ViT (`tag2mask list backbones`)")
     backbone.channels, backbone.stride = probe.shape[1], side // probe.shape[3]
-    if multiple == 1 and backbone.stride != output_stride:
+    if size_divisor == 1 and backbone.stride != output_stride:
         raise InputError(
             f"this backbone has output stride {backbone.stride}, not {output_stride}: "
             f"give --backbone.output-stride {backbone.stride}"

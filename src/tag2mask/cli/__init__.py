@@ -26,15 +26,22 @@ tag2mask: image tags in, pixel masks out.
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
-                                                     yolo, voc, png
+                                                     yolo, voc, png; or the segmenter itself: onnx, bundle
+  tag2mask import RUN CORRECTED --from FORMAT        take corrected masks back, to measure on them:
+  tag2mask evaluate RUN --check                      mean IoU on corrected masks, with its interval
+  tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
+                                                     the same photos, spread over seeds, intervals, minutes
   tag2mask report RUN                                write RUN/report.html again
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
+  tag2mask completion bash|zsh|fish                  a script that completes commands and flags in the shell
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
 
-`tag2mask COMMAND --help` shows every setting. DATA is a folder with images/ and tags.csv (image,tags), one folder per
-class, VOC's layout, or COCO's.
+`tag2mask COMMAND --help` shows its settings; for train and label the first of them, `--help-all` every one. `--quiet`
+shows errors alone; `--json` (train, label, demo, predict) one event a line. DATA is a folder with images/ and tags.csv
+(image,tags), one folder per class, VOC's layout, or COCO's.
 """
 
+SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share
 CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
@@ -48,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except InputError as error:
-        code = fail(" ".join(str(error).split()))
+        code = fail_for_all(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        code = fail("interrupted: run the same command again to go on; finished work is kept")
+        code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
     except Terminated:
-        fail("asked to end: run the same command again to go on; finished work is kept")
+        fail_for_all("asked to end: run the same command again to go on; finished work is kept")
         code = 143
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,8 +73,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def fail_for_all(message: str) -> int:
+    """:func:`fail`; of several processes one says it."""
+    if "WORLD_SIZE" not in os.environ:
+        return fail(message)
+    from tag2mask import processes
+
+    if processes.tell_failure(message):
+        fail(message)
+        processes.tell_said()
+    return 2
+
+
 def fail(message: str) -> int:
-    """Print the one line of an error; its exit code."""
+    """Print the one line of an error; its exit code. Programs that asked for events get one, too."""
+    from tag2mask.cli.flags import tell_error
+
+    tell_error(message)
     encoding = sys.stderr.encoding or "utf-8"
     print(f"tag2mask: {message}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
     return 2
@@ -75,7 +97,7 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import exchange, lists, runs, tools
+    from tag2mask.cli import completion, exchange, lists, runs, tools
 
     return {
         "demo": runs.demo,
@@ -86,9 +108,12 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "predict": tools.predict,
         "evaluate": tools.evaluate,
         "export": exchange.export,
+        "import": exchange.take_back,
+        "compare": tools.compare,
         "report": tools.report,
         "list": lists.list_names,
         "download": tools.download,
+        "completion": completion.completion,
     }
 
 
@@ -105,4 +130,13 @@ def dispatch(arguments: list[str]) -> int:
     table = commands()
     if arguments[0] not in table:
         raise unknown("command", arguments[0], table)
-    return table[arguments[0]](arguments[1:])
+    if "WORLD_SIZE" in os.environ:
+        from tag2mask import processes
+
+        if arguments[0] in SHARED:
+            processes.join()
+        elif not processes.place().is_main:
+            return 0  # the main process does it
+    from tag2mask.cli.flags import choose_output
+
+    return table[arguments[0]](choose_output(arguments[0], arguments[1:]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 # short flag -> the setting it stands for
 SHORT = {
@@ -66,12 +68,15 @@ def _listed(flag: str, argument: str) -> list[str]:
     return [part.strip() for part in argument.split(",") if part.strip()]
 
 
-def take(arguments: list[str], flag: str, default: str) -> str:
-    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments."""
+def take(arguments: list[str], flag: str, default: str, *, several: bool = False) -> str:
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments; ``several``: all values up to the next flag."""
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
-            value = arguments[index + 1]
-            del arguments[index : index + 2]
+            end = index + 2
+            while several and end < len(arguments) and not arguments[end].startswith("-"):
+                end += 1
+            value = " ".join(arguments[index + 1 : end])
+            del arguments[index:end]
             return value
         if argument.startswith(flag + "="):
             del arguments[index]
@@ -86,9 +91,57 @@ def show_progress() -> None:
     warnings.filterwarnings("ignore", message="Image size")  # Pillow's; ours says the same, with what to do
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     own = logging.getLogger("tag2mask")
-    own.setLevel(logging.INFO)
-    own.handlers, own.propagate = [_ConsoleHandler()], False
-    progress.show()
+    main = is_main()
+    own.setLevel(logging.INFO if main and _how != "quiet" else logging.WARNING)  # of several processes one speaks
+    own.handlers, own.propagate = [_EventHandler() if _how == "json" else _ConsoleHandler()], False
+    progress.show(main and _how != "quiet")
+    progress.listen(tell_json if main and _how == "json" else None)
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all that were started with it."""
+    from tag2mask import processes
+
+    return processes.place().is_main
+
+
+COMMANDS_WITH_EVENTS = ("train", "label", "demo", "predict")
+
+_how: Literal["all", "quiet", "json"] = "all"
+
+
+def choose_output(command: str, arguments: list[str]) -> list[str]:
+    """The arguments without ``--quiet`` and, for commands with a run's progress, ``--json``; they say what
+    :func:`show_progress` shows."""
+    global _how
+    own = ["--quiet", *(["--json"] if command in COMMANDS_WITH_EVENTS else [])]
+    given = [argument for argument in arguments if argument in own]
+    _how = "json" if "--json" in given else "quiet" if given else "all"
+    return [argument for argument in arguments if argument not in own]
+
+
+def tell_json(event: dict[str, Any]) -> None:
+    """One JSON object a line on standard output, at once; never half a line, whatever the log does."""
+    print(json.dumps(event, default=str), flush=True)
+
+
+def say(text: str) -> None:
+    """A result in words, for people."""
+    if _how == "all":
+        print(text)
+
+
+def tell_error(message: str) -> None:
+    """The event of an error, where events are wanted."""
+    if _how == "json":
+        tell_json({"event": "error", "message": message})
+
+
+class _EventHandler(logging.Handler):
+    """The log as events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell_json({"event": "log", "level": record.levelname.lower(), "message": self.format(record)})
 
 
 class _ConsoleHandler(logging.Handler):

@@ -6,9 +6,13 @@ import dataclasses
 import sys
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tag2mask.cli.flags import SHORT, show_progress, spell_out, take
+from tag2mask.cli.flags import SHORT, say, show_progress, spell_out, take
+from tag2mask.cli.help import first_screen
+from tag2mask.errors import InputError
+from tag2mask.files import read_object
+from tag2mask.progress import tell
 
 
 def parse_run(arguments: list[str], command: str, recipe_name: str = "default") -> tuple[Path, Path, Any]:
@@ -17,7 +21,7 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
 
     from tag2mask import methods, recipes
 
-    arguments = spell_out(arguments)
+    arguments = spell_out(["--help" if argument == "--help-all" else argument for argument in arguments])
     settings = recipes.recipe(take(arguments, "--recipe", recipe_name))
     settings = recipes.with_method(settings, take(arguments, "--method", settings.method))
     own = methods.flag(settings.method)  # the method's own settings get flags of the method's name: --cam.dropout
@@ -31,8 +35,8 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
     ]
     flags = dataclasses.make_dataclass("Settings", fields, frozen=True)
     flags.__doc__ = (
-        "DATA: the data set. --out: the run folder. Also --method NAME and --recipe NAME (`tag2mask list`), and short "
-        "flags: " + ", ".join(SHORT) + "."
+        "DATA: the data set. --out: the run folder. Also --method NAME, --recipe NAME (`tag2mask list`), --seeds 0 1 2 "
+        "(a run of each, compared), and short flags: " + ", ".join(SHORT) + "."
     )
     parsed: Any = tyro.cli(flags, args=arguments, prog=f"tag2mask {command}")
     values = {f.name: getattr(parsed, f.name) for f in kept}
@@ -41,22 +45,61 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
 
 def train(arguments: list[str], recipe_name: str = "default") -> int:
     """Tags to a trained segmenter, scores and a report."""
-    path, out, settings = parse_run(arguments, "train", recipe_name)
+    return _of_each_seed("train", arguments, recipe_name)
+
+
+def _of_each_seed(command: Literal["train", "label"], arguments: list[str], recipe_name: str = "default") -> int:
+    """One run, or with `--seeds 0,1,2` one of each in RUN/seed-K, compared at the end where there is truth."""
+    if {"-h", "--help"} & set(arguments):
+        print(first_screen(command), end="")
+        return 0
+    seeds = _seeds(arguments)
+    path, out, settings = parse_run(arguments, command, recipe_name)
     show_progress()
     from tag2mask import pipeline
 
-    pipeline.train(path, out, settings)
+    work = pipeline.train if command == "train" else pipeline.label
+    if not seeds:
+        work(path, out, settings)
+        tell("result", **_result(out))
+        return 0
+    folders = [out / f"seed-{seed}" for seed in seeds]
+    for seed, folder in zip(seeds, folders, strict=True):
+        work(path, folder, dataclasses.replace(settings, seed=seed))
+    from tag2mask.compare import compare
+    from tag2mask.compare.page import render
+
+    try:
+        comparison = compare(folders)
+    except InputError as error:
+        say(f"{len(folders)} runs in {out}, not compared: {error}")
+        tell("result", runs=[str(folder) for folder in folders])
+        return 0
+    render(comparison, out / "compare.html")
+    tell("result", runs=[str(folder) for folder in folders], comparison=str(out / "compare.html"))
+    say(f"{comparison.to_text()}\ncomparison: {out / 'compare.html'}")
     return 0
+
+
+def _result(out: Path) -> dict[str, Any]:
+    """Where a run's results lie, and its mean IoU by stage where there was truth."""
+    scores = read_object(out / "scores" / "scores.json") or {}
+    measured = {name: of["mean_iou"] for name, of in scores.items() if isinstance(of, dict) and "mean_iou" in of}
+    return {"run": str(out), "report": str(out / "report.html"), "mean_iou": measured}
+
+
+def _seeds(arguments: list[str]) -> list[int]:
+    """Of `--seeds 0 1 2` or `--seeds 0,1,2`, which are taken out of the arguments; none without."""
+    given = take(arguments, "--seeds", "", several=True)
+    seeds = given.replace(",", " ").split()
+    if not all(part.isdecimal() for part in seeds) or len({*seeds}) < len(seeds) or (given and len(seeds) < 2):
+        raise InputError(f"--seeds {given}: give two or more different whole numbers, as in --seeds 0 1 2")
+    return [int(part) for part in seeds]
 
 
 def label(arguments: list[str]) -> int:
     """Tags to masks for those photos."""
-    path, out, settings = parse_run(arguments, "label")
-    show_progress()
-    from tag2mask import pipeline
-
-    pipeline.label(path, out, settings)
-    return 0
+    return _of_each_seed("label", arguments)
 
 
 def demo(arguments: list[str]) -> int:
@@ -79,6 +122,9 @@ def demo(arguments: list[str]) -> int:
 
 def plan(arguments: list[str]) -> int:
     """What `train` would do with these settings: what is done, what is made anew and because of which setting."""
+    if {"-h", "--help"} & set(arguments):
+        print(first_screen("plan"), end="")
+        return 0
     path, out, settings = parse_run(arguments, "plan")
     from tag2mask import pipeline
 

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tag2mask.cli.flags import show_progress, spell_out
+from tag2mask.cli import exchange
+from tag2mask.cli.flags import say, show_progress, spell_out
 
 if TYPE_CHECKING:
     from tag2mask.evaluate import Scores
@@ -31,12 +32,40 @@ def doctor(arguments: list[str]) -> int:
     return 2 if any(f.level == "error" for f in findings) else 0
 
 
+def compare(arguments: list[str]) -> int:
+    import json
+
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Compare:
+        """Runs side by side on the same photos: scores with intervals, classes, minutes, supervision, photos."""
+
+        RUNS: tyro.conf.Positional[tuple[Path, ...]]
+        """Finished runs; those of equal settings and other seeds are one row."""
+        out: Path | None = None
+        """Also write a page with the photos on which they differ most."""
+        json: bool = False
+        """Print JSON."""
+
+    parsed = tyro.cli(Compare, args=arguments, prog="tag2mask compare")
+    from tag2mask.compare import compare as compared
+
+    comparison = compared(parsed.RUNS)
+    if parsed.out is not None:
+        from tag2mask.compare.page import render
+
+        render(comparison, parsed.out)
+    print(json.dumps(comparison.to_json(), indent=2) if parsed.json else comparison.to_text())
+    return 0
+
+
 def predict(arguments: list[str]) -> int:
     import tyro
 
     @dataclasses.dataclass(frozen=True)
     class Predict:
-        """Masks for new, untagged photos with a run's segmenter."""
+        """Masks for new photos with a run's segmenter; no tags are needed."""
 
         RUN: tyro.conf.Positional[Path]
         IMAGES: tyro.conf.Positional[Path]
@@ -44,24 +73,33 @@ def predict(arguments: list[str]) -> int:
         """Folder for the masks: index PNG, 0 background, c + 1 class c, in the palette of VOC."""
         refine: str | None = None
         """Another refiner than the run's (`tag2mask list refiners`), or none."""
+        tags: Path | None = None
+        """Tags of some of the photos (a CSV image,tags): classes outside of a photo's tags are switched off, all of
+        them where its tags are empty; a photo without a line may show any."""
 
     parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
     show_progress()
     from tag2mask import pipeline
+    from tag2mask.progress import tell
 
-    written = pipeline.predict(parsed.RUN, parsed.IMAGES, parsed.out, refine=parsed.refine)
-    print(f"{len(written)} masks in {parsed.out}")
+    written = pipeline.predict(parsed.RUN, parsed.IMAGES, parsed.out, refine=parsed.refine, tags=parsed.tags)
+    tell("result", masks=str(parsed.out), photos=len(written))
+    say(f"{len(written)} masks in {parsed.out}")
     return 0
 
 
 def evaluate(arguments: list[str]) -> int:
+    if "--check" in arguments:
+        return exchange.check([argument for argument in arguments if argument != "--check"])
     import json
 
     import tyro
 
     @dataclasses.dataclass(frozen=True)
     class Evaluate:
-        """A folder of index masks against another: PASCAL mIoU from one confusion matrix."""
+        """A folder of index masks against another: PASCAL mIoU from one confusion matrix.
+
+        `tag2mask evaluate RUN --check` measures a run on corrected masks (`tag2mask import`)."""
 
         PREDICTED: tyro.conf.Positional[Path]
         TRUTH: tyro.conf.Positional[Path]

@@ -6,7 +6,7 @@ The layouts: :data:`tag2mask.data.layouts.LAYOUTS`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from tag2mask.data.finding import Finding
@@ -17,7 +17,7 @@ from tag2mask.data.samples import Samples, label_counts
 from tag2mask.data.settings import DataSettings, Layout, split_name
 from tag2mask.data.walk import SUFFIXES, image_files
 from tag2mask.errors import InputError, listed
-from tag2mask.types import Dataset, Sample
+from tag2mask.types import Dataset
 
 __all__ = [
     "LAYOUTS",
@@ -46,7 +46,7 @@ def load(path: Path | str | Opened, settings: DataSettings | None = None, split:
 
     Args:
         path: the data set's folder (or its CSV of tags), or what :func:`open_data` made of it.
-        settings: how it is read; by default it is looked at.
+        settings: how it is read; by default the layout is recognised.
         split: by default the settings' training split.
 
     Raises:
@@ -104,12 +104,12 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
         raise InputError(f"{errors[0]}{more}")
 
 
-def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | str] = ()) -> Sequence[Sample]:
+def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | str] = ()) -> Samples:
     """Photos without tags: every photo under a folder, or the files given. Nothing is opened.
 
     Args:
         paths: a folder, a file, or several of both.
-        skip: folders that are not looked into, for instance where the masks are written.
+        skip: folders that are left out, for instance where the masks are written.
 
     Raises:
         InputError: a path that is not there, no photo at all, or a file given twice.

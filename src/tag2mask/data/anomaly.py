@@ -12,15 +12,12 @@ from pathlib import Path
 
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import known_classes
-from tag2mask.data.companions import word
+from tag2mask.data.companions import GOOD_WORDS, word
 from tag2mask.data.finding import Finding
 from tag2mask.data.listing import Listing
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import folders, image_files, left_out, walk
 from tag2mask.errors import InputError, listed
-
-GOOD = frozenset({"good", "ok", "normal"})
-"""Names of folders of photos that show no class."""
 
 
 def recognise(root: Path, settings: DataSettings) -> str | None:
@@ -28,12 +25,12 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
     inside = {
         split: {word(name) for place in group for name in folders(place)} for split, group in _splits(root).items()
     }
-    with_good = [split for split, names in inside.items() if names & GOOD]
-    if not with_good or not any(names - GOOD for names in inside.values()):
+    with_good = [split for split, names in inside.items() if names & GOOD_WORDS]
+    if not with_good or not any(names - GOOD_WORDS for names in inside.values()):
         return None
     if (root / "ground_truth").is_dir():
         return f"an anomaly set, with ground_truth and good photos in {listed(with_good)}"
-    if inside.get("train", set()) <= GOOD and "train" in with_good:
+    if inside.get("train", set()) <= GOOD_WORDS and "train" in with_good:
         return "an anomaly set, train holds good photos only"
     return None
 
@@ -52,18 +49,18 @@ class Anomaly:
     def __init__(self, root: Path, settings: DataSettings) -> None:
         self.root, self.settings = root, settings
         self.places = _splits(root)
-        where = {
+        origins = {
             name: f"folder {place / name}"
             for group in self.places.values()
             for place in group
             for name in folders(place)
-            if word(name) not in GOOD
+            if word(name) not in GOOD_WORDS
         }
-        if not where:
+        if not origins:
             raise InputError(
                 f"{root} has no folder of defects in its splits, as anomaly sets have: choose another --layout"
             )
-        self.known = known_classes(root, settings, where)
+        self.known = known_classes(root, settings, origins)
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self.places)
@@ -77,7 +74,7 @@ class Anomaly:
                 folder, slash, _ = name.partition("/")
                 if slash:
                     names.append(f"{place.name}/{name}")
-                    labels.append(frozenset() if word(folder) in GOOD else frozenset({self.known.number[folder]}))
+                    labels.append(frozenset() if word(folder) in GOOD_WORDS else frozenset({self.known.number[folder]}))
         photos = Photos(self.root, names, labels, explicit=False)
         source, advice = listed(map(str, self.places[split])), self._advice(split, labels)
         binary = frozenset({"ground_truth"})

@@ -66,4 +66,4 @@ def listing(
     )
     values = class_values(known.names, settings, known.values)
     notes = (*merged_words(known.merged), *findings)
-    return Listing(name or root.name, known.names, values, samples, source, known.explicit, known.where, notes)
+    return Listing(name or root.name, known.names, values, samples, source, known.explicit, known.origins, notes)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tag2mask.data import likeness
 from tag2mask.data.decode import IMAGE_BYTES, decoded, explained
 from tag2mask.data.reading import open_regular
 from tag2mask.errors import UnreadableImage
@@ -30,6 +31,7 @@ class CheckedImage:
     error: str | None = None
     split: str = ""
     note: str = ""  # what is odd about its pixels: "transparent", "12 bits"
+    signs: str = ""  # alike for photos that show the same (tag2mask.data.likeness)
 
     @property
     def key(self) -> SampleKey:
@@ -45,7 +47,9 @@ def check_image(sample: Sample) -> CheckedImage:
     except UnreadableImage as error:
         return CheckedImage(sample.id, error=str(error), split=sample.split)
     height, width, _ = pixels.shape
-    return CheckedImage(sample.id, height, width, _digest(content), split=sample.split, note=note)
+    return CheckedImage(
+        sample.id, height, width, _digest(content), split=sample.split, note=note, signs=likeness.signs(pixels)
+    )
 
 
 def _content(path: Path) -> bytes:

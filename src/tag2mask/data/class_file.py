@@ -101,27 +101,29 @@ class Known(NamedTuple):
     number: dict[str, int]
     explicit: bool
     merged: tuple[tuple[str, ...], ...]  # spellings taken as one that differ in capitals
-    where: dict[str, str]  # where a class is first named
+    origins: dict[str, str]  # where a class is first named
 
 
-def known_classes(root: Path, settings: DataSettings, where: Mapping[str, str], *, alphabetical: bool = True) -> Known:
+def known_classes(
+    root: Path, settings: DataSettings, origins: Mapping[str, str], *, alphabetical: bool = True
+) -> Known:
     """The classes that the user listed or, where nothing lists them, those that were met.
 
     Args:
-        where: every spelling met, and where it is met first.
-        alphabetical: the order of those that were met; otherwise that of ``where``.
+        origins: every spelling met, and where it is met first.
+        alphabetical: the order of those that were met; otherwise that of ``origins``.
 
     Raises:
         InputError: a spelling that is none of the classes listed; it says where.
     """
     own = user_classes(root, settings)
     if own is None:
-        classes = merge(where, alphabetical=alphabetical)
-        first = {classes.names[classes.number[spelling]]: place for spelling, place in reversed(list(where.items()))}
+        classes = merge(origins, alphabetical=alphabetical)
+        first = {classes.names[classes.number[spelling]]: place for spelling, place in reversed(list(origins.items()))}
         return Known(classes.names, (), dict(classes.number), False, classes.merged, first)
-    classes = listed_classes(own.names, where)
+    classes = listed_classes(own.names, origins)
     number: dict[str, int] = {}
-    for spelling, place in where.items():
+    for spelling, place in origins.items():
         class_number = own.number(spelling, classes)
         if class_number is None:
             raise InputError(f"{place}: {unknown('class', spelling, own.names)}; the classes are those of {own.source}")

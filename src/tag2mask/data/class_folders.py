@@ -1,5 +1,7 @@
 """The layout *class-folders*: ``cat/01.jpg``, ``dog/7.jpg``, the folder's name is the tag; or the same in ``train/``
-and ``val/``. What else lies there (truth in ``masks/``, photos without a class) is told apart by what it holds.
+and ``val/``. Photos in a folder called ``good`` (or ``ok``, ``normal``, ``no_defect``) show none of the classes, unless
+the user lists it as one. What else lies there (truth in ``masks/``, photos without a class) is told apart by what it
+holds.
 """
 
 from __future__ import annotations
@@ -31,65 +33,85 @@ class Place(NamedTuple):
         """The folders that are classes."""
         return [name for name, role in self.roles.items() if role == "class"]
 
+    @property
+    def good(self) -> list[str]:
+        """The folders of photos that show none of the classes."""
+        return [name for name, role in self.roles.items() if role == "good"]
+
+    @property
+    def labelled(self) -> list[str]:
+        """The folders whose names say what their photos show."""
+        return [*self.classes, *self.good]
+
 
 class ClassFolders:
-    """A data set in the layout *class-folders*. Its folders are walked once, here."""
+    """A data set in the layout *class-folders*. Its folders are listed once, here."""
 
     def __init__(self, root: Path, settings: DataSettings) -> None:
         self.root, self.settings = root, settings
         self.base = absolute(existing_folder(settings.images, "the folder of images")) if settings.images else root
-        self.walked = walk(self.base)
+        self.files = walk(self.base)
         self._meant = _meant(root, settings)
-        groups = groups_of(self.walked.photos)
+        groups = groups_of(self.files.photos)
         inner = _photo_folder(groups, self._place("", groups).roles)
         if settings.images is None and inner:
-            self.base, self.walked.photos = root / inner, groups[inner]
-            groups = groups_of(self.walked.photos)
+            self.base, self.files.photos = root / inner, groups[inner]
+            groups = groups_of(self.files.photos)
         top = self._place("", groups)
         self._places: dict[str, Place] = {"": top}  # by prefix of the photos' names
         self._splits: dict[str, list[str]] = {}  # the prefixes of each split
         for name, role in top.roles.items():
             if role == "split":
                 place = self._places[f"{name}/"] = self._place(f"{name}/", groups_of(groups[name]))
-                if place.classes:
+                if place.labelled:
                     self._splits.setdefault(split_name(name), []).append(f"{name}/")
         self.nested = bool(self._splits)
         if not self.nested:
             self._splits[split_name(settings.train_split)] = [""]
-        prefixes = [prefix for group in self._splits.values() for prefix in group]
-        where = {n: f"folder {self.base / prefix / n}" for prefix in prefixes for n in self._places[prefix].classes}
-        self._check(where, groups)
-        self.known = known_classes(root, settings, where)
+        self._prefixes = [prefix for group in self._splits.values() for prefix in group]
+        origins = {
+            n: f"folder {self.base / prefix / n}" for prefix in self._prefixes for n in self._places[prefix].classes
+        }
+        self._check(origins, groups)
+        self.known = known_classes(root, settings, origins)
 
     def _place(self, prefix: str, groups: Groups) -> Place:
         names = [name for name in sorted(groups) if name]
         roles: dict[str, Role] = {name: role_of(name, groups, self.base / prefix, self._meant) for name in names}
         return Place({name: len(photos) for name, photos in groups.items()}, roles)
 
-    def _check(self, where: Mapping[str, str], groups: Groups) -> None:
+    def _check(self, origins: Mapping[str, str], groups: Groups) -> None:
         """Refuse a folder that holds no class, or that holds the data set one folder deeper."""
-        if not where:
-            state = "holds images but no tags" if self.walked.photos else "holds no images"
+        if not origins:
+            state = "holds images but no tags" if self.files.photos else "holds no images"
+            if good := self._good():
+                state = f"holds photos of no class, only in {listed(good)}, which means none of the classes"
             sheets = [path.name for ending in ("xlsx", "xls", "ods") for path in self.root.glob(f"*.{ending}")]
             sheet = f" (if they are in {min(sheets)}, save it as CSV UTF-8)" if sheets else ""
             raise InputError(
                 f"{self.base} {state}{sheet}: make a file tags.csv with columns image,tags, or one folder for each "
                 "class, or give the layout of VOC or COCO"
             )
-        (only, *more) = where
-        inner = groups_of(groups[only]) if not self.nested and not more else {}
+        (only, *more) = origins
+        inner = groups_of(groups[only]) if not self.nested and not more and not self._good() else {}
         if only not in self._meant.classes and "" not in inner and len(inner) > 1:
             raise InputError(
                 f"{self.base} holds one folder of folders, {only}: did you mean {self.base / only}? If '{only}' is the "
                 f"only class, say --classes {only}"
             )
 
+    def _good(self) -> list[str]:
+        """The folders of photos that show none of the classes, each name once."""
+        return list(dict.fromkeys(name for prefix in self._prefixes for name in self._places[prefix].good))
+
     @property
     def because(self) -> str:
         """What was recognised."""
-        inside = [prefix.rstrip("/") for group in self._splits.values() for prefix in group if prefix]
-        where = f", in {', '.join(inside)}" if inside else ""
-        return f"a folder of photos for each class ({listed(self.known.names, 6)}){where}"
+        inside = [prefix.rstrip("/") for prefix in self._prefixes if prefix]
+        note = f", in {', '.join(inside)}" if inside else ""
+        good = self._good()
+        none = f"; photos in {listed(good)} show none of them (if that is a class, list it in classes.txt)" * bool(good)
+        return f"a folder of photos for each class ({listed(self.known.names, 6)}){note}{none}"
 
     def splits(self) -> tuple[str, ...]:
         """The splits there are; folders without splits are all for training."""
@@ -99,40 +121,42 @@ class ClassFolders:
         """One split. Ids keep the folders: ``train/cat/01``."""
         known_split(split, self.splits(), self.base)
         known, names, labels = self.known, [], []
-        numbers = {name: frozenset({number}) for name, number in known.number.items()}
         for prefix in self._splits[split]:
-            classes = set(self._places[prefix].classes)
-            for name in self.walked.photos:
+            place = self._places[prefix]
+            shown = {name: frozenset({known.number[name]}) for name in place.classes}
+            shown |= {name: frozenset() for name in place.good}
+            for name in self.files.photos:
                 folder, slash, _ = name[len(prefix) :].partition("/")
-                if slash and folder in classes and name.startswith(prefix):
+                if slash and folder in shown and name.startswith(prefix):
                     names.append(name)
-                    labels.append(numbers[folder])
+                    labels.append(shown[folder])
         photos = Photos(self.base, names, labels, explicit=False)
         source = f"the folders of {listed(str(self.base / prefix) for prefix in self._splits[split])}"
-        called_class = frozenset(self._places[""].classes)
+        called_class = frozenset(self._places[""].labelled)
         return listing(self.root, self.settings, split, photos, known, source, skip=called_class)
 
     def left_out(self) -> Iterator[Finding]:
         """Photos without a class, folders that are none, and files that are not read."""
-        where = "lie in no class folder of a split" if self.nested else "lie in no class folder"
+        state = "lie in no class folder of a split" if self.nested else "lie in no class folder"
         for name, count in self._untagged():
             photos = f"{some(count, 'photo')} in {self.base / name}"
-            yield Finding("note", f"{photos} {where}", "nobody tagged them, so they are not used")
-        for prefix in (prefix for group in self._splits.values() for prefix in group):
+            yield Finding("note", f"{photos} {state}", "nobody tagged them, so they are not used")
+        for prefix in self._prefixes:
             empty = sorted(set(folders(self.base / prefix)) - self._places[prefix].sizes.keys())
             if empty:
                 yield Finding("note", f"{self.base / prefix}: folders without photos are no classes: {listed(empty)}")
-        yield from left_out(self.walked, self.base)
+        yield from left_out(self.files, self.base)
 
     def _untagged(self) -> Iterator[tuple[str, int]]:
         """Folders of photos without a class, and how many those are."""
         top = self._places[""]
         for prefix, place in self._places.items():
-            if "" in place.sizes and (place.classes or not prefix):
+            if "" in place.sizes and (place.labelled or not prefix):
                 yield prefix, place.sizes[""]
         for name, role in top.roles.items():
-            unused = role == "photos" or (role == "class" and self.nested)
-            if unused or (role == "split" and not self._places[f"{name}/"].classes):
+            unused = role == "photos" or (role in ("class", "good") and self.nested)
+            place = self._places.get(f"{name}/")
+            if unused or (place is not None and not place.labelled):
                 yield name, top.sizes[name]
 
 
@@ -145,5 +169,5 @@ def _meant(root: Path, settings: DataSettings) -> Meant:
 def _photo_folder(groups: Groups, roles: Mapping[str, Role]) -> str | None:
     """The folder of photos that holds the folders of classes, ``images/cat/01.jpg``, if that is how photos lie."""
     photos = [name for name, role in roles.items() if role == "photos"]
-    alone = len(photos) == 1 and not any(role in ("class", "split") for role in roles.values())
+    alone = len(photos) == 1 and not any(role in ("class", "good", "split") for role in roles.values())
     return photos[0] if alone and all("/" in name for name in groups[photos[0]]) else None

@@ -103,13 +103,13 @@ class Coco:
         """The categories of the splits that are used, so that classes have the same numbers in each."""
         splits = (split_name(self.settings.train_split), split_name(self.settings.val_split))
         names = [name for name in dict.fromkeys(map(self._file, splits)) if name] or list(self.files)
-        where = {
+        origins = {
             category: f"category {id_} of {self.files[name]}"
             for name in reversed(names)
             for id_, category in self._instances(name).categories.items()
         }
         order = dict.fromkeys(category for name in names for category in self._instances(name).names())
-        return known_classes(self.root, self.settings, {c: where[c] for c in order}, alphabetical=False)
+        return known_classes(self.root, self.settings, {c: origins[c] for c in order}, alphabetical=False)
 
     def read(self, split: str) -> Listing:
         """One split. Photos without any object show none of the classes."""
@@ -142,12 +142,12 @@ class Coco:
         if self.settings.images:
             return absolute(existing_folder(self.settings.images, "the folder of images"))
         photo_folders = [self.root / folder for folder in folders(self.root) if word(folder) in PHOTO_WORDS]
-        beside = self.files[name].parent
+        folder = self.files[name].parent
         places = [self.root / name, *(place / name for place in photo_folders), *photo_folders]
-        places += [beside, beside / "images", beside / "data", self.root]
-        present, looked = Present(), photos[:: max(1, len(photos) // 20)]
+        places += [folder, folder / "images", folder / "data", self.root]
+        present, examples = Present(), photos[:: max(1, len(photos) // 20)]
         for place in places:
-            if any(present(os.path.normpath(place / photo)) for photo in looked):
+            if any(present(os.path.normpath(place / photo)) for photo in examples):
                 return place
         return existing_folder(
             next((place for place in places[:-4] if place.is_dir()), places[0]), "the folder of images"
@@ -158,9 +158,9 @@ class Coco:
         for images in dict.fromkeys(self._used.values()):
             files = [name for name, place in self._used.items() if place == images]
             named = {photo for name in files for photo in self._instances(name).photos.values()}
-            walked = walk(images, companion_names(images))
-            yield from not_named(walked.photos, named, images, listed(self.files[name].name for name in files))
-            yield from left_out(walked, images)
+            contents = walk(images, companion_names(images))
+            yield from not_named(contents.photos, named, images, listed(self.files[name].name for name in files))
+            yield from left_out(contents, images)
 
 
 def _lost(instances: Instances, path: Path) -> Iterator[Finding]:

@@ -20,6 +20,8 @@ TRUTH_WORDS = (
 SALIENCY_WORDS = ("saliency", "saliencymaps", "saliencies", "salimages", "sal")
 PHOTO_WORDS = frozenset(["images", "imgs", "img", "photos", "jpegimages"])
 """Names of folders of photos, likewise."""
+GOOD_WORDS = frozenset(["good", "ok", "normal", "nodefect", "defectfree"])
+"""Names of folders of photos that show none of the classes, likewise."""
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".jpg", ".jpeg")  # a JPEG is found, then refused
 SALIENCY_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -53,6 +55,7 @@ class Companions:
                 if present(os.path.normpath(f"{start}{id_}{ending}"))
             )
             self._which.append(next(numbers, 0))
+        self.any = any(self._which)  # whether any photo of the split has one
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -66,6 +69,7 @@ class Companions:
 
     def take(self, indices: Sequence[int]) -> Companions:
         taken = Companions(self._places, (), Present())
+        taken.any = self.any
         if self._which:
             taken._which = bytearray(self._which[index] for index in indices)
         return taken

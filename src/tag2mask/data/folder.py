@@ -95,8 +95,8 @@ class Folder:
                     self._lines[row.split] = Lines(path, tags)
                 self._lines[row.split].add(row, path)
         if user_classes(root, settings) is None:
-            check_tags(tags.where)
-        self.known = known_classes(root, settings, tags.where)
+            check_tags(tags.origins)
+        self.known = known_classes(root, settings, tags.origins)
 
     def splits(self) -> tuple[str, ...]:
         """The splits, in order of appearance."""
@@ -127,10 +127,10 @@ class Folder:
 
     def left_out(self) -> Iterator[Finding]:
         """What lies in the folder of photos and is not read."""
-        walked = walk(self.base, companion_names(self.base))
+        contents = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._joined(split).names}
-        yield from not_named(walked.photos, named, self.base, listed(path.name for _, path in self.tables))
-        yield from left_out(walked, self.base)
+        yield from not_named(contents.photos, named, self.base, listed(path.name for _, path in self.tables))
+        yield from left_out(contents, self.base)
 
 
 def _photo_folder(root: Path, settings: DataSettings) -> Path:
@@ -141,18 +141,18 @@ def _photo_folder(root: Path, settings: DataSettings) -> Path:
     return root / called_so[0] if len(called_so) == 1 else root
 
 
-def check_tags(where: Mapping[str, str]) -> None:
+def check_tags(origins: Mapping[str, str]) -> None:
     """Refuse tags that hold several: separated by commas, or by blanks where the parts are tags themselves.
 
     Args:
-        where: every tag, and where it is first met.
+        origins: every tag, and where it is first met.
     """
-    for tag, place in where.items():
+    for tag, place in origins.items():
         if "," in tag:
             check_class(tag, place)  # a list in a program's notation has commas, too
             raise InputError(f"{place}: tag '{tag}' has a comma in it: separate tags by ;")
-    for name, parts in several_words(where):
+    for name, parts in several_words(origins):
         raise InputError(
-            f"{where[name]}: '{name}' looks like {len(parts)} tags: write {';'.join(parts)}, or list all classes in "
+            f"{origins[name]}: '{name}' looks like {len(parts)} tags: write {';'.join(parts)}, or list all classes in "
             "classes.txt if it is one"
         )

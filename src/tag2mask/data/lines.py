@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tag2mask.data.finding import Finding, some
@@ -21,7 +21,7 @@ class DistinctTags:
 
     def __init__(self) -> None:
         self.all: list[tuple[str, ...] | None] = []
-        self.where: dict[str, str] = {}  # each tag, and where it is met first
+        self.origins: dict[str, str] = {}  # each tag, and where it is met first
         self._number: dict[tuple[str, ...] | None, int] = {}
 
     @property
@@ -36,7 +36,7 @@ class DistinctTags:
             number = self._number[row.tags] = len(self.all)
             self.all.append(row.tags)
             for tag in row.tags or ():
-                self.where.setdefault(tag, f"{path} line {row.line}")
+                self.origins.setdefault(tag, f"{path} line {row.line}")
         return number
 
 
@@ -87,16 +87,15 @@ class Lines:
         return any(self._distinct.all[number] for number in set(self._tags))
 
     def labels(self, number: Mapping[str, int]) -> Iterator[Labels]:
-        """The classes of each photo; ``number`` is the class of a tag."""
+        """The classes of each photo; ``number`` is the class of a tag, and tags without one are passed over."""
         if not self.tagged():
             yield from [None] * len(self.names)
             return
         every = self._distinct.all
-        sets: list[Labels] = [None if tags is None else frozenset(number[tag] for tag in tags) for tags in every]
+        sets: list[Labels] = [None if tags is None else _numbers(tags, number) for tags in every]
         for photo, place in enumerate(self._first):
             if photo in self._more:
-                tags = self._joined([place, *self._more[photo]])
-                yield frozenset(number[tag] for tag in tags)
+                yield _numbers(self._joined([place, *self._more[photo]]), number)
             else:
                 yield sets[self._tags[place]]
 
@@ -125,6 +124,10 @@ class Lines:
             yield Finding("note", f"{several} with a tag each, which are joined")
         if not self.tagged():
             yield Finding("note", f"{self.path}: no line of these {len(self)} has a tag, so the photos are untagged")
+
+
+def _numbers(tags: Iterable[str], number: Mapping[str, int]) -> frozenset[int]:
+    return frozenset(number[tag] for tag in tags if tag in number)
 
 
 def locate(name: str, places: Sequence[Path], present: Present) -> str | None:

@@ -44,7 +44,7 @@ class Listing:
     samples: Samples
     source: str  # where the tags come from, for messages
     explicit: bool = False  # the user listed the classes by name
-    where: Mapping[str, str] = field(default_factory=dict)  # where a class is first named: a line, a folder, a file
+    origins: Mapping[str, str] = field(default_factory=dict)  # where a class is first named: a line, a folder, a file
     findings: tuple[Finding, ...] = ()  # what is worth knowing about how it was read
 
 
@@ -121,7 +121,7 @@ def select(listing: Listing, settings: DataSettings) -> Selection:
     """
     chosen = selected_classes(listing.classes, settings)
     for name in chosen:
-        check_class(name, listing.where.get(name, listing.source), explicit=listing.explicit)
+        check_class(name, listing.origins.get(name, listing.source), explicit=listing.explicit)
     if len(chosen) > 254:
         raise InputError(
             f"data set '{listing.name}' has {len(chosen)} classes; an 8-bit mask holds 254 beside background and "

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tag2mask.data.companions import MARK, PHOTO_WORDS, SALIENCY_WORDS, TRUTH_WORDS, word
+from tag2mask.data.companions import GOOD_WORDS, MARK, PHOTO_WORDS, SALIENCY_WORDS, TRUTH_WORDS, word
 from tag2mask.data.ids import sample_id
 from tag2mask.data.peek import is_colour
 from tag2mask.data.settings import is_split, split_name
 
-Role = Literal["class", "truth", "saliency", "photos", "split"]
+Role = Literal["class", "good", "truth", "saliency", "photos", "split"]
 Groups = Mapping[str, Sequence[str]]
 
 
@@ -46,6 +46,8 @@ def role_of(folder: str, groups: Groups, base: Path, meant: Meant) -> Role:
         return "split"
     if folder in meant.classes:
         return "class"
+    if word(folder) in GOOD_WORDS:
+        return "good"
     if _are_masks(folder, groups, base):
         return "truth"
     if is_split(folder):
@@ -88,9 +90,9 @@ def _are_photos(folder: str, groups: Groups, base: Path) -> bool:
     own = groups[folder]
     if 2 * sum(MARK.sub("", sample_id(name)) in others for name in own) >= len(own):
         return False
-    looked = _spread(own)
-    photos = sum(_is_photo(base / folder / name) for name in looked)
-    return 2 * photos > len(looked) or any(_is_opposite(folder, other) for other in groups)
+    examples = _spread(own)
+    photos = sum(_is_photo(base / folder / name) for name in examples)
+    return 2 * photos > len(examples) or any(_is_opposite(folder, other) for other in groups)
 
 
 def _is_photo(path: Path) -> bool:

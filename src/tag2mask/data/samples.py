@@ -64,15 +64,17 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return self.take(range(len(self))[index])
         index = range(len(self))[index]  # negative indices, IndexError
-        name = self._names[index]
+        name, labels = self._names[index], self._sets[self._labels[index]]
         id_ = self._id_of(name)
+        mask = self._truth.path(index, id_) if self._truth else None
         return Sample(
             id=id_,
             image_path=self.base / name,
-            labels=self._sets[self._labels[index]],
+            labels=labels,
             domain=DOMAINS[self._domains[index]] if self._domains else "target",
             saliency_path=self._saliency.path(index, id_) if self._saliency else None,
-            mask_path=self._truth.path(index, id_) if self._truth else None,
+            mask_path=mask,
+            all_background=labels == frozenset() and mask is None and self._truth is not None and self._truth.any,
             split=self.split,
         )
 
@@ -123,10 +125,14 @@ class Samples(Sequence[Sample]):
 
     def relabelled(self, change: dict[Labels, Labels]) -> Samples:
         """The same photos, every label set replaced by what ``change`` has for it."""
+        return self.tagged(change[self._sets[number]] for number in self._labels)
+
+    def tagged(self, labels: Iterable[Labels]) -> Samples:
+        """The same photos with these labels, one each."""
         return Samples(
             self.base,
             self._names,
-            (change[self._sets[number]] for number in self._labels),
+            labels,
             (DOMAINS[number] for number in self._domains),
             self._truth,
             self._saliency,

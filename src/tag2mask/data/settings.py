@@ -18,7 +18,7 @@ class DataSettings:
     """How a data set is read. Paths are relative to where the command runs."""
 
     layout: Layout = "auto"
-    """How the folder is laid out; `auto` looks, and says what it found."""
+    """How the folder is laid out; `auto` recognises it, and says what it found."""
     classes: tuple[str, ...] = ()
     """Only these classes, of all; their order is the data set's, whichever is given here, so that the same selection
     always means the same columns. The truth's pixels of other classes are "do not care"."""

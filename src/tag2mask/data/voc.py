@@ -155,10 +155,10 @@ class Voc:
 
     def left_out(self) -> Iterator[Finding]:
         """Photos that no list names."""
-        walked = walk(self.base, companion_names(self.base))
+        contents = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._photos(split)}
-        yield from not_named(walked.photos, named, self.base, "any list")
-        yield from left_out(walked, self.base)
+        yield from not_named(contents.photos, named, self.base, "any list")
+        yield from left_out(contents, self.base)
 
 
 def _lists(root: Path) -> dict[str, Path]:

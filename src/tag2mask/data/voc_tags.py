@@ -66,8 +66,8 @@ def read_tags(path: Path, root: Path, settings: DataSettings) -> VocTags:
         return _numbered(numbers, lambda _: str(path), count, str(path), root, settings)
     line_of: dict[str, int] = {}
     numbers = dict(_text_tags(path, line_of))
-    where: Callable[[str], str] = lambda id_: f"{path} line {line_of[id_]}"  # noqa: E731
-    return _numbered(numbers, where, None, str(path), root, settings)
+    place_of: Callable[[str], str] = lambda id_: f"{path} line {line_of[id_]}"  # noqa: E731
+    return _numbered(numbers, place_of, None, str(path), root, settings)
 
 
 def _of_table(path: Path, root: Path, settings: DataSettings) -> VocTags:
@@ -76,9 +76,9 @@ def _of_table(path: Path, root: Path, settings: DataSettings) -> VocTags:
     for row in rows(path, ""):
         lines.add(row, path)
     lines.join(photo_id)
-    known = named_classes(tags.where, root, settings)
+    known = named_classes(tags.origins, root, settings)
     if not known.explicit:
-        check_tags(tags.where)
+        check_tags(tags.origins)
     domains = dict(zip(lines.names, lines.domains(), strict=False))
     return VocTags(str(path), known, _shared(zip(lines.names, lines.labels(known.number), strict=True)), domains)
 
@@ -90,13 +90,13 @@ def of_annotations(folder: Path, paths: Mapping[str, Path], root: Path, settings
         folder: where the annotations lie, for messages.
         paths: the annotation of each photo, by its id.
     """
-    where: dict[str, str] = {}
+    origins: dict[str, str] = {}
     names_of: dict[str, frozenset[str] | None] = {}
     for id_, path in paths.items():
         names_of[id_] = read_annotation(path)
         for name in names_of[id_] or ():
-            where.setdefault(name, str(path))
-    known = named_classes(dict(sorted(where.items())), root, settings)
+            origins.setdefault(name, str(path))
+    known = named_classes(dict(sorted(origins.items())), root, settings)
     labels = {
         id_: None if names is None else frozenset(known.number[name] for name in names)
         for id_, names in names_of.items()
@@ -104,31 +104,31 @@ def of_annotations(folder: Path, paths: Mapping[str, Path], root: Path, settings
     return VocTags(f"the annotations in {folder}", known, _shared(labels.items()), {})
 
 
-def named_classes(where: Mapping[str, str], root: Path, settings: DataSettings) -> Known:
+def named_classes(origins: Mapping[str, str], root: Path, settings: DataSettings) -> Known:
     """The classes of tags that are names.
 
     Raises:
         InputError: a name that looks like a misspelt class of VOC where most names are VOC's.
     """
     if user_classes(root, settings) is not None:
-        return known_classes(root, settings, where)
-    number = {name: CLASSES.index(folded(name)) for name in where if folded(name) in CLASSES}
-    others = [name for name in where if name not in number]
+        return known_classes(root, settings, origins)
+    number = {name: CLASSES.index(folded(name)) for name in origins if folded(name) in CLASSES}
+    others = [name for name in origins if name not in number]
     if not others:
         return Known(CLASSES, (), number, True, (), {})
     if len(number) > len(others):
         for name in others:
             if difflib.get_close_matches(folded(name), CLASSES, n=1, cutoff=0.6):
                 raise InputError(
-                    f"{where[name]}: {unknown('class', name, CLASSES)}; if the classes are your own, list them in "
-                    f"classes.txt or with --class-names {','.join(sorted(where))[:200]}"
+                    f"{origins[name]}: {unknown('class', name, CLASSES)}; if the classes are your own, list them in "
+                    f"classes.txt or with --class-names {','.join(sorted(origins))[:200]}"
                 )
-    return known_classes(root, settings, where)
+    return known_classes(root, settings, origins)
 
 
 def _numbered(
     numbers: Mapping[str, list[int]],
-    where: Callable[[str], str],
+    place_of: Callable[[str], str],
     count: int | None,
     source: str,
     root: Path,
@@ -146,7 +146,8 @@ def _numbered(
     for id_, shown in numbers.items():
         if shown and max(shown) >= len(names):
             advice = "" if own else ": name your own classes, in order, with --class-names a,b,c or in classes.txt"
-            raise InputError(f"{where(id_)}: '{max(shown)}' is not a class number from 0 to {len(names) - 1}{advice}")
+            last = len(names) - 1
+            raise InputError(f"{place_of(id_)}: '{max(shown)}' is not a class number from 0 to {last}{advice}")
     known = Known(names, own.values if own else (), {name: i for i, name in enumerate(names)}, True, (), {})
     return VocTags(source, known, _shared((id_, frozenset(shown)) for id_, shown in numbers.items()), {})
 

@@ -157,23 +157,23 @@ class Present:
         return name in names or (self._CASE_BLIND and bool(names) and Path(path).is_file())
 
 
-def left_out(walked: Walk, base: Path) -> Iterator[Finding]:
+def left_out(files: Walk, base: Path) -> Iterator[Finding]:
     """What of a folder is not read, and what to do."""
-    for suffix in sorted(walked.others):
-        count, ending = walked.counts[suffix], suffix or "without an ending"
+    for suffix in sorted(files.others):
+        count, ending = files.counts[suffix], suffix or "without an ending"
         yield Finding(
             "warning",
-            f"{some(count, 'file')} {ending} in {base} left out: {', '.join(walked.others[suffix])}",
+            f"{some(count, 'file')} {ending} in {base} left out: {', '.join(files.others[suffix])}",
             "such files are not read: if they are photos, save them as JPEG or PNG",
         )
-    if walked.irregular:
+    if files.irregular:
         yield Finding(
             "warning",
-            f"{len(walked.irregular)} of the names in {base} lead to no file: {listed(walked.irregular)}",
+            f"{len(files.irregular)} of the names in {base} lead to no file: {listed(files.irregular)}",
             "links that lead nowhere, pipes and devices are left out: mend or remove them",
         )
-    if walked.runs:
-        yield Finding("note", f"runs of tag2mask in {base} are not read: {listed(walked.runs)}")
+    if files.runs:
+        yield Finding("note", f"runs of tag2mask in {base} are not read: {listed(files.runs)}")
 
 
 def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str) -> Iterator[Finding]:

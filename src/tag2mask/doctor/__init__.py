@@ -17,6 +17,7 @@ from tag2mask.data import DataSettings, refuse_errors
 from tag2mask.data.check import CheckedImage, check_images
 from tag2mask.data.finding import LEVELS, Finding, Level
 from tag2mask.doctor.data_set import Survey, survey
+from tag2mask.doctor.leakage import examine_leakage
 from tag2mask.doctor.photos import examine_photos
 from tag2mask.doctor.truth import examine_saliency, examine_truth, examine_truth_files
 from tag2mask.errors import printable
@@ -62,6 +63,7 @@ def check_photos(surveyed: Survey, checked: Iterable[CheckedImage]) -> list[Find
         for split, dataset in surveyed.datasets.items()
     }
     findings = list(examine_photos(by_split))
+    findings += examine_leakage(by_split, surveyed.datasets)
     findings += examine_truth_files(surveyed.datasets, surveyed.settings, all_splits=surveyed.all_splits)
     sizes = {key: (check.height, check.width) for key, check in checks.items() if check.error is None}
     for split, dataset in surveyed.datasets.items():

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from tag2mask.data import Selection
-from tag2mask.data.anomaly import GOOD
-from tag2mask.data.companions import word
+from tag2mask.data.companions import GOOD_WORDS, word
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.samples import domains_of, label_counts
 from tag2mask.data.words import look_alike, misspelt
@@ -96,7 +95,7 @@ def _words(numbers: Mapping[str, int]) -> Iterator[Finding]:
             f"class '{rare}' ({some(numbers[rare], 'photo')}) may be a misspelt '{frequent}' ({numbers[frequent]})",
             "if it is, mend the tags",
         )
-    good = [name for name in numbers if word(name) in GOOD | {"negative", "nodefect", "healthy", "0"}]
+    good = [name for name in numbers if word(name) in GOOD_WORDS | {"negative", "healthy", "0"}]
     if good and len(numbers) > 1:
         rest = ",".join(name for name in numbers if name not in good)
         yield Finding(

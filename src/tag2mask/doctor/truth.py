@@ -41,8 +41,8 @@ def examine_saliency(split: str, dataset: Dataset, sizes: Sizes) -> Iterator[Fin
             "methods that use saliency need all of them",
         )
     black: list[str] = []
-    looked = _spread(having)
-    for sample in looked:
+    examples = _spread(having)
+    for sample in examples:
         assert sample.saliency_path is not None
         try:
             if read_saliency(sample.saliency_path, sizes[sample.key]).max() < 0.02:  # under 5 of 255
@@ -52,7 +52,7 @@ def examine_saliency(split: str, dataset: Dataset, sizes: Sizes) -> Iterator[Fin
     if black:
         yield Finding(
             "warning",
-            f"{split}: {len(black)} of {some(len(looked), 'saliency map')} looked at are black: {listed(black)}",
+            f"{split}: {len(black)} of {some(len(examples), 'saliency map')} looked at are black: {listed(black)}",
             "they say that nothing stands out: check how they were made",
         )
 
@@ -127,7 +127,7 @@ def _problem(sample: Sample, size: tuple[int, int]) -> str | None:
     return None
 
 
-def _values(split: str, dataset: Dataset, looked: Sequence[Sample], known: frozenset[int]) -> Iterator[Finding]:
+def _values(split: str, dataset: Dataset, examples: Sequence[Sample], known: frozenset[int]) -> Iterator[Finding]:
     """Whether the masks' values are those of the classes, as far as tags tell."""
     from tag2mask.evaluate import read_truth
 
@@ -136,7 +136,7 @@ def _values(split: str, dataset: Dataset, looked: Sequence[Sample], known: froze
     pixels = np.zeros(256, np.int64)
     tagged: Counter[int] = Counter()
     agreeing: Counter[int] = Counter()
-    for sample in looked:
+    for sample in examples:
         try:
             counts = np.bincount(read_truth(sample, raw).ravel(), minlength=256)
         except InputError as error:

@@ -46,6 +46,12 @@ class FalseAlarms:
         """Percent of these photos' pixels on which a class is shown."""
         return float(percent(self.alarm_pixels, self.pixels))
 
+    def __str__(self) -> str:
+        return (
+            f"{self.alarms} of {self.photos} photos that show none of the classes have one in their mask, on "
+            f"{self.share_of_pixels:.2f} % of their pixels"
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             **vars(self),

@@ -46,13 +46,13 @@ def evaluate_folders(
     return scores
 
 
-def settled_classes(given: Sequence[str] | None, *folders: Path) -> tuple[str, ...]:
+def settled_classes(classes: Sequence[str] | None, *folders: Path) -> tuple[str, ...]:
     """The classes of masks in these folders: those given, or those that the folders' ``classes.txt`` name.
 
     Raises:
         InputError: none, or two that differ: the same values would mean other classes.
     """
-    named = {"--classes": tuple(given)} if given is not None else {}
+    named = {"--classes": tuple(classes)} if classes is not None else {}
     for folder in folders:
         of_folder = classes_in(folder)
         if of_folder is not None:

@@ -13,12 +13,8 @@ def notes(scores: Scores) -> list[str]:
     if missing:
         verb = "occurs" if len(missing) == 1 else "occur"
         lines.append(f"{listed(missing, 8)} never {verb} in the truth, so nothing says how well it is shown")
-    alarms = scores.false_alarms
-    if alarms.photos:
-        lines.append(
-            f"false alarms: {alarms.alarms} of {alarms.photos} photos that show none of the classes have one in their "
-            f"mask, on {alarms.share_of_pixels:.2f} % of their pixels"
-        )
+    if scores.false_alarms.photos:
+        lines.append(f"false alarms: {scores.false_alarms}")
     if scores.pixels and not scores.predicted_pixels[1:].any():
         undecided = 100 - scores.coverage
         meaning = f", and {undecided:.1f} % of their pixels are undecided: if 255 marks the object, write 1"

@@ -196,7 +196,7 @@ class Scores:
             "foreground_precision": self.foreground_precision,
             "foreground_recall": self.foreground_recall,
         }
-        each = {
+        by_class = {
             "iou": self.iou,
             "decided_iou": self.decided_iou,
             "precision": self.precision,
@@ -205,7 +205,7 @@ class Scores:
         }
         return {
             **{key: plain(value) for key, value in single.items()},
-            **{k: {c: plain(v) for c, v in zip(self.class_names, vs, strict=True)} for k, vs in each.items()},
+            **{k: {c: plain(v) for c, v in zip(self.class_names, vs, strict=True)} for k, vs in by_class.items()},
             "unit": "percent",
             "photos": self.photos,
             "photos_with_truth": self.photos + self.left_out,

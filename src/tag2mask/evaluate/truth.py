@@ -15,21 +15,24 @@ from tag2mask.types import BACKGROUND, IGNORE, Dataset, Sample
 
 def has_truth(dataset: Dataset) -> bool:
     """Whether any photo comes with a truth mask. Opens none."""
-    return any(sample.mask_path is not None for sample in dataset.samples)
+    return any(sample.has_truth for sample in dataset.samples)
 
 
 def read_truth(sample: Sample, dataset: Dataset) -> np.ndarray:
     """The truth of one photo, ``[height width]`` uint8 in our label convention.
 
     ``dataset.truth_values`` gives each class's value in the file; 0 is background, any other value (classes that
-    were not selected, borders) becomes 255. Selecting some of VOC's classes thus ignores the others' objects.
+    were not selected, borders) becomes 255. Selecting some of VOC's classes thus ignores the others' objects. A photo
+    without a mask whose tags say that it shows none of the classes is background.
 
     Raises:
         InputError: the mask is not of the photo's size, or is no index mask.
     """
-    assert sample.mask_path is not None, sample.id
-    mask = images.read_index_mask(sample.mask_path)
+    assert sample.has_truth, sample.id
     size = images.image_size(sample.image_path)
+    if sample.mask_path is None:
+        return np.full(size, BACKGROUND, np.uint8)
+    mask = images.read_index_mask(sample.mask_path)
     if mask.shape != size:
         raise InputError(
             f"truth mask {sample.mask_path} is {size_text(mask.shape)} pixels but its image {sample.image_path} is "
@@ -52,7 +55,7 @@ def size_text(shape: Sequence[int]) -> str:
 
 
 def with_truth(dataset: Dataset) -> list[Sample]:
-    samples = [sample for sample in dataset.samples if sample.mask_path is not None]
+    samples = [sample for sample in dataset.samples if sample.has_truth]
     if not samples:
         raise InputError(f"data set '{dataset.name}' has no truth masks to measure against: give them with --truth")
     return samples

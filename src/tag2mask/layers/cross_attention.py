@@ -65,7 +65,7 @@ def attend(
     parts = queries.split(step, 2)
     if len(parts) == 1:
         return _attend(queries, keys, values, inside)
-    return torch.cat([checkpoint(_attend, part, keys, values, inside, use_reentrant=False) for part in parts], 2)  # type: ignore[list-item]
+    return torch.cat([checkpoint(_attend, part, keys, values, inside, use_reentrant=False) for part in parts], 2)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None) -> Tensor:
@@ -111,12 +111,12 @@ def attend_to_references(
     """
     flat = keys.transpose(0, 1).flatten(1)  # [channels references*cells_r]
     step = max(1, limit // (len(queries) * flat.shape[1]))
-    found = []
+    parts = []
     for part in queries.split(step, 2):
         affinities = (part.transpose(1, 2) @ flat).unflatten(2, keys.shape[::2])
         weights = _without_padding(affinities, inside).softmax(3)
-        found.append((weights * values).sum((2, 3)))
-    return torch.cat(found, 1)
+        parts.append((weights * values).sum((2, 3)))
+    return torch.cat(parts, 1)
 
 
 def _without_padding(affinities: Tensor, inside: Tensor | None) -> Tensor:

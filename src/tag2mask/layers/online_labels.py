@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.refine import ParSettings, pixel_adaptive
 from tag2mask.types import BACKGROUND, IGNORE
 
@@ -23,12 +24,12 @@ def gate_and_rescale(scores: Tensor, tags: Tensor, inside: Tensor | None = None)
         tags: ``[batch labels]``, 1 where the photo shows it.
         inside: ``[batch rows columns]`` bool; other cells take no part and come back zero.
     """
-    kept = scores * tags[:, :, None, None]
+    gated = scores * tags[:, :, None, None]
     if inside is not None:
-        kept = kept * inside[:, None]
-    best = kept.amax((2, 3), keepdim=True)
-    kept = kept / torch.where(best > 0, best, 1.0)
-    return kept / kept.sum(1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
+        gated = gated * inside[:, None]
+    best = gated.amax((2, 3), keepdim=True)
+    gated = gated / torch.where(best > 0, best, 1.0)
+    return gated / gated.sum(1, keepdim=True).clamp(min=torch.finfo(gated.dtype).tiny)
 
 
 class OnlineScores(NamedTuple):
@@ -86,9 +87,10 @@ def class_histogram(scored: OnlineScores) -> Tensor:
     """``[BINS]`` float32 of the best class score of every pixel, over [0, 1]; each photo adds up to one."""
     best = F.pad(scored.scores[:, 1:], (0, 0, 0, 0, 0, 1)).amax(1)
     share = scored.whole / scored.whole.sum((1, 2), keepdim=True).clamp(min=1)
-    return torch.zeros(BINS, device=best.device).index_add_(
+    counted = torch.zeros(BINS, device=best.device).index_add_(
         0, (best * BINS).long().clamp(max=BINS - 1).flatten(), share.flatten()
     )
+    return processes.batch_sum(counted)
 
 
 def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -99,10 +101,10 @@ def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: ``[batch height width]`` int64; IGNORE takes no part. Of what no pixel shows the part is 0.
     """
     grown = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
-    each = F.cross_entropy(grown, labels, ignore_index=IGNORE, reduction="none")
+    losses = F.cross_entropy(grown, labels, ignore_index=IGNORE, reduction="none")
     background = labels == BACKGROUND
     foreground = ~background & (labels != IGNORE)
-    parts = [(each * of).sum() / of.sum().clamp(min=1) for of in (background, foreground)]
+    parts = [processes.ratio((losses * of).sum(), of.sum()) for of in (background, foreground)]
     return (parts[0] + parts[1]) / 2
 
 

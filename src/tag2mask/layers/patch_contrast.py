@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tag2mask import processes
+
 log = logging.getLogger("tag2mask")
 
 
@@ -42,7 +44,8 @@ def patch_contrast(
         counted = torch.ones_like(z[:, :1], dtype=torch.bool) if inside is None else inside[:, None]
         high = (z > confidence) & counted & present[:, :, None]
         low = (z < 1 - confidence) & counted
-        low = low & (present[:, :, None] if scope == "image" else present.any(0)[:, None])
+        among = present[:, :, None] if scope == "image" else _anywhere(present)[:, None]
+        low = low & among
         if low_cap and low.shape[2] > low_cap:
             lot = torch.where(low, torch.rand(low.shape, device=low.device), -1.0)
             low = low & (lot >= lot.topk(low_cap, 2).values[:, :, -1:])
@@ -55,14 +58,24 @@ def patch_contrast(
         own = (high * (length.detach() > 1e-12)[:, None]).sum(2)  # squares of unit vectors; a zero vector has none
         count_high, count_low = high.sum(2), low.sum(2)
         if scope == "batch":
-            sum_high, sum_low, own = sum_high.sum(0), sum_low.sum(0), own.sum(0)
-            count_high, count_low, present = count_high.sum(0), count_low.sum(0), present.any(0)
+            sum_high, sum_low, own, count_high, count_low, photos = (
+                processes.batch_sum(of_photos.sum(0))
+                for of_photos in (sum_high, sum_low, own, count_high, count_low, present.float())
+            )
+            present = photos > 0
         pairs = count_high * (count_high - 1)
         together = (sum_high.square().sum(-1) - own) / pairs.clamp(min=1)
         crossed = count_high * count_low
         apart = (sum_high * sum_low).sum(-1) / crossed.clamp(min=1)
         loss = torch.where(pairs > 0, (1 - together) / 2, 0.0) + torch.where(crossed > 0, (1 + apart) / 2, 0.0)
-        return loss.sum() / present.sum().clamp(min=1), count_high.sum()
+        if scope == "batch":  # the same in every process
+            return loss.sum() / present.sum().clamp(min=1), count_high.sum()
+        return processes.ratio(loss.sum(), present.sum()), processes.all_sum(count_high.sum())
+
+
+def _anywhere(present: Tensor) -> Tensor:
+    """``[batch classes]`` bool to the classes that any photo of the whole batch has, ``[classes]``."""
+    return processes.batch_sum(present.any(0).float()) > 0
 
 
 class ConfidenceMonitor:
@@ -71,7 +84,7 @@ class ConfidenceMonitor:
     def __init__(self, confidence: float) -> None:
         self.confidence = confidence
         self.seen: set[str] = set()
-        self.found: Tensor | None = None  # confident patches of this epoch, counted where the training runs
+        self.confident: Tensor | None = None  # confident patches of this epoch, counted where the training runs
         self.photos = 0  # in the last whole epoch
         self.warned = False
 
@@ -80,15 +93,16 @@ class ConfidenceMonitor:
             self.photos = len(self.seen)
             self.end()
         self.seen.update(ids)
-        self.found = confident if self.found is None else self.found + confident
+        self.confident = confident if self.confident is None else self.confident + confident
 
     def end(self) -> None:
         """Warns once, if the epoch was a whole one."""
-        if self.found is not None and len(self.seen) >= self.photos and not self.warned and not int(self.found):
+        whole = self.confident is not None and len(self.seen) >= self.photos
+        if whole and not self.warned and not int(self.confident or 0) and processes.is_main():
             log.warning(
                 f"apc: no patch of {len(self.seen)} photos, a whole epoch, scored above {self.confidence} for its "
                 "class, so the patch contrast taught nothing: lower --apc.confidence, train longer, or leave it out "
                 "with --apc.contrast 0"
             )
             self.warned = True
-        self.seen, self.found = set(), None
+        self.seen, self.confident = set(), None

@@ -84,20 +84,20 @@ def entry(name: str) -> Entry:
 def _imported(name: str) -> Entry:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        imported = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"--method {name}: {error}; give package.module:Class of something that Python can import from here"
         ) from error
-    if isinstance(found, Entry):
-        return found
-    settings = vars(found).get("Settings") if isinstance(found, type) else None
+    if isinstance(imported, Entry):
+        return imported
+    settings = vars(imported).get("Settings") if isinstance(imported, type) else None
     if not (isinstance(settings, type) and is_dataclass(settings) and isinstance(settings(), MethodSettings)):
         raise InputError(
             f"--method {name}: give an Entry of tag2mask.methods, or a class whose attribute Settings is a frozen "
             "dataclass with a property traits"
         )
-    return Entry(found, settings, (found.__doc__ or "").strip().partition("\n")[0])
+    return Entry(imported, settings, (imported.__doc__ or "").strip().partition("\n")[0])
 
 
 def flag(name: str) -> str:

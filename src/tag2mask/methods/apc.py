@@ -65,6 +65,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.layers.adaptive_pooling import adaptive_k
 from tag2mask.layers.bilstm import HvBiLstm
@@ -205,9 +206,9 @@ class Apc(nn.Module):
         with torch.no_grad():
             wanted = gate_and_rescale(forward.scores, forward.tags, forward.inside)
             images, wanted, weight = mosaic(batch.images, wanted, forward.inside)
-        found = self.patch_scores(self.context(self._features(Photos(images), progress)))
-        loss = -(wanted * found.clamp(min=1e-7).log()).sum(1)
-        return (loss * weight).sum() / weight.sum().clamp(min=1)
+        scores = self.patch_scores(self.context(self._features(Photos(images), progress)))
+        loss = -(wanted * scores.clamp(min=1e-7).log()).sum(1)
+        return processes.ratio((loss * weight).sum(), weight.sum())
 
     def localize(self, batch: Batch) -> Tensor:
         """Patch classes gated by the tags, background taken into account and left out."""
@@ -252,13 +253,13 @@ class ApcSegmenter(Apc):
             size = (max(1, images.shape[2] // s.label_stride), max(1, images.shape[3] // s.label_stride))
         wanted = gate_and_rescale(forward.scores.detach(), forward.tags, forward.inside)
         pixels = images if s.refine == "par" else None
-        found = online_scores(wanted, forward.tags, batch.valid, size, pixels)
+        scores = online_scores(wanted, forward.tags, batch.valid, size, pixels)
         if s.label_rule == "best":
-            return best_labels(found, s.label_confidence)
-        histogram = MEMORY * self.histogram + class_histogram(found)
+            return best_labels(scores, s.label_confidence)
+        histogram = MEMORY * self.histogram + class_histogram(scores)
         if self.training:
             self.histogram.copy_(histogram)
-        return split_labels(found, between_threshold(histogram.double().cpu().numpy()), s.label_band)
+        return split_labels(scores, between_threshold(histogram.double().cpu().numpy()), s.label_band)
 
     def _decode(self, features: Tensor, pooled: Tensor) -> Tensor:
         logits = self.decoder(features).float()

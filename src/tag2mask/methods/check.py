@@ -40,6 +40,7 @@ def check_method(build: Build, settings: MethodSettings, backbone: Make) -> None
         check_traits_agree_with_promises,
         check_losses_are_named_finite_scalars,
         check_gradients_reach_backbone_and_head,
+        check_photos_without_classes_teach,
         check_localize_shape_and_range,
         check_localize_depends_on_nothing_but_its_input,
         check_weights_round_trip,
@@ -109,7 +110,8 @@ def check_settings_are_declared(settings: MethodSettings) -> None:
 
 
 def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
-    method = _method(new(backbone()))
+    network = new(backbone())
+    method = _method(network)
     traits = method.traits
     assert traits.single_stage == isinstance(method, Segmenter), (
         "traits.single_stage and segment() contradict each other"
@@ -119,15 +121,15 @@ def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
     batch = batch_of()
     if traits.saliency:
         try:
-            _losses(method, replace(batch, saliency=None))  # type: ignore[arg-type]
+            _losses(network, replace(batch, saliency=None))
         except InputError:
             pass
         else:
             raise AssertionError("traits.saliency, but losses() needs none: it must say when a batch has none")
     else:
-        _losses(method, replace(batch, saliency=None))  # type: ignore[arg-type]
+        _losses(network, replace(batch, saliency=None))
     if traits.maps == "probabilities":
-        sums = _maps(method.eval(), batch).sum(1)  # type: ignore[union-attr]
+        sums = _maps(network.eval(), batch).sum(1)
         assert sums.max() <= 1 + 1e-4, "traits.maps says probabilities, but they add up to more than one"
 
 
@@ -149,6 +151,19 @@ def check_gradients_reach_backbone_and_head(new: New, backbone: Make) -> None:
     own = {id(p) for p in trunk.parameters()}
     assert reached & own, "no gradient reaches the backbone"
     assert reached - own, "no gradient reaches the method's own layers"
+
+
+def check_photos_without_classes_teach(new: New, backbone: Make) -> None:
+    """Photos that show none of the classes, some of a batch or all of it: they are taught as such."""
+    torch.manual_seed(0)
+    method, batch = new(backbone()).train(), batch_of()
+    for rows in ([1], [0, 1, 2]):
+        labels = batch.labels.clone()
+        labels[rows] = 0
+        for losses in _losses(method, replace(batch, labels=labels, pairs=())):
+            total = losses.total()
+            assert torch.isfinite(total), "losses() of photos that show none of the classes are not finite"
+            assert total.requires_grad, "photos that show none of the classes teach nothing"
 
 
 def check_localize_shape_and_range(new: New, backbone: Make) -> None:

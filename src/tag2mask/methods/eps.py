@@ -49,6 +49,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
 from tag2mask.errors import InputError
@@ -69,7 +70,7 @@ class EpsSettings:
     lam: Annotated[float, SHARE] = 0.5
     """Weight of the foreground map in the estimate; the rest is the background map's (0.9 on COCO)."""
     saliency: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Weight of the saliency loss beside that of the tags (1 in the paper)."""
+    """Weight of the saliency loss, next to that of the tags (1 in the paper)."""
     head: HeadForm = "linear"
     """linear: EPS as released. feature: SMAF's, over `channels` features."""
     channels: Annotated[int, Range(at_least=1)] = 128
@@ -235,4 +236,4 @@ def saliency_loss(
     foreground = torch.einsum("bcij,bc->bij", classes, salient.to(classes.dtype))
     background = background + torch.einsum("bcij,bc->bij", classes, hidden.to(classes.dtype))
     estimate = lam * foreground + (1 - lam) * (1 - background)
-    return (weight * (estimate - s) ** 2).sum() / weight.sum().clamp(min=1e-6)
+    return processes.ratio((weight * (estimate - s) ** 2).sum(), weight.sum(), 1e-6)

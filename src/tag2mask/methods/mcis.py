@@ -78,6 +78,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.data.batches import pairs_within
 from tag2mask.errors import InputError
@@ -183,14 +184,14 @@ class Mcis(nn.Module):
             common_n, own_n = self._split(values_n, to_n.unflatten(2, values_n.shape[2:]))
         return PairMaps(common_m, common_n, own_m, own_n)
 
-    def _split(self, values: Tensor, found: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _split(self, values: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
         """The maps of what is found again and, from a photo's own values, of what is not."""
-        common = found[:, : self.classes]
+        common = attended[:, : self.classes]
         if self.settings.parts != "full":
             return common, None
-        own = values[:, : self.classes] * (kept := 1 - found[:, self.classes :].sigmoid())
+        own = values[:, : self.classes] * (gate := 1 - attended[:, self.classes :].sigmoid())
         if self.settings.share_head and self.head.bias is not None:  # F is gated, the bias is not
-            own = own + let_back(self.head.bias, self.settings.feedback)[:, None, None] * (1 - kept)
+            own = own + let_back(self.head.bias, self.settings.feedback)[:, None, None] * (1 - gate)
         return common, own
 
     def _plain(self, features: Tensor) -> Tensor:
@@ -210,8 +211,8 @@ class Mcis(nn.Module):
         if len(present) == 1:
             projected = times(features, present[0])
         else:
-            rows = [[row for row, kind in enumerate(kinds) if kind == each] for each in present]
-            parts = [times(features[own], each) for each, own in zip(present, rows, strict=True)]
+            rows = [[row for row, kind in enumerate(kinds) if kind == wanted] for wanted in present]
+            parts = [times(features[of_kind], kind) for kind, of_kind in zip(present, rows, strict=True)]
             order = {row: place for place, row in enumerate(row for own in rows for row in own)}
             projected = torch.cat(parts)[[order[row] for row in range(len(kinds))]]
         if self.settings.affinity == "plain":
@@ -240,7 +241,7 @@ class Mcis(nn.Module):
         scores = self.head(features)
         terms = {"basic": self._pair_weight * self.basic(scores, batch.valid, batch.labels, batch.domains)}
         pairs = batch.pairs if batch.pairs is not None else pairs_within(batch) if s.pairs else ()
-        if not s.pairs or not pairs:
+        if not s.pairs or not processes.all_sum(torch.tensor(len(pairs))):
             return Losses(terms)
         photos = self.compared(let_back(features, s.feedback), let_back(scores, s.feedback), batch.valid)
         return Losses(terms | self.pair_terms(batch, pairs, photos, scores, progress))
@@ -251,37 +252,43 @@ class Mcis(nn.Module):
         """The losses of what is, and of what is not, found again.
 
         Args:
+            pairs: none: another process has some, and its own batch none.
             photos: those of the batch.
             scores: the classifier's maps of them, whose gradient reaches it in full.
         """
-        m, n, kinds = self._in_order(pairs, batch.domains)
+        counted = len(pairs) > 0
+        m, n, kinds = self._in_order(pairs or ((0, 0),), batch.domains)
         maps = self.compare(photos.take(m), photos.take(n), kinds)
         labels_m, labels_n = batch.labels[m], batch.labels[n]
         valid_m, valid_n = batch.valid[m], batch.valid[n]
         common = labels_m * labels_n
-        terms = {"co": self.both(tag_loss(maps.common_m, valid_m, common), tag_loss(maps.common_n, valid_n, common))}
+        co = [tag_loss(maps.common_m, valid_m, common, counted), tag_loss(maps.common_n, valid_n, common, counted)]
+        terms = {"co": self.both(*co)}
         if maps.own_m is not None and maps.own_n is not None and progress >= self.settings.contrast_from:
             sides = ((maps.own_m, valid_m, labels_m - common), (maps.own_n, valid_n, labels_n - common))
-            terms["contrast"] = torch.stack([self._contrast(*side) for side in sides]).sum()
+            terms["contrast"] = torch.stack([self._contrast(*side, counted) for side in sides]).sum()
         return terms
 
-    def basic(self, scores: Tensor, valid: Tensor, labels: Tensor, domains: Sequence[Domain]) -> Tensor:
+    def basic(
+        self, scores: Tensor, valid: Tensor, labels: Tensor, domains: Sequence[Domain], counted: bool = True
+    ) -> Tensor:
         """The classifier's loss of photos whose tags are true, or, from the web, may be."""
         q = self.settings.web_tolerance
         if not q or "web" not in domains:
-            return tag_loss(scores, valid, labels)
+            return tag_loss(scores, valid, labels, counted)
         means = masked_mean(scores, valid)
         agreed = F.logsigmoid(torch.where(labels > 0, means, -means))  # log p_c
         from_web = torch.tensor([domain == "web" for domain in domains], device=means.device)[:, None]
-        return torch.where(from_web, (1 - (q * agreed).exp()) / q, -agreed).mean()
+        return processes.mean(torch.where(from_web, (1 - (q * agreed).exp()) / q, -agreed), counted)
 
-    def _contrast(self, maps: Tensor, valid: Tensor, own: Tensor) -> Tensor:
+    def _contrast(self, maps: Tensor, valid: Tensor, own: Tensor, counted: bool) -> Tensor:
         """The contrastive loss of one side."""
         skip = self.settings.skip_empty
         if skip == "photo":
-            each = F.multilabel_soft_margin_loss(masked_mean(maps, valid), own, reduction="none")
-            return (each * own.any(1)).mean()
-        return tag_loss(maps, valid, own) * (own.any() if skip == "batch" else 1)
+            losses = F.multilabel_soft_margin_loss(masked_mean(maps, valid), own, reduction="none")
+            return processes.mean(losses * own.any(1), counted)
+        loss = tag_loss(maps, valid, own, counted)
+        return loss * (processes.all_sum(own.any().float() * counted) > 0) if skip == "batch" else loss
 
     @property
     def _pair_weight(self) -> float:
@@ -308,15 +315,15 @@ class Mcis(nn.Module):
     @torch.no_grad()
     def prepare_localization(self, references: Iterable[Reference]) -> None:
         """Keep a feature map a class of each reference, once for all photos to come."""
-        kept: dict[tuple[int, bool], list[tuple[dict[bool, Tensor], Tensor]]] = {}
+        by_class: dict[tuple[int, bool], list[tuple[dict[bool, Tensor], Tensor]]] = {}
         for reference in references:
             photo = self.compared(self.features(reference))
             extra = self.is_extra(reference.domain)
             keys = {side: self._keys(photo.features, side, extra) for side in {False, self.settings.by_domain}}
             for label in reference.classes:
-                kept.setdefault((label, extra), []).append((keys, photo.values[0, label].float().flatten()))
+                by_class.setdefault((label, extra), []).append((keys, photo.values[0, label].float().flatten()))
         self._references = {}
-        for (label, extra), of_class in kept.items():
+        for (label, extra), of_class in by_class.items():
             self._references.setdefault(label, {})[extra] = stack_references(of_class)
 
     def _keys(self, reference: Tensor, side: bool, other: bool) -> Tensor:
@@ -384,5 +391,7 @@ def _kind(extra_m: bool, extra_n: bool) -> int:
     return 2 if extra_m != extra_n else int(extra_m)
 
 
-def tag_loss(maps: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
-    return F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels)
+def tag_loss(maps: Tensor, valid: Tensor, labels: Tensor, counted: bool = True) -> Tensor:
+    """The mean over the photos of all processes; not ``counted``: these stand in for none."""
+    losses = F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels, reduction="none")
+    return processes.mean(losses, counted)

@@ -46,20 +46,21 @@ class ReleasedMcis(Mcis):
         if not self.settings.self_pairs:
             return terms
         assert not batch.stored, "refused when the method was built"
-        rows = sorted({first for first, _ in pairs})
+        counted = len(pairs) > 0
+        rows = sorted({first for first, _ in pairs or ((0, 0),)})
         here, valid, labels = photos.take(rows), batch.valid[rows], batch.labels[rows]
         domains: Sequence[Domain] = [batch.domains[row] for row in rows] if batch.domains else []
         kinds = self._own_kinds(batch.domains, rows)
-        of_photo = self.basic(scores[rows], valid, labels, domains)
+        of_photo = self.basic(scores[rows], valid, labels, domains, counted)
         basic, co = [], []
         for scale, mirrored in VIEWS:
-            view = self.features(scaled(batch.images[rows], scale, self.backbone.multiple, mirrored))
+            view = self.features(scaled(batch.images[rows], scale, self.backbone.size_divisor, mirrored))
             view_scores, view_valid = self.head(view), valid.flip(2) if mirrored else valid
             back = [let_back(x, self.settings.feedback) for x in (view, view_scores)]
             maps = self.compare(here, self.compared(back[0], back[1], view_valid), kinds)
-            basic.append(self.both(of_photo, self.basic(view_scores, view_valid, labels, domains)))
-            of_m, of_n = tag_loss(maps.common_m, valid, labels), tag_loss(maps.common_n, view_valid, labels)
-            co.append(self.both(of_m, of_n))
+            basic.append(self.both(of_photo, self.basic(view_scores, view_valid, labels, domains, counted)))
+            of_m = tag_loss(maps.common_m, valid, labels, counted)
+            co.append(self.both(of_m, tag_loss(maps.common_n, view_valid, labels, counted)))
         return terms | {"self_basic": torch.stack(basic).sum(), "self_co": torch.stack(co).sum()}
 
     def _own_kinds(self, domains: Sequence[Domain], rows: Sequence[int]) -> list[int]:
@@ -75,7 +76,7 @@ class ReleasedMcis(Mcis):
         kinds = self._own_kinds(batch.domains, range(len(batch.images)))
         maps: list[Tensor] = []
         for scale, mirrored in VIEWS:
-            view = self.features(scaled(batch.images, scale, self.backbone.multiple, mirrored))
+            view = self.features(scaled(batch.images, scale, self.backbone.size_divisor, mirrored))
             pair = self.compare(here, self.compared(view), kinds)
             if mirrored:
                 maps += [pair.common_m, pair.common_n.flip(3)]

@@ -71,6 +71,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.layers.patchwise import Cut, check_above, patchwise
@@ -180,11 +181,11 @@ class Ppl(nn.Module):
     def check_views(self, height: int, width: int) -> None:
         """Raises :class:`InputError` where training views of so many pixels are too small for the grid."""
         grid = max(cut.grid for cut in self.cuts)
-        least = grid * self.backbone.stride
-        if min(height, width) < least:
+        smallest = grid * self.backbone.stride
+        if min(height, width) < smallest:
             raise InputError(
                 f"training views of {height}x{width} pixels are smaller than {grid} patches times the stride of "
-                f"{self.backbone.stride}: use --augment.size {least} or more, or a coarser grid (--ppl.grids)"
+                f"{self.backbone.stride}: use --augment.size {smallest} or more, or a coarser grid (--ppl.grids)"
             )
 
     def losses(self, batch: Batch, progress: float) -> Losses | Iterator[Losses]:
@@ -231,7 +232,7 @@ def reconstruction(parts: Sequence[Tensor], labels: Tensor, valid: Tensor) -> Te
         return positive / (positive.amax((2, 3), keepdim=True) + 1e-2)  # a map that is nowhere sure stays small
 
     apart = masked_mean((over_maximum(torch.stack(list(parts[:-1])).mean(0)) - over_maximum(parts[-1])).abs(), valid)
-    return (apart * labels).sum() / labels.sum().clamp(min=1)
+    return processes.ratio((apart * labels).sum(), labels.sum())
 
 
 # --- where to cut -----------------------------------------------------------------------------------------------
@@ -270,9 +271,10 @@ def cuts_of(backbone: Backbone, settings: PplSettings) -> tuple[Cut, ...]:
     return tuple(Cut(block, grid) for block, grid in zip(blocks, grids, strict=True))
 
 
-def default_cuts(backbone: Backbone, most: int = MAX_STAGES) -> tuple[str, ...]:
-    """The last ``most`` blocks before the network's last resolution: layer1 to layer3 of a ResNet, block2 to block4 of
-    EfficientNet-Lite0, stage0 to stage2 of a ConvNeXt.
+def default_cuts(backbone: Backbone, count: int = MAX_STAGES) -> tuple[str, ...]:
+    """The last ``count`` blocks before the network's last resolution: layer1 to layer3 of a ResNet, block2 to block4 of
+    EfficientNet-Lite0, stage0 to stage2 of a ConvNeXt. Where those are all of one resolution (ResNet-38d's b5, b5_1,
+    b5_2), the last block of each of the last resolutions (b3_2, b4_5, b5_2).
 
     The resolution is that of the pretraining: dilation counts as the stride it stands for. Where it ends before the
     frozen trunk does, or never changes (a ViT), the last blocks below which something still looks beyond its own cell:
@@ -291,8 +293,12 @@ def default_cuts(backbone: Backbone, most: int = MAX_STAGES) -> tuple[str, ...]:
             + (f"freeze less (--freeze-until {names[around[-1] - 1]})" if around else "use another backbone")
         )
     resolutions = list(backbone.resolutions.values())
-    finer = [i for i in useful if resolutions[i] < resolutions[-1]]
-    return tuple(names[i] for i in (finer or useful)[-most:])
+    finer = [i for i in useful if resolutions[i] < resolutions[-1]] or useful
+    cuts = finer[-count:]
+    if len({resolutions[i] for i in cuts}) == 1:  # many blocks of one resolution: cuts in a row would hardly differ
+        last = {resolutions[i]: i for i in finer}
+        cuts = sorted(last.values())[-count:] if len(last) > 1 else cuts
+    return tuple(names[i] for i in cuts)
 
 
 def _uneven(grids: Sequence[int], cuts: Sequence[str]) -> InputError:

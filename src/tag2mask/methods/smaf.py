@@ -52,6 +52,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.methods.eps import ClassMapNet, Eps
@@ -79,7 +80,7 @@ class SelfTrainSettings:
     weight: Annotated[float, POSITIVE] = 100.0
     """Of the squared error."""
     denoise: tuple[Denoiser, ...] = ()
-    """What cleans the maps beside the tags: prototype, saliency."""
+    """What cleans the maps in addition to the tags: prototype, saliency."""
     teacher: Literal["static", "ema"] = "static"
     """static: the stored maps. ema: they give way to an average of the student."""
     decay: Annotated[float, Range(at_least=0, below=1)] = 0.999
@@ -94,7 +95,7 @@ class SelfTrainSettings:
     classification: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the tags' loss."""
     jitter: Annotated[float, SHARE] = 0.0
-    """Strength of colour jitter on the student's views."""
+    """Strength of random brightness, contrast and saturation on the student's views; their hue stays."""
     stride: Annotated[int, Range(at_least=1)] = 4
     """Pixels per cell of the targets."""
 
@@ -163,7 +164,7 @@ def map_loss(logits: Tensor, target: Tensor, inside: Tensor | None = None) -> Te
     """
     grown = F.interpolate(logits, target.shape[2:], mode="bilinear", align_corners=True)
     error = ((grown.softmax(1) - target) ** 2).mean(1)
-    return error.mean() if inside is None else (inside * error).sum() / inside.sum().clamp(min=1e-6)
+    return error.mean() if inside is None else processes.ratio((inside * error).sum(), inside.sum(), 1e-6)
 
 
 class Student(nn.Module):
@@ -175,6 +176,9 @@ class Student(nn.Module):
         background: the constant :math:`b`, given or found.
     """
 
+    prototypes: Tensor  # [labels-1 channels]
+    shown: Tensor  # photos each prototype is the mean of
+
     def __init__(self, network: ClassMapNet, settings: SelfTrainSettings, background: float) -> None:
         super().__init__()
         self.network, self.settings, self.background = network, settings, background
@@ -184,7 +188,7 @@ class Student(nn.Module):
         if "prototype" in settings.denoise:
             labels, width = network.head.fc8.out_channels, network.head.width
             self.register_buffer("prototypes", torch.zeros(labels - 1, width))
-            self.register_buffer("shown", torch.zeros(labels - 1))  # photos each prototype is the mean of
+            self.register_buffer("shown", torch.zeros(labels - 1))
 
     def train(self, mode: bool = True) -> Student:
         super().train(mode)
@@ -234,12 +238,12 @@ class Student(nn.Module):
             near = F.interpolate(batch.saliency[:, None], size, mode="bilinear", align_corners=False)
             maps = maps * (near > 0.5)
         if "prototype" in self.settings.denoise:
-            prototypes: Tensor = self.prototypes  # type: ignore[assignment]
-            shown: Tensor = self.shown  # type: ignore[assignment]
-            before = likeness(features, prototypes)
-            before = torch.where(shown[None, :, None, None] > 0, before, 1.0)  # nothing is known of the class yet
+            before = likeness(features, self.prototypes)
+            before = torch.where(self.shown[None, :, None, None] > 0, before, 1.0)  # nothing is known of the class yet
             if self.training:
-                learn_prototypes(prototypes, shown, features, reactivated(maps, batch.labels, self.background))
+                learn_prototypes(
+                    self.prototypes, self.shown, features, reactivated(maps, batch.labels, self.background)
+                )
             maps = maps * F.interpolate(before, maps.shape[2:], mode="bilinear", align_corners=True)
         return maps
 
@@ -272,10 +276,16 @@ def learn_prototypes(prototypes: Tensor, shown: Tensor, features: Tensor, target
     """
     grid = features.shape[2:]
     wins = F.interpolate(target, grid, mode="bilinear", align_corners=True).argmax(1)  # [batch rows columns]
-    for photo, winner in zip(features, wins, strict=True):
+    cells = features.new_zeros(len(features), len(prototypes))
+    means = features.new_zeros(len(features), *prototypes.shape)
+    for row, (photo, winner) in enumerate(zip(features, wins, strict=True)):
         for c in winner.unique().tolist():
             where = winner == c
             if c < len(prototypes) and int(where.sum()) >= PROTOTYPE_CELLS:
-                shown[c] += 1
-                rate = max(PROTOTYPE_RATE, 1 / float(shown[c]))
-                prototypes[c].lerp_(photo[:, where].mean(1), rate)
+                cells[row, c] = where.sum()
+                means[row, c] = photo[:, where].mean(1)
+    for of_photo, photo_means in zip(processes.rows(cells), processes.rows(means), strict=True):
+        for c in of_photo.nonzero().flatten().tolist():
+            shown[c] += 1
+            rate = max(PROTOTYPE_RATE, 1 / float(shown[c]))
+            prototypes[c].lerp_(photo_means[c], rate)

@@ -85,7 +85,7 @@ class Context:
         if "saliency" not in facts:
             hidden["saliency_path"] = "saliency"
         if truth not in facts:
-            hidden["mask_path"] = truth
+            hidden |= {"mask_path": truth, "all_background": truth}
         return dataset.with_samples(_Restricted(dataset.samples, self.stage.name, hidden)) if hidden else dataset
 
 

@@ -1,5 +1,8 @@
 """Carries out a plan: stage after stage, skipping what is done, making anew what is missing, damaged or decided
-otherwise."""
+otherwise.
+
+Of several processes the main one decides and keeps the run folder; all carry out the stages, each its share.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask import compute, interrupt
+from tag2mask import compute, interrupt, processes, progress
 from tag2mask.errors import DamagedArtefact, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
@@ -71,15 +74,25 @@ def execute(execution: Execution, wanted: Collection[str]) -> None:
     Raises:
         InputError: anything the user can mend, in one line; what is finished is kept.
     """
-    run, settings, data = execution.run, execution.settings, execution.data
     others = execution.stages[1:]
-    keys = keys_of(execution.stages, settings, data)
-    settle(run, {stage.name: keys[stage.name] for stage in others if not stage.reads_if_done}, execution.stages)
-    data.digests.save()
+    keys = processes.from_main(lambda: _settled(execution))
     for stage in others:
-        if stage.name in wanted or _is_done(execution, stage, keys[stage.name]):
+        if processes.from_main(
+            lambda stage=stage: stage.name in wanted or _is_done(execution, stage, keys[stage.name])
+        ):
             _healed(execution, stage, set())
-    run.bound_aside(settings.aside_gb)
+    processes.from_main(lambda: execution.run.bound_aside(execution.settings.aside_gb))
+
+
+def _settled(execution: Execution) -> dict[str, str]:
+    """The keys of the plan, what is of another plan moved aside."""
+    others = execution.stages[1:]
+    keys = keys_of(execution.stages, execution.settings, execution.data)
+    settle(
+        execution.run, {stage.name: keys[stage.name] for stage in others if not stage.reads_if_done}, execution.stages
+    )
+    execution.data.digests.save()
+    return keys
 
 
 def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData) -> Execution:
@@ -139,26 +152,42 @@ def _healed(execution: Execution, stage: Stage, seen: set[Path]) -> None:
 def _carry_out(execution: Execution, stage: Stage) -> None:
     """Make what is missing of a stage."""
     interrupt.end_if_asked()
+    key, done = processes.from_main(lambda: _opened(execution, stage))
+    folder = StageFolder(execution.run.folder / stage.name, key)
+    if not done:
+        _made(execution, stage, folder)
+    execution.folders[stage.name] = folder
+
+
+def _opened(execution: Execution, stage: Stage) -> tuple[str, bool]:
+    """The key of a stage, its folder opened; and whether it is done."""
     reads = {name: execution.folders[name].key for name in reads_of(stage, execution.folders)}
     content = content_of(stage, execution.settings, execution.data, reads)
     folder = execution.run.open(stage.name, digest(content), content)
-    context = execution.context(stage, folder)
-    gone = lacking(stage, context)
-    if folder.has_manifest and not gone:
-        execution.folders[stage.name] = folder
-        return
-    if folder.has_manifest:
+    if not folder.has_manifest:
+        return folder.key, False
+    gone = lacking(stage, execution.context(stage, folder))
+    if gone:
         log.info("%s: %s missing or damaged and made anew", stage.title, gone)
         folder.reopen()
+    return folder.key, not gone
+
+
+def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
+    """Do what is missing of a stage whose folder is open, and mark it done."""
     began = time.monotonic()
+    progress.tell("stage", state="begins", name=stage.name, title=stage.title)
     try:
-        manifest = _work(stage, context, execution.settings.workers)
+        with processes.together():
+            manifest = _work(stage, execution.context(stage, folder), execution.settings.workers)
     finally:
-        if folder.folder.exists():
+        if processes.is_main() and folder.folder.exists():
             folder.pause(time.monotonic() - began)
-    folder.finish(seconds=0, peak_memory_gb=round(compute.peak_memory_gb(), 2), **manifest)
-    execution.folders[stage.name] = folder
+    peak = max(processes.exchange(compute.peak_memory_gb()))
+    processes.from_main(lambda: folder.finish(seconds=0, peak_memory_gb=round(peak, 2), **manifest))
     note = manifest.get("note", "")
+    seconds = round(time.monotonic() - began, 1)
+    progress.tell("stage", state="ends", name=stage.name, photos=manifest["count"], note=note, seconds=seconds)
     log.info(
         "%s: %d photos%s (%.1f min)",
         stage.title,
@@ -170,7 +199,7 @@ def _carry_out(execution: Execution, stage: Stage) -> None:
 
 def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
     if isinstance(stage, PhotoStage):
-        if stage.suffix == ".png":  # masks say what their values mean
+        if stage.suffix == ".png" and processes.is_main():  # masks say what their values mean
             write_classes(context.folder.folder, context.classes)
         return {"count": len(samples_of(stage, context)), **run_photos(stage, context, workers)}
     assert isinstance(stage, TrainingStage)
@@ -182,10 +211,10 @@ def lacking(stage: Stage, context: Context) -> str:
     if isinstance(stage, PhotoStage):
         files = [name for name in stage.files if not (context.folder.folder / name).exists()]
         return listed([*files, *(sample.id for sample in missing(stage, context))])
-    return "" if _whole(context.folder.model) else "the model"
+    return "" if is_whole(context.folder.model) else "the model"
 
 
-def _whole(model: Path) -> bool:
+def is_whole(model: Path) -> bool:
     """Whether a safetensors file is as long as its header says; its numbers are looked at when it is loaded."""
     from safetensors import SafetensorError, safe_open
 
@@ -201,5 +230,5 @@ def _report_set_aside(execution: Execution, limit: int = 20) -> None:
     for record in records[:limit]:
         log.info("set aside: %s", record["error"])
     if len(records) > limit:
-        where = execution.folders[execution.stages[0].name].records
-        log.info("set aside: %d more, named in %s", len(records) - limit, where)
+        file = execution.folders[execution.stages[0].name].records
+        log.info("set aside: %d more, named in %s", len(records) - limit, file)

@@ -78,8 +78,8 @@ def _of_stage(run: Run, stage: Stage, settings: Any, data: RunData, known: _Know
     content = content_of(stage, settings, data, reads)
     key = known.keys[stage.name] = digest(content)
     present = run.current(stage.name)
-    kept = StageFolder(run.folder / ASIDE / stage.name / key, key)
-    minutes = _minutes(present) if present is not None else _minutes(kept)
+    aside = StageFolder(run.folder / ASIDE / stage.name / key, key)
+    minutes = _minutes(present) if present is not None else _minutes(aside)
     unread = tuple(dict.fromkeys(said for fact, said in known.unread.items() if fact in stage.facts))
     upstream = tuple(f"{name} is made anew" for name in reads if name in known.changing)
     if present is not None and (unread or upstream):
@@ -89,7 +89,7 @@ def _of_stage(run: Run, stage: Stage, settings: Any, data: RunData, known: _Know
         gone = lacking(stage, Context(stage, settings, data, present, {})) if present.has_manifest else ""
         state = "done" if present.has_manifest and not gone else "begun"
         return Outlook(stage.name, stage.title, state, (f"{gone} missing or damaged",) if gone else (), minutes)
-    if kept.has_manifest:
+    if aside.has_manifest:
         return Outlook(stage.name, stage.title, "kept", (), minutes)
     known.changing.add(stage.name)
     if present is None:

@@ -1,4 +1,4 @@
-"""What a run knows of its data beside the settings: the photos that can be read, and digests of everything that
+"""What a run knows of its data apart from the settings: the photos that can be read, and digests of everything that
 decides.
 
 Digests are of bytes. They are remembered with the size and time of the file they are of, so that a file is read again
@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tag2mask import methods
-from tag2mask.backbones import BackboneSettings, weights_digest
+from tag2mask import methods, segment
+from tag2mask.backbones import weights_digest
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.stage import Fact
@@ -145,11 +145,12 @@ class RunData:
         if dataset is None:
             return ""
         masks = self._files([(s.id, s.mask_path) for s in dataset.samples])
-        return digest([masks, dataset.classes, dataset.truth_values])
+        background = [s.id for s in dataset.samples if s.all_background]
+        return digest([masks, background, dataset.classes, dataset.truth_values])
 
     def _segmenter_weights(self) -> str:
         own = self.settings.segmenter
-        return "" if own.backbone is None else weights_digest(BackboneSettings(own.backbone, own.weights))
+        return "" if own.backbone is None else weights_digest(segment.backbone_of(own, self.settings.backbone))
 
     def _code(self) -> str:
         source = methods.source(self.settings.method)

@@ -10,6 +10,7 @@ A stage that lies there under another key is moved aside, never deleted, and tak
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tag2mask import processes
 from tag2mask.errors import InputError
-from tag2mask.files import read_object, write_json
+from tag2mask.files import read_jsonl, read_object, write_json
 from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
@@ -44,6 +46,17 @@ class StageFolder:
     @property
     def records(self) -> Path:
         return self.own / "records.jsonl"
+
+    def records_of(self, rank: int) -> Path:
+        """What a process remembers of its photos while the stage is worked on; the main one's is :attr:`records`."""
+        return self.own / f"records-{rank}.jsonl" if rank else self.records
+
+    def gather_records(self) -> None:
+        """Add what other processes remembered to the main one's file."""
+        for path in sorted(self.own.glob("records-*.jsonl")):
+            with self.records.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in read_jsonl(path))  # no line that was cut
+            path.unlink()
 
     @property
     def model(self) -> Path:
@@ -84,7 +97,7 @@ class StageFolder:
 
 
 class Run:
-    """A run folder held by this process.
+    """A run folder held by this process, or, where several work on it, by the main one.
 
     Args:
         folder: made when missing.
@@ -123,6 +136,16 @@ class Run:
         return not names or any((self.folder / name / OWN).is_dir() for name in names) or names <= {"run.json"}
 
     def __enter__(self) -> Run:
+        processes.from_main(self._hold)
+        with processes.together():
+            if not (self.folder / "run.json").exists():
+                raise InputError(
+                    f"process {processes.rank()} does not see {self.folder / 'run.json'}, which the main process has "
+                    "written: give an --out on a file system that all machines share"
+                )
+        return self
+
+    def _hold(self) -> None:
         import filelock
 
         try:
@@ -141,7 +164,6 @@ class Run:
         self._lock = lock
         if read_object(self.folder / "run.json") is None:
             self.describe({})
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -195,7 +217,7 @@ class Run:
             _remove(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.replace(place)
-        os.utime(place)  # the oldest goes first when room is short
+        os.utime(place)  # the oldest goes first when space is short
         log.info("%s: results of other settings are kept in %s", name, place)
 
     def take_back(self, name: str, key: str) -> bool:
@@ -208,7 +230,7 @@ class Run:
         return True
 
     def bound_aside(self, limit_gb: float) -> None:
-        """Delete the oldest of what was moved aside beyond this room."""
+        """Delete the oldest of what was moved aside beyond this size."""
         places = sorted((self.folder / ASIDE).glob("*/*"), key=lambda path: path.stat().st_mtime)
         sizes = {place: sum(f.stat().st_size for f in place.rglob("*") if f.is_file()) for place in places}
         for place in places:

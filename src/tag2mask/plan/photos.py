@@ -1,4 +1,8 @@
-"""How a per-photo stage is carried out: what is done is skipped, the rest is read ahead, computed, written behind."""
+"""How a per-photo stage is carried out: what is done is skipped, the rest is read ahead, computed, written behind.
+
+Several processes share the batches. Batches are formed of all photos, so that what comes out does not depend on how
+many processes there are; each process keeps records of its own, which the main one gathers at the end.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tag2mask import concurrency, progress
+from tag2mask import concurrency, processes, progress
+from tag2mask.errors import InputError
 from tag2mask.files import atomic, read_jsonl
 from tag2mask.naming import safe_name
 from tag2mask.plan.context import Context
@@ -58,23 +63,43 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
     work = stage.start(context)
     if work.zero is not None:
         return _added_up(stage, work, context, workers)
-    todo = {sample.key for sample in missing(stage, context)}
+    todo = set(processes.from_main(lambda: _to_do(stage, context)))
     batches = [batch for batch in work.batches(samples) if any(sample.key in todo for sample in batch)]
+    with processes.together():
+        _do_share(stage, work, processes.own(batches), context, workers)
+    return dict(work.manifest) | processes.from_main(lambda: _concluded(stage, work, samples, context))
+
+
+def _to_do(stage: PhotoStage, context: Context) -> list[SampleKey]:
+    """The photos that are not done, records that an interruption left ungathered taken in."""
+    context.folder.gather_records()
+    return [sample.key for sample in missing(stage, context)]
+
+
+def _do_share(
+    stage: PhotoStage, work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
+) -> None:
+    """Do these batches, remembering each photo as soon as it is done."""
+    keeps = stage.keeps_records or work.conclude is not None
     count = sum(map(len, batches))
-    records = _records(stage, context)
-    with context.folder.records.open("a", encoding="utf-8") as file:
+    with context.folder.records_of(processes.rank()).open("a", encoding="utf-8") as file:
         for sample, record in progress.track(_carried_out(work, batches, context, workers), stage.title, count):
-            records[sample.key] = _identified(stage, sample, record)
-            if stage.keeps_records:
-                file.write(json.dumps(records[sample.key]) + "\n")
+            if keeps:
+                file.write(json.dumps(_identified(stage, sample, record)) + "\n")
                 file.flush()
+
+
+def _concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], context: Context) -> dict[str, Any]:
+    """The records of all processes as one file in the order of the photos; more for the manifest."""
+    context.folder.gather_records()
+    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
     in_order = [records[sample.key] for sample in samples if sample.key in records]
     if stage.keeps_records:
         with atomic(context.folder.records) as file:
             file.writelines(json.dumps(record) + "\n" for record in in_order)
     else:
         context.folder.records.unlink(missing_ok=True)
-    manifest = dict(work.manifest)
+    manifest: dict[str, Any] = {}
     if without := sorted(record["id"] for record in in_order if record.get("artefact") is False):
         manifest["without"] = without
     return manifest | dict(work.conclude(in_order) if work.conclude is not None else {})
@@ -82,16 +107,22 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
 
 def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int) -> dict[str, Any]:
     """A stage that keeps nothing of each photo, but a sum over all."""
-    samples, total = samples_of(stage, context), work.zero
-    carried_out = _carried_out(work, work.batches(samples), context, workers)
-    for _, value in progress.track(carried_out, stage.title, len(samples)):
-        total = total + value
-    return dict(work.manifest) | dict(work.conclude(total) if work.conclude is not None else {})
+    batches, total, error = processes.own_block(work.batches(samples_of(stage, context))), work.zero, None
+    carried_out = _carried_out(work, batches, context, workers)
+    try:
+        for _, value in progress.track(carried_out, stage.title, sum(map(len, batches))):
+            total = total + value
+    except InputError as raised:
+        error = raised
+    first, *others = processes.exchange(total, error)
+    total = sum(others, first)
+    conclude = work.conclude
+    return dict(work.manifest) | ({} if conclude is None else processes.from_main(lambda: dict(conclude(total))))
 
 
-def read_records(folder: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
     """The records of a finished stage, in the order of its photos."""
-    return [line for line in read_jsonl(folder) if {"id", "split"} <= line.keys()]
+    return [line for line in read_jsonl(path) if {"id", "split"} <= line.keys()]
 
 
 def _carried_out(

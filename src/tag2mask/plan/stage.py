@@ -23,7 +23,7 @@ Fact = Literal[
     "segmenter weights",
     "method code",  # of a method from outside of the package
 ]
-"""What a stage may depend on beside settings and other stages."""
+"""What a stage may depend on apart from settings and other stages."""
 
 Record = dict[str, Any]
 """What a stage remembers of a photo, as JSON data: at least its ``id`` and ``split``."""

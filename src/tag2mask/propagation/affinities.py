@@ -46,7 +46,7 @@ def of_features(
     grid = grid_of(pixels.shape[2:], settings.stride)
     features = F.interpolate(features, grid, mode="bilinear", align_corners=False)
     cosines = neighbours.cosine_affinity(features, settings.walk_radius) ** settings.cosine
-    return cosines * _of_colours(image, localize, settings, backbone.multiple)
+    return cosines * _of_colours(image, localize, settings, backbone.size_divisor)
 
 
 def of_colours(network: None, image: np.ndarray, localize: LocalizeSettings, settings: PropagationSettings) -> Tensor:
@@ -54,12 +54,12 @@ def of_colours(network: None, image: np.ndarray, localize: LocalizeSettings, set
     return _of_colours(image, localize, settings, 1)
 
 
-def _of_colours(image: np.ndarray, localize: LocalizeSettings, settings: PropagationSettings, multiple: int) -> Tensor:
-    size = grid_of(fit_size(image.shape[0], image.shape[1], localize.long_side, 1.0, multiple), settings.stride)
+def _of_colours(image: np.ndarray, localize: LocalizeSettings, settings: PropagationSettings, divisor: int) -> Tensor:
+    size = grid_of(fit_size(image.shape[0], image.shape[1], localize.long_side, 1.0, divisor), settings.stride)
     small = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     return neighbours.colour_affinity(F.interpolate(small, size, mode="area"), settings.walk_radius, settings.sigma)
 
 
 def _view(image: np.ndarray, localize: LocalizeSettings, backbone: Backbone) -> Tensor:
-    height, width = fit_size(image.shape[0], image.shape[1], localize.long_side, 1.0, backbone.multiple)
+    height, width = fit_size(image.shape[0], image.shape[1], localize.long_side, 1.0, backbone.size_divisor)
     return view_batch([image], View(height, width, False), backbone)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.propagation.settings import PropagationSettings
@@ -55,7 +56,8 @@ class AffinityNet(nn.Module):
             raise InputError(f"--propagate {kind} reads several depths of the backbone: leave out --freeze")
         self.backbone, self.kind, self.settings = backbone, kind, settings
         self.names = depths(backbone)
-        backbone.requires_grad_(settings.learn_backbone)
+        if not settings.learn_backbone:
+            backbone.requires_grad_(False)
         self.sides = nn.ModuleDict()
         for name, channels in zip(self.names, _channels(backbone, self.names), strict=True):
             self.sides[name] = nn.Sequential(
@@ -101,14 +103,14 @@ class AffinityNet(nn.Module):
         near = neighbours.offsets(self.settings.radius)
         drawn = range(len(near))
         if 0 < self.settings.pairs < len(near):
-            drawn = sorted(torch.randperm(len(near))[: self.settings.pairs].tolist())
+            drawn = sorted(processes.from_main_tensor(torch.randperm(len(near)))[: self.settings.pairs].tolist())
         affinity = self.affinity(batch.images, self.settings.radius, drawn)
         labels = F.interpolate(batch.masks[:, None].float(), affinity.shape[2:], mode="nearest")[:, 0].long()
         return pair_losses(affinity, labels, [near[i] for i in drawn])
 
 
 def _channels(backbone: Backbone, names: tuple[str, ...]) -> list[int]:
-    side = 8 * max(backbone.stride, backbone.multiple)
+    side = 8 * max(backbone.stride, backbone.size_divisor)
     device = next(backbone.parameters()).device
     with torch.inference_mode():
         was = backbone.training
@@ -137,7 +139,7 @@ def pair_losses(affinity: Tensor, labels: Tensor, offsets: Sequence[neighbours.O
     cost = -torch.log(torch.where(same, affinity, 1 - affinity) + 1e-5)
 
     def mean(chosen: Tensor) -> Tensor:
-        return torch.where(chosen, cost, 0).sum() / chosen.sum().clamp(min=1)
+        return processes.ratio(torch.where(chosen, cost, 0).sum(), chosen.sum())
 
     return Losses(
         {

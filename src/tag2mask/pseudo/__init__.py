@@ -12,6 +12,7 @@ from tag2mask.pseudo.masks import (
 )
 from tag2mask.pseudo.saliency import by_saliency_rule
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
+from tag2mask.pseudo.sizes import cells_above, hardly_shown
 from tag2mask.pseudo.thresholds import (
     between_threshold,
     covering_threshold,
@@ -29,9 +30,11 @@ __all__ = [
     "at_pixels",
     "between_threshold",
     "by_saliency_rule",
+    "cells_above",
     "covering_threshold",
     "decide",
     "find_threshold",
+    "hardly_shown",
     "index_mask",
     "label_scores",
     "li_threshold",

@@ -16,9 +16,11 @@ def apc_e2e() -> RunSettings:
     """APC in a single stage at paper scale: ViT-B/16, views of 448 pixels, ToCo's training. Wants a GPU.
 
     The paper's training is not known to us; this is ToCo's, whose single stage it most resembles: 20,000 steps of 4 of
-    VOC's 10,582 photos, the learning rate falling over all of them, warm-up included. Not ToCo's: photos are normalised
-    as the weights were trained (mean and deviation 0.5; ToCo feeds ImageNet's), scales are drawn log-uniformly, and
-    views are averaged over scales rather than maximised.
+    VOC's 10,582 photos, the learning rate falling over all of them, warm-up included.
+
+    Not as published (ToCo's): photos are normalised as the weights were trained (mean and deviation 0.5; ToCo feeds
+    ImageNet's), scales are drawn log-uniformly, and views are averaged over scales rather than maximised. What of the
+    method is a guess, :class:`tag2mask.methods.apc.ApcSettings` says.
     """
     return RunSettings(
         method="apc",
@@ -42,8 +44,11 @@ def apc_multistage() -> RunSettings:
     """APC before a segmenter of its own at paper scale: ViT-B/16 at 384 pixels, ViT-PCM's training. Wants a GPU.
 
     ViT-PCM's (APC's is not known): the photo as a view of 384 pixels, batches of 16, the last five blocks and the norm
-    learn. Not ViT-PCM's: its first epoch has a learning rate of 1e-3, here it is 1e-4 throughout; 50 epochs (it stops
-    early, looking at truth); the photo keeps its proportions; no mirroring up and down; AdamW.
+    learn.
+
+    Not as published (ViT-PCM's): its first epoch has a learning rate of 1e-3, here it is 1e-4 throughout; 50 epochs (it
+    stops early, looking at truth); the photo keeps its proportions; no mirroring up and down; AdamW; and what
+    :mod:`tag2mask.recipes.deeplab` names.
     """
     return RunSettings(
         method="apc",
@@ -52,7 +57,7 @@ def apc_multistage() -> RunSettings:
             heads_first=0.02, fixed_until="block6",
         ),
         backbone=BackboneSettings("vit_base_patch16_384.orig_in21k_ft_in1k"),
-        augment=AugmentSettings(size=384, scale=(1.0, 1.0)),
+        augment=AugmentSettings(size=384, scale=(1.0, 1.0), hue=0.1),
         train=TrainSettings(
             epochs=50.0, batch_size=16, learning_rate=1e-4, head_lr_mult=1.0, weight_decay=0.0, warmup=0.0, power=0.0,
             max_grad_norm=0.0,

@@ -24,13 +24,17 @@ _LINEAGE = TrainSettings(
 
 
 def eps() -> RunSettings:
-    """EPS at paper scale: ResNet-38d (--weights FILE), then DeepLab-v2 on ResNet-101. Needs saliency and a GPU."""
+    """EPS at paper scale: ResNet-38d (--weights FILE), then DeepLab-v2 on ResNet-101. Needs saliency and a GPU.
+
+    Not as published: the longer side is drawn log-uniformly between 256 and 512 pixels (uniformly); colours change in
+    one order (a random one); padding takes no part in the saliency loss (it is taught as not salient); a last batch of
+    under half the size is dropped (any that is not full); and what :mod:`tag2mask.recipes.deeplab` names.
+    """
     return RunSettings(
         method="eps",
         options=EpsSettings(),
         backbone=BackboneSettings("resnet38d", output_stride=8),
-        # the longer side is 256 to 512 pixels (published: uniformly; here log-uniformly)
-        augment=AugmentSettings(size=448, scale=(256 / 448, 512 / 448), jitter=0.3),
+        augment=AugmentSettings(size=448, scale=(256 / 448, 512 / 448), jitter=0.3, hue=0.1),
         train=_LINEAGE,
         localize=LocalizeSettings(long_side=500, scales=(0.5, 1.0, 1.5, 2.0)),
         pseudo=PseudoSettings(background="constant", threshold=0.2),
@@ -44,7 +48,11 @@ def eps() -> RunSettings:
 
 
 def smaf() -> RunSettings:
-    """SMAF at paper scale: EPS with the 128-channel head, then one round of self-training. Needs saliency and a GPU."""
+    """SMAF at paper scale: EPS with the 128-channel head, then one round of self-training. Needs saliency and a GPU.
+
+    Not as published: what :func:`eps` names; maps are stored at a cell for every 4 pixels in half precision (at the
+    photo's size in float32) and brought to the student's view bilinearly without aligned corners (with).
+    """
     run = eps()
     return replace(
         run,

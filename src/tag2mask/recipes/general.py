@@ -13,7 +13,7 @@ def default() -> RunSettings:
 
 
 def quick() -> RunSettings:
-    """A first look in minutes: short training, one scale."""
+    """A first result in minutes: short training, one scale."""
     run = default()
     return replace(
         run,
@@ -36,7 +36,7 @@ def frozen() -> RunSettings:
         segmenter=replace(run.segmenter, warm_start=False),
         # wide heads on features that do not give way: at the rate of the default they diverge
         segmenter_train=replace(run.segmenter_train, epochs=4.0, learning_rate=1e-4),
-        relabel=replace(run.relabel, rounds=0),  # it looks at the photos again, which costs more than all the rest
+        relabel=replace(run.relabel, rounds=0),  # it reads the photos again, which costs more than all the rest
         inference=replace(run.inference, scales=(1.0,)),
     )
 

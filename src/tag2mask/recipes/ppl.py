@@ -9,20 +9,33 @@ from tag2mask.backbones import BackboneSettings
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.localize import LocalizeSettings
 from tag2mask.methods.ppl import PplSettings
+from tag2mask.propagation import PropagationSettings
 from tag2mask.recipes import deeplab
 from tag2mask.recipes.general import default
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings
 from tag2mask.train import TrainSettings
 
+# IRN's optimiser hands the weight decay to SGD as momentum; everything decays
+_IRN = TrainSettings(
+    optimizer="sgd", learning_rate=0.1, weight_decay=1e-4, decay_biases=True, momentum=1e-4, warmup=0.0, power=0.9,
+    max_grad_norm=0.0,
+)  # fmt: skip
+
 
 def ppl_implicit() -> RunSettings:
-    """PPL in stages at paper scale: ResNet-50, views of 512 pixels, IRN's training, DeepLab-v2. Wants a GPU."""
+    """PPL in stages at paper scale: ResNet-50, views of 512 pixels, IRN's training, DeepLab-v2. Wants a GPU.
+
+    Not as published: what :func:`_ppl` names.
+    """
     return _ppl("implicit")
 
 
 def ppl_explicit() -> RunSettings:
-    """PPL with all cuts at once at paper scale; otherwise as ppl/implicit. Wants a GPU."""
+    """PPL with all cuts at once at paper scale; otherwise as ppl/implicit. Wants a GPU.
+
+    Not as published: what :func:`_ppl` names.
+    """
     return _ppl("explicit")
 
 
@@ -47,20 +60,26 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
     Two things in that code are easy to miss. Its optimiser hands the weight decay to SGD as momentum, so its large
     learning rates are those of an SGD without momentum: 0.1 with momentum 0.9 would be ten times as much. And it
     detaches the output of layer2, which here would leave a stage that cuts lower nothing to teach; so only the first
-    convolution is fixed. Not IRN's: layer4 has dilation 2 (timm's at stride 16), norms and biases do not decay, scales
-    are drawn log-uniformly, and the background threshold is found without truth.
+    convolution and its norm are fixed. Batch norms keep their statistics, as in IRN; their scale and shift learn, as
+    there. The walk's network is IRN's, too: views of 512 pixels, 32 in a batch, every neighbour within 10 cells.
+
+    Not as published (IRN's): layer4 has dilation 2 (timm's at stride 16; IRN: none), scales are drawn log-uniformly
+    (uniformly), a last batch of half the size or more is taken (left out), the displacement field, which semantic masks
+    do not need, is not trained, and the background threshold is found without truth (0.25); and what
+    :mod:`tag2mask.recipes.deeplab` names.
     """
     return RunSettings(
         method="ppl",
         options=PplSettings(mode, fixed_until="stem"),
         backbone=BackboneSettings("resnet50.tv_in1k", output_stride=16),
         augment=AugmentSettings(size=512, scale=(320 / 512, 640 / 512), jitter=0.0),
-        train=TrainSettings(
-            epochs=5.0, batch_size=16, optimizer="sgd", learning_rate=0.1, head_lr_mult=10.0, weight_decay=1e-4,
-            momentum=1e-4, warmup=0.0, power=0.9, max_grad_norm=0.0,
-        ),
+        train=replace(_IRN, epochs=5.0, batch_size=16, head_lr_mult=10.0),
         localize=LocalizeSettings(long_side=500, scales=(0.5, 1.0, 1.5, 2.0)),
         propagate="irn",
+        propagation=PropagationSettings(pairs=0),
+        # photos of 500 pixels, 0.5 to 1.5 times
+        propagation_augment=AugmentSettings(size=512, scale=(250 / 512, 750 / 512), jitter=0.0),
+        propagation_train=replace(_IRN, epochs=3.0, batch_size=32, head_lr_mult=1.0),
         refine="none",
         segmenter=deeplab.SEGMENTER,
         segmenter_augment=deeplab.AUGMENT,

@@ -1,4 +1,4 @@
-"""What a run is: one frozen dataclass of settings. Each part stands beside the code it sets."""
+"""What a run is: one frozen dataclass of settings. Each part is defined next to the code it sets."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ class RunSettings:
     """Of the random walks."""
     propagation_train: TrainSettings = TrainSettings(epochs=3.0, learning_rate=1e-3)
     """Of the network that learns affinities."""
+    propagation_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
+    """Of its views."""
     pseudo: PseudoSettings = PseudoSettings()
     refine: str = "crf"
     """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""
@@ -71,7 +73,7 @@ class RunSettings:
     verify: Annotated[bool, DecidesNothing()] = False
     """Read the bytes of every photo again, rather than trust sizes and times of files."""
     aside_gb: Annotated[float, NOT_NEGATIVE, DecidesNothing()] = 5.0
-    """Room for results of other settings, which are kept in the run rather than deleted; the oldest goes first."""
+    """Disk space for results of other settings: kept in the run, not deleted; beyond it the oldest goes first."""
 
     def __post_init__(self) -> None:
         check_values(self, "")

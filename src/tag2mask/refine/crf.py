@@ -64,7 +64,7 @@ def dense_crf(image: Array, scores: Array, preset: str = "psa", settings: CrfSet
         out[b, carried] = q
         out[b, alike] = q[-1]
 
-    _each(len(values), solve, values.device)
+    _solve_all(len(values), solve, values.device)
     return as_given(scores, out.reshape(scores.shape))
 
 
@@ -135,7 +135,7 @@ def dense_crf_from_labels(
         out[b] = q[-1]
         out[b, shown] = q[: len(shown)]
 
-    _each(len(values), solve, values.device)
+    _solve_all(len(values), solve, values.device)
     return as_given(labels, out if labels.ndim == 3 else out[0])
 
 
@@ -176,7 +176,7 @@ class LabelCrf:
 Solver = Callable[[Tensor, Tensor, CrfSettings, float, int], Tensor]
 
 
-def _each(count: int, solve: Callable[[int, Solver], None], device: torch.device) -> None:
+def _solve_all(count: int, solve: Callable[[int, Solver], None], device: torch.device) -> None:
     """Call ``solve(i, solver)`` for each image, with the quickest solver for the device."""
     fast = _fast() if device.type == "cpu" else None
     if fast is None:

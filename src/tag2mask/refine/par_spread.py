@@ -80,18 +80,18 @@ def affinities(images: Tensor, settings: ParSettings) -> Tensor:
     for rows in _blocks(height, batch * width * len(offsets), images.device):
         here = images[:, :, rows]
         shifted = [padded[:, :, radius + rows.start + y :, radius + x :] for y, x in offsets]
-        shifted = [each[:, :, : here.shape[2], :width] for each in shifted]
+        shifted = [part[:, :, : here.shape[2], :width] for part in shifted]
         mean, scale, difference = torch.zeros_like(here), torch.zeros_like(here), torch.empty_like(here)
-        for each in shifted:
-            mean += each
+        for neighbour in shifted:
+            mean += neighbour
         mean /= len(offsets)
-        for each in shifted:
-            torch.sub(each, mean, out=difference)
+        for neighbour in shifted:
+            torch.sub(neighbour, mean, out=difference)
             scale.addcmul_(difference, difference)
         scale = (scale / (len(offsets) - 1)).sqrt_().add_(EPSILON).mul_(settings.width).reciprocal_()
         block = weights[:, :, rows]
-        for q, each in enumerate(shifted):
-            torch.sub(each, here, out=difference)
+        for q, neighbour in enumerate(shifted):
+            torch.sub(neighbour, here, out=difference)
             difference.mul_(scale).square_()
             torch.sum(difference, 1, out=block[:, q])
         block.div_(-channels)

@@ -40,11 +40,11 @@ class PictureRow:
 
 def pictures(row: GalleryRow, classes: Sequence[str]) -> PictureRow:
     colors = class_colors(len(classes))
-    photo = _thumbnail(row.image)
-    pictures = [_picture("Photo", photo, f"photo {row.id}")]
+    photo = thumbnail(row.image)
+    pictures = [picture("Photo", photo, f"photo {row.id}")]
     for caption, maps in (("Map", row.maps), ("Propagated map", row.propagated)):
         if maps is not None:
-            pictures.append(_picture(caption, draw_maps(photo, maps, rgb(colors)), f"{caption.lower()} of {row.id}"))
+            pictures.append(picture(caption, draw_maps(photo, maps, rgb(colors)), f"{caption.lower()} of {row.id}"))
     masks = (
         ("Unrefined", row.unrefined),
         ("Mask", row.mask),
@@ -56,12 +56,13 @@ def pictures(row: GalleryRow, classes: Sequence[str]) -> PictureRow:
         if mask is not None:
             shown = [classes[int(label) - 1] for label in np.unique(mask) if label not in (BACKGROUND, IGNORE)]
             about = f"{caption.lower()} of {row.id}: {', '.join(shown) or 'background only'}"
-            pictures.append(_picture(caption, draw_mask(photo, mask, rgb(colors)), about))
+            pictures.append(picture(caption, draw_mask(photo, mask, rgb(colors)), about))
     tags = None if row.tags is None else [(classes[tag], colors[tag]) for tag in sorted(row.tags)]
     return PictureRow(row.id, tags, row.score, row.note, pictures)
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A photo ``[height width 3]`` uint8, small."""
     assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8, (image.shape, image.dtype)
     height, width = image.shape[:2]
     scale = min(1.0, THUMBNAIL / max(height, width))
@@ -108,7 +109,8 @@ def draw_mask(photo: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.nda
     return np.clip(drawn, 0, 255).astype(np.uint8)
 
 
-def _picture(caption: str, image: np.ndarray, about: str) -> Picture:
+def picture(caption: str, image: np.ndarray, about: str) -> Picture:
+    """An image within the page."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
     uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

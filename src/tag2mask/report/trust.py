@@ -75,11 +75,7 @@ def _of_false_alarms(scores: Scores) -> Iterator[Remark]:
     alarms = scores.false_alarms
     if alarms.photos:
         level = "good" if alarms.share_of_photos <= MANY_ALARMS else "caution"
-        yield Remark(
-            level,
-            f"False alarms: {alarms.alarms} of {alarms.photos} photos that show none of the classes have one in their "
-            f"mask, on {percent(alarms.share_of_pixels, 2)} % of their pixels.",
-        )
+        yield Remark(level, f"False alarms: {alarms}.")
 
 
 def _of_classes(scores: Scores) -> Iterator[Remark]:

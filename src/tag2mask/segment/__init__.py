@@ -1,6 +1,6 @@
 """Segmenters by name, their training loss, their inference, and the masks they make of their own training photos."""
 
-from tag2mask.segment.build import build, check_settings, known
+from tag2mask.segment.build import backbone_of, build, check_settings, known
 from tag2mask.segment.deeplab import weigh_classes
 from tag2mask.segment.inference import InferenceSettings, PhotoSegmenter, refined, segment_photo
 from tag2mask.segment.relabel import RelabelSettings, gate_by_tags
@@ -13,6 +13,7 @@ __all__ = [
     "RelabelSettings",
     "SegmenterSettings",
     "SegmenterTask",
+    "backbone_of",
     "build",
     "check_settings",
     "gate_by_tags",

@@ -17,6 +17,16 @@ def known() -> tuple[str, ...]:
     return ("deeplab-largefov", "deeplab-v2", *(f"smp:{name}" for name in SMP))
 
 
+def backbone_of(settings: SegmenterSettings, run: BackboneSettings) -> BackboneSettings:
+    """The run's backbone, or the segmenter's own, of which no block is frozen."""
+    if settings.backbone is None:
+        return run
+    stride = run.output_stride if settings.output_stride is None else settings.output_stride
+    return BackboneSettings(
+        settings.backbone, settings.weights, output_stride=stride, freeze_norms=settings.freeze_norms
+    )
+
+
 def check_settings(settings: SegmenterSettings, *, frozen: bool) -> None:
     """The name exists and goes with the backbone; builds nothing."""
     if settings.name not in known():
@@ -26,6 +36,8 @@ def check_settings(settings: SegmenterSettings, *, frozen: bool) -> None:
             f"{settings.name} reads every stage of the backbone, so stored features do not serve it: "
             "use deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
         )
+    if settings.freeze_norms and settings.name.startswith("smp:"):
+        raise InputError(f"--segmenter.freeze-norms is of DeepLab heads, and {settings.name} trains all: leave it out")
     if frozen and settings.pyramid:
         raise InputError(
             "--segmenter.pyramid needs features of other scales than those that are stored: leave it or --freeze out"

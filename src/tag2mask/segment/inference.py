@@ -62,7 +62,7 @@ class PhotoSegmenter:
     def views(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """(height, width) of the views of a photo, one for each scale."""
         long_side = self.settings.long_side or max(height, width)
-        return tuple(fit_size(height, width, long_side, s, self.backbone.multiple) for s in self.settings.scales)
+        return tuple(fit_size(height, width, long_side, s, self.backbone.size_divisor) for s in self.settings.scales)
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +99,7 @@ class PhotoSegmenter:
             if self.settings.flip:
                 view, valid = torch.cat([view, view.flip(3)]), torch.cat([valid, valid.flip(2)])
             shown = Photos(view, valid=valid if self.unit > 1 else None)
-            probabilities = _windows(self.segmenter, shown, self.settings, self.backbone.multiple)
+            probabilities = _windows(self.segmenter, shown, self.settings, self.backbone.size_divisor)
             if self.settings.flip:
                 plain, mirrored = probabilities.chunk(2)
                 probabilities = (plain + mirrored.flip(3)) / 2
@@ -138,10 +138,10 @@ def _worth_refining(scores: Tensor, minimum: float = 0.1) -> Tensor:
     return reaches.nonzero()[:, 0]
 
 
-def _windows(segmenter: nn.Module, view: Photos, settings: InferenceSettings, multiple: int) -> Tensor:
+def _windows(segmenter: nn.Module, view: Photos, settings: InferenceSettings, size_divisor: int) -> Tensor:
     """Softmax ``[batch labels rows columns]`` of a view, whole or averaged over overlapping windows."""
     height, width = view.images.shape[2:]
-    side = max(settings.window // multiple, 1) * multiple
+    side = max(settings.window // size_divisor, 1) * size_divisor
     if max(height, width) <= side:
         return _softmax(segmenter, view, settings.precision)
     total: Tensor | None = None

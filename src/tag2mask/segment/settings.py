@@ -31,6 +31,8 @@ class SegmenterSettings:
     """Of that backbone: auto, none, or a file (as --weights)."""
     output_stride: Annotated[int | None, Range(at_least=1, at_most=32)] = None
     """Of that backbone, in pixels per cell; None: the method's."""
+    freeze_norms: bool = False
+    """Scale and shift of that backbone's batch norms do not learn (DeepLab's published codes)."""
     pyramid: Annotated[tuple[float, ...], POSITIVE] = ()
     """Also segment these scales of every view, in training too; at each pixel the largest logit wins (DeepLab-v2's MSC:
     0.5, 0.75)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import processes
 from tag2mask.segment.pyramid import Pyramid, logits_of
 from tag2mask.types import IGNORE, Losses, MaskedBatch
 
@@ -37,4 +38,4 @@ class SegmenterTask(nn.Module):
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Cross entropy of ``[batch labels height width]`` and ``[batch height width]`` int64 over decided pixels."""
     loss = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
-    return loss / (masks != IGNORE).sum().clamp(min=1)  # without a decided pixel 0, not NaN
+    return processes.ratio(loss, (masks != IGNORE).sum())  # without a decided pixel 0, not NaN

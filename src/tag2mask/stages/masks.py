@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,22 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
     def write(sample: Sample, pixels: np.ndarray) -> Record:
         maps = maps_of(sample)
         scores = pseudo.refine(pixels, with_background(sample, maps, threshold, s.pseudo), sharpen)
-        return keep_mask(context, sample, by_best_score(sample, maps.classes, scores, s.pseudo))
+        record = keep_mask(context, sample, by_best_score(sample, maps.classes, scores, s.pseudo))
+        return {**record, "cells": pseudo.cells_above(maps, threshold)}
 
     manifest = {"threshold": round(threshold, 4), "threshold_from": origin, "note": f"threshold {threshold:.3f}"}
-    return PhotoWork(read=lambda sample: read_image(sample.image_path), write=write, manifest=manifest)
+    conclude = partial(_hardly_shown, context.classes)
+    return PhotoWork(
+        read=lambda sample: read_image(sample.image_path), write=write, manifest=manifest, conclude=conclude
+    )
+
+
+def _hardly_shown(classes: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
+    """Say which classes the maps hardly show, and keep it for the report."""
+    lines = pseudo.hardly_shown(records, classes)
+    for line in lines:
+        log.info("%s", line)
+    return {"hardly_shown": lines} if lines else {}
 
 
 def _by_saliency(context: Context, source: str) -> PhotoWork:

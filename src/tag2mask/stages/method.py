@@ -105,7 +105,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
     store = feature_store(context, network.backbone)
     samples = context.train.samples
     if store is not None:
-        store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.multiple))
+        store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
     if network.traits.references:
         _show_references(context, network)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
@@ -129,6 +129,6 @@ def _show_references(context: Context, network: MapNetwork) -> None:
     check_references(references, context.train.samples, context.classes, methods.flag(s.method))
     store = feature_store(context, backbone)
     if store is not None:
-        view = lambda sample: [reference_view(*context.size(sample), s.localize, backbone.multiple)]  # noqa: E731
+        view = lambda sample: [reference_view(*context.size(sample), s.localize, backbone.size_divisor)]  # noqa: E731
         store.fill([sample for sample, _ in references], view)
     show_references(network.network, backbone, references, s.localize, store)

@@ -27,7 +27,7 @@ from tag2mask.types import Dataset, Sample
 from tag2mask.views import View, views
 
 STRUCTURE = ("method", "backbone")
-"""Settings that say which network is built; a method's own are declared beside them."""
+"""Settings that say which network is built; a method's own settings come on top."""
 
 
 STUDENTS = Part("self_train", ("rounds", "background", "sharpness"))
@@ -42,12 +42,20 @@ def own_settings(settings: RunSettings, *, inference: bool) -> Part | str:
 
 def build_method(context: Context) -> tuple[nn.Module, Backbone]:
     """The method on its backbone, with the weights that the stage may see."""
-    s = context.settings
-    backbone = backbones.build(s.backbone).to(compute.device())
-    method = methods.build(s.method, backbone, len(context.classes), s.options)
-    if (state := released_state(method, s.backbone.weights)) is not None:
+    return new_method(context.settings, len(context.classes))
+
+
+def new_method(settings: RunSettings, classes: int) -> tuple[nn.Module, Backbone]:
+    """The method on its backbone, with the weights that it starts from: the backbone's, or a whole released network's.
+
+    Raises:
+        InputError: weights that cannot be fetched or read, or are another network's.
+    """
+    backbone = backbones.build(settings.backbone).to(compute.device())
+    method = methods.build(settings.method, backbone, classes, settings.options)
+    if (state := released_state(method, settings.backbone.weights)) is not None:
         assert isinstance(method, LoadsReleased)
-        method.load_released(state, s.backbone.weights)
+        method.load_released(state, settings.backbone.weights)
     return method.to(compute.device()), backbone
 
 
@@ -73,7 +81,7 @@ def load_map_network(context: Context, name: str) -> MapNetwork:
 
 
 def frozen_settings(settings: RunSettings) -> tuple[str, ...]:
-    """What the features of a frozen trunk depend on beside the backbone."""
+    """What the features of a frozen trunk depend on, apart from the backbone."""
     return ("localize.long_side", "localize.precision") if settings.frozen else ()
 
 
@@ -123,7 +131,7 @@ class StoredViews:
     def views(self, sample: Sample) -> list[View]:
         """Plain and mirrored."""
         facts = self.store.facts[sample.key]
-        return views(facts.height, facts.width, self.long_side, (1.0,), True, self.store.backbone.multiple)
+        return views(facts.height, facts.width, self.long_side, (1.0,), True, self.store.backbone.size_divisor)
 
     def __call__(self, sample: Sample, flip: bool) -> Tensor:
         """``[channels rows columns]``."""
@@ -160,14 +168,14 @@ def stored_source(
 
 def check_view(augment: AugmentSettings, backbone: Backbone) -> None:
     """Training views are of a size that the backbone takes."""
-    if augment.size % backbone.multiple:
+    if augment.size % backbone.size_divisor:
         raise InputError(
-            f"--augment.size {augment.size} is not a multiple of this backbone's patch of {backbone.multiple} pixels: "
-            f"use {round(augment.size / backbone.multiple) * backbone.multiple}"
+            f"--augment.size {augment.size} is not a multiple of the patch of {backbone.size_divisor} pixels: "
+            f"use {round(augment.size / backbone.size_divisor) * backbone.size_divisor}"
         )
 
 
 def fitting(augment: AugmentSettings, backbone: Backbone) -> AugmentSettings:
     """The same views at a size the backbone can take."""
-    size = augment.size // backbone.multiple * backbone.multiple
-    return replace(augment, size=max(size, backbone.multiple))
+    size = augment.size // backbone.size_divisor * backbone.size_divisor
+    return replace(augment, size=max(size, backbone.size_divisor))

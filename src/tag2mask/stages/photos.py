@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 
+from tag2mask import processes
 from tag2mask.data.images import CheckedImage, check_image
 from tag2mask.plan.context import Context
 from tag2mask.plan.facts import stamp
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
 from tag2mask.types import Sample
-
-STARTED = time.time_ns()
 
 
 def check_photos(*, verify: bool) -> PhotoStage:
@@ -22,7 +20,7 @@ def check_photos(*, verify: bool) -> PhotoStage:
     """
 
     def stamp_of(sample: Sample) -> list[int]:
-        return [*stamp(sample.image_path), *([STARTED] if verify else [])]
+        return [*stamp(sample.image_path), *([processes.started()] if verify else [])]
 
     return PhotoStage(
         name="images",

@@ -43,8 +43,8 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
 def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
 
-    def write(sample: Sample, found: tuple[np.ndarray, Tensor]) -> Record:
-        probabilities = predictor.refined(found)
+    def write(sample: Sample, output: tuple[np.ndarray, Tensor]) -> Record:
+        probabilities, _ = predictor.refined(output)
         write_mask(context.folder, sample, pseudo.index_mask(probabilities))
         return {"uncertainty": round(float(1 - probabilities.amax(0).mean()), 5)}
 
@@ -61,7 +61,7 @@ Read = tuple[np.ndarray, list[Tensor]]
 
 
 class Predictor:
-    """A trained segmenter with the settings of its inference. No tags are used.
+    """A trained segmenter with the settings of its inference. It needs no tags.
 
     Args:
         settings: of the run.
@@ -88,17 +88,32 @@ class Predictor:
     def probabilities(self, inputs: Sequence[Read]) -> list[tuple[np.ndarray, Tensor]]:
         """Pixels and probabilities ``[1+classes height width]`` of photos of one size of views, not refined yet."""
         sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
-        found = self.photos(sizes, [views for _, views in inputs])
-        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, found, strict=True)]
+        scores_of = self.photos(sizes, [views for _, views in inputs])
+        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, scores_of, strict=True)]
 
-    def refined(self, found: tuple[np.ndarray, Tensor]) -> Tensor:
-        """Probabilities ``[1+classes height width]`` of one photo's pixels and probabilities; for a thread behind."""
-        pixels, probabilities = found
-        return probabilities if self.refiner is None else segment.refined(pixels, probabilities, self.refiner)
+    def refined(
+        self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None
+    ) -> tuple[Tensor, np.ndarray | None]:
+        """Probabilities ``[labels height width]`` of one photo's pixels and probabilities, refined; and the value of
+        each label in a mask, None: its number. For a thread behind.
 
-    def mask(self, found: tuple[np.ndarray, Tensor]) -> np.ndarray:
-        """The index mask ``[height width]`` uint8 of that."""
-        return pseudo.index_mask(self.refined(found))
+        Args:
+            tags: classes that the photo shows, the others are switched off; None: not known, any may be there.
+        """
+        pixels, probabilities = output
+        values = None
+        if tags is not None:
+            probabilities, present = segment.gate_by_tags(probabilities, tags)
+            values = pseudo.mask_values(present)
+        if self.refiner is not None and len(probabilities) > 1:
+            probabilities = segment.refined(pixels, probabilities, self.refiner)
+        return probabilities, values
+
+    def mask(self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None) -> np.ndarray:
+        """The index mask ``[height width]`` of that."""
+        probabilities, values = self.refined(output, tags)
+        mask = pseudo.index_mask(probabilities)
+        return mask if values is None else values[mask]
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:

@@ -61,7 +61,7 @@ def _train_affinity(settings: RunSettings) -> TrainingStage:
         name="affinity",
         title=f"training {settings.propagate}",
         reads=("affinity-labels",),
-        settings=("propagate", LEARNT, "segmenter_augment", "propagation_train", "backbone", "seed"),
+        settings=("propagate", LEARNT, "propagation_augment", "propagation_train", "backbone", "seed"),
         facts=("photos", "tags", "weights"),
         train=_train,
     )
@@ -71,7 +71,7 @@ def _train(context: Context) -> None:
     s = context.settings
     torch.manual_seed(s.seed)
     network, backbone = _network(context)
-    augment, normalisation = fitting(s.segmenter_augment, backbone), (backbone.mean, backbone.std)
+    augment, normalisation = fitting(s.propagation_augment, backbone), (backbone.mean, backbone.std)
     source = MaskedImages(context.train, MaskReader(context.read("affinity-labels")), augment, normalisation, s.seed)
     fit(network, source, s.propagation_train, context.folder.folder, seed=s.seed, title=context.stage.title)
 
@@ -91,8 +91,8 @@ def _propagate(settings: RunSettings, way: propagation.Propagation) -> PhotoStag
         maps, s = MapReader(context.read(source)), context.settings.propagation
         affinities = _affinities(context, way, network)
 
-        def write(sample: Sample, found: tuple[LocalizationMaps, Tensor]) -> None:
-            write_maps(context.folder.path(sample.id, ".npz"), propagation.propagate(*found, s))
+        def write(sample: Sample, inputs: tuple[LocalizationMaps, Tensor]) -> None:
+            write_maps(context.folder.path(sample.id, ".npz"), propagation.propagate(*inputs, s))
 
         return PhotoWork(
             read=lambda sample: (maps(sample), read_image(sample.image_path)),

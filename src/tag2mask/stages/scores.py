@@ -90,16 +90,16 @@ class _Measure:
         dataset = self.context.train if training else self.context.val
         assert dataset is not None
         tags = self._agreement(sample) if training and self.final_masks is not None else None
-        if sample.mask_path is None:
+        if not sample.has_truth:
             return Measurement(tags=tags)
         scores: dict[str, evaluate.Scores] = {}
         photos: dict[str, tuple[tuple[str, float | None], ...]] = {}
         for stage in self.measured:
             if stage.measured is not None and (stage.measured.split == "train") == training:
-                found = evaluate.score_photo(sample, dataset, self.readers[stage.name](sample))
-                scores[stage.name] = found
+                of_photo = evaluate.score_photo(sample, dataset, self.readers[stage.name](sample))
+                scores[stage.name] = of_photo
                 if stage.measured.what != "maps":
-                    photos[stage.name] = ((sample.id, _rounded(found.mean_iou)),)
+                    photos[stage.name] = ((sample.id, _rounded(of_photo.mean_iou)),)
         return Measurement(scores, photos, self._sweep(sample, dataset) if training else None, tags)
 
     def _agreement(self, sample: Sample) -> evaluate.TagAgreement:
@@ -119,6 +119,8 @@ class _Measure:
                 scores = total.scores[stage.name]
                 evaluate.check_truth(scores, f"the truth masks of the {stage.measured.split} photos")
                 log.info("%s: %.1f mIoU", stage.measured.title, scores.mean_iou)
+                if stage.measured.split == "val" and scores.false_alarms.photos:  # tags allow none on training photos
+                    log.info("%s: false alarms: %s", stage.measured.title, scores.false_alarms)
                 out[stage.name] = scores.to_json()
         if total.sweep is not None:
             out["sweep"] = total.sweep.to_json()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask import backbones, compute, methods, pseudo, segment
-from tag2mask.backbones import Backbone, BackboneSettings
+from tag2mask.backbones import Backbone
 from tag2mask.data.batches import MaskedImages, StoredFeatures
 from tag2mask.data.images import read_image
 from tag2mask.localize import batches_by
@@ -34,15 +34,6 @@ from tag2mask.stages.networks import (
 )
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import Sample
-
-
-def segmenter_backbone(settings: RunSettings) -> BackboneSettings:
-    """The run's backbone, or the segmenter's own: pretrained, nothing frozen."""
-    own = settings.segmenter
-    if own.backbone is None:
-        return settings.backbone
-    stride = settings.backbone.output_stride if own.output_stride is None else own.output_stride
-    return BackboneSettings(own.backbone, weights=own.weights, output_stride=stride)
 
 
 def structure(settings: RunSettings) -> tuple[str | Part, ...]:
@@ -95,11 +86,12 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
 def _new(context: Context, network: str | None) -> tuple[nn.Module, Backbone]:
     """A segmenter, on the backbone of a trained network where one is given."""
     s = context.settings
+    own = segment.backbone_of(s.segmenter, s.backbone)
     if network is not None:
         backbone = load_map_network(context, network).backbone
     else:
-        backbone = backbones.build(segmenter_backbone(s)).to(compute.device())
-    return segment.build(s.segmenter, backbone, len(context.classes), segmenter_backbone(s)), backbone
+        backbone = backbones.build(own).to(compute.device())
+    return segment.build(s.segmenter, backbone, len(context.classes), own), backbone
 
 
 def _source(context: Context, backbone: Backbone, masks: StageFolder) -> MaskedImages | StoredFeatures:
@@ -148,15 +140,16 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     def gated(
         samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
     ) -> list[tuple[np.ndarray, Tensor, tuple[int, ...]]]:
-        found = photos([(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs], [of for _, of in inputs])
+        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
+        probabilities_of = photos(sizes, [of_photo for _, of_photo in inputs])
         out = []
-        for sample, (pixels, _), probabilities in zip(samples, inputs, found, strict=True):
+        for sample, (pixels, _), probabilities in zip(samples, inputs, probabilities_of, strict=True):
             scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
             out.append((pixels, scores.cpu(), classes))
         return out
 
-    def write(sample: Sample, found: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
-        pixels, scores, classes = found
+    def write(sample: Sample, output: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
+        pixels, scores, classes = output
         return keep_mask(
             context, sample, by_best_score(sample, classes, pseudo.refine(pixels, scores, sharpen), decide)
         )
@@ -175,7 +168,7 @@ def load_segmenter(
     settings: RunSettings, classes: int, stage: StageFolder, *, single_stage: bool = False
 ) -> tuple[nn.Module, Backbone]:
     """A trained segmenter, in eval mode: of a round, or (``single_stage``) the method."""
-    own = segmenter_backbone(settings)
+    own = settings.backbone if single_stage else segment.backbone_of(settings.segmenter, settings.backbone)
     backbone = backbones.build(replace(own, weights="none"))
     if single_stage:
         segmenter = methods.build(settings.method, backbone, classes, settings.options)

@@ -51,7 +51,7 @@ def _train(
     source = tagged_source(
         context,
         network.backbone,
-        replace(s.augment, jitter=s.self_train.jitter),
+        replace(s.augment, jitter=s.self_train.jitter, hue=0.0),
         seed,
         saliency="saliency" in s.self_train.denoise,
         maps=context.read(taught),

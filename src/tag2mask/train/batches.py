@@ -22,23 +22,34 @@ log = logging.getLogger("tag2mask")
 class Steps(Dataset[Any]):
     """A source as a map from step to batch, over all epochs of a training.
 
-    Epochs may differ in length where photos are grouped by size.
+    Epochs may differ in length where photos are grouped by size. Of several processes each has a part of every batch,
+    in order of their ranks.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int) -> None:
+    def __init__(self, source: Source, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.rank, self.world = rank, world
         self.first = [0]  # step of each epoch known so far
         self.epoch, self.batches = -1, [[]]  # the last one used
 
     def __getitem__(self, step: int) -> Any:
-        epoch = self.epoch_of(step)
-        indices = self.batches_of(epoch)[step - self.first[epoch]]
+        epoch, whole = self.whole(step)
+        indices = self.part(whole) or whole[:1]  # one takes part without counting, where there are too few for all
         try:
             return self.source.collate([self.source.item(epoch, index) for index in indices])
         except InputError as error:
             if get_worker_info() is None:
                 raise
             return error  # the loader would make one text of it and its traceback
+
+    def whole(self, step: int) -> tuple[int, list[int]]:
+        """The epoch of a step, and the photos of its batch in all processes."""
+        epoch = self.epoch_of(step)
+        return epoch, self.batches_of(epoch)[step - self.first[epoch]]
+
+    def part(self, whole: list[int]) -> list[int]:
+        """Those of them that are this process's."""
+        return whole[len(whole) * self.rank // self.world : len(whole) * (self.rank + 1) // self.world]
 
     def epoch_of(self, step: int) -> int:
         while self.first[-1] <= step:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tag2mask import processes
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.files import atomic
 
@@ -16,9 +17,11 @@ log = logging.getLogger("tag2mask")
 
 
 def save_model(network: nn.Module, path: Path) -> None:
-    """Weights as safetensors, atomically."""
+    """Weights as safetensors, atomically; by the main process alone."""
     from safetensors.torch import save
 
+    if not processes.is_main():
+        return
     with atomic(path, "wb") as file:
         file.write(save({n: t.detach().contiguous().cpu() for n, t in network.state_dict().items()}))
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tag2mask import compute, interrupt, progress
+from tag2mask import compute, interrupt, processes, progress
 from tag2mask.data.batches import Source
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, Terminated
 from tag2mask.files import digest
 from tag2mask.protocols import Trainable
 from tag2mask.settings import deciding
@@ -49,7 +49,7 @@ def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, 
 
 
 class _Losses(nn.Module):
-    """`losses` behind `forward`, so that gradient synchronisation between processes sees the call."""
+    """`losses` behind `forward`, for what accelerate and torch.compile do around it."""
 
     def __init__(self, task: Trainable) -> None:
         super().__init__()
@@ -89,45 +89,61 @@ class _Training:
         compute.keep_memory()
         accelerator = _accelerator(settings, folder)
         set_seed(seed)
-        steps = Steps(source, settings.batch_size, seed)
+        steps = Steps(source, settings.batch_size, seed, processes.rank(), processes.world())
         per_epoch = len(steps.batches_of(0))
         count = max(1 if settings.epochs else 0, round(settings.epochs * per_epoch))
         assert isinstance(task, Trainable)
         channels_last(task.to(accelerator.device))
+        for tensor in task.state_dict().values():
+            processes.from_main_tensor(tensor)
         losses: nn.Module = _Losses(task)
         if settings.compile:
             losses.compile()
         optimizer = optimizer_of(task, settings)
         rates = [group["lr"] for group in optimizer.param_groups]
-        losses, optimizer = accelerator.prepare(losses, optimizer)
+        # gradients are added up by processes.sum_gradients, so nothing is wrapped for it ("evaluation mode")
+        losses = accelerator.prepare_model(losses, evaluation_mode=True)
+        optimizer = accelerator.prepare_optimizer(optimizer)
         if settings.tracker:
             accelerator.init_trackers("tag2mask", config=asdict(settings))
         key = digest([deciding(settings), seed, len(source)])
-        start = restore_checkpoint(folder / "checkpoint.safetensors", key, task, optimizer)
-        log = TrainingLog(folder / "log.jsonl", start, accelerator.is_main_process)
+        start = _restored(folder / "checkpoint.safetensors", key, task, optimizer)
+        log = TrainingLog(folder / "log.jsonl", start, processes.is_main())
         return cls(
             task, losses, optimizer, accelerator, steps, settings, folder, seed, title, key, count, start, rates,
             clipped_together(task), log, time.monotonic(),
         )  # fmt: skip
 
     def batches(self) -> Iterator[tuple[int, Any]]:
-        """(step, batch) of the steps that are left."""
-        found = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device)
-        return zip(range(self.start, self.steps), found, strict=True)
+        """(step, batch) of the steps that are left; where one process cannot read its part, all raise its error."""
+        left = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device)
+        if processes.world() == 1:
+            yield from zip(range(self.start, self.steps), left, strict=True)
+            return
+        for step in range(self.start, self.steps):
+            batch, error = None, None
+            try:
+                batch = next(left)
+            except InputError as raised:
+                error = raised
+            if processes.all_sum(torch.tensor(error is not None, dtype=torch.int64)):
+                processes.exchange(None, error)
+            yield step, batch
 
     def step(self, step: int, batch: Any) -> None:
         """Forward, backward and, at the end of an accumulation, the optimiser."""
-        torch.manual_seed(self.seed * 1_000_003 + step)
+        torch.manual_seed(self.seed * 1_000_003 + step + processes.rank() * 2**54)
         factor = schedule(step, self.steps, self.settings)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        photos, share = self._shared(step, batch)
         batch = batch.to(self.accelerator.device)
         update = (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps
         terms: dict[str, Tensor] = {}
         try:
             for losses in self._in_turn(batch, step / self.steps):
-                self.accelerator.backward(losses.total() / self.settings.accumulate)
-                terms |= {name: value.detach() for name, value in losses.items()}
+                self.accelerator.backward(share * losses.total() / self.settings.accumulate)
+                terms |= {name: share * value.detach() for name, value in losses.items()}
                 if update:
                     self._update()
         except torch.OutOfMemoryError as error:
@@ -137,7 +153,15 @@ class _Training:
                 f"(--train.batch-size {max(1, size // 2)} --train.accumulate {2 * self.settings.accumulate}), or "
                 "smaller views (--augment.size)"
             ) from error
-        self.log.add(terms, len(batch.ids) * self.accelerator.num_processes)
+        self.log.add(terms, photos)
+
+    def _shared(self, step: int, batch: Any) -> tuple[int, float]:
+        """How many photos the batch has in all processes, and the share of this one's part."""
+        if processes.world() == 1:
+            return len(batch.ids), processes.set_share(1, 1)
+        own = len(batch.ids) if self.source.part(self.source.whole(step)[1]) else 0
+        photos = int(processes.all_sum(torch.tensor(own)))
+        return photos, processes.set_share(own, photos)
 
     def _in_turn(self, batch: Any, progress: float) -> Iterator[Losses]:
         """The losses of a step: several in turn get an optimiser step each (PPL's per-iteration schedule)."""
@@ -154,6 +178,7 @@ class _Training:
             yield losses
 
     def _update(self) -> None:
+        processes.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         if self.settings.max_grad_norm > 0:
             self.accelerator.unscale_gradients()
             for part in self.clipped:
@@ -182,23 +207,43 @@ class _Training:
         """A checkpoint, every few minutes and when the process is asked to end."""
         ends = interrupt.asked_to_end()
         due = ends or time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
+        if processes.world() > 1:  # any of them may be asked; the main one's clock counts
+            due = due and (ends or processes.is_main())
+            ends, due = processes.all_sum(torch.tensor([ends, due], dtype=torch.int64)).tolist()
         if not due or (step + 1) % self.settings.accumulate or step + 1 == self.steps:
             return
         if self.log.count:
             self.report(step)  # a loss that is not finite is not worth keeping
-        if self.accelerator.is_main_process:
+        if processes.is_main():
             save_checkpoint(self.folder / "checkpoint.safetensors", self.key, step + 1, self.task, self.optimizer)
         self.saved = time.monotonic()
-        interrupt.end_if_asked()
+        if ends:
+            raise Terminated
 
     def end(self) -> None:
         """The trained weights, in the place of the checkpoint."""
         if self.settings.tracker:
             self.accelerator.end_training()
-        if self.accelerator.is_main_process:
-            save_model(self.task, self.folder / "model.safetensors")
-            (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        self.accelerator.wait_for_everyone()
+        save_model(self.task, self.folder / "model.safetensors")
+        with processes.together():
+            if processes.is_main():
+                (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _restored(checkpoint: Path, key: str, task: nn.Module, optimizer: Any) -> int:
+    """The step to go on from, the same in all processes.
+
+    Raises:
+        InputError: they do not see the same checkpoint.
+    """
+    start = restore_checkpoint(checkpoint, key, task, optimizer)
+    starts = processes.exchange(start)
+    if len(set(starts)) > 1:
+        raise InputError(
+            f"the processes see different checkpoints in {checkpoint.parent} (of steps {sorted(set(starts))}): give an "
+            "--out on a file system that all machines share"
+        )
+    return start
 
 
 def _accelerator(settings: TrainSettings, folder: Path) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tag2mask import processes
 from tag2mask.files import atomic, read_jsonl
 
 EVERY = 5  # steps that a line of the log is the mean of
@@ -33,7 +34,7 @@ class TrainingLog:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def add(self, terms: Mapping[str, Tensor], photos: int) -> None:
-        """Losses of one step, without gradient."""
+        """Losses of one step, without gradient: this process's share of them; ``photos`` of all."""
         for name, value in terms.items():
             value = value.float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -46,7 +47,7 @@ class TrainingLog:
 
     def flush(self, step: int, rate: float) -> dict[str, float]:
         """Write a line, the mean of the steps since the last one; gives it."""
-        values = torch.stack(list(self.sums.values())).tolist() if self.sums else []
+        values = processes.all_sum(torch.stack(list(self.sums.values()))).tolist() if self.sums else []
         means = {name: total / self.count for name, total in zip(self.sums, values, strict=True)}
         speed = self.photos / max(time.monotonic() - self.since, 1e-9)
         if self.writes:

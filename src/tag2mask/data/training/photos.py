@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tag2mask.data import augment
 from tag2mask.data.augment import AugmentSettings, Geometry
-from tag2mask.data.images import read_image, read_saliency
+from tag2mask.data.images import open_photo, read_saliency
 from tag2mask.data.training.collate import dense_maps, domains_of_items, label_matrix, scores_of, stacked
 from tag2mask.types import Batch, Dataset, LocalizationMaps, MaskedBatch, Normalisation, Sample
 
@@ -54,13 +54,14 @@ class TaggedImages:
     def item(self, epoch: int, index: int) -> _Item:
         sample = self.dataset.samples[index]
         random = augment.generator(self.seed, epoch, index)
-        pixels = read_image(sample.image_path)
-        geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
+        with open_photo(sample.image_path) as photo:
+            geometry = Geometry.draw(*photo.size, self.settings, random)
+            pixels, _ = photo.decode((geometry.height, geometry.width))
         valid = geometry.valid()
-        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
+        image = geometry.image(pixels, augment.Colour.draw(self.settings, random))
         saliency = None
         if self.saliency and sample.saliency_path is not None:
-            map_ = torch.from_numpy(read_saliency(sample.saliency_path, pixels.shape[:2]))
+            map_ = torch.from_numpy(read_saliency(sample.saliency_path, photo.size))
             saliency = geometry.maps(map_[None])[0]
         maps = None
         if self.maps_of is not None:
@@ -105,10 +106,11 @@ class MaskedImages:
     def item(self, epoch: int, index: int) -> tuple[Sample, Tensor, Tensor, Tensor]:
         sample = self.dataset.samples[index]
         random = augment.generator(self.seed, epoch, index)
-        pixels = read_image(sample.image_path)
-        geometry = Geometry.draw(pixels.shape[0], pixels.shape[1], self.settings, random)
+        with open_photo(sample.image_path) as photo:
+            geometry = Geometry.draw(*photo.size, self.settings, random)
+            pixels, _ = photo.decode((geometry.height, geometry.width))
         valid = geometry.valid()
-        image = geometry.image(pixels, augment.Colour.draw(self.settings.jitter, random))
+        image = geometry.image(pixels, augment.Colour.draw(self.settings, random))
         return sample, image, geometry.mask(self.mask_of(sample)), valid
 
     def collate(self, items: Sequence[tuple[Sample, Tensor, Tensor, Tensor]]) -> MaskedBatch:

@@ -1,0 +1,207 @@
+"""Rows of runs that differ by their seed alone, and how each row differs from the first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tag2mask.compare.measured import WHAT, MeasuredRun, open_run
+from tag2mask.compare.statistics import Interval, class_iou, draws, interval, mean_iou, paired_difference, resampled
+from tag2mask.errors import InputError, listed
+
+DECIDES_NOTHING = ("workers", "verify", "aside_gb")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One kind of masks of one row. All in percent of mean IoU.
+
+    Attributes:
+        seeds: of each run.
+        mean: over the runs, with the interval of the photos.
+        spread: standard deviation over the seeds; None for one.
+        classes: IoU of background and each class, mean over the runs.
+        difference: to the first row, on the same photos; None for the first itself.
+    """
+
+    seeds: tuple[float, ...]
+    mean: Interval
+    spread: float | None
+    classes: Mapping[str, float]
+    difference: Interval | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of equal settings."""
+
+    name: str
+    runs: tuple[MeasuredRun, ...]
+    differs: Mapping[str, str]  # settings in which it is not as the first row, and their values
+    figures: Mapping[str, Figure]
+
+    @property
+    def minutes(self) -> float:
+        return float(np.mean([run.minutes for run in self.runs]))
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        return self.runs[0].signals
+
+
+@dataclass(frozen=True)
+class Comparison:
+    rows: tuple[Row, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What every row has."""
+        return tuple(kind for kind in WHAT if all(kind in row.figures for row in self.rows))
+
+    @property
+    def one_supervision(self) -> bool:
+        """Whether all rows learned from the same; if not, no difference is one of methods alone."""
+        return len({row.signals for row in self.rows}) == 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, percent."""
+        return {
+            "unit": "percent mean IoU",
+            "one_supervision": self.one_supervision,
+            "rows": [
+                {
+                    "name": row.name,
+                    "runs": [{"folder": run.name, "seed": run.seed, "minutes": run.minutes} for run in row.runs],
+                    "supervision": list(row.signals),
+                    "minutes": row.minutes,
+                    "settings": dict(row.differs),
+                    **{kind: asdict(row.figures[kind]) for kind in self.kinds},
+                }
+                for row in self.rows
+            ],
+        }
+
+    def to_text(self) -> str:
+        """A table for a terminal."""
+        lines = []
+        width = max(len(row.name) for row in self.rows)
+        for kind in self.kinds:
+            lines.append(f"{WHAT[kind]}, {len(self.rows[0].runs[0].photos[kind])} photos: mIoU")
+            for row in self.rows:
+                figure = row.figures[kind]
+                text = f"  {row.name:<{width}}  {_mean(figure)}"
+                lines.append(text + ("" if figure.difference is None else f"   {said(figure.difference)}"))
+        lines += [f"{row.name}: {row.minutes:.1f} min, learned from {listed(row.signals)}" for row in self.rows]
+        if not self.one_supervision:
+            lines.append(UNEQUAL)
+        return "\n".join(lines)
+
+
+UNEQUAL = "These runs did not learn from the same: a difference may be that of what they were told, not of the method."
+
+
+def _mean(figure: Figure) -> str:
+    text = f"{figure.mean.value:.1f}"
+    if figure.spread is not None:
+        text += f" ± {figure.spread:.1f} over {len(figure.seeds)} seeds"
+    return f"{text} [{figure.mean.low:.1f}, {figure.mean.high:.1f}]"
+
+
+def said(difference: Interval) -> str:
+    """``+2.3 [+0.4, +4.1]``, and whether that is more than noise."""
+    text = f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+    return text if difference.excludes_zero else f"{text} within the noise of the photos"
+
+
+def compare(folders: Sequence[Path]) -> Comparison:
+    """Compare finished runs of the same photos and classes.
+
+    Intervals are of a paired bootstrap over photos (2,000 draws): what other photos of the same kind would have
+    given. They know nothing of other seeds; that is what ``spread`` is for.
+
+    Raises:
+        InputError: fewer than two runs, one that is not finished, other classes or photos.
+    """
+    if len(folders) < 2:
+        raise InputError("compare needs at least two runs: tag2mask compare RUN RUN ...")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("a run is named twice: compare different runs")
+    runs = [open_run(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
+    _check_alike(runs)
+    groups: dict[str, list[MeasuredRun]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_deciding(run), sort_keys=True, default=str), []).append(run)
+    first, *_ = groups.values()
+    return Comparison(tuple(_row(group, first) for group in groups.values()))
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    parts = [folder.absolute().parts for folder in folders]
+    lengths = range(1, max(map(len, parts)) + 1)
+    named = (["/".join(of[-length:]) for of in parts] for length in lengths)
+    return next((names for names in named if len(set(names)) == len(names)), [str(folder) for folder in folders])
+
+
+def _deciding(run: MeasuredRun) -> dict[str, Any]:
+    return {name: value for name, value in run.settings.items() if name not in DECIDES_NOTHING}
+
+
+def _check_alike(runs: Sequence[MeasuredRun]) -> None:
+    first, *others = runs
+    for run in others:
+        if run.classes != first.classes:
+            raise InputError(
+                f"{run.name} has the classes {listed(run.classes)} and {first.name} {listed(first.classes)}: only runs "
+                "of the same classes, in the same order, can be compared"
+            )
+        kinds = first.photos.keys() & run.photos.keys()
+        if not kinds:
+            raise InputError(f"{run.name} and {first.name} have nothing that was measured in both")
+        for kind in sorted(kinds):
+            one, other = set(first.photos[kind]), set(run.photos[kind])
+            if one != other:
+                raise InputError(
+                    f"{run.name} and {first.name} were measured on different photos: {len(one - other)} in "
+                    f"{first.name} alone, {len(other - one)} in {run.name} alone; compare runs of the same split"
+                )
+
+
+def _row(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun]) -> Row:
+    base = _deciding(first[0])
+    own = _deciding(runs[0])
+    differs = {k: str(own.get(k, "none")) for k in {**base, **own} if own.get(k) != base.get(k)}
+    kinds = [kind for kind in WHAT if all(kind in run.confusions for run in (*runs, *first))]
+    figures = {kind: _figure([run.confusions[kind] for run in runs], _of(runs, first, kind), runs[0]) for kind in kinds}
+    name = runs[0].name if len(runs) == 1 else f"{runs[0].name} and {len(runs) - 1} more"
+    return Row(name, tuple(runs), differs, figures)
+
+
+def _of(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun], kind: str) -> list[np.ndarray] | None:
+    """The first row's matrices, their photos in this row's order; None where this is the first row."""
+    if runs[0] is first[0]:
+        return None
+    place = {key: number for number, key in enumerate(first[0].photos[kind])}
+    order = [place[key] for key in runs[0].photos[kind]]
+    return [run.confusions[kind][order] for run in first]
+
+
+def _figure(confusions: list[np.ndarray], first: list[np.ndarray] | None, run: MeasuredRun) -> Figure:
+    totals = [matrix.sum(0) for matrix in confusions]
+    seeds = tuple(float(mean_iou(total)) for total in totals)
+    counts = draws(len(confusions[0]))
+    mean = interval(float(np.mean(seeds)), np.mean([resampled(c, counts) for c in confusions], 0))
+    names = ("background", *run.classes)
+    by_class = np.mean([class_iou(total) for total in totals], 0)
+    return Figure(
+        seeds,
+        mean,
+        float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
+        dict(zip(names, by_class.tolist(), strict=True)),
+        None if first is None else paired_difference(confusions, first, counts),
+    )

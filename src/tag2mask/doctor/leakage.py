@@ -1,0 +1,68 @@
+"""Photos to measure on that were learned from, saved again, mirrored or taken twice: their scores are too good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from tag2mask.data.check import CheckedImage
+from tag2mask.data.finding import Finding, some
+from tag2mask.data.likeness import near_duplicates, same_pixels
+from tag2mask.errors import UnreadableImage, listed
+from tag2mask.types import Dataset, SampleKey
+
+Pair = tuple[CheckedImage, CheckedImage, int]
+LIMIT = 2000  # photos of the second split that are compared with all of the first
+
+
+def examine_leakage(
+    checked: Mapping[str, Sequence[CheckedImage]], datasets: Mapping[str, Dataset]
+) -> Iterator[Finding]:
+    """Near duplicates between splits. Equal files are an error already (:mod:`tag2mask.doctor.photos`).
+
+    Args:
+        checked: the photos of each split, the one to learn from first.
+        datasets: of the same splits.
+    """
+    for first, second in combinations(checked, 2):
+        ones = [check for check in checked[first] if check.signs]
+        others = [check for check in checked[second] if check.signs]
+        others = others[:: max(1, -(-len(others) // LIMIT))]
+        if ones and others:
+            pairs = [
+                (others[number], ones[other], symmetry)
+                for number, other, symmetry in near_duplicates([x.signs for x in others], [x.signs for x in ones])
+                if others[number].digest != ones[other].digest
+            ]
+            twins = _twins(pairs, _paths(pairs, (datasets[first], datasets[second])))
+            if twins:
+                yield Finding(
+                    "warning",
+                    f"{len(twins)} of {some(len(others), 'photo')} of '{second}' show nearly the same as a photo of "
+                    f"'{first}': {listed(twins)}",
+                    "scores on them are too good: keep photos of one thing in one split",
+                )
+
+
+def _paths(pairs: Sequence[Pair], datasets: Sequence[Dataset]) -> dict[SampleKey, Path]:
+    wanted = {check.key for pair in pairs for check in pair[:2]}
+    if not wanted:
+        return {}
+    return {sample.key: sample.image_path for dataset in datasets for sample in dataset.samples if sample.key in wanted}
+
+
+def _twins(pairs: Sequence[Pair], paths: Mapping[SampleKey, Path]) -> list[str]:
+    """A line for every photo that has a twin."""
+    lines: dict[SampleKey, str] = {}
+    for one, other, symmetry in pairs:
+        if one.key not in lines and _same(paths[one.key], paths[other.key], symmetry):
+            lines[one.key] = f"{one.split}/{one.id} ~ {other.split}/{other.id}"
+    return [*lines.values()]
+
+
+def _same(one: Path, other: Path, symmetry: int) -> bool:
+    try:
+        return same_pixels(one, other, symmetry)
+    except UnreadableImage:  # gone since it was checked
+        return False

@@ -1,0 +1,165 @@
+"""Runs side by side: figures against evaluate's own, the bootstrap against what is known of means, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tag2mask import evaluate
+from tag2mask.compare import compare
+from tag2mask.compare.comparison import short_names
+from tag2mask.compare.page import html
+from tag2mask.compare.statistics import class_iou, draws, mean_iou, paired_difference, resampled
+from world import SMALL, fails, make, run
+
+
+@pytest.fixture(scope="module")
+def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two seeds of one setting, and another setting."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, flags in (("a", ()), ("b", ("--seed", 1)), ("c", ("--threshold", 0.9, "--refine", "none"))):
+        assert run("label", world, "--out", root / name, *SMALL, *flags) == 0
+    return {name: root / name for name in "abc"}
+
+
+def test_figures_are_those_of_evaluate() -> None:
+    random = np.random.default_rng(0)
+    truth, masks = (random.integers(0, 4, (5, 20, 30)).astype(np.uint8) for _ in range(2))
+    masks[:, :3] = 255
+    scores = [evaluate.Scores.of(t, m, ("a", "b", "c", "d")) for t, m in zip(truth, masks, strict=True)]
+    confusions = np.stack([s.confusion for s in scores])
+    total = sum(scores[1:], scores[0])
+    assert mean_iou(confusions.sum(0)) == pytest.approx(total.mean_iou)
+    np.testing.assert_allclose(class_iou(confusions.sum(0)), total.iou)  # NaN for class d in both
+    counts = np.array([[1, 1, 1, 1, 1], [0, 0, 5, 0, 0]])
+    np.testing.assert_allclose(resampled(confusions, counts), [total.mean_iou, scores[2].mean_iou])
+
+
+def test_the_interval_is_as_wide_as_theory_says() -> None:
+    """One class, photos of a hundred pixels, each wholly right or wholly missed: the IoU of the class is the share of
+    right photos, a mean whose standard error is known."""
+    right = np.random.default_rng(1).random(400) < 0.7
+    confusions = np.zeros((400, 2, 3), np.int64)
+    confusions[:, 1, 1], confusions[:, 1, 2] = 100 * right, 100 * ~right
+    counts = draws(400, 4000)
+    assert (counts.sum(1) == 400).all()
+    values = resampled(confusions, counts)
+    expected = 100 * np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert values.std() == pytest.approx(expected, rel=0.06)
+    assert values.mean() == pytest.approx(100 * right.mean(), abs=0.2)
+
+
+def test_pairs_are_compared_photo_by_photo() -> None:
+    """A run that is better by a little on every photo is better for sure, though both vary much between photos."""
+    random = np.random.default_rng(2)
+    share = random.integers(100, 900, 60)
+    worse, better = np.zeros((60, 2, 3), np.int64), np.zeros((60, 2, 3), np.int64)
+    for side, hits in ((worse, share), (better, share + 20)):
+        side[:, 1, 1], side[:, 1, 0], side[:, 0, 0] = hits, 1000 - hits, 5000
+    counts = draws(60)
+    sure = paired_difference([better], [worse], counts)
+    assert sure.excludes_zero and 1 < sure.low <= sure.value <= sure.high
+    shuffled = paired_difference([better[random.permutation(60)]], [worse], counts)
+    assert not shuffled.excludes_zero and shuffled.high - shuffled.low > 5 * (sure.high - sure.low)
+    same = paired_difference([worse], [worse], counts)
+    assert (same.low, same.value, same.high) == (0, 0, 0) and not same.excludes_zero
+
+
+def test_seeds_are_one_row_and_settings_are_named(runs: dict[str, Path]) -> None:
+    found = compare([runs["a"], runs["b"], runs["c"]])
+    both, other = found.rows
+    assert [len(row.runs) for row in found.rows] == [2, 1] and both.name == "a and 1 more"
+    assert other.differs == {"pseudo.threshold": "0.9", "refine": "none"} and not both.differs
+    assert found.kinds == ("masks",) and found.one_supervision
+    figure = both.figures["masks"]
+    scores = [json.loads((runs[n] / "scores" / "scores.json").read_text())["masks"] for n in "ab"]
+    np.testing.assert_allclose(figure.seeds, [s["mean_iou"] for s in scores], atol=1e-3)
+    assert figure.spread == pytest.approx(np.std(figure.seeds, ddof=1))
+    assert figure.mean.low <= figure.mean.value <= figure.mean.high
+    mean = np.mean([s["iou"]["disc"] for s in scores])
+    assert figure.classes["disc"] == pytest.approx(mean, abs=1e-3)
+    difference = other.figures["masks"].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(other.figures["masks"].seeds[0] - np.mean(figure.seeds))
+
+
+def test_a_page_and_json(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "compare.html"
+    assert run("compare", runs["a"], runs["c"], "--out", page, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in content["rows"]] == ["a", "c"]
+    assert content["rows"][1]["masks"]["difference"]["low"] <= content["rows"][1]["masks"]["difference"]["high"]
+    text = page.read_text()
+    assert text.count("<article") >= 3 and "pseudo.threshold" in text
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")  # nothing is fetched
+    assert run("compare", runs["a"], runs["b"], runs["c"]) == 0
+    said = capsys.readouterr().out
+    assert "over 2 seeds" in said and "learned from image-level tags" in said
+
+
+def test_runs_that_learned_from_other_things_are_told_apart(runs: dict[str, Path]) -> None:
+    found = compare([runs["a"], runs["c"]])
+    told = replace(found.rows[1].runs[0], signals=("image-level tags", "saliency maps"))
+    mixed = replace(found, rows=(found.rows[0], replace(found.rows[1], runs=(told,))))
+    assert "did not learn from the same" in mixed.to_text() and "did not learn from the same" in html(mixed)
+    assert "did not learn from the same" not in found.to_text()
+
+
+def test_what_cannot_be_compared(
+    runs: dict[str, Path], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "at least two runs" in fails(capsys, "compare", runs["a"])
+    assert "named twice" in fails(capsys, "compare", runs["a"], runs["a"])
+    assert "no run" in fails(capsys, "compare", runs["a"], tmp_path)
+    fewer = make(tmp_path / "fewer", train=6)
+    assert run("label", fewer, "--out", tmp_path / "d", *SMALL) == 0
+    assert "different photos: 3 in a alone, 0 in d alone" in fails(capsys, "compare", runs["a"], tmp_path / "d")
+    assert run("label", world, "--out", tmp_path / "e", *SMALL, "--classes", "disc") == 0
+    assert "has the classes disc and a disc, bar" in fails(capsys, "compare", runs["a"], tmp_path / "e")
+    blind = make(tmp_path / "blind", truth=False)
+    assert run("label", blind, "--out", tmp_path / "f", *SMALL) == 0
+    assert "no true masks to compare by" in fails(capsys, "compare", runs["a"], tmp_path / "f")
+    shutil.copytree(runs["a"], tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "masks")
+    assert "holds no finished masks" in fails(capsys, "compare", runs["a"], tmp_path / "half")
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    assert short_names([Path("/x/a/run"), Path("/x/b/run")]) == ["a/run", "b/run"]
+    assert short_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
+
+
+def test_several_seeds_are_run_and_compared(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each in a folder of its own, as the run with that seed would be; without truth they are run and not compared."""
+    assert run("label", world, "--out", tmp_path / "runs", *SMALL, "--seeds", 0, 3) == 0
+    said = capsys.readouterr().out
+    assert "over 2 seeds" in said and (tmp_path / "runs" / "compare.html").exists()
+    assert run("label", world, "--out", tmp_path / "three", *SMALL, "--seed", 3) == 0
+    masks = [sorted((tmp_path / name / "masks").glob("*.png")) for name in ("runs/seed-3", "three")]
+    assert len(masks[0]) == 9 and [p.read_bytes() for p in masks[0]] == [p.read_bytes() for p in masks[1]]
+    for wrong in ("0", "1,1", "a,b", "1.5,2"):
+        assert "two or more different whole numbers" in fails(
+            capsys, "label", world, "--out", tmp_path / "no", *SMALL, f"--seeds={wrong}"
+        )
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_several_seeds_without_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blind = make(tmp_path / "blind", truth=False)
+    assert run("label", blind, "--out", tmp_path / "runs", *SMALL, "--seeds", "0,1") == 0
+    assert "2 runs" in (said := capsys.readouterr().out) and "not compared" in said and "no true masks" in said
+
+
+@pytest.mark.slow
+def test_predictions_of_trained_runs(world: Path, tmp_path: Path) -> None:
+    assert run("train", world, "--out", tmp_path / "runs", *SMALL, "--seeds", "0,1") == 0
+    found = compare([tmp_path / "runs" / "seed-0", tmp_path / "runs" / "seed-1"])
+    assert found.kinds == ("masks", "predictions") and "New photos" in found.to_text()
+    scores = json.loads((tmp_path / "runs" / "seed-1" / "scores" / "scores.json").read_text())
+    assert found.rows[0].figures["predictions"].seeds[1] == pytest.approx(scores["predictions"]["mean_iou"], abs=1e-3)

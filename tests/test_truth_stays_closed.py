@@ -1,0 +1,66 @@
+"""Every file that a run opens, by Python's own audit hook: who opens true masks, and that training does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from world import SMALL
+
+RUN = """
+import json, sys, traceback
+from pathlib import Path
+
+truth, found = Path(sys.argv[1]).resolve(), []
+
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)) and not busy:
+        busy.append(1)
+        try:
+            path = Path(arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0])
+            if truth in path.resolve().parents:
+                files = [f.filename.replace("\\\\", "/") for f in traceback.extract_stack()]
+                found.append([f.rpartition("tag2mask/")[2] for f in files if "/tag2mask/" in f])
+        finally:
+            busy.clear()
+
+busy = []
+sys.addaudithook(hook)
+from tag2mask.cli import main
+try:
+    main(json.loads(sys.argv[2]))
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print("FOUND" + json.dumps(found))
+"""
+
+MAY = {"evaluate/truth.py": "measures", "plan/facts.py": "knows truth by its bytes", "doctor/truth.py": "examines"}
+
+
+def opens(world: Path, *arguments: object) -> list[list[str]]:
+    """For each time that a true mask was opened, the files of the package on the stack."""
+    command = [sys.executable, "-c", RUN, str(world / "masks"), json.dumps([str(a) for a in arguments])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.rpartition("FOUND")[2])
+
+
+def test_training_opens_no_mask(world: Path, tmp_path: Path) -> None:
+    """A whole run with a segmenter, relabelling and scores: masks are opened to be known and to measure, never
+    below a training source, the pseudo labels, a threshold or the training loop."""
+    stacks = opens(world, "train", world, "--out", tmp_path / "run", *SMALL)
+    assert len(stacks) >= 12, "the hook saw nothing: this test would pass whatever happens"
+    for stack in stacks:
+        assert MAY.keys() & set(stack), stack
+        taught = [f for f in stack if f.startswith(("train/", "data/training/", "pseudo/", "methods/", "segment/"))]
+        assert not taught, stack
+
+
+@pytest.mark.slow
+def test_the_hook_sees_the_oracle(world: Path, tmp_path: Path) -> None:
+    """Where truth teaches, by name, it is seen: the test above can fail."""
+    stacks = opens(world, "train", world, "--out", tmp_path / "run", *SMALL, "--oracle-masks")
+    assert len(stacks) > len(opens(world, "train", world, "--out", tmp_path / "plain", *SMALL))
