@@ -163,6 +163,7 @@ def test_segmenter(name: str) -> None:
         SegmenterSettings("deeplab-v2", presence=False, pyramid=(0.5, 0.75)),
         SegmenterSettings("smp:unet", pyramid=(0.5,)),
         SegmenterSettings("deeplab-largefov", channels=8, presence=False),
+        SegmenterSettings("decoder", channels=8, pyramid=(0.5,)),
     ],
 )
 def test_segmenter_of_other_settings(settings: SegmenterSettings) -> None:

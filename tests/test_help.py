@@ -140,7 +140,7 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, ca
 def test_completion_knows_every_command_and_flag() -> None:
     from tag2mask.cli import commands
 
-    table = flags_of_commands()
+    table = flags_of_commands(commands())
     assert table.keys() == commands().keys()
     assert {"--classes", "--method", "--cam.dropout", "--train.epochs", "--help-all", "--out"} <= {*table["train"]}
     assert {"--to", "--first", "--limit"} <= {*table["export"]} and {"--from", "--accepted"} <= {*table["import"]}

@@ -865,8 +865,8 @@ def test_a_class_without_references(photos: Dataset) -> None:
     fewer = photos.with_samples([s for s in photos.samples if 2 not in (s.labels or ())])
     drawn = draw_references(fewer, 2, 0)
     with pytest.raises(InputError, match=r"'3' is tagged dog and no training photo is.*--mcis\.references 0"):
-        check_references(drawn, photos.samples, photos.classes, "mcis")
-    check_references(drawn, fewer.samples, photos.classes, "mcis")
+        check_references(drawn, photos.samples, photos.classes, "mcis.references")
+    check_references(drawn, fewer.samples, photos.classes, "mcis.references")
     show_references(method, backbone, drawn, VIEWS)
     with pytest.raises(InputError, match=r"class number 2 has no reference photo.*--mcis\.references 0"):
         method.localize(batch(torch.randn(1, 3, 24, 36), torch.tensor([[0.0, 0, 1]])))

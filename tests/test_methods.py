@@ -45,8 +45,12 @@ class Broken(Cam):
             return type(losses)({"classification": self.classifier.weight.square().sum()})
         return losses
 
+    def tag_scores(self, batch):
+        scores = super().tag_scores(batch)
+        return scores + batch.labels if self.fault == "tags" and not self.training else scores
+
     def localize(self, batch):
-        maps = self.score_maps(batch)
+        maps = super().score_maps(batch)
         if self.fault == "transposed":
             return maps.relu().transpose(2, 3)
         if self.fault == "batch":
@@ -56,6 +60,7 @@ class Broken(Cam):
 
 FAULTS = {
     "": None,
+    "tags": "predicted tags depend on the tags",
     "padding": "the valid region changes nothing",
     "nan": "loss classification is not finite",
     "detached": "no gradient reaches the backbone",
@@ -82,7 +87,7 @@ def declaring(**traits: object) -> CamSettings:
     class Declaring(CamSettings):
         @property
         def traits(self) -> Traits:
-            return Traits(**traits)
+            return Traits(**{"class_maps": True, **traits})
 
     return Declaring()
 
@@ -91,6 +96,7 @@ def declaring(**traits: object) -> CamSettings:
     ("traits", "message"),
     [
         ({"single_stage": True}, "single_stage and segment"),
+        ({"class_maps": False}, "class_maps and features_and_scores"),
         ({"references": 2}, "references without prepare_localization"),
         ({"saliency": True}, "it must say when a batch has none"),
         ({"maps": "probabilities"}, "add up to more than one"),
@@ -123,7 +129,7 @@ def test_contract_notices_settings_of_inference_that_change_training() -> None:
 
         @property
         def traits(self) -> Traits:
-            return Traits(inference_settings=("weight",))
+            return Traits(class_maps=True, inference_settings=("weight",))
 
     class Weighing(Cam):
         def __init__(self, backbone: Backbone, classes: int, settings: Weighed) -> None:

@@ -11,12 +11,14 @@ from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
 from tag2mask.segment import InferenceSettings, PhotoSegmenter, SegmenterSettings, SegmenterTask, segment_photo
 from tag2mask.segment import build as build_segmenter
+from tag2mask.segment.decoder import fine_block
 from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
 from tag2mask.train import TrainSettings, parameter_groups
 from tag2mask.types import MaskedBatch, Photos, Views
 
 SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)
+SMALL16 = BackboneSettings("resnet10t", weights="none", output_stride=16)
 
 
 def segmenter(name: str, backbone: BackboneSettings = SMALL) -> nn.Module:
@@ -42,6 +44,57 @@ def test_smp_takes_the_embedded_weights() -> None:
     assert torch.equal(own["conv_stem.weight"], backbone.blocks["stem"].state_dict()["0.weight"])
     last = "blocks.6.0.conv_pw.weight"
     assert torch.equal(own[last], backbone.blocks["block6"].state_dict()["0.conv_pw.weight"])
+
+
+@pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3plus", "pspnet", "pan", "unet"])
+def test_smp_trains_on_a_batch_of_one_photo(name: str) -> None:
+    """Some pool over the whole view, and a norm after that has one value a channel; the last batch may be of one."""
+    settings = BackboneSettings("resnet10t", weights="none", output_stride=32)
+    torch.manual_seed(0)
+    model = build_segmenter(SegmenterSettings(f"smp:{name}"), build(settings), 3, settings).train()
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    logits = model.segment(Photos(torch.randn(1, 3, 64, 96)))
+    logits.square().mean().backward()
+    assert logits.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert all(module.training for module in model.modules())
+    moved = [n for n, b in model.named_buffers() if "running_mean" in n and not torch.equal(b, before[n])]
+    assert moved  # the norms that have a batch of cells still take its statistics
+    model.segment(Photos(torch.randn(2, 3, 64, 96)))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "block", "stride"),
+    [
+        (BackboneSettings("resnet10t", weights="none", output_stride=16), "layer1", 4),
+        (BackboneSettings(weights="none"), "block1", 4),
+        (BackboneSettings("vgg16", weights="none", output_stride=8), None, 4),
+        (BackboneSettings("vit_tiny_patch16_224", weights="none"), "", 16),
+        (BackboneSettings("resnet10t", weights="none", output_stride=16, freeze=True), "", 16),
+    ],
+)
+def test_the_decoder_has_the_grid_of_the_finest_block_from_stride_4(
+    backbone: BackboneSettings, block: str | None, stride: int
+) -> None:
+    """Of a backbone without one, or a frozen one, of the last block."""
+    built = build(backbone)
+    assert block is None or fine_block(built) == (block or None)
+    model = build_segmenter(SegmenterSettings(channels=8), built, 3, backbone).eval()
+    with torch.no_grad():
+        assert model.segment(Photos(torch.randn(1, 3, 96, 128))).shape == (1, 4, 96 // stride, 128 // stride)
+
+
+def test_the_decoder_sees_the_finer_features() -> None:
+    """A pixel of difference moves the logits nearby, where the last block's grid is too coarse to say where."""
+    backbone = build(SMALL16)
+    model = build_segmenter(SegmenterSettings(channels=8, presence=False), backbone, 3, SMALL16).eval()
+    assert fine_block(backbone) == "layer1"
+    fine = torch.zeros(1, 64, 24, 32)
+    deep = torch.zeros(1, backbone.channels, 6, 8)
+    other = fine.clone()
+    other[..., 10, 20] = 5.0
+    with torch.no_grad():
+        moved = (model.head(deep, other) - model.head(deep, fine)).abs().amax(1)[0].nonzero()
+    assert len(moved) and (moved - torch.tensor([10, 20])).abs().max() <= 2
 
 
 def test_ignored_pixels_take_no_part_and_none_at_all_gives_zero() -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # for editors and type checkers; `__getattr__` does it when t
     from tag2mask.deploy import load
     from tag2mask.errors import InputError
     from tag2mask.evaluate import evaluate_folders
-    from tag2mask.pipeline import label, predict, train
+    from tag2mask.pipeline import label, train
+    from tag2mask.prediction import predict
     from tag2mask.recipes import RunSettings, recipe
 
 __version__ = "0.2.0"
@@ -22,7 +23,7 @@ __version__ = "0.2.0"
 _MODULES = {
     "label": "tag2mask.pipeline",
     "train": "tag2mask.pipeline",
-    "predict": "tag2mask.pipeline",
+    "predict": "tag2mask.prediction",
     "RunSettings": "tag2mask.recipes",
     "recipe": "tag2mask.recipes",
     "load": "tag2mask.deploy",

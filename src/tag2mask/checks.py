@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from tag2mask import backbones, methods, segment
+from tag2mask import backbones, methods, processes, segment
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.data.batches import check_pairs
 from tag2mask.errors import InputError, listed
@@ -15,10 +16,13 @@ from tag2mask.files import read_object
 from tag2mask.methods.released import released_state
 from tag2mask.plan.facts import Fact
 from tag2mask.plan.folder import Run
+from tag2mask.plan.source import Source
 from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
+from tag2mask.saliency import SaliencyModel
+from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
 from tag2mask.types import Dataset
@@ -39,6 +43,8 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
         check_pairs(dataset)
     if settings.oracle_masks:
         check_oracle(dataset)
+    if settings.start_from is not None:
+        Source.opened(settings.start_from).check(settings.method, settings.backbone.name, dataset.classes)
 
 
 def check_names(settings: RunSettings) -> None:
@@ -49,6 +55,7 @@ def check_names(settings: RunSettings) -> None:
             f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
         )
+    _check_references(settings)
     backbones.check_settings(settings.backbone)
     for training in ("student_train", "propagation_train", "segmenter_train", "relabel_train"):
         if getattr(settings, training).epochs == 0:
@@ -66,6 +73,23 @@ def check_names(settings: RunSettings) -> None:
     if own is not settings.backbone:
         backbones.check_settings(own)
     segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
+
+
+def _check_references(settings: RunSettings) -> None:
+    if not settings.localize.references:
+        return
+    if settings.traits.references:
+        own = methods.flag(settings.method)
+        raise InputError(
+            f"--method {settings.method} compares with {settings.traits.references} references of its own, and "
+            f"--references {settings.localize.references} would replace them: give --references 0 or "
+            f"--{own}.references 0"
+        )
+    if not settings.traits.class_maps:
+        raise InputError(
+            f"--references needs class maps, and --method {settings.method} has none "
+            "(tag2mask.protocols.ClassMaps): use --references 0"
+        )
 
 
 def _check_propagation(settings: RunSettings) -> None:
@@ -112,6 +136,12 @@ def _new_segmenter(settings: RunSettings, classes: int, of_run: Backbone) -> Non
     segment.build(settings.segmenter, backbone, classes, own)
 
 
+def check_source(settings: RunSettings, out: Path) -> None:
+    """A run does not start from itself."""
+    if settings.start_from is not None and settings.start_from.resolve() == out.resolve():
+        raise InputError(f"--from {settings.start_from} is the run folder itself: give another --out")
+
+
 def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], run: Run) -> None:
     """What the networks start from can be had and fits them: fetched now, and not when hours have passed.
 
@@ -142,6 +172,15 @@ def _known(backbone: BackboneSettings, run: Run, stage: str, fact: Fact) -> bool
     return isinstance(facts, dict) and facts.get(fact) == digest
 
 
+def check_shards(settings: RunSettings, shard: Shard, photos: int) -> None:
+    """A shard of labelling can be worked on by itself."""
+    check_processes(shard.count, photos, "training photos")
+    if processes.place().world > 1:
+        raise InputError("a shard is worked on by one process and this was started as several: leave --shard out")
+    if settings.frozen:
+        raise InputError("--shard shares photos and --freeze stores features of all of them: leave one of them out")
+
+
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
     """Saliency maps are there for every photo, where the settings ask for them."""
     asking = {
@@ -153,6 +192,14 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         "--background saliency-rule": (settings.pseudo.background == "saliency-rule", "another background"),
     }  # fmt: skip
     asking = {what: otherwise for what, (asks, otherwise) in asking.items() if asks}
+    if settings.data.makes_saliency:
+        if not asking:
+            raise InputError(
+                f"--saliency auto makes maps that nothing of this run uses (--method {settings.method}): give --recipe "
+                "saliency, --method eps, --self-train smaf --self-train.denoise saliency, or leave it out"
+            )
+        SaliencyModel.installed()
+        return
     if not asking:
         return
     lacking = [s.id for s in dataset.samples if s.saliency_path is None]
@@ -166,7 +213,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         if lacking:
             raise InputError(
                 f"{what} needs {needed}: give --saliency FOLDER (grey images, one a photo under its name, bright where "
-                f"something stands out, by any saliency detector), or {otherwise}"
+                f"something stands out, by any saliency detector), --saliency auto to have them made, or {otherwise}"
             )
 
 

@@ -3,51 +3,91 @@ plan (``stages``); this module reads the data, checks everything that can be che
 
 from __future__ import annotations
 
-import itertools
 import logging
 import shlex
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tag2mask import checks, compute, concurrency, data, doctor, processes, stages
-from tag2mask.data.images import CheckedImage, image_size, write_index_mask
-from tag2mask.data.new_photos import tag_photos
-from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
-from tag2mask.evaluate import write_classes
-from tag2mask.files import digest
-from tag2mask.naming import safe_name
-from tag2mask.plan import explain
+from tag2mask import checks, compute, doctor, processes, stages
+from tag2mask.data.images import CheckedImage
+from tag2mask.errors import DamagedArtefact, InputError, listed, unknown
+from tag2mask.files import digest, write_json
+from tag2mask.plan import explain, sharing
 from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
-from tag2mask.plan.folder import Run, StageFolder
+from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
-from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
+from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
-from tag2mask.stages import names
-from tag2mask.stages.predictions import Predictor, Read
-from tag2mask.types import Sample
+from tag2mask.shards import Shard
+from tag2mask.stages.photos import RECORD
 
 log = logging.getLogger("tag2mask")
 
 
-def label(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
+def label(path: Path | str, out: Path | str, settings: RunSettings | None = None, *, until: str = "scores") -> Path:
     """Tags to masks for those photos. Gives the folder of masks (``<id>.png``).
+
+    Args:
+        until: name of the last stage to carry out.
 
     Raises:
         InputError: anything the user can mend, in one line.
     """
-    plan = stages.plan(settings or RunSettings())
-    return run(Path(path), Path(out), settings or RunSettings(), stages.labelling(plan)) / "masks"
+    settings = settings or RunSettings()
+    return run(Path(path), Path(out), settings, _until(settings, until)) / "masks"
+
+
+def _until(settings: RunSettings, last: str) -> list[str]:
+    wanted = stages.labelling(stages.plan(settings))
+    if last not in wanted:
+        raise unknown("stage", last, wanted)
+    return wanted[: wanted.index(last) + 1]
+
+
+def label_shard(path: Path | str, out: Path | str, settings: RunSettings, shard: Shard) -> str | None:
+    """A shard's share of what :func:`label` does after its network is trained (:mod:`tag2mask.plan.sharing`); without
+    scores and report. Gives why it ended early, None where the masks are all there.
+
+    Raises:
+        InputError: anything the user can mend, in one line.
+    """
+    wanted = _until(settings, "masks")
+    surveyed, settings = _surveyed(Path(path), settings, wanted)
+    assert surveyed.train is not None
+    checks.check_shards(settings, shard, len(surveyed.train))
+    folder = Run(Path(out))
+    with sharing.shared(folder, shard, settings):
+        run_data = _run_data(Path(path), surveyed, settings, folder)
+        _describe(folder, settings, run_data)
+        examine = lambda execution: _examine(execution, surveyed)  # noqa: E731
+        return sharing.carry_out_share(folder, stages.plan(settings), settings, run_data, wanted, shard, examine)
+
+
+def merge_run(out: Path | str) -> str:
+    """Check that the masks of a run made by shards are all there; says how many.
+
+    Raises:
+        InputError: shards are missing or overlap.
+    """
+    folder = Run(Path(out), existing=True)
+    settings = settings_from(folder.description()["settings"])
+    sharing.check_shards(folder, stages.plan(settings), _until(settings, "masks"))
+    masks = folder.current("masks")
+    assert masks is not None
+    manifest = masks.manifest()
+    without = manifest.get("without", ())
+    more = f", {len(without)} photos have none ({listed(without)})" if without else ""
+    return f"{manifest['count'] - len(without)} masks in {masks.folder}{more}"
 
 
 def train(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
@@ -69,6 +109,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     processes.join()
     surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
+    checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
@@ -79,7 +120,8 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
         processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
         processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
-        log.info("report: %s", _reported(execution, wanted))
+        if "scores" in wanted:
+            log.info("report: %s", _reported(execution, wanted))
     return out
 
 
@@ -93,7 +135,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             if error.path in damaged:
                 raise
             damaged.add(error.path)
-            log.info("%s is damaged: it is made anew", error.path)
+            log.info("%s is damaged or gone: it is made anew", error.path)
             execute(execution, wanted)
 
 
@@ -103,7 +145,8 @@ def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tup
     Raises:
         InputError: what is wrong first, of the data set or of the settings.
     """
-    settings = replace(settings, data=settings.data.absolute())
+    start = None if settings.start_from is None else settings.start_from.absolute()
+    settings = replace(settings, data=settings.data.absolute(), start_from=start)
     checks.check_names(settings)
     surveyed = doctor.survey(path.absolute(), settings.data)
     doctor.refuse_errors(surveyed.findings)
@@ -131,7 +174,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     described = execution.run.description()
     if described.get("examined") == examined:
         return
-    records = read_records(execution.folders[execution.stages[0].name].records)
+    records = read_records(execution.folders[execution.stages[0].name].records, RECORD)
     checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
     doctor.refuse_errors(findings)
@@ -150,23 +193,23 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     settings = settings or RunSettings()
     wanted = [stage.name for stage in stages.plan(settings)]
     surveyed, settings = _surveyed(path, settings, wanted)
-    there = (out / "run.json").exists()
-    run = Run(out, existing=there)
+    run = Run(out)
     run_data = _run_data(path, surveyed, settings, run)
-    return explain.outlook(run if there else None, stages.plan(settings), settings, run_data, wanted)
+    return explain.outlook(run, stages.plan(settings), settings, run_data, wanted)
 
 
 def write_report(execution: Execution) -> Path:
-    """``report.html`` of a run whose stages are done.
+    """``report.html`` and ``passport.json`` of a run whose stages are done; gives the path of the report.
 
     Raises:
         InputError: they are not, or they were made of other photos, tags or settings than are there now.
     """
-    from tag2mask import report, summary
+    from tag2mask import passport, report, summary
 
     check_finished(execution)
     path = execution.run.folder / "report.html"
     report.render(summary.report_data(execution), path)
+    write_json(execution.run.folder / "passport.json", passport.passport(execution))
     return path
 
 
@@ -189,124 +232,11 @@ def reopen(run: Run) -> Execution:
     Raises:
         InputError: the data set is not there any more, or cannot be read.
     """
-    described = run.description()
-    settings, path = settings_from(described["settings"]), Path(described["data"])
+    described = run.described()
+    settings, path = replace(settings_from(described["settings"]), verify=False), Path(described["data"])
     surveyed = doctor.survey(path, settings.data)
     doctor.refuse_errors(surveyed.findings)
     return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
-
-
-def predict(
-    run_folder: Path | str,
-    images: Path | str | Sequence[Path],
-    out: Path | str,
-    refine: str | None = None,
-    tags: Path | str | None = None,
-) -> list[Path]:
-    """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths written.
-
-    Photos that cannot be read are named and passed over. ``refine`` replaces the run's refiner of predictions.
-
-    Args:
-        tags: a table of tags (:mod:`tag2mask.data.table`) of some of the photos. Classes outside of a photo's tags are
-            switched off, all of them where its tags are empty; photos that it does not name may show any.
-
-    Raises:
-        InputError: no such run, no trained segmenter in it, no photos, tags of other photos or classes.
-    """
-    processes.join()
-    run = Run(Path(run_folder), existing=True)
-    described = run.description()
-    settings = settings_from(described["settings"])
-    if refine is not None:
-        settings = replace(settings, inference=replace(settings.inference, refine=refine))
-    out = Path(out).absolute()
-    samples = data.load_images(images, skip=[out])
-    checks.check_processes(processes.world(), len(samples), "photos")
-    _check_predictions_folder(out, samples)
-    if tags is not None:
-        samples = tag_photos(samples, Path(tags), described["classes"], selected=bool(settings.data.classes))
-    predictor = Predictor(settings, len(described["classes"]), trained_segmenter(run, settings), settings.single_stage)
-    written = []
-
-    def read(sample: Sample) -> Read | UnreadableImage:
-        try:
-            return predictor.read(sample)
-        except UnreadableImage as error:
-            return error
-
-    def probabilities(batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
-        readable = iter(predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
-        return [x if isinstance(x, UnreadableImage) else next(readable) for x in inputs]
-
-    def write(sample: Sample, output: Any) -> Path | UnreadableImage:
-        if isinstance(output, UnreadableImage):
-            return output
-        path = out / f"{safe_name(sample.id)}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_mask(path, predictor.mask(output, sample.labels))
-        return path
-
-    every = (batch for part in _parts(samples) for batch in predictor.batches(part, _size))
-    batches = itertools.islice(every, processes.rank(), None, processes.world())
-    done = concurrency.pipelined(batches, read, probabilities, write, cost=lambda sample: 6e6, workers=settings.workers)
-    aside: list[str] = []
-    with processes.together():
-        for _, result in track(done, "predicting", len(samples) // processes.world()):
-            if isinstance(result, UnreadableImage):
-                log.info("set aside: %s", result)
-                aside.append(str(result))
-            else:
-                written.append(result)
-    for message in itertools.chain.from_iterable(processes.exchange(aside)[1:]):
-        log.info("set aside: %s", message)
-    written = list(itertools.chain.from_iterable(processes.exchange(written)))
-    if not written:
-        raise InputError(f"none of the {len(samples)} photos in {images} can be read: give photos in a common format")
-    processes.from_main(lambda: write_classes(out, described["classes"]))
-    return sorted(written)
-
-
-def _check_predictions_folder(out: Path, samples: Sequence[Sample]) -> None:
-    """Nothing that is there is written over: no run, no photo.
-
-    Raises:
-        InputError: it would be.
-    """
-    inside = next((folder for folder in (out, *out.parents) if (folder / "run.json").exists()), None)
-    if inside is not None:
-        raise InputError(
-            f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
-        )
-    for sample in samples:
-        if (out / f"{safe_name(sample.id)}.png").resolve() == sample.image_path.resolve():
-            raise InputError(
-                f"--out {out} holds the photos themselves: the mask of {sample.image_path.name} would replace it; give "
-                "another folder"
-            )
-
-
-def _parts(samples: Sequence[Sample], size: int = 512) -> Iterator[Sequence[Sample]]:
-    """Parts of many photos in which those of one size are brought together."""
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
-
-
-def _size(sample: Sample) -> tuple[int, int]:
-    """(height, width) of a photo by its header; (1, 1) where that cannot be read."""
-    try:
-        return image_size(sample.image_path)
-    except UnreadableImage:
-        return 1, 1
-
-
-def trained_segmenter(run: Run, settings: RunSettings) -> StageFolder:
-    """The stage of the run's finished segmenter."""
-    name = names.segmenters(settings)[-1]
-    stage = run.current(name)
-    if stage is None or not stage.has_manifest:
-        raise InputError(f"{run.folder} has no finished stage '{name}': run `tag2mask train` to its end first")
-    return stage
 
 
 def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
@@ -323,6 +253,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
+            **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
         }
     )

@@ -24,6 +24,8 @@ class Traits:
     """It learns from pairs of photos that share a class (:attr:`Batch.pairs`)."""
     references: int = 0
     """Photos of each class that it is shown before it localizes (:class:`UsesReferences`)."""
+    class_maps: bool = False
+    """It scores classes cell by cell on features of the same cells (:class:`ClassMaps`)."""
     single_stage: bool = False
     """It is a segmenter, too (:class:`Segmenter`): no other is trained after it."""
     maps: Literal["evidence", "probabilities"] = "evidence"
@@ -84,6 +86,26 @@ class UsesReferences(Protocol):
 
     def prepare_localization(self, references: Iterable[Reference]) -> None:
         """Take in the references, in the place of any before, once for all photos to come."""
+        ...
+
+
+@runtime_checkable
+class ClassMaps(Protocol):
+    """A method whose class scores are read off features, cell by cell (:attr:`Traits.class_maps`). Any such method can
+    compare photos with references (:mod:`tag2mask.layers.class_references`)."""
+
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Features ``[batch channels rows columns]`` and scores ``[batch classes rows columns]`` of the same cells;
+        above 0 a score speaks for the class. Of each photo alone: tags play no part."""
+        ...
+
+
+@runtime_checkable
+class PredictsTags(Method, Protocol):
+    """A method that predicts a photo's tags, as it learns them."""
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """``[batch classes]``, larger where the photo more likely shows the class. The batch's labels play no part."""
         ...
 
 

@@ -49,7 +49,7 @@ def check_references(references: Drawn, samples: Iterable[Sample], classes: Sequ
     """Every class of the samples has a reference.
 
     Args:
-        classes: names, and ``flag`` how the method's flags begin, for the error.
+        classes: names, and ``flag`` that of the references, for the error.
 
     Raises:
         InputError: a sample shows a class that no reference shows.
@@ -61,7 +61,7 @@ def check_references(references: Drawn, samples: Iterable[Sample], classes: Sequ
             raise InputError(
                 f"'{sample.id}' is tagged {listed(classes[label] for label in lacking)} and no training photo is, so "
                 "there is no reference photo to compare it with: add such photos, leave the class out with --classes, "
-                f"or use --{flag}.references 0"
+                f"or use --{flag} 0"
             )
 
 

@@ -7,6 +7,7 @@ anything else is a bug of ours.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ tag2mask: image tags in, pixel masks out.
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
+  tag2mask merge DIR                                 is every shard of `predict --shard i/n`, `label --shard i/n` there?
+  tag2mask saliency DATA --out DIR                   saliency maps of the photos (train, label: --saliency auto)
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
@@ -32,6 +35,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
                                                      the same photos, spread over seeds, intervals, minutes
   tag2mask report RUN                                write RUN/report.html again
+  tag2mask serve RUN                                 a page: try photos, review and correct masks
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
   tag2mask completion bash|zsh|fish                  a script that completes commands and flags in the shell
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
@@ -42,15 +46,20 @@ shows errors alone; `--json` (train, label, demo, predict) one event a line. DAT
 """
 
 SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share
-CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EROFS)
+CANNOT_WRITE = (
+    errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, prints what the user can mend as one line, exits."""
-    from tag2mask.interrupt import handle_signals
+    from tag2mask import interrupt
 
-    if arguments is None:  # a program of its own, not a test within another
-        handle_signals()
+    program = arguments is None  # of its own, not a test within another
+    if program:
+        interrupt.handle_signals()
+        _print_anything()
     try:
         code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -58,9 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = fail_for_all(" ".join(str(error).split()))
     except KeyboardInterrupt:
         code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
+        if program:
+            interrupt.end_process(code)
     except Terminated:
+        interrupt.cancel_cut_off()
         fail_for_all("asked to end: run the same command again to go on; finished work is kept")
         code = 143
+        if program:
+            interrupt.end_process(code)
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -71,6 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out"
         )
     sys.exit(code)
+
+
+def _print_anything() -> None:
+    """Names of classes and files in any alphabet, whatever the terminal can show: the rest as ``\\u0444``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def fail_for_all(message: str) -> int:
@@ -97,7 +118,7 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import completion, exchange, lists, runs, tools
+    from tag2mask.cli import completion, exchange, lists, runs, serving, tools
 
     return {
         "demo": runs.demo,
@@ -106,14 +127,17 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "label": runs.label,
         "plan": runs.plan,
         "predict": tools.predict,
+        "merge": tools.merge,
+        "saliency": tools.saliency,
         "evaluate": tools.evaluate,
         "export": exchange.export,
         "import": exchange.take_back,
         "compare": tools.compare,
         "report": tools.report,
+        "serve": serving.serve,
         "list": lists.list_names,
         "download": tools.download,
-        "completion": completion.completion,
+        "completion": lambda arguments: completion.completion(arguments, commands()),
     }
 
 

@@ -19,7 +19,10 @@ usage: tag2mask completion bash|zsh|fish
 FLAG = re.compile(r"(?<![\w-])--[a-z0-9][a-z0-9.-]*")
 
 
-def completion(arguments: list[str]) -> int:
+Command = Callable[[list[str]], int]
+
+
+def completion(arguments: list[str], commands: Mapping[str, Command]) -> int:
     """Print the script of a shell."""
     if {"-h", "--help"} & set(arguments):
         print(USAGE, end="")
@@ -28,29 +31,28 @@ def completion(arguments: list[str]) -> int:
         raise InputError("say for which shell: tag2mask completion " + "|".join(SHELLS))
     if arguments[0] not in SHELLS:
         raise unknown("shell", arguments[0], SHELLS)
-    print(SHELLS[arguments[0]](flags_of_commands()), end="")
+    print(SHELLS[arguments[0]](flags_of_commands(commands)), end="")
     return 0
 
 
-def flags_of_commands() -> dict[str, list[str]]:
+def flags_of_commands(commands: Mapping[str, Command]) -> dict[str, list[str]]:
     """Command to its flags, as its help shows them."""
-    from tag2mask.cli import commands
     from tag2mask.cli.flags import SHORT
 
     table = {}
-    for name, command in commands().items():
+    for name, command in commands.items():
         if name == "completion":
             table[name] = []
             continue
         shown = _printed(command, ["--help"])
         if name in ("train", "label", "plan", "demo"):
-            source = commands()["train"] if name == "demo" else command
+            source = commands["train"] if name == "demo" else command
             shown += " ".join(["", *SHORT, "--method", "--recipe", "--seeds ", _printed(source, ["--help-all"])])
         table[name] = sorted({flag.rstrip(".-") for flag in FLAG.findall(shown)} | {"--help"})
     return table
 
 
-def _printed(command: Callable[[list[str]], int], arguments: list[str]) -> str:
+def _printed(command: Command, arguments: list[str]) -> str:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         command(arguments)

@@ -25,9 +25,11 @@ SHORT = {
     "--backbone": "--backbone.name",
     "--weights": "--backbone.weights",
     "--freeze": "--backbone.freeze",
+    "--from": "--start-from",
     "--freeze-until": "--backbone.freeze-until",
     "--epochs": "--train.epochs",
     "--scales": "--localize.scales",
+    "--references": "--localize.references",
     "--background": "--pseudo.background",
     "--self-train": "--self-train.name",
     "--threshold": "--pseudo.threshold",
@@ -92,7 +94,7 @@ def show_progress() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     own = logging.getLogger("tag2mask")
     main = is_main()
-    own.setLevel(logging.INFO if main and _how != "quiet" else logging.WARNING)  # of several processes one speaks
+    own.setLevel(logging.ERROR if not main else logging.WARNING if _how == "quiet" else logging.INFO)
     own.handlers, own.propagate = [_EventHandler() if _how == "json" else _ConsoleHandler()], False
     progress.show(main and _how != "quiet")
     progress.listen(tell_json if main and _how == "json" else None)

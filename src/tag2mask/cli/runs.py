@@ -56,7 +56,7 @@ def _of_each_seed(command: Literal["train", "label"], arguments: list[str], reci
     seeds = _seeds(arguments)
     path, out, settings = parse_run(arguments, command, recipe_name)
     show_progress()
-    from tag2mask import pipeline
+    from tag2mask import pipeline, processes
 
     work = pipeline.train if command == "train" else pipeline.label
     if not seeds:
@@ -66,6 +66,8 @@ def _of_each_seed(command: Literal["train", "label"], arguments: list[str], reci
     folders = [out / f"seed-{seed}" for seed in seeds]
     for seed, folder in zip(seeds, folders, strict=True):
         work(path, folder, dataclasses.replace(settings, seed=seed))
+    if not processes.is_main():
+        return 0
     from tag2mask.compare import compare
     from tag2mask.compare.page import render
 
@@ -99,7 +101,20 @@ def _seeds(arguments: list[str]) -> list[int]:
 
 def label(arguments: list[str]) -> int:
     """Tags to masks for those photos."""
-    return _of_each_seed("label", arguments)
+    shard, until = take(arguments, "--shard", ""), take(arguments, "--until", "")
+    if not shard and not until:
+        return _of_each_seed("label", arguments)
+    path, out, settings = parse_run(arguments, "label")
+    show_progress()
+    from tag2mask import pipeline
+    from tag2mask.shards import Shard
+
+    if not shard:
+        pipeline.label(path, out, settings, until=until)
+        return 0
+    waiting = pipeline.label_shard(path, out, settings, Shard.of(shard))
+    print(waiting or f"all masks are in {out / 'masks'}")
+    return 0
 
 
 def demo(arguments: list[str]) -> int:

@@ -76,15 +76,69 @@ def predict(arguments: list[str]) -> int:
         tags: Path | None = None
         """Tags of some of the photos (a CSV image,tags): classes outside of a photo's tags are switched off, all of
         them where its tags are empty; a photo without a line may show any."""
+        shard: str = "1/1"
+        """Only this share of the photos, 3/10: of ten tasks the third. `tag2mask merge DIR` checks that all are
+        there."""
 
     parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
     show_progress()
-    from tag2mask import pipeline
+    from tag2mask import prediction, processes
     from tag2mask.progress import tell
+    from tag2mask.shards import Shard
 
-    written = pipeline.predict(parsed.RUN, parsed.IMAGES, parsed.out, refine=parsed.refine, tags=parsed.tags)
-    tell("result", masks=str(parsed.out), photos=len(written))
-    say(f"{len(written)} masks in {parsed.out}")
+    shard = Shard.of(parsed.shard)
+    written = prediction.predict(parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard)
+    if processes.is_main():
+        tell("result", masks=str(parsed.out), photos=len(written))
+        say(f"{len(written)} masks in {parsed.out}")
+    return 0
+
+
+def saliency(arguments: list[str]) -> int:
+    import tyro
+
+    from tag2mask.data import DataSettings
+
+    @dataclasses.dataclass(frozen=True)
+    class Saliency:
+        """A saliency map of every photo, by a packaged network that was trained with masks (extra `saliency`)."""
+
+        DATA: tyro.conf.Positional[Path]
+        out: Path
+        """Folder for the maps: grey PNG, one a photo under its id, bright where something stands out. `DATA/saliency`
+        is found by itself, another one by --saliency."""
+        data: DataSettings = DataSettings()
+
+    parsed = tyro.cli(Saliency, args=spell_out(arguments), prog="tag2mask saliency")
+    show_progress()
+    from tag2mask.saliency import make_saliency_maps
+
+    print(f"{len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data))} saliency maps in {parsed.out}")
+    return 0
+
+
+def merge(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Merge:
+        """Check that every shard of `predict --shard` or `label --shard` is done and nothing is missing."""
+
+        DIR: tyro.conf.Positional[Path]
+        """The --out of the shards."""
+
+    parsed = tyro.cli(Merge, args=arguments, prog="tag2mask merge")
+    if (parsed.DIR / "run.json").exists():
+        from tag2mask import pipeline
+
+        print(pipeline.merge_run(parsed.DIR))
+        return 0
+    from tag2mask import prediction
+
+    masks, aside = prediction.merge_predictions(parsed.DIR)
+    for error in aside.values():
+        print(f"set aside: {error}")
+    print(f"{masks} masks in {parsed.DIR}" + (f", {len(aside)} photos set aside" if aside else ""))
     return 0
 
 

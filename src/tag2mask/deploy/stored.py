@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tag2mask import pipeline
 from tag2mask.data import DataSettings
 from tag2mask.errors import InputError
 from tag2mask.files import read_object
 from tag2mask.plan.execute import is_whole
 from tag2mask.plan.folder import Run, StageFolder
+from tag2mask.prediction import Prediction
 from tag2mask.recipes import RunSettings, settings_from
 
 FILE = "tag2mask.json"
@@ -47,12 +47,11 @@ def open_stored(path: Path | str) -> Stored:
             f"{path} is neither a run nor a bundle ({FILE} and model.safetensors): give the --out folder of a training "
             "run, or of `tag2mask export RUN --to bundle`"
         )
-    run = Run(path, existing=True)
-    described = run.description()
-    settings = settings_from(described["settings"])
-    stage = pipeline.trained_segmenter(run, settings)
-    version = f"tag2mask {described['tag2mask']} {stage.folder.name} {stage.key[:8]}"
-    return Stored(settings, tuple(described["classes"]), stage, version)
+    made = Prediction.of(path, path)
+    by = Run(path, existing=True).description()["tag2mask"]
+    return Stored(
+        made.settings, made.classes, made.stage, f"tag2mask {by} {made.stage.folder.name} {made.stage.key[:8]}"
+    )
 
 
 def _of_bundle(path: Path) -> Stored:

@@ -50,7 +50,7 @@ METHODS: dict[str, Entry] = {
         McisSettings,
         "mining cross-image semantics, co-attention of photos (Sun et al., ECCV 2020)",
         # a pair is two photos: as many photos and steps as a classifier's; twice that gains nothing (docs/log.md)
-        lambda train: replace(train, epochs=train.epochs / 2, batch_size=max(1, train.batch_size // 2)),
+        lambda train: replace(train.times(1 / 2), batch_size=max(1, train.batch_size // 2)),
     ),
     "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
     "apc": Entry(
@@ -58,7 +58,7 @@ METHODS: dict[str, Entry] = {
         ApcSettings,
         "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)",
         # single patches carry the gradient: at a classifier's rate the tags are never learnt (docs/log.md)
-        lambda train: replace(train, epochs=2 * train.epochs, learning_rate=train.learning_rate / 5),
+        lambda train: replace(train.times(2), learning_rate=train.learning_rate / 5),
     ),
 }
 

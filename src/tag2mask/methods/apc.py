@@ -210,6 +210,16 @@ class Apc(nn.Module):
         loss = -(wanted * scores.clamp(min=1e-7).log()).sum(1)
         return processes.ratio((loss * weight).sum(), weight.sum())
 
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Embeddings, and patch classes without background's (:class:`tag2mask.protocols.ClassMaps`)."""
+        embeddings = self.context(self.backbone.features(views))
+        return embeddings, self.patch_scores(embeddings)[:, 1:]
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """:math:`\\hat y` of the classes, pooled without tags (:class:`tag2mask.protocols.PredictsTags`)."""
+        scores = self.patch_scores(self.context(self.backbone.features(batch)))
+        return self.pool(scores, cells_inside(batch.valid, (scores.shape[2], scores.shape[3])))[:, 1:]
+
     def localize(self, batch: Batch) -> Tensor:
         """Patch classes gated by the tags, background taken into account and left out."""
         scores = self.patch_scores(self.context(self.backbone.features(batch)))

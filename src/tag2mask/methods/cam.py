@@ -41,7 +41,7 @@ class CamSettings:
 
     @property
     def traits(self) -> Traits:
-        return Traits()
+        return Traits(class_maps=True)
 
 
 class Cam(nn.Module):
@@ -59,13 +59,21 @@ class Cam(nn.Module):
         self.dropout = nn.Dropout2d(settings.dropout)
         self.classifier = nn.Conv2d(backbone.channels, classes, 1, bias=False)
 
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """:math:`f` and :math:`Z`, signed (:class:`tag2mask.protocols.ClassMaps`)."""
+        features = self.backbone.features(views)
+        return features, self.classifier(self.dropout(features))
+
     def score_maps(self, views: Views) -> Tensor:
         """:math:`Z`, signed, ``[batch classes rows columns]``."""
-        return self.classifier(self.dropout(self.backbone.features(views)))
+        return self.features_and_scores(views)[1]
 
     def losses(self, batch: Batch, progress: float) -> Losses:
-        scores = masked_mean(self.score_maps(batch), batch.valid)
-        return Losses({"classification": F.multilabel_soft_margin_loss(scores, batch.labels)})
+        return Losses({"classification": F.multilabel_soft_margin_loss(self.tag_scores(batch), batch.labels)})
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """:math:`s` (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.score_maps(batch), batch.valid)
 
     def localize(self, batch: Batch) -> Tensor:
         return self.score_maps(batch).relu()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
-from tag2mask.protocols import Method, MethodSettings, Segmenter, Traits, UsesReferences
+from tag2mask.layers.class_references import ComparedWithReferences
+from tag2mask.protocols import ClassMaps, Method, MethodSettings, PredictsTags, Segmenter, Traits, UsesReferences
 from tag2mask.types import Batch, Losses, Photos, Reference
 
 Build = Callable[[Backbone, int, Any], nn.Module]
@@ -47,6 +48,8 @@ def check_method(build: Build, settings: MethodSettings, backbone: Make) -> None
         check_one_step_on_one_batch_lowers_the_loss,
         check_stored_features_serve_as_well_as_photos,
         check_padding_takes_no_part,
+        check_class_maps_serve_references,
+        check_tags_are_predicted_from_the_photo_alone,
         check_a_single_stage_method_segments,
     ):
         check(new, backbone)
@@ -115,6 +118,9 @@ def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
     traits = method.traits
     assert traits.single_stage == isinstance(method, Segmenter), (
         "traits.single_stage and segment() contradict each other"
+    )
+    assert traits.class_maps == isinstance(method, ClassMaps), (
+        "traits.class_maps and features_and_scores() contradict each other"
     )
     if traits.references:
         assert isinstance(method, UsesReferences), "traits.references without prepare_localization()"
@@ -239,6 +245,56 @@ def check_padding_takes_no_part(new: New, backbone: Make) -> None:
     assert scores[0] != whole, "the valid region changes nothing"
     spread = max(abs(a - b) for a, b in zip(*scores, strict=True))
     assert spread < 0.2, f"padding changes the loss by {spread:.3f}"
+
+
+def check_class_maps_serve_references(new: New, backbone: Make) -> None:
+    """Only of a method that promises ``features_and_scores``: they are of one grid and of each photo alone, and maps
+    come of them when the photos of a batch are its references."""
+    torch.manual_seed(0)
+    method, batch = new(backbone()).eval(), batch_of()
+    if not isinstance(method, ClassMaps):
+        return
+    with torch.no_grad():
+        features, scores = method.features_and_scores(batch)
+        alone = method.features_and_scores(_one(batch, 1))[1]
+        untagged = method.features_and_scores(replace(batch, labels=torch.zeros_like(batch.labels)))[1]
+    assert features.ndim == 4 and scores.shape == (3, CLASSES, *features.shape[2:]), (
+        f"features_and_scores() gives {tuple(features.shape)} and {tuple(scores.shape)}"
+    )
+    assert scores.shape[2] < scores.shape[3], "rows and columns are exchanged"
+    assert torch.isfinite(features).all() and torch.isfinite(scores).all(), "features or scores are not finite"
+    torch.testing.assert_close(scores[1:2], alone, rtol=1e-3, atol=1e-4, msg="a photo's scores depend on its batch")
+    torch.testing.assert_close(scores, untagged, msg="scores depend on the tags")
+    compared = ComparedWithReferences(method)
+    compared.prepare_localization(references_of(batch))
+    with torch.no_grad():
+        maps = compared.localize(batch)
+    absent = batch.labels[:, :, None, None].expand_as(maps) == 0
+    assert maps.min() >= 0 and maps.max() <= 1 + 1e-4 and not maps[absent].any(), "maps of references are not in [0, 1]"
+
+
+def check_tags_are_predicted_from_the_photo_alone(new: New, backbone: Make) -> None:
+    """Only of a method that promises ``tag_scores``: they look at no tag, at no other photo, and at no padding."""
+    torch.manual_seed(0)
+    method, batch = new(backbone()).eval(), batch_of(height=32, width=128)
+    if not isinstance(method, PredictsTags):
+        return
+    valid, images = batch.valid.clone(), batch.images.clone()
+    valid[:, :, 64:] = False
+    images[:, :, :, 64:] = 0
+    padded = replace(batch, images=images, valid=valid)
+    noisy = images.clone()
+    noisy[:, :, :, -1:] = 5.0
+    with torch.no_grad():
+        scores = method.tag_scores(batch)
+        alone = method.tag_scores(_one(batch, 1))
+        untagged = method.tag_scores(replace(batch, labels=torch.zeros_like(batch.labels)))
+        pair = [method.tag_scores(replace(padded, images=of)) for of in (images, noisy)]
+    assert scores.shape == (3, CLASSES) and torch.isfinite(scores).all(), f"tag_scores() gives {tuple(scores.shape)}"
+    torch.testing.assert_close(scores[1:2], alone, rtol=1e-3, atol=1e-4, msg="a photo's tags depend on its batch")
+    torch.testing.assert_close(scores, untagged, msg="predicted tags depend on the tags")
+    spread = float((pair[0] - pair[1]).abs().max())
+    assert spread <= 0.1 * float(scores.abs().max()) + 0.05, f"padding changes predicted tags by {spread:.3f}"
 
 
 def check_a_single_stage_method_segments(new: New, backbone: Make) -> None:

@@ -55,7 +55,7 @@ from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
 from tag2mask.errors import InputError
 from tag2mask.methods.released import take_over
 from tag2mask.protocols import Traits
-from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, SHARE, WIDTH, check_values
 from tag2mask.types import Batch, Losses, Views, masked_mean
 
 HeadForm = Literal["linear", "feature"]
@@ -73,7 +73,7 @@ class EpsSettings:
     """Weight of the saliency loss, next to that of the tags (1 in the paper)."""
     head: HeadForm = "linear"
     """linear: EPS as released. feature: SMAF's, over `channels` features."""
-    channels: Annotated[int, Range(at_least=1)] = 128
+    channels: Annotated[int, WIDTH] = 128
     """Width of the feature head."""
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class EpsSettings:
 
     @property
     def traits(self) -> Traits:
-        return Traits(saliency=True, maps="probabilities")
+        return Traits(saliency=True, class_maps=True, maps="probabilities")
 
 
 class LinearHead(nn.Module):
@@ -151,6 +151,11 @@ class ClassMapNet(nn.Module):
         features = self.head.features(self.backbone.features(views))
         return features, self.head(features).float()
 
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The head's features, and :math:`P` of the classes (:class:`tag2mask.protocols.ClassMaps`)."""
+        features, logits = self.features_and_logits(views)
+        return features, logits.softmax(1)[:, :-1]
+
     def logits(self, views: Views) -> Tensor:
         """:math:`Z`, background last: ``[batch classes+1 rows columns]``."""
         return self.features_and_logits(views)[1]
@@ -172,6 +177,10 @@ class Eps(ClassMapNet):
     def __init__(self, backbone: Backbone, classes: int, settings: EpsSettings = EpsSettings()) -> None:
         super().__init__(backbone, classes, settings.head, settings.channels)
         self.settings, self.traits = settings, settings.traits
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of :math:`Z`, without background's (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.logits(batch), batch.valid)[:, :-1]
 
     def losses(self, batch: Batch, progress: float) -> Losses:
         if batch.saliency is None:

@@ -148,6 +148,15 @@ class Mcis(nn.Module):
         """:math:`F`: ``[photos channels rows columns]``."""
         return self.extra(self.backbone.features(views))
 
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """:math:`F` and the head's maps of each photo alone (:class:`tag2mask.protocols.ClassMaps`)."""
+        features = self.features(views)
+        return features, self.head(features)
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of the head's maps (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.head(self.features(batch)), batch.valid)
+
     def compared(self, features: Tensor, scores: Tensor | None = None, valid: Tensor | None = None) -> Compared:
         """Everything about photos that does not depend on what they are compared with.
 

@@ -94,7 +94,7 @@ class PplSettings:
     EfficientNet-Lite0's block2, block3, block4)."""
     stages: Annotated[int, Range(at_least=1, at_most=MAX_STAGES)] = 3
     """How many cuts, 1 to 3, where none is named. On EfficientNet-Lite0 one is as good as three (docs/results.md)."""
-    grids: Annotated[tuple[int, ...], Range(at_least=1)] = (2,)
+    grids: Annotated[tuple[int, ...], Range(at_least=1, at_most=64)] = (2,)
     """Patches along each side, one number for each cut or one for all; (4, 3, 2) makes early stages finer."""
     schedule: Literal["per_iteration", "sequential"] = "per_iteration"
     """Implicit only. per_iteration: every batch goes through all stages, each with its own forward and optimiser step
@@ -121,8 +121,9 @@ class PplSettings:
         """Where both paths must agree, background comes out near 0, and a rule that expects it hazy cuts too high
         (docs/decisions/0006)."""
         if not self.reconstruction:
-            return Traits()
+            return Traits(class_maps=True)
         return Traits(
+            class_maps=True,
             threshold_rule="li",
             tuned_on_truth=("settings of ppl that are not its paper's were chosen on VOC's truth",),
         )
@@ -155,6 +156,17 @@ class Ppl(nn.Module):
             nn.Conv2d(maps * backbone.channels, classes, 1, bias=False) for _ in range(heads)
         )
 
+    def _parts(self, views: Views, stage: int, whole: bool) -> list[tuple[Tensor, Tensor]]:
+        """The parts of Z, ``[batch channels rows columns]``, those of the cuts first, each with its part of w."""
+        explicit = self.settings.mode == "explicit"
+        cuts = self.cuts if explicit else (self.cuts[stage],)
+        merged, uncut = patchwise(self.backbone, views, cuts, detach=explicit, whole=whole)
+        assert all(part.shape == uncut.shape for part in merged), ([p.shape for p in merged], uncut.shape)
+        weight = self.classifiers[0 if len(self.classifiers) == 1 else stage].weight
+        assert isinstance(weight, Tensor)
+        parts = [*merged, uncut]
+        return list(zip(parts, weight.chunk(len(parts), 1), strict=True))
+
     def part_maps(self, views: Views, stage: int = -1, *, whole: bool = True) -> list[Tensor]:
         r"""What each part of Z says by itself, signed: :math:`\hat A` of every cut and last :math:`A` of the uncut map,
         each ``[batch classes rows columns]``. Their sum is :math:`w_c^\top Z`.
@@ -164,15 +176,13 @@ class Ppl(nn.Module):
             whole: these are whole photos, of whatever shape: one too narrow for the grid is cut into as many parts as
                 it has cells. Otherwise that is an error.
         """
-        explicit = self.settings.mode == "explicit"
-        cuts = self.cuts if explicit else (self.cuts[stage],)
-        merged, uncut = patchwise(self.backbone, views, cuts, detach=explicit, whole=whole)
-        assert all(part.shape == uncut.shape for part in merged), ([p.shape for p in merged], uncut.shape)
-        weight = self.classifiers[0 if len(self.classifiers) == 1 else stage].weight
-        assert isinstance(weight, Tensor)
-        parts = [*merged, uncut]
-        own = weight.chunk(len(parts), 1)
-        return [F.conv2d(self.dropout(part), w.contiguous()) for part, w in zip(parts, own, strict=True)]
+        return [F.conv2d(self.dropout(part), w.contiguous()) for part, w in self._parts(views, stage, whole)]
+
+    def features_and_scores(self, views: Views) -> tuple[Tensor, Tensor]:
+        """All parts of Z side by side, and :math:`w_c^\\top Z` (:class:`tag2mask.protocols.ClassMaps`)."""
+        parts = self._parts(views, -1, whole=True)
+        scores = torch.stack([F.conv2d(self.dropout(part), w.contiguous()) for part, w in parts]).sum(0)
+        return torch.cat([part for part, _ in parts], 1), scores
 
     def score_maps(self, views: Views, stage: int = -1, *, whole: bool = True) -> Tensor:
         """:math:`w_c^\\top Z`, signed, ``[batch classes rows columns]``; arguments as of :meth:`part_maps`."""
@@ -210,6 +220,10 @@ class Ppl(nn.Module):
             return Losses(terms)
         cut = self.cuts[stage]
         return Losses({f"stage{stage + 1}_{cut.block}_{cut.grid}x{cut.grid}_{name}": terms[name] for name in terms})
+
+    def tag_scores(self, batch: Batch) -> Tensor:
+        """The mean of the last stage's maps (:class:`tag2mask.protocols.PredictsTags`)."""
+        return masked_mean(self.score_maps(batch), batch.valid)
 
     def localize(self, batch: Batch) -> Tensor:
         return self.score_maps(batch).relu()

@@ -7,19 +7,18 @@ many processes there are; each process keeps records of its own, which the main 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tag2mask import concurrency, processes, progress
 from tag2mask.errors import InputError
-from tag2mask.files import atomic, read_jsonl
+from tag2mask.files import atomic, end_last_line, iterate_jsonl
 from tag2mask.naming import safe_name
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
 from tag2mask.types import Sample, SampleKey
-
-UNKNOWN_BYTES = 6e6  # of a decoded photo whose size is not known yet
 
 
 def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
@@ -29,15 +28,19 @@ def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     return of_train if not len(of_val) else of_val if not len(of_train) else [*of_train, *of_val]
 
 
-def missing(stage: PhotoStage, context: Context) -> list[Sample]:
-    """Photos that have no artefact, or no record, or one that is out of date."""
+def missing(stage: PhotoStage, context: Context, worker: str = "0") -> list[Sample]:
+    """Photos that have no artefact, or no record, or one that is out of date.
+
+    Args:
+        worker: one whose records were not gathered yet, and count.
+    """
     without = set(context.folder.manifest().get("without", ()))
-    records = _records(stage, context) if stage.keeps_records else None
+    recorded = _recorded(stage, context, worker) if stage.keeps_records else None
     present = Present(context.folder.folder, stage.suffix)
     return [
         sample
         for sample in samples_of(stage, context)
-        if (records is not None and sample.key not in records)
+        if (recorded is not None and sample.key not in recorded)
         or (stage.suffix is not None and sample.id not in without and not present(sample))
     ]
 
@@ -66,8 +69,8 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
     todo = set(processes.from_main(lambda: _to_do(stage, context)))
     batches = [batch for batch in work.batches(samples) if any(sample.key in todo for sample in batch)]
     with processes.together():
-        _do_share(stage, work, processes.own(batches), context, workers)
-    return dict(work.manifest) | processes.from_main(lambda: _concluded(stage, work, samples, context))
+        do_share(stage, work, processes.own(batches), context, workers, str(processes.rank()))
+    return dict(work.manifest) | processes.from_main(lambda: concluded(stage, work, samples, context))
 
 
 def _to_do(stage: PhotoStage, context: Context) -> list[SampleKey]:
@@ -76,23 +79,28 @@ def _to_do(stage: PhotoStage, context: Context) -> list[SampleKey]:
     return [sample.key for sample in missing(stage, context)]
 
 
-def _do_share(
-    stage: PhotoStage, work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
+def do_share(
+    stage: PhotoStage, work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int, worker: str
 ) -> None:
-    """Do these batches, remembering each photo as soon as it is done."""
+    """Do these batches, remembering each photo as soon as it is done.
+
+    Args:
+        worker: whose records they are (:meth:`StageFolder.records_of`).
+    """
     keeps = stage.keeps_records or work.conclude is not None
     count = sum(map(len, batches))
-    with context.folder.records_of(processes.rank()).open("a", encoding="utf-8") as file:
+    end_last_line(context.folder.records_of(worker))
+    with context.folder.records_of(worker).open("a", encoding="utf-8") as file:
         for sample, record in progress.track(_carried_out(work, batches, context, workers), stage.title, count):
             if keeps:
                 file.write(json.dumps(_identified(stage, sample, record)) + "\n")
                 file.flush()
 
 
-def _concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], context: Context) -> dict[str, Any]:
+def concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], context: Context) -> dict[str, Any]:
     """The records of all processes as one file in the order of the photos; more for the manifest."""
     context.folder.gather_records()
-    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
+    records = {(r["split"], r["id"]): r for r in read_records(context.folder.records, stage.record)}
     in_order = [records[sample.key] for sample in samples if sample.key in records]
     if stage.keeps_records:
         with atomic(context.folder.records) as file:
@@ -109,9 +117,9 @@ def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int
     """A stage that keeps nothing of each photo, but a sum over all."""
     batches, total, error = processes.own_block(work.batches(samples_of(stage, context))), work.zero, None
     carried_out = _carried_out(work, batches, context, workers)
+    tracked = progress.track(carried_out, stage.title, sum(map(len, batches)))
     try:
-        for _, value in progress.track(carried_out, stage.title, sum(map(len, batches))):
-            total = total + value
+        total = _sum((value for _, value in tracked), work.zero)
     except InputError as raised:
         error = raised
     first, *others = processes.exchange(total, error)
@@ -120,19 +128,37 @@ def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int
     return dict(work.manifest) | ({} if conclude is None else processes.from_main(lambda: dict(conclude(total))))
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a finished stage, in the order of its photos."""
-    return [line for line in read_jsonl(path) if {"id", "split"} <= line.keys()]
+def _sum(values: Iterable[Any], zero: Any) -> Any:
+    """In order, halves of halves: a sum that holds something of each photo is copied as often as it is added to."""
+    waiting: list[tuple[int, Any]] = []  # sums of ever fewer values, a power of two
+    for value in values:
+        count = 1
+        while waiting and waiting[-1][0] == count:
+            value, count = waiting.pop()[1] + value, 2 * count
+        waiting.append((count, value))
+    total = zero
+    for _, value in waiting:
+        total = total + value
+    return total
+
+
+def read_records(path: Path, holds: Mapping[str, tuple[type, ...]] = MappingProxyType({})) -> Iterator[Record]:
+    """The records of a finished stage that are not damaged, in the order of its photos, read as they are asked for.
+
+    Args:
+        holds: the stage's ``record``.
+    """
+    types = {"id": (str,), "split": (str,), **holds}
+    whole = lambda line: all(name in line and type(line[name]) in kinds for name, kinds in types.items())  # noqa: E731
+    return (line for line in iterate_jsonl(path) if whole(line))
 
 
 def _carried_out(
     work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
 ) -> Iterator[tuple[Sample, Any]]:
-    def cost(sample: Sample) -> float:
-        facts = context.photos.get(sample.key)
-        return UNKNOWN_BYTES if facts is None else 3.0 * facts.height * facts.width
-
-    return concurrency.pipelined(batches, work.read, work.compute, work.write, cost=cost, workers=workers)
+    return concurrency.pipelined(
+        batches, work.read, work.compute, work.write, cost=context.decoded_bytes, workers=workers
+    )
 
 
 def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | None) -> Record:
@@ -140,12 +166,12 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _records(stage: PhotoStage, context: Context) -> dict[SampleKey, Record]:
-    """Records that are there and up to date."""
-    if not stage.keeps_records:
-        return {}
-    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
+def _recorded(stage: PhotoStage, context: Context, worker: str) -> set[SampleKey]:
+    """Photos whose record is there and up to date."""
+    stamps: dict[SampleKey, Any] = {}
+    for path in dict.fromkeys([context.folder.records, context.folder.records_of(worker)]):
+        for record in read_records(path, stage.record):
+            stamps[record["split"], record["id"]] = record.get("stamp")
     if stage.stamp is None:
-        return records
-    now = {sample.key: stage.stamp(sample) for sample in samples_of(stage, context) if sample.key in records}
-    return {key: record for key, record in records.items() if record.get("stamp") == now.get(key)}
+        return set(stamps)
+    return {s.key for s in samples_of(stage, context) if s.key in stamps and stage.stamp(s) == stamps[s.key]}

@@ -76,7 +76,7 @@ def started() -> int:
 
 
 def own(items: Sequence[T]) -> Sequence[T]:
-    """The share of this process: every so-manieth."""
+    """The share of this process: every n-th of n processes."""
     return items[rank() :: world()] if world() > 1 else items
 
 
@@ -132,7 +132,7 @@ def leave() -> None:
     parting, _group = _group, None
     with contextlib.suppress(RuntimeError):
         parting.liveness.end()
-    if dist.is_initialized() and not parting.failed:  # NCCL would wait for those who are gone
+    if dist.is_initialized() and not (parting.failed and torch.cuda.is_available()):  # NCCL would wait for the lost
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 

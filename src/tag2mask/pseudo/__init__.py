@@ -10,6 +10,7 @@ from tag2mask.pseudo.masks import (
     refine,
     shows_object,
 )
+from tag2mask.pseudo.refined import decide_refined
 from tag2mask.pseudo.saliency import by_saliency_rule
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
 from tag2mask.pseudo.sizes import cells_above, hardly_shown
@@ -33,6 +34,7 @@ __all__ = [
     "cells_above",
     "covering_threshold",
     "decide",
+    "decide_refined",
     "find_threshold",
     "hardly_shown",
     "index_mask",

@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tag2mask.settings import SHARE, Range, check_values
+from tag2mask.errors import InputError
+from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
 
 SALIENCY = ("saliency", "saliency-rule")  # backgrounds that need saliency maps
 
@@ -55,8 +56,13 @@ class PseudoSettings:
     between."""
     margin: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
+    max_growth: Annotated[float, NOT_NEGATIVE] = 0.0
+    """A refined mask whose objects cover more than so many times the area of the unrefined mask's is not believed, and
+    the photo keeps the unrefined one. 0: always believed."""
     saliency_rule: SaliencyRule = SaliencyRule()
     """Of `--background saliency-rule`, which has no use for the threshold, its rule and the margin."""
 
     def __post_init__(self) -> None:
         check_values(self, "pseudo")
+        if 0 < self.max_growth < 1:
+            raise InputError(f"--pseudo.max-growth is {self.max_growth:g}: give a factor of at least 1, or 0")

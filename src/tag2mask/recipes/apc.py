@@ -6,6 +6,7 @@ from tag2mask.backbones import BackboneSettings
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.localize import LocalizeSettings
 from tag2mask.methods.apc_settings import ApcSettings
+from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes import deeplab
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings
@@ -36,6 +37,8 @@ def apc_e2e() -> RunSettings:
         ),
         localize=LocalizeSettings(long_side=960, scales=(1.0,), flip=False, batch_size=1),
         refine="crf/deeplab",
+        held_out=0.0,
+        pseudo=PseudoSettings(),
         inference=InferenceSettings(long_side=0, scales=(1.0, 1.25, 1.5), refine="crf/toco-seg"),
     )  # fmt: skip
 
@@ -64,6 +67,8 @@ def apc_multistage() -> RunSettings:
         ),
         localize=LocalizeSettings(long_side=960, scales=(1.0,), flip=False, batch_size=1),
         refine="crf/deeplab",
+        held_out=0.0,
+        pseudo=PseudoSettings(),
         segmenter=deeplab.SEGMENTER,
         segmenter_augment=deeplab.AUGMENT,
         segmenter_train=deeplab.TRAIN,

@@ -39,6 +39,7 @@ def eps() -> RunSettings:
         localize=LocalizeSettings(long_side=500, scales=(0.5, 1.0, 1.5, 2.0)),
         pseudo=PseudoSettings(background="constant", threshold=0.2),
         refine="crf/labels",
+        held_out=0.0,
         segmenter=deeplab.SEGMENTER,
         segmenter_augment=deeplab.AUGMENT,
         segmenter_train=deeplab.TRAIN,

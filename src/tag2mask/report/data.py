@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tag2mask.evaluate import OracleSweep, Scores, TagAgreement
+from tag2mask.train import TagPrecision
 from tag2mask.types import LocalizationMaps
 
 
@@ -61,6 +62,7 @@ class ReportData:
     oracle: bool = False  # true masks took part: a loud banner, the run is no weakly supervised one
     scores: Sequence[ScoreTable] = ()
     agreements: Sequence[tuple[str, TagAgreement]] = ()  # name, masks against tags
+    tag_precision: Sequence[TagPrecision] = ()  # of the method, on photos held out of its training
     photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos
     class_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)  # split -> photos tagged, by class
     background_photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos tagged with no class
@@ -69,6 +71,8 @@ class ReportData:
     curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = field(default_factory=dict)
     # training -> loss -> (step, value)
     sweep: OracleSweep | None = None
+    risk: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    # split -> (percent of the photos, those of least need first; mean of their own mean IoU)
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()  # photos set aside, and the like
     environment: Mapping[str, str] = field(default_factory=dict)  # name -> version

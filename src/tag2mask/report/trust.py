@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from tag2mask.errors import listed
 from tag2mask.evaluate import Scores, TagAgreement
 from tag2mask.report.data import ReportData
 from tag2mask.report.words import counted, percent
+from tag2mask.train import TagPrecision
 
 FEW_PHOTOS = 20  # a class tagged on fewer is called thin: its classifier sees each object only a few times
 WEAK_IOU = 40.0  # percent; below it a mask shares less of its area with the object than it gets wrong
@@ -31,7 +32,13 @@ class Remark:
 
 def trust(data: ReportData) -> list[Remark]:
     """What the numbers allow one to believe."""
-    return [*_of_measures(data), *(r for name, tags in data.agreements for r in _of_tags(name, tags)), *_of_data(data)]
+    learnt = _of_learning(data.tag_precision)
+    return [
+        *_of_measures(data),
+        *learnt,
+        *(r for name, tags in data.agreements for r in _of_tags(name, tags)),
+        *_of_data(data),
+    ]
 
 
 def _of_measures(data: ReportData) -> Iterator[Remark]:
@@ -102,6 +109,21 @@ def _of_undecided(scores: Scores) -> Iterator[Remark]:
             f"{percent(100 - scores.coverage, 0)} % of the pixels are undecided and count as wrong; without them the "
             f"mIoU is {percent(scores.decided_mean_iou)}.",
         )
+
+
+def _of_learning(rows: Sequence[TagPrecision]) -> Iterator[Remark]:
+    if not rows:
+        return
+    each = ", ".join(f"{row.name} {row.average_precision:.2f}" for row in rows)
+    yield Remark(
+        "note",
+        f"Tags of {rows[0].photos} photos that the method did not learn from are predicted with these average "
+        f"precisions (1: always right): {each}.",
+    )
+    if missed := [
+        f"{row.name} ({row.average_precision:.2f}; guessing: {row.share:.2f})" for row in rows if not row.learnt
+    ]:
+        yield Remark("caution", f"Not learnt from its tags, so its maps and masks mean little: {', '.join(missed)}.")
 
 
 def _of_tags(name: str, agreement: TagAgreement) -> Iterator[Remark]:

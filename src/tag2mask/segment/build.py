@@ -6,15 +6,16 @@ from torch import nn
 
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.errors import InputError, unknown
+from tag2mask.segment.decoder import Decoder, channels_of, fine_block
 from tag2mask.segment.deeplab import Aspp, DeepLab, LargeFov
 from tag2mask.segment.pyramid import Pyramid
 from tag2mask.segment.settings import SegmenterSettings
-from tag2mask.segment.smp import SMP, SmpSegmenter, build_smp
+from tag2mask.segment.smp import MINIMUM, SMP, SmpSegmenter, build_smp
 
 
 def known() -> tuple[str, ...]:
     """Names of segmenters."""
-    return ("deeplab-largefov", "deeplab-v2", *(f"smp:{name}" for name in SMP))
+    return ("decoder", "deeplab-largefov", "deeplab-v2", *(f"smp:{name}" for name in SMP))
 
 
 def backbone_of(settings: SegmenterSettings, run: BackboneSettings) -> BackboneSettings:
@@ -34,7 +35,7 @@ def check_settings(settings: SegmenterSettings, *, frozen: bool) -> None:
     if frozen and settings.name.startswith("smp:"):
         raise InputError(
             f"{settings.name} reads every stage of the backbone, so stored features do not serve it: "
-            "use deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
+            "use decoder, deeplab-largefov or deeplab-v2 with --freeze, or train without --freeze"
         )
     if settings.freeze_norms and settings.name.startswith("smp:"):
         raise InputError(f"--segmenter.freeze-norms is of DeepLab heads, and {settings.name} trains all: leave it out")
@@ -55,10 +56,16 @@ def build(
     check_settings(settings, frozen=backbone.frozen_until is not None)
     labels = 1 + classes
     presence_of = classes if settings.presence else 0
-    if settings.name == "deeplab-largefov":
-        segmenter: nn.Module = DeepLab(backbone, LargeFov(backbone.channels, labels, settings), presence_of)
+    if settings.name == "decoder":
+        fine = fine_block(backbone)
+        head = Decoder(backbone.channels, channels_of(backbone, fine), labels, settings)
+        segmenter: nn.Module = DeepLab(backbone, head, presence_of, fine)
+    elif settings.name == "deeplab-largefov":
+        segmenter = DeepLab(backbone, LargeFov(backbone.channels, labels, settings), presence_of)
     elif settings.name == "deeplab-v2":
         segmenter = DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride), presence_of)
     else:
-        segmenter = SmpSegmenter(build_smp(settings.name[4:], backbone, labels, backbone_settings))
+        segmenter = SmpSegmenter(
+            build_smp(settings.name[4:], backbone, labels, backbone_settings), MINIMUM.get(settings.name[4:], 32)
+        )
     return Pyramid(segmenter, settings.pyramid) if settings.pyramid else segmenter

@@ -16,7 +16,9 @@ from tag2mask.types import Views, masked_mean
 
 
 class DeepLab(nn.Module):
-    r"""A backbone and a head: ``segment`` gives logits ``[batch 1+classes rows columns]`` at feature stride.
+    r"""A backbone and a head: ``segment`` gives logits ``[batch 1+classes rows columns]`` on the head's grid.
+
+    A head takes the last block's features; with ``fine_block`` also those of that block (DeepLab-v3+).
 
     With ``presence`` the context of the whole photo decides between classes, in the spirit of EncNet (Zhang et al.,
     CVPR 2018): a linear classifier on the mean feature predicts which classes the photo shows, :math:`\pi_c`, trained
@@ -25,9 +27,11 @@ class DeepLab(nn.Module):
     .. math:: p'(c) = p(\mathrm{fg}) \frac{\pi_c\, p(c)}{\sum_k \pi_k\, p(k)}, \qquad p'(\mathrm{bg}) = p(\mathrm{bg})
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Module, presence_of: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, head: nn.Module, presence_of: int = 0, fine_block: str | None = None
+    ) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.fine_block = backbone, head, fine_block
         self.presence = nn.Conv2d(backbone.channels, presence_of, 1) if presence_of else None
 
     def segment(self, views: Views) -> Tensor:
@@ -38,8 +42,12 @@ class DeepLab(nn.Module):
 
         ``valid`` is ``[batch height width]`` bool, False on padding, which takes no part in the mean.
         """
-        features = self.backbone.features(views)
-        logits = self.head(features)
+        if self.fine_block is None:
+            features = self.backbone.features(views)
+            logits = self.head(features)
+        else:
+            (_, fine), (_, features) = self.backbone.outputs(views.images, (self.fine_block, self.backbone.names[-1]))
+            logits = self.head(features, fine)
         if self.presence is None:
             return logits, None
         maps = self.presence(features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,34 +15,45 @@ from tag2mask import pseudo
 from tag2mask.data.images import read_image, read_saliency
 from tag2mask.errors import listed
 from tag2mask.plan.context import Context
-from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, Record
+from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Record
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, write_mask
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
 from tag2mask.types import IGNORE, LocalizationMaps, PseudoMask, Sample
 
 log = logging.getLogger("tag2mask")
 
-Decided = tuple[PseudoMask, float]
-"""A mask, and how uncertain it is, without truth, in [0, 1]."""
+
+@dataclass(frozen=True)
+class Decided:
+    """A mask, and what is known of it without truth."""
+
+    mask: PseudoMask
+    uncertainty: float  # in [0, 1]
+    refined: bool = True  # False: the refined mask was not believed (tag2mask.pseudo.refined)
+
+
+RECORD = {"uncertainty": (float,), "foreground": (float,), "missing_classes": (list,)}
 
 
 def make_masks(settings: RunSettings) -> PhotoStage:
     """Masks of the training photos from the last maps."""
     source = names.final_maps(settings)
-    salient: tuple[Fact, ...] = ("saliency",) if settings.pseudo.background in pseudo.SALIENCY else ()
+    salient, made = saliency_inputs(settings, used=settings.pseudo.background in pseudo.SALIENCY)
     by_rule = settings.pseudo.background == "saliency-rule"
     return PhotoStage(
         name="masks",
         title="pseudo masks",
-        reads=(source,),
+        reads=(source, *made),
         settings=("pseudo", "refine", "refine_long_side", *threshold_settings(settings)),
         facts=("photos", "tags", *salient),
         constants={"refiner": repr(refiner(settings.refine, settings.refine_long_side))},
         keeps_records=True,
+        record=RECORD,
         measured=Measured("masks", "Pseudo masks", "train"),
         start=lambda context: (_by_saliency if by_rule else _by_scores)(context, source),
     )
@@ -55,23 +66,25 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
 
     def write(sample: Sample, pixels: np.ndarray) -> Record:
         maps = maps_of(sample)
-        scores = pseudo.refine(pixels, with_background(sample, maps, threshold, s.pseudo), sharpen)
-        record = keep_mask(context, sample, by_best_score(sample, maps.classes, scores, s.pseudo))
+        scores = with_background(sample, maps, threshold, s.pseudo)
+        refined = pseudo.refine(pixels, scores, sharpen)
+        record = keep_mask(context, sample, by_best_score(sample, maps.classes, scores, refined, s.pseudo))
         return {**record, "cells": pseudo.cells_above(maps, threshold)}
 
     manifest = {"threshold": round(threshold, 4), "threshold_from": origin, "note": f"threshold {threshold:.3f}"}
-    conclude = partial(_hardly_shown, context.classes)
+    conclude = partial(_concluded, context.classes)
     return PhotoWork(
         read=lambda sample: read_image(sample.image_path), write=write, manifest=manifest, conclude=conclude
     )
 
 
-def _hardly_shown(classes: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
-    """Say which classes the maps hardly show, and keep it for the report."""
+def _concluded(classes: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
+    """Say which classes the maps hardly show, and keep it for the report, beside the photos that keep the unrefined
+    mask."""
     lines = pseudo.hardly_shown(records, classes)
     for line in lines:
         log.info("%s", line)
-    return {"hardly_shown": lines} if lines else {}
+    return {**count_unrefined(records), **({"hardly_shown": lines} if lines else {})}
 
 
 def _by_saliency(context: Context, source: str) -> PhotoWork:
@@ -85,7 +98,7 @@ def _by_saliency(context: Context, source: str) -> PhotoWork:
             return {"uncertainty": 0.0, "foreground": 0.0, "missing_classes": [], "artefact": False}
         maps = maps_of(sample)
         mask = pseudo.by_saliency_rule(maps, read_saliency(sample.saliency_path, maps.size), rule)
-        return keep_mask(context, sample, (mask, float((mask.mask == IGNORE).mean())))
+        return keep_mask(context, sample, Decided(mask, float((mask.mask == IGNORE).mean())))
 
     return PhotoWork(write=write, manifest={"threshold": rule.foreground, "threshold_from": "given"})
 
@@ -98,18 +111,29 @@ def with_background(sample: Sample, maps: LocalizationMaps, threshold: float, se
     return pseudo.label_scores(maps, threshold, settings, saliency)
 
 
-def by_best_score(sample: Sample, classes: tuple[int, ...], scores: Tensor, settings: PseudoSettings) -> Decided:
-    """The best of the present classes and background, of probabilities ``[1+present height width]``."""
-    return pseudo.decide(sample.id, classes, scores, settings), float(1 - scores.amax(0).mean())
+def by_best_score(
+    sample: Sample, classes: tuple[int, ...], scores: Tensor, refined: Tensor, settings: PseudoSettings
+) -> Decided:
+    """The best of the present classes and background, of probabilities ``[1+present height width]`` before and after
+    the refiner."""
+    mask, believed = pseudo.decide_refined(sample.id, classes, scores, refined, settings)
+    best = (refined if believed else scores).amax(0)
+    return Decided(mask, float(1 - best.mean()), believed)
+
+
+def count_unrefined(records: Sequence[Record]) -> dict[str, int]:
+    """For the manifest: how many photos keep the unrefined mask."""
+    return {"unrefined": sum(not record.get("refined", True) for record in records)}
 
 
 def keep_mask(context: Context, sample: Sample, decided: Decided) -> Record:
     """Write a mask; what is odd about it, without truth."""
-    mask, uncertainty = decided
+    mask = decided.mask
     write_mask(context.folder, sample, mask.mask)
     foreground = pseudo.shows_object(mask.mask)
     return {
-        "uncertainty": round(uncertainty, 5),
+        **({} if decided.refined else {"refined": False}),
+        "uncertainty": round(decided.uncertainty, 5),
         "foreground": round(float(foreground.mean()), 5),
         "missing_classes": list(pseudo.missing_classes(tuple(sorted(sample.labels or ())), mask)),
     }

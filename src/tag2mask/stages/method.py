@@ -9,28 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tag2mask import methods
+from tag2mask import methods, processes
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
+from tag2mask.plan.source import learned, write_learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.references import check_references, draw_references, reference_view, show_references
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import write_maps
+from tag2mask.stages.held_out import check_tags, without_held_out
 from tag2mask.stages.networks import (
     STRUCTURE,
     STUDENTS,
     MapNetwork,
     build_method,
     feature_store,
+    from_source,
     frozen_settings,
     load_map_network,
     own_settings,
+    source_fact,
     tagged_source,
 )
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.train import fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
@@ -39,33 +44,40 @@ log = logging.getLogger("tag2mask")
 
 def train_method(settings: RunSettings) -> TrainingStage:
     """The method learns from the tags."""
-    saliency: tuple[Fact, ...] = ("saliency",) if settings.traits.saliency else ()
+    saliency, made = saliency_inputs(settings, used=settings.traits.saliency)
     code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
     return TrainingStage(
         name="method",
         title=f"training {settings.method}",
+        reads=made,
         settings=(
-            *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", *frozen_settings(settings),
+            *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", "held_out",
+            "localize.precision", *frozen_settings(settings),
         ),
-        facts=("photos", "tags", "weights", *saliency, *code),
+        facts=("photos", "tags", "weights", *saliency, *code, *source_fact(settings)),
         train=_train,
     )  # fmt: skip
 
 
-def _train(context: Context) -> None:
+def _train(context: Context) -> dict[str, Any]:
     s = context.settings
     traits = methods.traits(s.options)
     torch.manual_seed(s.seed)
     method, backbone = build_method(context)
+    of_photos = learned(context.train.samples, context.photos, context.classes)
+    processes.from_main(lambda: write_learned(context.folder, of_photos))
     if traits.saliency:
         _check_saliency(context)
     if not s.train.epochs:  # a whole released network, as it is
         save_model(method, context.folder.model)
-        return
-    source: Any = tagged_source(context, backbone, s.augment, s.seed, saliency=traits.saliency)
+        return {}
+    dataset, held = without_held_out(context)
+    source: Any = tagged_source(context, backbone, s.augment, s.seed, saliency=traits.saliency, dataset=dataset)
     if traits.pairs:
         source = Pairs(source, s.seed)
-    fit(method, source, s.train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    train = from_source(context, method, s.train)
+    fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    return check_tags(context, method, backbone, held)
 
 
 def _check_saliency(context: Context, limit: int = 50) -> None:
@@ -80,7 +92,8 @@ def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
     """Maps of every training photo by the method, or by student number ``turn``."""
     network, name = names.networks(settings)[turn], names.maps(settings)[turn]
     by = f"student {turn}" if turn else settings.method
-    seed = ("seed",) if not turn and settings.traits.references else ()
+    drawn = settings.traits.references or settings.localize.references
+    seed = ("seed",) if not turn and drawn else ()
     return PhotoStage(
         name=name,
         title=f"maps by {by}",
@@ -102,6 +115,8 @@ def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
 def _localize(context: Context, name: str) -> PhotoWork:
     settings = context.settings.localize
     network = load_map_network(context, name)
+    if name == "method" and settings.references:  # a student has learnt from them
+        network = network.compared(settings.references)
     store = feature_store(context, network.backbone)
     samples = context.train.samples
     if store is not None:
@@ -114,7 +129,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
         return localizer(samples, [context.size(sample) for sample in samples], inputs)
 
     return PhotoWork(
-        read=lambda sample: localizer.read(sample, context.size(sample)),
+        read=lambda sample: localizer.read(sample, context.size(sample)) if sample.labels else [],
         compute=localize,
         write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
         batches=lambda samples: batches_by(
@@ -125,8 +140,9 @@ def _localize(context: Context, name: str) -> PhotoWork:
 
 def _show_references(context: Context, network: MapNetwork) -> None:
     s, backbone = context.settings, network.backbone
+    flag = "references" if s.localize.references else f"{methods.flag(s.method)}.references"
     references = draw_references(context.train, network.traits.references, s.seed)
-    check_references(references, context.train.samples, context.classes, methods.flag(s.method))
+    check_references(references, context.train.samples, context.classes, flag)
     store = feature_store(context, backbone)
     if store is not None:
         view = lambda sample: [reference_view(*context.size(sample), s.localize, backbone.size_divisor)]  # noqa: E731

@@ -44,9 +44,9 @@ def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
 
     def write(sample: Sample, output: tuple[np.ndarray, Tensor]) -> Record:
-        probabilities, _ = predictor.refined(output)
-        write_mask(context.folder, sample, pseudo.index_mask(probabilities))
-        return {"uncertainty": round(float(1 - probabilities.amax(0).mean()), 5)}
+        mask, uncertainty = predictor.decided(output)
+        write_mask(context.folder, sample, mask)
+        return {"uncertainty": round(uncertainty, 5)}
 
     return PhotoWork(
         read=lambda sample: predictor.read(sample),
@@ -114,6 +114,11 @@ class Predictor:
         probabilities, values = self.refined(output, tags)
         mask = pseudo.index_mask(probabilities)
         return mask if values is None else values[mask]
+
+    def decided(self, output: tuple[np.ndarray, Tensor]) -> tuple[np.ndarray, float]:
+        """The index mask, and one less the mean of the best label's probability."""
+        probabilities, _ = self.refined(output)
+        return pseudo.index_mask(probabilities), float(1 - probabilities.amax(0).mean())
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:

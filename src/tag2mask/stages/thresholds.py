@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tag2mask import methods, pseudo
+from tag2mask.layers.class_references import compared_traits
 from tag2mask.plan.context import Context
 from tag2mask.recipes import RunSettings
 from tag2mask.stages.artefacts import MapReader
@@ -12,7 +13,7 @@ SAMPLE = 500  # maps read to find it
 
 def threshold_settings(settings: RunSettings) -> tuple[str, ...]:
     """What the rule depends on: whether the maps are the method's own, and then which rule suits them."""
-    return ("pseudo.rule", "pseudo.threshold", "method", "options")
+    return ("pseudo.rule", "pseudo.threshold", "method", "options", "localize.references")
 
 
 def chosen_threshold(context: Context, name: str) -> tuple[float, str]:
@@ -26,7 +27,8 @@ def ruled_threshold(context: Context, name: str) -> tuple[float, str]:
     """What the rule finds on an evenly spread sample of the maps of this stage, whatever the user gave, and how."""
     samples = [s for s in context.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // SAMPLE)]
-    rule = context.settings.pseudo.rule
+    s = context.settings
+    rule = s.pseudo.rule
     if rule == "auto" and name == "maps":  # the method's own, neither a student's nor propagated
-        rule = methods.traits(context.settings.options).threshold_rule
+        rule = compared_traits(methods.traits(s.options), s.localize.references).threshold_rule
     return pseudo.find_threshold(map(MapReader(context.read(name)), samples), rule)

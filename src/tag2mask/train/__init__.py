@@ -5,16 +5,20 @@ anywhere continues from its last checkpoint as if nothing had happened: to the b
 """
 
 from tag2mask.train.checkpoint import load_model, save_model
+from tag2mask.train.held_out import TagPrecision, hold_out, tag_precision
 from tag2mask.train.loop import fit
 from tag2mask.train.optimizer import clipped_together, parameter_groups, schedule
 from tag2mask.train.settings import TrainSettings
 
 __all__ = [
+    "TagPrecision",
     "TrainSettings",
     "clipped_together",
     "fit",
+    "hold_out",
     "load_model",
     "parameter_groups",
     "save_model",
     "schedule",
+    "tag_precision",
 ]

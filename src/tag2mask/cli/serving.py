@@ -1,0 +1,35 @@
+"""`serve`: the page of a run."""
+
+import dataclasses
+from pathlib import Path
+
+from tag2mask.cli.flags import show_progress
+
+
+def serve(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Serve:
+        """A page to try photos on a run's segmenter and to review its masks. Ctrl-C ends it."""
+
+        RUN: tyro.conf.Positional[Path]
+        host: str = "127.0.0.1"
+        """Address to listen on. Any other than this machine's own needs --token."""
+        port: int = 8765
+        """0: any that is free."""
+        token: str | None = None
+        """A secret of at least 16 characters that the page is opened with."""
+
+    parsed = tyro.cli(Serve, args=arguments, prog="tag2mask serve")
+    show_progress()
+    from tag2mask import interrupt, serve
+
+    try:
+        serve.serve(
+            parsed.RUN, parsed.host, parsed.port, parsed.token, lambda address: print(f"open {address}", flush=True)
+        )
+    except KeyboardInterrupt:
+        print("ended; decisions are kept in the run folder")
+    interrupt.end_if_asked()
+    return 0

@@ -1,0 +1,197 @@
+"""What a person decided on the photos of a run: ``RUN/review``.
+
+``decisions.jsonl`` gets one JSON object a decision and is never rewritten; the last line of a photo counts. The masks
+that a person accepted or painted lie in ``masks/<split>/<id>.png`` (index PNG, with ``classes.txt``), those that a
+later decision replaced in ``replaced/<split>/<id>.<revision>.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from tag2mask.data.images import write_index_mask
+from tag2mask.errors import InputError
+from tag2mask.evaluate import write_classes
+from tag2mask.naming import safe_name
+from tag2mask.types import SampleKey
+
+FOLDER = "review"
+Verdict = Literal["accepted", "corrected", "rejected", "withdrawn"]
+"""accepted: the mask as it was shown. corrected: a person painted, or changed the tags. rejected: no mask of use.
+withdrawn: as if nothing had been decided."""
+VERDICTS: dict[str, Verdict] = {name: name for name in get_args(Verdict)}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of ``decisions.jsonl``."""
+
+    split: str
+    id: str
+    decision: Verdict
+    tags: tuple[str, ...] | None  # names of the photo's classes as the person left them; None: nothing was said of them
+    mask: str | None  # the mask's path, relative to ``RUN/review``; None: the decision leaves no mask
+    time: str  # UTC, ISO 8601
+    who: str
+    revision: int  # decisions on this photo so far, this one included
+
+    @property
+    def key(self) -> SampleKey:
+        return self.split, self.id
+
+
+class Conflict(Exception):
+    """Somebody decided on the photo meanwhile."""
+
+    def __init__(self, current: Decision) -> None:
+        super().__init__(f"'{current.id}' was {current.decision} by {current.who or 'somebody'} at {current.time}")
+        self.current = current
+
+
+class Review:
+    """The decisions on a run's photos. Several threads and processes may decide at once.
+
+    Args:
+        run: the run folder. Nothing is made in it before the first decision.
+        classes: of the masks, in the order of their values.
+    """
+
+    def __init__(self, run: Path, classes: tuple[str, ...]) -> None:
+        self.run, self.classes = run, classes
+        self.folder = run / FOLDER
+        self._latest: dict[SampleKey, Decision] = {}
+        self._read = 0  # bytes of the file that are read
+        self._thread = threading.RLock()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "decisions.jsonl"
+
+    def latest(self) -> dict[SampleKey, Decision]:
+        """The last decision on each photo that has one, also of other processes."""
+        with self._thread:
+            self._read_on()
+            return dict(self._latest)
+
+    def of(self, key: SampleKey) -> Decision | None:
+        with self._thread:
+            self._read_on()
+            return self._latest.get(key)
+
+    def mask_path(self, key: SampleKey) -> Path | None:
+        """Where the mask that a person accepted or painted lies; None where there is none."""
+        decision = self.of(key)
+        return None if decision is None or decision.mask is None else self.folder / decision.mask
+
+    def decide(
+        self,
+        key: SampleKey,
+        verdict: Verdict,
+        *,
+        mask: np.ndarray | None = None,
+        tags: tuple[str, ...] | None = None,
+        who: str = "",
+        revision: int = 0,
+    ) -> Decision:
+        """Keep a decision, and its mask ``[height width]`` uint8, which is on the disk before the decision is.
+
+        Args:
+            revision: of the photo's decision that the person saw, 0 for none.
+
+        Raises:
+            Conflict: there is another one by now; nothing is written.
+            InputError: the run folder is gone, or the disk is full.
+        """
+        import filelock
+
+        self.check_run()
+        self.folder.mkdir(exist_ok=True)
+        with self._thread, filelock.FileLock(self.folder / ".lock"):
+            before = self.of(key)
+            if before is not None and before.revision != revision:
+                raise Conflict(before)
+            self._put_aside(before)
+            at = None if mask is None else self._write_mask(key, mask)
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            number = 1 if before is None else before.revision + 1
+            self._append(Decision(*key, verdict, tags, at, now, who, number))
+            self._read_on()
+            return self._latest[key]
+
+    def check_run(self) -> None:
+        """
+        Raises:
+            InputError: the run folder is not there any more.
+        """
+        if not (self.run / "run.json").is_file():
+            raise InputError(f"the run folder {self.run} is gone: nothing can be kept until it is back where it was")
+
+    def _put_aside(self, before: Decision | None) -> None:
+        """The mask of a decision that does not count any more."""
+        if before is None or before.mask is None or not (self.folder / before.mask).exists():
+            return
+        place = self.folder / "replaced" / f"{safe_name(before.split)}/{safe_name(before.id)}.{before.revision}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / before.mask).replace(place)
+
+    def _write_mask(self, key: SampleKey, mask: np.ndarray) -> str:
+        split, name = safe_name(key[0]), safe_name(key[1])
+        path = self.folder / "masks" / split / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        of_split = self.folder / "masks" / split
+        if not (of_split / "classes.txt").exists():
+            write_classes(of_split, self.classes)
+        write_index_mask(path, mask)
+        return path.relative_to(self.folder).as_posix()
+
+    def _append(self, decision: Decision) -> None:
+        with self.path.open("ab+") as file:
+            cut = file.tell() > 0 and _last_byte(file) != b"\n"  # by a kill; the line is left out when read
+            file.write(b"\n" * cut + json.dumps(asdict(decision)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read_on(self) -> None:
+        """Take in whole lines that were written since."""
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read:  # another file in its place
+                    self._read = 0
+                    self._latest.clear()
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            decision = _decision(line)
+            if decision is not None:
+                self._latest[decision.key] = decision
+
+
+def _last_byte(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def _decision(line: bytes) -> Decision | None:
+    """None for a line that is no decision, as one cut by a kill."""
+    try:
+        content = json.loads(line)
+        values: dict[str, Any] = {f.name: content[f.name] for f in fields(Decision)}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if values["decision"] not in VERDICTS:
+        return None
+    if values["tags"] is not None:
+        values["tags"] = tuple(values["tags"])
+    return Decision(**values)

@@ -1,0 +1,75 @@
+"""Held-out photos of a method's training: which, and how well their tags are predicted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from tag2mask import compute
+from tag2mask.backbones import Backbone
+from tag2mask.errors import listed
+from tag2mask.localize import Localizer, LocalizeSettings, batches_by
+from tag2mask.plan.context import Context
+from tag2mask.protocols import PredictsTags
+from tag2mask.stages.networks import feature_store
+from tag2mask.train import TagPrecision, hold_out, tag_precision
+from tag2mask.types import Dataset, Sample, label_vector
+
+log = logging.getLogger("tag2mask")
+
+
+def without_held_out(context: Context) -> tuple[Dataset, list[Sample]]:
+    """The photos that the method learns from, and those that are held out."""
+    s, samples = context.settings, context.train.samples
+    held = set(hold_out([sample.labels for sample in samples], s.held_out, s.seed)) if s.held_out else set()
+    learnt = context.train.with_samples([sample for i, sample in enumerate(samples) if i not in held])
+    return learnt, [samples[i] for i in sorted(held)]
+
+
+def check_tags(context: Context, method: nn.Module, backbone: Backbone, held: list[Sample]) -> dict[str, Any]:
+    """Say, and give for the manifest, how well the tags of the held-out photos are predicted."""
+    if not held or not isinstance(method, PredictsTags):
+        return {}
+    scores = _tag_scores(context, method.eval(), backbone, held)
+    tags = torch.stack([label_vector(sample.labels or frozenset(), len(context.classes)) for sample in held])
+    rows = tag_precision(scores.numpy(), tags.numpy() > 0, context.classes)
+    mean = sum(row.average_precision for row in rows) / len(rows)
+    log.info("tags of %d held-out photos: mean average precision %.2f", len(held), mean)
+    if missed := [f"{row.name} ({row.average_precision:.2f})" for row in rows if not row.learnt]:
+        log.warning(
+            "not learnt from its tags: %s. Its maps and masks mean little: train longer (--epochs), add photos of it, "
+            "or check its tags",
+            listed(missed),
+        )
+    return {"held_out": [asdict(row) for row in rows]}
+
+
+def precision_rows(manifest: dict[str, Any]) -> list[TagPrecision]:
+    """What :func:`check_tags` left in a manifest."""
+    return [TagPrecision(**row) for row in manifest.get("held_out", ())]
+
+
+@torch.inference_mode()
+def _tag_scores(context: Context, method: nn.Module, backbone: Backbone, held: list[Sample]) -> torch.Tensor:
+    """``[photos classes]``, each photo whole, at the size of training views (or of its stored features)."""
+    assert isinstance(method, PredictsTags)
+    s, store = context.settings, feature_store(context, backbone)
+    side = s.augment.size if store is None else s.localize.long_side
+    views = LocalizeSettings(long_side=side, scales=(1.0,), flip=False, precision=s.localize.precision)
+    localizer = Localizer(method, method.traits, backbone, views, len(context.classes), store)
+    if store is not None:
+        store.fill(held, lambda sample: localizer.views(context.size(sample)))
+    scores: dict[tuple[str, str], torch.Tensor] = {}
+    grouped = batches_by(held, lambda x: localizer.group(context.size(x)), None, localizer.device)
+    for samples in grouped:
+        inputs = [localizer.read(sample, context.size(sample))[0] for sample in samples]
+        nothing = torch.zeros(len(samples), len(context.classes), device=localizer.device)
+        batch = localizer.batch(samples, inputs, flip=False, labels=nothing)
+        with compute.autocast(s.localize.precision, localizer.device):
+            found = method.tag_scores(batch).float().cpu()
+        scores |= {sample.key: row for sample, row in zip(samples, found, strict=True)}
+    return torch.stack([scores[sample.key] for sample in held])

@@ -1,0 +1,88 @@
+"""A refined mask that outgrows the maps is not believed: the photo keeps the unrefined one, and a report says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tag2mask.errors import InputError
+from tag2mask.files import read_jsonl
+from tag2mask.pseudo import PseudoSettings, decide, decide_refined
+from tag2mask.recipes import RECIPES, recipe
+from world import SMALL, manifest, run
+
+
+def covering(share: float) -> Tensor:
+    """Probabilities of background and one class, which wins on this share of 10 x 10 pixels."""
+    foreground = torch.full((100,), 0.2)
+    foreground[: round(100 * share)] = 0.9
+    return torch.stack([1 - foreground, foreground]).unflatten(1, (10, 10))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "limit", "believed"),
+    [
+        (0.4, 0.6, 1.5, True),
+        (0.4, 0.61, 1.5, False),  # the refiner floods the photo
+        (0.4, 1.0, 0.0, True),  # always believed
+        (0.4, 0.05, 1.5, True),  # cut back
+        (0.4, 0.0, 1.5, True),
+        (0.0, 0.1, 1.5, False),  # from nothing
+        (0.0, 0.0, 1.0, True),
+    ],
+)
+def test_growth_is_limited_and_shrinking_is_not(before: float, after: float, limit: float, believed: bool) -> None:
+    settings = PseudoSettings(max_growth=limit)
+    mask, found = decide_refined("x", (3,), covering(before), covering(after), settings)
+    assert found == believed
+    expected = decide("x", (3,), covering(after if believed else before), settings)
+    np.testing.assert_array_equal(mask.mask, expected.mask)
+
+
+def test_undecided_pixels_are_no_area_of_objects() -> None:
+    """Where the refiner only makes sure of what was unsure, objects grow, and the unsure mask is kept."""
+    unsure = covering(0.4)
+    unsure[:, 1:] = 0.5
+    settings = PseudoSettings(margin=0.1, max_growth=1.5)
+    assert decide_refined("x", (0,), unsure, covering(0.1), settings)[1]
+    assert not decide_refined("x", (0,), unsure, covering(0.4), settings)[1]
+
+
+def test_a_factor_below_one_is_none() -> None:
+    with pytest.raises(InputError, match=r"--pseudo\.max-growth is 0\.5: give a factor of at least 1, or 0"):
+        PseudoSettings(max_growth=0.5)
+
+
+def masks(out: Path, stage: str = "masks") -> dict[str, np.ndarray]:
+    return {path.stem: np.asarray(Image.open(path)) for path in (out / stage).glob("*.png")}
+
+
+def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path) -> None:
+    runs = {
+        "limited": ("--pseudo.max-growth", "1"),
+        "refined": ("--pseudo.max-growth", "0"),
+        "bare": ("--refine", "none"),
+    }
+    for name, flags in runs.items():
+        assert run("label", world, "--out", tmp_path / name, *SMALL, "--threshold", "0.8", *flags) == 0
+    limited, refined, bare = (masks(tmp_path / name) for name in runs)
+    kept = {r["id"] for r in read_jsonl(tmp_path / "limited" / "masks" / ".stage" / "records.jsonl") if "refined" in r}
+    grown = {name for name in bare if (refined[name] > 0).sum() > (bare[name] > 0).sum()}
+    assert kept == grown and 0 < len(kept) < 9, "some grow, some do not"
+    for name in limited:
+        np.testing.assert_array_equal(limited[name], (bare if name in kept else refined)[name])
+    assert manifest(tmp_path / "limited", "masks")["unrefined"] == len(kept)
+    said = f"{len(kept)} of the 9 masks: the refined mask was much larger than its scores say"
+    assert said in (tmp_path / "limited" / "report.html").read_text()
+    assert "the refined mask was much larger" not in (tmp_path / "refined" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if "/" in n or n in ("eps", "smaf")])
+def test_refined_masks_are_always_believed_in_the_papers_recipes(name: str) -> None:
+    small = name.endswith("-small") or name == "ppl/agree"
+    assert small or recipe(name).pseudo.max_growth == 0

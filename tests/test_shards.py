@@ -1,0 +1,169 @@
+"""Shards of predict and label: the same bytes as without, each with its manifest, and what merge says of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tag2mask import shards
+from tag2mask.errors import InputError
+from tag2mask.shards import Shard
+from world import SMALL, fails, manifest, run
+
+LABEL = [*SMALL, "--refine", "none"]
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run. Read only."""
+    out = tmp_path_factory.mktemp("shards") / "run"
+    assert run("train", world, "--out", out, *LABEL, "--relabel.rounds", "0") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Masks by one call."""
+    out = tmp_path_factory.mktemp("whole") / "masks"
+    assert run("predict", finished, world / "images", "--out", out) == 0
+    return masks(out)
+
+
+def masks(folder: Path) -> dict[str, bytes]:
+    found = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    assert found
+    return found
+
+
+def test_three_shards_make_what_one_call_makes(
+    finished: Path, world: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks"
+    command = ["predict", finished, world / "images", "--out", out, "--shard"]
+    for number in (3, 1):
+        assert run(*command, f"{number}/3") == 0
+    said = fails(capsys, "merge", out)
+    assert "1 of 3 shards" in said and "--shard 2/3" in said
+    assert len(masks(out)) == 8
+    assert run(*command, "2/3") == 0
+    assert masks(out) == whole and (out / "classes.txt").exists()
+    capsys.readouterr()
+    assert run("merge", out) == 0
+    assert capsys.readouterr().out == f"12 masks in {out}\n"
+    assert len(list((out / ".shards").glob("*.json"))) == 3
+
+
+def test_what_merge_finds_wrong(
+    finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = shutil.copytree(world / "images", tmp_path / "images")
+    (images / "cut.png").write_bytes((images / "photo00.png").read_bytes()[:200])
+    out = tmp_path / "masks"
+    assert "holds no finished shard" in fails(capsys, "merge", tmp_path / "nothing")
+    for number in (1, 2):
+        assert run("predict", finished, images, "--out", out, "--shard", f"{number}/2") == 0
+    capsys.readouterr()
+    assert run("merge", out) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and said[0].startswith("set aside: ") and "cut" in said[0] and "12 masks" in said[1]
+    (out / "photo03.png").unlink()
+    assert "1 of 12 masks are missing" in fails(capsys, "merge", out)
+    assert run("predict", finished, images, "--out", out, "--shard", "1/3") == 0
+    assert "shards of 2 and of 3, which overlap (1/2, 2/2)" in fails(capsys, "merge", out)
+    (out / ".shards" / "1-of-3.json").unlink()
+    (images / "photo99.png").write_bytes((images / "photo00.png").read_bytes())
+    assert "are others than when shards were made" in fails(capsys, "merge", out)
+    assert run("predict", finished, images, "--out", out, "--shard", "1/2") == 0
+    assert "shards 1 and 2" in fails(capsys, "merge", out)
+    assert run("predict", finished, images, "--out", out, "--shard", "2/2", "--refine", "par") == 0
+    assert "different runs or settings" in fails(capsys, "merge", out)
+
+
+def test_masks_that_are_there_are_kept_unless_they_are_of_something_else(
+    finished: Path, world: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    assert run("predict", finished, world / "images", "--out", out) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    (out / "photo02.png").unlink()
+    (out / "photo05.png").write_bytes(b"")
+    assert run("predict", finished, world / "images", "--out", out) == 0
+    assert masks(out) == whole
+    kept = {path.name for path in out.glob("*.png") if path.stat().st_mtime_ns == before[path.name]}
+    assert kept.isdisjoint({"photo02.png", "photo05.png"}) and kept  # a batch is made together
+    assert run("predict", finished, world / "images", "--out", out, "--refine", "par") == 0
+    assert not any(path.stat().st_mtime_ns == before[path.name] for path in out.glob("*.png"))
+
+
+def test_shards_label_what_one_run_labels(
+    finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Train once, then every stage by shards; the last to finish a stage concludes it."""
+    out = tmp_path / "run"
+    command = ["label", world, "--out", out, *LABEL, "--relabel.rounds", "0"]
+    assert "needs the stage 'method'" in fails(capsys, *command, "--shard", "1/1")
+    assert run(*command, "--until", "method") == 0
+    assert not (out / "maps").exists() and not (out / "report.html").exists()
+    assert "run `tag2mask label`" in fails(capsys, "merge", out)
+    capsys.readouterr()
+    assert run(*command, "--shard", "1/2") == 0
+    assert "shard 1/2 is done, 1 others are not" in capsys.readouterr().out
+    assert "1 of 2 shards" in fails(capsys, "merge", out)
+    assert run(*command, "--shard", "2/2") == 0  # concludes the maps, and does its share of the masks
+    assert run(*command, "--shard", "1/2") == 0
+    assert f"all masks are in {out / 'masks'}" in capsys.readouterr().out
+    assert run("merge", out) == 0
+    assert f"9 masks in {out / 'masks'}" in capsys.readouterr().out
+    assert masks(out / "masks") == masks(finished / "masks")
+    records = [(folder / "masks" / ".stage" / "records.jsonl").read_bytes() for folder in (out, finished)]
+    assert records[0] == records[1] and manifest(out, "masks")["threshold"] == manifest(finished, "masks")["threshold"]
+    written = {path: path.stat().st_mtime_ns for path in (out / "masks").glob("*.png")}
+    assert run(*command) == 0  # scores and report
+    assert (out / "report.html").exists()
+    assert written == {path: path.stat().st_mtime_ns for path in (out / "masks").glob("*.png")}
+
+
+def test_two_launches_of_a_shard_and_of_other_settings(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with shards.held(out, Shard(1, 2)):
+        said = fails(capsys, "label", world, "--out", out, *LABEL, "--shard", "1/2")
+        assert "with other settings" in said  # nobody knows of which
+        assert f"shards of {out} are being worked on (1/2)" in fails(capsys, "label", world, "--out", out, *LABEL)
+    assert "needs the stage 'method'" in fails(capsys, "label", world, "--out", out, *LABEL, "--shard", "1/1")
+    with shards.held(out, Shard(1, 2)):
+        assert "shard 1/2" in fails(capsys, "label", world, "--out", out, *LABEL, "--shard", "1/2")
+        other = fails(capsys, "label", world, "--out", out, *LABEL, "--shard", "2/2", "--seed", "1")
+        assert "with other settings are being worked on (1/2)" in other
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3", "-1/2", ""])
+def test_a_shard_that_is_none(text: str) -> None:
+    with pytest.raises(InputError, match=f"--shard {text}"):
+        Shard.of(text)
+
+
+def test_more_shards_than_photos(
+    finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails(capsys, "predict", finished, world / "images", "--out", tmp_path / "x", "--shard", "1/13")
+    assert "there are 12 photos" in said
+
+
+def test_shares_are_all_there_is() -> None:
+    items = list(range(11))
+    shares = [Shard(number, 4).own(items) for number in range(1, 5)]
+    assert sorted(x for share in shares for x in share) == items and Shard().own(items) is items
+
+
+def test_a_file_is_newer(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    now = time.time_ns()
+    os.utime(tmp_path / "a", ns=(now, now))
+    assert shards.is_newer(tmp_path / "a", now - 1) and not shards.is_newer(tmp_path / "a", now)
+    assert not shards.is_newer(tmp_path / "b", 0)
