@@ -19,7 +19,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "--tags FILE": "where the tags are, if not where the layout has them",
         "--negatives drop": "leave out photos that show none of the classes; they teach background otherwise",
         "--truth DIR": "true masks, only to measure",
-        "--saliency DIR": "saliency maps, for methods that learn from them",
+        "--saliency DIR": "saliency maps, for methods that learn from them; auto: made by a packaged network",
     },
     "how objects are found": {
         "--recipe NAME": "a named set of settings (tag2mask list recipes); quick is a third of the time",
@@ -35,7 +35,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "--refine NAMES": "crf, par, none, or several in turn (tag2mask list refiners)",
     },
     "the segmenter": {
-        "--segmenter NAME": "deeplab-largefov, deeplab-v2, smp:unet, ... (tag2mask list segmenters)",
+        "--segmenter NAME": "decoder, deeplab-v2, smp:unet, ... (tag2mask list segmenters)",
         "--relabel.rounds N": "how often it relabels its training photos and goes on",
         "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects",
     },
