@@ -24,7 +24,7 @@ from tag2mask.errors import InputError
 from tag2mask.exchange import format_of
 from tag2mask.plan.folder import Run
 from tag2mask.review import Conflict, Review
-from tag2mask.serve import order, pixels, security
+from tag2mask.serve import answers, order, pixels, security
 from tag2mask.serve.queue import address
 from world import CLASSES, SMALL, fails, run
 
@@ -120,6 +120,12 @@ def test_other_machines_need_a_token():
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
+def test_any_text_can_be_answered():
+    said = answers.Json({"id": "\udcff", "class": "ü<b>"}).body
+    assert json.loads(said) == {"id": "\udcff", "class": "ü<b>"}
+    assert "%5Cudcff" in answers.download(b"", "\udcff", "image/png").headers["content-disposition"]
+
+
 def test_the_port_is_in_use(small_run, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -212,8 +218,8 @@ def test_an_upload_and_its_mask(page: Served):
     mask = page.get(f"/api/uploads/{row['key']}/prediction").array
     assert mask.shape == (50, 70) and sorted({int(v) - 1 for v in np.unique(mask)} - {-1}) == row["tags"]
     drawn = np.tile(np.array([0, 1, 2, 255, 1], np.uint8), 700)
-    saved = page.post(f"/api/uploads/{row['key']}/mask.png?name=my%20photo.png", drawn.tobytes())
-    assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''my%20photo.png"
+    saved = page.post(f"/api/uploads/{row['key']}/mask.png", drawn.tobytes())
+    assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''mask.png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(saved.content))).ravel(), drawn)
 
 

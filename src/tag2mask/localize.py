@@ -26,6 +26,8 @@ from tag2mask.settings import NOT_NEGATIVE, DecidesNothing, Range, check_values
 from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector, normalise
 from tag2mask.views import View, padded_size, padding, stack_padded, views, without_padding
 
+SMALLER = "give a smaller --localize.long-side or smaller --scales"
+
 
 @dataclass(frozen=True)
 class LocalizeSettings:
@@ -109,10 +111,12 @@ class Localizer:
 
         Args:
             sizes: (height, width) of each photo.
-            inputs: what :meth:`read` gave of each.
+            inputs: what :meth:`read` gave of each; of one without tags nothing is needed.
         """
         photos = list(zip(samples, sizes, inputs, strict=True))
-        return compute.by_halves(self._localize, photos, "give a smaller --localize.long-side or smaller --scales")
+        tagged = [photo for photo in photos if photo[0].labels]
+        maps = iter(compute.by_halves(self._localize, tagged, SMALLER) if tagged else ())
+        return [next(maps) if sample.labels else no_maps(sample, size) for sample, size, _ in photos]
 
     def _localize(self, photos: Sequence[tuple[Sample, tuple[int, int], Sequence[Tensor]]]) -> list[LocalizationMaps]:
         samples, views = [sample for sample, _, _ in photos], [self.views(size) for _, size, _ in photos]
@@ -201,6 +205,11 @@ def covered(probabilities: Tensor, labels: Tensor) -> list[float]:
 def normalise_maps(raw: Tensor) -> Tensor:
     """``[... rows columns]`` at least 0, to [0, 1] by the maximum of each map; an all-zero map stays zero."""
     return raw / (raw.amax((-2, -1), keepdim=True) + 1e-5)
+
+
+def no_maps(sample: Sample, size: tuple[int, int]) -> LocalizationMaps:
+    """Of a photo that shows none of the classes."""
+    return LocalizationMaps(sample.id, (), np.zeros((0, 1, 1), np.float16), size)
 
 
 def present_maps(sample: Sample, raw: Tensor, size: tuple[int, int], share: float | None = None) -> LocalizationMaps:

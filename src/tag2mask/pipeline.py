@@ -26,6 +26,7 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
+from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
 from tag2mask.stages.photos import RECORD
@@ -108,6 +109,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     processes.join()
     surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
+    checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
@@ -143,7 +145,8 @@ def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tup
     Raises:
         InputError: what is wrong first, of the data set or of the settings.
     """
-    settings = replace(settings, data=settings.data.absolute())
+    start = None if settings.start_from is None else settings.start_from.absolute()
+    settings = replace(settings, data=settings.data.absolute(), start_from=start)
     checks.check_names(settings)
     surveyed = doctor.survey(path.absolute(), settings.data)
     doctor.refuse_errors(surveyed.findings)
@@ -203,15 +206,24 @@ def write_report(execution: Execution) -> Path:
     """
     from tag2mask import passport, report, summary
 
+    check_finished(execution)
+    path = execution.run.folder / "report.html"
+    report.render(summary.report_data(execution), path)
+    write_json(execution.run.folder / "passport.json", passport.passport(execution))
+    return path
+
+
+def check_finished(execution: Execution) -> None:
+    """Whether there are masks and scores of what is there now.
+
+    Raises:
+        InputError: not all stages are done, or they were made of other photos, tags or settings.
+    """
     if not {"masks", "scores"} <= execution.folders.keys():
         raise InputError(
             f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run "
             "its command again (`tag2mask plan` says what has changed)"
         )
-    path = execution.run.folder / "report.html"
-    report.render(summary.report_data(execution), path)
-    write_json(execution.run.folder / "passport.json", passport.passport(execution))
-    return path
 
 
 def reopen(run: Run) -> Execution:
@@ -241,6 +253,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
+            **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
         }
     )

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tag2mask.cli.flags import show_progress, spell_out
+from tag2mask.cli import exchange
+from tag2mask.cli.flags import say, show_progress, spell_out
 
 if TYPE_CHECKING:
     from tag2mask.evaluate import Scores
@@ -82,12 +83,37 @@ def predict(arguments: list[str]) -> int:
     parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
     show_progress()
     from tag2mask import prediction, processes
+    from tag2mask.progress import tell
     from tag2mask.shards import Shard
 
     shard = Shard.of(parsed.shard)
     written = prediction.predict(parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard)
     if processes.is_main():
-        print(f"{len(written)} masks in {parsed.out}")
+        tell("result", masks=str(parsed.out), photos=len(written))
+        say(f"{len(written)} masks in {parsed.out}")
+    return 0
+
+
+def saliency(arguments: list[str]) -> int:
+    import tyro
+
+    from tag2mask.data import DataSettings
+
+    @dataclasses.dataclass(frozen=True)
+    class Saliency:
+        """A saliency map of every photo, by a packaged network that was trained with masks (extra `saliency`)."""
+
+        DATA: tyro.conf.Positional[Path]
+        out: Path
+        """Folder for the maps: grey PNG, one a photo under its id, bright where something stands out. `DATA/saliency`
+        is found by itself, another one by --saliency."""
+        data: DataSettings = DataSettings()
+
+    parsed = tyro.cli(Saliency, args=spell_out(arguments), prog="tag2mask saliency")
+    show_progress()
+    from tag2mask.saliency import make_saliency_maps
+
+    print(f"{len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data))} saliency maps in {parsed.out}")
     return 0
 
 
@@ -117,13 +143,17 @@ def merge(arguments: list[str]) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
+    if "--check" in arguments:
+        return exchange.check([argument for argument in arguments if argument != "--check"])
     import json
 
     import tyro
 
     @dataclasses.dataclass(frozen=True)
     class Evaluate:
-        """A folder of index masks against another: PASCAL mIoU from one confusion matrix."""
+        """A folder of index masks against another: PASCAL mIoU from one confusion matrix.
+
+        `tag2mask evaluate RUN --check` measures a run on corrected masks (`tag2mask import`)."""
 
         PREDICTED: tyro.conf.Positional[Path]
         TRUTH: tyro.conf.Positional[Path]

@@ -68,6 +68,9 @@ class RunSettings:
     relabel_train: TrainSettings = TrainSettings(epochs=5.0, learning_rate=2.5e-4)
     """Of each round on relabelled masks; it goes on from the weights of the round before."""
     inference: InferenceSettings = InferenceSettings()
+    start_from: Annotated[Path | None, DecidesNothing()] = None
+    """A finished run whose weights every training starts from, for the share of the epochs that the share of new photos
+    is, but at least one (`--from`); what decides is what lies there, as a fact."""
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0
     """Of all random numbers."""
     oracle_masks: Annotated[bool, DecidesNothing()] = False

@@ -50,6 +50,7 @@ def html(data: ReportData) -> str:
             for training, losses in data.curves.items()
         ],
         sweep=None if data.sweep is None else sweep_chart(data.sweep),
+        risk=[line_chart(split, points, smoothed=False) for split, points in data.risk.items()],
         settings=flat_settings(data.settings),
         seconds=sum(stage.seconds for stage in data.stages),
     )

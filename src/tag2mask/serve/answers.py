@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,8 +27,15 @@ class Refused(Exception):
         self.status = status
 
 
-def error(status: int, message: str, **more: Any) -> JSONResponse:
-    return JSONResponse({"error": message, **more}, status)
+class Json(JSONResponse):
+    """JSON in ASCII: ids may hold bytes that are no text, which UTF-8 cannot carry."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+
+def error(status: int, message: str, **more: Any) -> Json:
+    return Json({"error": message, **more}, status)
 
 
 def array(values: np.ndarray, **more: object) -> Response:
@@ -59,7 +67,7 @@ async def body(request: Request, limit: int, what: str) -> bytes:
     return b"".join(parts)
 
 
-def explained(exception: Exception) -> JSONResponse:
+def explained(exception: Exception) -> Json:
     """The answer to any exception; the server goes on."""
     if isinstance(exception, Refused):
         return error(exception.status, str(exception))

@@ -45,15 +45,16 @@ def need_of(execution: Execution, stages: Sequence[StageFolder]) -> Mapping[Samp
 
 def _scored(execution: Execution, made_of: str) -> Mapping[SampleKey, float]:
     needs = need.scores(execution)
-    write_json(
-        execution.run.folder / FILE,
-        {"made of": made_of, "needs": [[*key, round(score, 4)] for key, score in needs.items()]},
-    )
+    kept = {"made of": made_of, "needs": [[*key, round(score, 4)] for key, score in needs.items()]}
+    try:
+        write_json(execution.run.folder / FILE, kept)
+    except (InputError, OSError) as error:  # a run may be looked at where nothing can be written
+        log.info("the order of photos is not kept: %s", error)
     return needs
 
 
 def _in_background(execution: Execution, made_of: str) -> None:
     try:
         _scored(execution, made_of)
-    except (InputError, OSError) as error:
+    except (InputError, OSError) as error:  # the run is gone, or damaged
         log.info("the order of photos stays as it is: %s", error)

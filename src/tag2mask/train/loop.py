@@ -91,6 +91,7 @@ class _Training:
         set_seed(seed)
         steps = Steps(source, settings.batch_size, seed, processes.rank(), processes.world())
         per_epoch = len(steps.batches_of(0))
+        settings = settings.resolved(per_epoch)
         count = settings.steps(per_epoch)
         assert isinstance(task, Trainable)
         channels_last(task.to(accelerator.device))

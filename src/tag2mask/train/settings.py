@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from tag2mask import compute
-from tag2mask.errors import InputError
 from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values
 
 AUTO_EPOCHS = 5.0
@@ -61,15 +60,26 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_values(self, "train")
-        if self.epochs == "auto" and self.milestones:
-            raise InputError("--train.milestones are epochs: give the number of epochs, too (--train.epochs)")
+
+    def resolved(self, per_epoch: int) -> TrainSettings:
+        """The same, with a number of epochs; ``per_epoch`` are steps."""
+        return replace(self, epochs=max(AUTO_EPOCHS, AUTO_STEPS / per_epoch)) if self.epochs == "auto" else self
 
     def steps(self, per_epoch: int) -> int:
         """Of a training whose epochs have so many."""
-        if self.epochs == "auto":
-            return max(round(AUTO_EPOCHS * per_epoch), AUTO_STEPS)
-        return max(1 if self.epochs else 0, round(self.epochs * per_epoch))
+        epochs = self.resolved(per_epoch).epochs
+        assert epochs != "auto"
+        return max(1 if epochs else 0, round(epochs * per_epoch))
 
     def times(self, factor: float) -> TrainSettings:
         """The same training, so many times as long; of auto, of its epochs."""
         return replace(self, epochs=factor * (AUTO_EPOCHS if self.epochs == "auto" else self.epochs))
+
+    def shortened(self, share: float, photos: int) -> tuple[float, TrainSettings]:
+        """Its epochs over so many photos, and the same training for that share of them, but at least one epoch (never
+        longer than it is)."""
+        per_epoch = max(1, round(photos / self.batch_size))
+        usual = self.steps(per_epoch) / per_epoch if self.epochs == "auto" else self.epochs
+        epochs = min(usual, max(1.0, share * usual))
+        factor = epochs / usual if usual else 1.0
+        return usual, replace(self, epochs=epochs, milestones=tuple(m * factor for m in self.milestones))

@@ -163,7 +163,7 @@ async function download() {
   const item = current();
   if (!item) return;
   try {
-    const response = await post(`${item.url}/mask.png?name=${encodeURIComponent(item.row.id)}`, item.shown);
+    const response = await post(`${item.url}/mask.png`, item.shown);
     const name = item.row.id.split("/").pop().replace(item.row.upload ? /\.[^.]*$/ : /$^/, "");
     saveBlob(await response.blob(), `${name || "mask"}.png`);
   } catch (error) {
