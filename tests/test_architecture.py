@@ -32,7 +32,8 @@ LEVELS = [
     {"checks", "passport", "summary"},
     {"pipeline", "prediction"},
     {"compare", "export"},
-    {"serve"},
+    {"corrections", "deploy"},
+    {"cvat", "serve"},
     {"cli"},
     {"__main__"},
 ]
@@ -173,6 +174,17 @@ def test_only_evaluate_opens_truth() -> None:
         if any(c.startswith(("read_", "images.read", "Image.open")) for c in calls)
     }
     assert openers == {"evaluate/truth.py"}, readers
+
+
+def test_corrected_masks_reach_no_stage() -> None:
+    """What reads them is used by what takes them in and measures, and by commands."""
+    graph = imports(SOURCE)
+    users = {
+        package(module)
+        for module, others in graph.items()
+        if any(package(other) in ("exchange", "corrections") for other in others)
+    }
+    assert users == {"exchange", "export", "corrections", "cvat", "cli"}
 
 
 def test_training_code_cannot_name_truth() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; `__getattr__` does it when the program runs
-    from tag2mask.data import load
+    from tag2mask.deploy import load
     from tag2mask.errors import InputError
     from tag2mask.evaluate import evaluate_folders
     from tag2mask.pipeline import label, train
@@ -26,7 +26,7 @@ _MODULES = {
     "predict": "tag2mask.prediction",
     "RunSettings": "tag2mask.recipes",
     "recipe": "tag2mask.recipes",
-    "load": "tag2mask.data",
+    "load": "tag2mask.deploy",
     "evaluate_folders": "tag2mask.evaluate",
     "InputError": "tag2mask.errors",
 }

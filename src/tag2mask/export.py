@@ -13,7 +13,7 @@ from typing import Any
 from tag2mask import exchange, pipeline
 from tag2mask.errors import InputError, unknown
 from tag2mask.exchange.photos import About, MaskedPhoto, ScoreTable, shared_root
-from tag2mask.files import read_jsonl, whole_folder, write_json
+from tag2mask.files import read_jsonl, whole_folder
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.plan.photos import read_records
@@ -99,7 +99,7 @@ def export(
         notes = [*form.write(folder, photos, about)]
         left_out = len(source.dataset) - len(having)
         notes += [f"{left_out} photos have no mask and are left out"] if left_out else []
-        write_json(folder / "export.json", {"to": to, "what": what, "first": first, "notes": notes, **_of(about)})
+        (folder / "export.txt").write_text(_described(to, what, first, notes, about), encoding="utf-8")
     ids = None if limit is None else [sample.id for sample, _ in chosen]
     _remember(run, {"to": to, "what": what, "first": first, "ids": ids})
     return [f"{len(chosen)} photos in {out}, {first} first, with their scores in {table.path.name}", *notes]
@@ -151,8 +151,9 @@ def _version(source: Source) -> str:
     return f"tag2mask {__version__} {source.execution.settings.method} {source.name} {source.stage.key[:8]}"
 
 
-def _of(about: About) -> dict[str, Any]:
-    return {"classes": list(about.classes), "model": about.version, "photos": str(about.root)}
+def _described(to: str, what: str, first: str, notes: Sequence[str], about: About) -> str:
+    lines = [f"{what} as {to}, {first} photos first", f"model: {about.version}", f"photos: {about.root}"]
+    return "\n".join([*lines, "classes: " + ", ".join(about.classes), *notes]) + "\n"
 
 
 def _remember(run: Run, entry: Mapping[str, Any]) -> None:

@@ -151,6 +151,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there and not empty: nothing is written over; give another --out, or remove it")
+    made = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     # beside its goal, as deep: relative paths in it stay right
     inside = out.with_name(f".{out.name[:100]}.{os.getpid()}.writing")
@@ -163,3 +164,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
         inside.replace(out)
     finally:
         shutil.rmtree(inside, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds what was written
+                folder.rmdir()

@@ -206,15 +206,24 @@ def write_report(execution: Execution) -> Path:
     """
     from tag2mask import passport, report, summary
 
+    check_finished(execution)
+    path = execution.run.folder / "report.html"
+    report.render(summary.report_data(execution), path)
+    write_json(execution.run.folder / "passport.json", passport.passport(execution))
+    return path
+
+
+def check_finished(execution: Execution) -> None:
+    """Whether there are masks and scores of what is there now.
+
+    Raises:
+        InputError: not all stages are done, or they were made of other photos, tags or settings.
+    """
     if not {"masks", "scores"} <= execution.folders.keys():
         raise InputError(
             f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run "
             "its command again (`tag2mask plan` says what has changed)"
         )
-    path = execution.run.folder / "report.html"
-    report.render(summary.report_data(execution), path)
-    write_json(execution.run.folder / "passport.json", passport.passport(execution))
-    return path
 
 
 def reopen(run: Run) -> Execution:

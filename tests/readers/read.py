@@ -39,8 +39,6 @@ def labelme(folder: Path) -> Iterator[Layer]:
     from labelme._label_file import read_label_file
 
     for path in sorted(folder.rglob("*.json")):
-        if path.name == "export.json":
-            continue
         content = read_label_file(str(path))
         declared = json.loads(path.read_text())
         for shape in content.shapes:

@@ -28,17 +28,21 @@ tag2mask: image tags in, pixel masks out.
   tag2mask saliency DATA --out DIR                   saliency maps of the photos (train, label: --saliency auto)
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
+  tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
+                                                     yolo, voc, png; or the segmenter itself: onnx, bundle
+  tag2mask import RUN CORRECTED --from FORMAT        take corrected masks back, to measure on them:
+  tag2mask evaluate RUN --check                      mean IoU on corrected masks, with its interval
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
                                                      the same photos, spread over seeds, intervals, minutes
-  tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
-                                                     yolo, voc, png
   tag2mask report RUN                                write RUN/report.html again
   tag2mask serve RUN                                 a page: try photos, review and correct masks
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
+  tag2mask completion bash|zsh|fish                  a script that completes commands and flags in the shell
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
 
-`tag2mask COMMAND --help` shows every setting. DATA is a folder with images/ and tags.csv (image,tags), one folder per
-class, VOC's layout, or COCO's.
+`tag2mask COMMAND --help` shows its settings; for train and label the first of them, `--help-all` every one. `--quiet`
+shows errors alone; `--json` (train, label, demo, predict) one event a line. DATA is a folder with images/ and tags.csv
+(image,tags), one folder per class, VOC's layout, or COCO's.
 """
 
 SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share
@@ -103,7 +107,10 @@ def fail_for_all(message: str) -> int:
 
 
 def fail(message: str) -> int:
-    """Print the one line of an error; its exit code."""
+    """Print the one line of an error; its exit code. Programs that asked for events get one, too."""
+    from tag2mask.cli.flags import tell_error
+
+    tell_error(message)
     encoding = sys.stderr.encoding or "utf-8"
     print(f"tag2mask: {message}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
     return 2
@@ -111,7 +118,7 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import exchange, lists, runs, serving, tools
+    from tag2mask.cli import completion, exchange, lists, runs, serving, tools
 
     return {
         "demo": runs.demo,
@@ -123,12 +130,14 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "merge": tools.merge,
         "saliency": tools.saliency,
         "evaluate": tools.evaluate,
-        "compare": tools.compare,
         "export": exchange.export,
+        "import": exchange.take_back,
+        "compare": tools.compare,
         "report": tools.report,
         "serve": serving.serve,
         "list": lists.list_names,
         "download": tools.download,
+        "completion": lambda arguments: completion.completion(arguments, commands()),
     }
 
 
@@ -152,4 +161,6 @@ def dispatch(arguments: list[str]) -> int:
             processes.join()
         elif not processes.place().is_main:
             return 0  # the main process does it
-    return table[arguments[0]](arguments[1:])
+    from tag2mask.cli.flags import choose_output
+
+    return table[arguments[0]](choose_output(arguments[0], arguments[1:]))

@@ -1,9 +1,13 @@
-"""`export`: what leaves a run."""
+"""`export`, `import` and `evaluate --check`: masks leave a run, come back corrected, and measure it."""
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from tag2mask.cli.flags import show_progress
+
+if TYPE_CHECKING:
+    from tag2mask.corrections import Check
 
 
 def export(arguments: list[str]) -> int:
@@ -16,7 +20,7 @@ def export(arguments: list[str]) -> int:
 
         RUN: tyro.conf.Positional[Path]
         to: str
-        """Format (`tag2mask list formats`)."""
+        """Format (`tag2mask list formats`); or onnx, bundle: the segmenter itself."""
         out: Path
         """New or empty folder."""
         what: str = "masks"
@@ -31,7 +35,82 @@ def export(arguments: list[str]) -> int:
 
     p = tyro.cli(Export, args=arguments, prog="tag2mask export")
     show_progress()
+    if p.to == "bundle":
+        from tag2mask.deploy import write_bundle
+
+        print(f"bundle in {write_bundle(p.RUN, p.out)}: tag2mask.load opens it, README.md is its model card")
+        return 0
+    if p.to == "onnx":
+        from tag2mask.deploy.onnx import write_onnx
+
+        difference = write_onnx(p.RUN, p.out)
+        print(f"model.onnx and predict.py in {p.out}; its logits differ from torch's by {difference:.1g} at most")
+        return 0
     from tag2mask.export import export as write
 
     print("\n".join(write(p.RUN, p.to, p.out, p.what, p.first, p.limit, p.image_root)))
     return 0
+
+
+def take_back(arguments: list[str]) -> int:
+    """Corrected masks become truth of a run, for measuring."""
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Import:
+        """Take masks that people corrected or accepted into a run, to measure on them.
+
+        `tag2mask evaluate RUN --check` measures. They decide nothing that is trained."""
+
+        RUN: tyro.conf.Positional[Path]
+        CORRECTED: tyro.conf.Positional[Path]
+        form: Annotated[str, tyro.conf.arg(name="from")]
+        """Format (`tag2mask list formats`)."""
+        what: str = "masks"
+        """Of which masks they are corrections: masks or predictions."""
+        accepted: bool = False
+        """A person saw every photo in it: those that are unchanged are right. Label Studio says so itself."""
+
+    p = tyro.cli(Import, args=arguments, prog="tag2mask import")
+    show_progress()
+    from tag2mask.corrections import import_corrections
+
+    taken = import_corrections(p.RUN, p.CORRECTED, p.form, p.what, p.accepted)
+    print(f"{taken.photos} corrected masks in {taken.folder}, {taken.changed} of them changed")
+    if taken.unchanged:
+        print(f"{taken.unchanged} came back unchanged and are left out: --accepted if a person saw and accepted them")
+    return 0
+
+
+def check(arguments: list[str]) -> int:
+    """A run measured on corrected masks."""
+    import json
+
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Check:
+        """A run's masks and predictions measured on the corrected masks that were imported: PASCAL mIoU with the 95 %
+        interval of a bootstrap over photos."""
+
+        RUN: tyro.conf.Positional[Path]
+        json: bool = False
+        """Print JSON."""
+
+    p = tyro.cli(Check, args=arguments, prog="tag2mask evaluate --check")
+    from tag2mask.corrections import check as measure
+
+    checks = measure(p.RUN)
+    if p.json:
+        print(json.dumps([one.to_json() for one in checks], indent=1))
+    else:
+        print("\n\n".join(map(_said, checks)))
+    return 0
+
+
+def _said(check: "Check") -> str:
+    found = check.mean_iou
+    between = "no interval from one photo" if found is None else f"95 % between {found.low:.1f} and {found.high:.1f}"
+    iou = ", ".join(f"{n} {v:.1f}" for n, v in zip(check.scores.class_names, check.scores.iou.tolist(), strict=True))
+    lines = [check.title, f"mean IoU {check.scores.mean_iou:.1f}, {between} ({iou})", *check.remarks]
+    return "\n".join(lines)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 # short flag -> the setting it stands for
 SHORT = {
@@ -92,9 +94,10 @@ def show_progress() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     own = logging.getLogger("tag2mask")
     main = is_main()
-    own.setLevel(logging.INFO if main else logging.ERROR)  # of several processes one speaks
-    own.handlers, own.propagate = [_ConsoleHandler()], False
-    progress.show(main)
+    own.setLevel(logging.ERROR if not main else logging.WARNING if _how == "quiet" else logging.INFO)
+    own.handlers, own.propagate = [_EventHandler() if _how == "json" else _ConsoleHandler()], False
+    progress.show(main and _how != "quiet")
+    progress.listen(tell_json if main and _how == "json" else None)
 
 
 def is_main() -> bool:
@@ -102,6 +105,45 @@ def is_main() -> bool:
     from tag2mask import processes
 
     return processes.place().is_main
+
+
+COMMANDS_WITH_EVENTS = ("train", "label", "demo", "predict")
+
+_how: Literal["all", "quiet", "json"] = "all"
+
+
+def choose_output(command: str, arguments: list[str]) -> list[str]:
+    """The arguments without ``--quiet`` and, for commands with a run's progress, ``--json``; they say what
+    :func:`show_progress` shows."""
+    global _how
+    own = ["--quiet", *(["--json"] if command in COMMANDS_WITH_EVENTS else [])]
+    given = [argument for argument in arguments if argument in own]
+    _how = "json" if "--json" in given else "quiet" if given else "all"
+    return [argument for argument in arguments if argument not in own]
+
+
+def tell_json(event: dict[str, Any]) -> None:
+    """One JSON object a line on standard output, at once; never half a line, whatever the log does."""
+    print(json.dumps(event, default=str), flush=True)
+
+
+def say(text: str) -> None:
+    """A result in words, for people."""
+    if _how == "all":
+        print(text)
+
+
+def tell_error(message: str) -> None:
+    """The event of an error, where events are wanted."""
+    if _how == "json":
+        tell_json({"event": "error", "message": message})
+
+
+class _EventHandler(logging.Handler):
+    """The log as events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell_json({"event": "log", "level": record.levelname.lower(), "message": self.format(record)})
 
 
 class _ConsoleHandler(logging.Handler):

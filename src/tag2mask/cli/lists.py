@@ -91,4 +91,8 @@ def _segmenters() -> dict[str, str]:
 def _formats() -> dict[str, str]:
     from tag2mask.exchange import FORMATS
 
-    return {name: entry.line for name, entry in FORMATS.items()}
+    models = {
+        "onnx": "the segmenter for ONNX Runtime, any size and number of photos (export only)",
+        "bundle": "the segmenter as safetensors, JSON and model card, for tag2mask.load (export only)",
+    }
+    return {**{name: entry.line for name, entry in FORMATS.items()}, **models}

@@ -8,8 +8,11 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from tag2mask.cli.flags import SHORT, show_progress, spell_out, take
+from tag2mask.cli.flags import SHORT, say, show_progress, spell_out, take
+from tag2mask.cli.help import first_screen
 from tag2mask.errors import InputError
+from tag2mask.files import read_object
+from tag2mask.progress import tell
 
 
 def parse_run(arguments: list[str], command: str, recipe_name: str = "default") -> tuple[Path, Path, Any]:
@@ -18,7 +21,7 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
 
     from tag2mask import methods, recipes
 
-    arguments = spell_out(arguments)
+    arguments = spell_out(["--help" if argument == "--help-all" else argument for argument in arguments])
     settings = recipes.recipe(take(arguments, "--recipe", recipe_name))
     settings = recipes.with_method(settings, take(arguments, "--method", settings.method))
     own = methods.flag(settings.method)  # the method's own settings get flags of the method's name: --cam.dropout
@@ -47,6 +50,9 @@ def train(arguments: list[str], recipe_name: str = "default") -> int:
 
 def _of_each_seed(command: Literal["train", "label"], arguments: list[str], recipe_name: str = "default") -> int:
     """One run, or with `--seeds 0,1,2` one of each in RUN/seed-K, compared at the end where there is truth."""
+    if {"-h", "--help"} & set(arguments):
+        print(first_screen(command), end="")
+        return 0
     seeds = _seeds(arguments)
     path, out, settings = parse_run(arguments, command, recipe_name)
     show_progress()
@@ -55,6 +61,7 @@ def _of_each_seed(command: Literal["train", "label"], arguments: list[str], reci
     work = pipeline.train if command == "train" else pipeline.label
     if not seeds:
         work(path, out, settings)
+        tell("result", **_result(out))
         return 0
     folders = [out / f"seed-{seed}" for seed in seeds]
     for seed, folder in zip(seeds, folders, strict=True):
@@ -67,11 +74,20 @@ def _of_each_seed(command: Literal["train", "label"], arguments: list[str], reci
     try:
         comparison = compare(folders)
     except InputError as error:
-        print(f"{len(folders)} runs in {out}, not compared: {error}")
+        say(f"{len(folders)} runs in {out}, not compared: {error}")
+        tell("result", runs=[str(folder) for folder in folders])
         return 0
     render(comparison, out / "compare.html")
-    print(f"{comparison.to_text()}\ncomparison: {out / 'compare.html'}")
+    tell("result", runs=[str(folder) for folder in folders], comparison=str(out / "compare.html"))
+    say(f"{comparison.to_text()}\ncomparison: {out / 'compare.html'}")
     return 0
+
+
+def _result(out: Path) -> dict[str, Any]:
+    """Where a run's results lie, and its mean IoU by stage where there was truth."""
+    scores = read_object(out / "scores" / "scores.json") or {}
+    measured = {name: of["mean_iou"] for name, of in scores.items() if isinstance(of, dict) and "mean_iou" in of}
+    return {"run": str(out), "report": str(out / "report.html"), "mean_iou": measured}
 
 
 def _seeds(arguments: list[str]) -> list[int]:
@@ -121,6 +137,9 @@ def demo(arguments: list[str]) -> int:
 
 def plan(arguments: list[str]) -> int:
     """What `train` would do with these settings: what is done, what is made anew and because of which setting."""
+    if {"-h", "--help"} & set(arguments):
+        print(first_screen("plan"), end="")
+        return 0
     path, out, settings = parse_run(arguments, "plan")
     from tag2mask import pipeline
 

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tag2mask.cli.flags import show_progress, spell_out
+from tag2mask.cli import exchange
+from tag2mask.cli.flags import say, show_progress, spell_out
 
 if TYPE_CHECKING:
     from tag2mask.evaluate import Scores
@@ -82,12 +83,14 @@ def predict(arguments: list[str]) -> int:
     parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
     show_progress()
     from tag2mask import prediction, processes
+    from tag2mask.progress import tell
     from tag2mask.shards import Shard
 
     shard = Shard.of(parsed.shard)
     written = prediction.predict(parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard)
     if processes.is_main():
-        print(f"{len(written)} masks in {parsed.out}")
+        tell("result", masks=str(parsed.out), photos=len(written))
+        say(f"{len(written)} masks in {parsed.out}")
     return 0
 
 
@@ -140,13 +143,17 @@ def merge(arguments: list[str]) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
+    if "--check" in arguments:
+        return exchange.check([argument for argument in arguments if argument != "--check"])
     import json
 
     import tyro
 
     @dataclasses.dataclass(frozen=True)
     class Evaluate:
-        """A folder of index masks against another: PASCAL mIoU from one confusion matrix."""
+        """A folder of index masks against another: PASCAL mIoU from one confusion matrix.
+
+        `tag2mask evaluate RUN --check` measures a run on corrected masks (`tag2mask import`)."""
 
         PREDICTED: tyro.conf.Positional[Path]
         TRUTH: tyro.conf.Positional[Path]

@@ -89,7 +89,9 @@ def _pixels(entry: dict[str, Any], size: tuple[int, int], path: Path) -> np.ndar
         if isinstance(drawn, list):
             drawn = masks.merge(masks.frPyObjects(drawn, *size))
         elif isinstance(drawn["counts"], list):
-            drawn = masks.frPyObjects(drawn, *drawn["size"])
+            if sum(drawn["counts"]) != size[0] * size[1]:
+                raise ValueError(f"runs over {sum(drawn['counts'])} pixels")
+            drawn = masks.frPyObjects(drawn, *size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' own arrays under NumPy 2
             return masks.decode(drawn).astype(bool)

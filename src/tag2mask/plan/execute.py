@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask import compute, interrupt, processes
+from tag2mask import compute, interrupt, processes, progress
 from tag2mask.errors import DamagedArtefact, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
@@ -187,6 +187,7 @@ def opened(execution: Execution, stage: Stage, *, tidy: bool = True) -> tuple[st
 def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
     """Do what is missing of a stage whose folder is open, and mark it done."""
     began = time.monotonic()
+    progress.tell("stage", state="begins", name=stage.name, title=stage.title)
     try:
         with processes.together():
             manifest = _work(stage, execution.context(stage, folder), execution.settings.workers)
@@ -196,6 +197,8 @@ def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
     peak = max(processes.exchange(compute.peak_memory_gb()))
     processes.from_main(lambda: folder.finish(seconds=0, peak_memory_gb=round(peak, 2), **manifest))
     note = manifest.get("note", "")
+    seconds = round(time.monotonic() - began, 1)
+    progress.tell("stage", state="ends", name=stage.name, photos=manifest["count"], note=note, seconds=seconds)
     log.info(
         "%s: %d photos%s (%.1f min)",
         stage.title,
@@ -217,7 +220,7 @@ def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
 def lacking(stage: Stage, context: Context) -> str:
     """What a stage's manifest promises and is not there, in words."""
     if isinstance(stage, TrainingStage):
-        return "" if _whole(context.folder.model) else "the model is missing or damaged"
+        return "" if is_whole(context.folder.model) else "the model is missing or damaged"
     assert isinstance(stage, PhotoStage)
     files = [name for name in stage.files if not context.folder.as_written(name)]
     gone = listed([*files, *(sample.id for sample in missing(stage, context))])
@@ -226,7 +229,7 @@ def lacking(stage: Stage, context: Context) -> str:
     return f"new or changed photos: {gone}" if stage.stamp is not None else f"missing or damaged: {gone}"
 
 
-def _whole(model: Path) -> bool:
+def is_whole(model: Path) -> bool:
     """Whether a safetensors file is as long as its header says; its numbers are looked at when it is loaded."""
     from safetensors import SafetensorError, safe_open
 

@@ -47,6 +47,7 @@ class PseudoSettings:
     """How scores become masks. Nothing here is set on ground truth."""
 
     background: Literal["power", "constant", "saliency", "saliency-rule"] = "power"
+    """What stands for background: power or constant (from the maps), saliency maps, or a fixed rule on these."""
     threshold: Annotated[float | None, Range(above=0, below=1)] = None
     """Score in (0, 1) at which a class beats the background. None: by `rule`, from the maps."""
     rule: Literal["auto", "between", "otsu", "li"] = "auto"

@@ -91,11 +91,11 @@ class Predictor:
         scores_of = self.photos(sizes, [views for _, views in inputs])
         return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, scores_of, strict=True)]
 
-    def decided(
+    def refined(
         self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None
-    ) -> tuple[np.ndarray, float]:
-        """The index mask ``[height width]`` of one photo's pixels and probabilities, refined, and one less the mean of
-        the best label's probability; for a thread behind.
+    ) -> tuple[Tensor, np.ndarray | None]:
+        """Probabilities ``[labels height width]`` of one photo's pixels and probabilities, refined; and the value of
+        each label in a mask, None: its number. For a thread behind.
 
         Args:
             tags: classes that the photo shows, the others are switched off; None: not known, any may be there.
@@ -107,12 +107,18 @@ class Predictor:
             values = pseudo.mask_values(present)
         if self.refiner is not None and len(probabilities) > 1:
             probabilities = segment.refined(pixels, probabilities, self.refiner)
-        mask = pseudo.index_mask(probabilities)
-        return mask if values is None else values[mask], float(1 - probabilities.amax(0).mean())
+        return probabilities, values
 
     def mask(self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None) -> np.ndarray:
-        """The mask alone, as of :meth:`decided`."""
-        return self.decided(output, tags)[0]
+        """The index mask ``[height width]`` of that."""
+        probabilities, values = self.refined(output, tags)
+        mask = pseudo.index_mask(probabilities)
+        return mask if values is None else values[mask]
+
+    def decided(self, output: tuple[np.ndarray, Tensor]) -> tuple[np.ndarray, float]:
+        """The index mask, and one less the mean of the best label's probability."""
+        probabilities, _ = self.refined(output)
+        return pseudo.index_mask(probabilities), float(1 - probabilities.amax(0).mean())
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:

@@ -1,0 +1,233 @@
+"""Corrected masks come back to their run: measured honestly, never trained on, bad ones refused whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tag2mask import corrections
+from tag2mask.data.images import read_index_mask, write_index_mask
+from tag2mask.errors import InputError
+from tag2mask.evaluate import Scores
+from tag2mask.exchange import FORMATS
+from test_exchange import submit
+from world import SMALL, fails, keys, run, stamps
+
+QUICK = [*SMALL, "--refine", "none", "--inference.refine", "none", "--relabel.rounds", "0"]
+
+
+@pytest.fixture(scope="module")
+def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("corrections") / "run"
+    assert run("train", world, "--out", out, *QUICK) == 0
+    return out
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def exported(copy: Path, out: Path, form: str = "png", *flags: object) -> Path:
+    assert run("export", copy, "--to", form, "--out", out, *flags) == 0
+    return out
+
+
+def correct(folder: Path, world: Path, ids: list[str]) -> None:
+    """A person replaces the masks of some photos by the truth."""
+    for id_ in ids:
+        write_index_mask(folder / f"{id_}.png", read_index_mask(world / "masks" / f"{id_}.png"))
+
+
+def test_a_check_is_the_mean_iou_of_the_corrected_photos(
+    copy: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against a slow bootstrap of its own; photos that came back as they left are not counted."""
+    out, ids = exported(copy, tmp_path / "out"), ["photo00", "photo01", "photo04"]
+    correct(out, world, ids)
+    capsys.readouterr()
+    assert run("import", copy, out, "--from", "png") == 0
+    said = capsys.readouterr().out
+    assert "3 corrected masks" in said and "6 came back unchanged" in said and "--accepted" in said
+    assert run("evaluate", copy, "--check", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    of_photos = [
+        Scores.of(read_index_mask(world / "masks" / f"{i}.png"), read_index_mask(copy / "masks" / f"{i}.png"),
+                  ("disc", "bar"))
+        for i in ids
+    ]  # fmt: skip
+    total = of_photos[0] + of_photos[1] + of_photos[2]
+    assert found["photos"] == 3 and abs(found["mean_iou"] - total.mean_iou) < 1e-3
+    drawn = np.random.default_rng(5)
+    means = []
+    for _ in range(3000):
+        a, b, c = (of_photos[i] for i in drawn.integers(0, 3, 3))
+        means.append((a + b + c).mean_iou)
+    assert np.allclose(found["interval"], np.percentile(means, [2.5, 97.5]), atol=2.0)
+    assert any("no random choice" in line for line in found["remarks"])
+    assert any("3 photos say little" in line for line in found["remarks"])
+
+
+def test_a_random_choice_that_came_back_whole_speaks_for_all(
+    copy: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = exported(copy, tmp_path / "out", "png", "--first", "random", "--limit", 4)
+    ids = [path.stem for path in out.glob("*.png")]
+    correct(out, world, ids[:-1])
+    assert run("import", copy, out, "--from", "png") == 0
+    assert any("no random choice" in r for c in corrections.check(copy) for r in c.remarks), "one did not come back"
+    assert run("import", copy, out, "--from", "png", "--accepted") == 0
+    (check,) = corrections.check(copy)
+    assert check.scores.photos == 4 and not any("no random choice" in remark for remark in check.remarks)
+    other = next(path.stem for path in (copy / "masks").glob("*.png") if path.stem not in ids)
+    more = exported(copy, tmp_path / "more")
+    correct(more, world, [other])
+    assert run("import", copy, more, "--from", "png") == 0
+    assert any("no random choice" in r for c in corrections.check(copy) for r in c.remarks), "one was chosen by hand"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_comes_back(form: str, copy: Path, tmp_path: Path) -> None:
+    """Unchanged: accepted, the run's own masks are right; polygons nearly."""
+    out = exported(copy, tmp_path / "out", form)
+    if form == "label-studio":
+        submit(out)
+    assert run("import", copy, out, "--from", form, "--accepted") == 0
+    (check,) = corrections.check(copy)
+    assert check.scores.photos == 9
+    decided = check.scores.decided_mean_iou
+    assert decided > 99 or (form == "yolo" and decided > 60), decided
+
+
+def test_the_latest_correction_of_a_photo_counts_and_who_made_it_is_kept(
+    copy: Path, world: Path, tmp_path: Path
+) -> None:
+    out = exported(copy, tmp_path / "out")
+    write_index_mask(out / "photo02.png", np.full((48, 72), 2, np.uint8))
+    assert run("import", copy, out, "--from", "png") == 0
+    correct(out, world, ["photo02"])
+    assert run("import", copy, out, "--from", "png") == 0
+    latest = corrections.corrections(corrections.Run(copy, existing=True), ("disc", "bar"))
+    truth = read_index_mask(world / "masks" / "photo02.png")
+    assert np.array_equal(read_index_mask(latest["train", "photo02"].path), truth)
+    tasks = exported(copy, tmp_path / "tasks", "label-studio")
+    submit(tasks)
+    assert run("import", copy, tasks / "tasks.json", "--from", "label-studio") == 0
+    content = json.loads((copy / "corrections" / "003" / "corrections.json").read_text())
+    assert content["from"] == "label-studio" and content["photos"][0]["who"] == "user 1" and content["when"]
+
+
+def test_predictions_are_corrected_and_checked_apart(copy: Path, world: Path, tmp_path: Path) -> None:
+    out = exported(copy, tmp_path / "out", "png", "--what", "predictions")
+    correct(out, world, ["photo09", "photo10", "photo11"])
+    assert run("import", copy, out, "--from", "png", "--what", "predictions") == 0
+    (check,) = corrections.check(copy)
+    measured = json.loads((copy / "scores" / "scores.json").read_text())["predictions"]
+    assert check.scores.photos == 3 and abs(check.scores.mean_iou - measured["mean_iou"]) < 1e-3
+    assert not any("random" in remark for remark in check.remarks), "all photos are no choice"
+
+
+def test_corrections_decide_nothing(copy: Path, world: Path, tmp_path: Path) -> None:
+    """The same command after an import does nothing, and keys are what they were."""
+    before = keys(copy)
+    out = exported(copy, tmp_path / "out")
+    correct(out, world, ["photo00", "photo01"])
+    assert run("import", copy, out, "--from", "png") == 0
+    when = {name: time for name, time in stamps(copy).items() if "/" in name}
+    assert run("train", world, "--out", copy, *QUICK) == 0
+    assert keys(copy) == before
+    assert {name: time for name, time in stamps(copy).items() if "/" in name} == when
+
+
+# --- what goes wrong
+
+
+def test_corrections_that_do_not_fit_are_one_line_and_leave_nothing(
+    copy: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = exported(copy, tmp_path / "out")
+
+    def refused(word: str, *flags: object) -> None:
+        assert word in fails(capsys, "import", copy, out, "--from", "png", *flags)
+        assert not (copy / "corrections").exists()
+
+    refused("--accepted")  # nothing was changed
+    correct(out, world, ["photo00"])
+    refused("is no photo of predictions", "--what", "predictions")
+    write_index_mask(out / "photo01.png", np.zeros((10, 10), np.uint8))
+    refused("10x10")
+    write_index_mask(out / "photo01.png", np.full((48, 72), 3, np.uint8))
+    refused("the value 3")
+    Image.new("RGB", (72, 48)).save(out / "photo01.png")
+    refused("colour image")
+    (out / "photo01.png").unlink()
+    write_index_mask(out / "stranger.png", np.zeros((48, 72), np.uint8))
+    refused("stranger is no photo")
+    (out / "stranger.png").unlink()
+    (out / "classes.txt").write_text("bar\ndisc\n")
+    refused("other classes")
+    (out / "classes.txt").unlink()
+    (out / "deeper").mkdir()
+    shutil.copy(out / "photo00.png", out / "deeper" / "photo00.png.png")
+    refused("both the photo")
+    assert "not a run folder" in fails(capsys, "import", world, out, "--from", "png")
+    assert "format" in fails(capsys, "import", copy, out, "--from", "pngg")
+    assert "no corrected masks" in fails(capsys, "evaluate", copy, "--check")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "content", "word"),
+    [
+        ("coco", "x.json", "[1]", "not a COCO"),
+        ("coco", "x.json", "{", "not valid JSON"),
+        ("coco", "x.json", '{"images": [{"id": 1, "file_name": "photo00.png", "height": 48, "width": 72}], '
+         '"categories": [{"id": 7, "name": "cat"}], '
+         '"annotations": [{"image_id": 1, "category_id": 7, "segmentation": [[0, 0, 9, 0, '
+         '9, 9]]}]}', "class 'cat'"),
+        ("coco", "x.json", '{"images": [{"id": 1, "file_name": "photo00.png", "height": 48, "width": 72}], '
+         '"categories": [{"id": 7, "name": "bar"}], '
+         '"annotations": [{"image_id": 1, "category_id": 7, "segmentation": {"size": [48, '
+         '72], "counts": [1, 2]}}]}', "no segmentation"),
+        ("label-studio", "x.json", '{"a": 1}', "no list of tasks"),
+        ("label-studio", "x.json", '[{"data": {"image": "photo00.png"}}]', "seen by nobody"),
+        ("label-studio", "x.json", '[{"data": {"image": "photo00.png"}, "annotations": [{"result": [{"type": '
+         '"brushlabels", "original_width": 72, "original_height": 48, "value": {"rle": [1, 2], "brushlabels": '
+         '["bar"]}}]}]}]', "cannot be read"),
+        ("cvat", "x.xml", "<annotations", "no XML"),
+        ("cvat", "x.xml", "<html/>", "no file of CVAT"),
+        ("cvat", "x.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "document type"),
+        ("cvat", "x.xml", '<annotations><image name="photo00.png" width="72" height="48"><mask label="bar" rle="1, 2" '
+         'left="0" top="0" width="5" height="5"/></image></annotations>', "cannot be read"),
+        ("cvat", "x.xml", '<annotations><image name="photo00.png" width="72" height="48"><mask label="bar" rle="0, 25" '
+         'left="70" top="0" width="5" height="5"/></image></annotations>', "reaches out"),
+        ("labelme", "x.json", '{"shapes": []}', "not a file of labelme"),
+        ("labelme", "x.json", '{"imageHeight": 48, "imageWidth": 72, "imagePath": "photo00.png", "shapes": [{"label": '
+         '"bar", "points": [[0, 0], [1, 1]], "shape_type": "line"}]}', "no area"),
+        ("voc", "x.txt", "", "SegmentationClass"),
+        ("yolo", "x.txt", "", "no photos"),
+        ("png", "x.txt", "", "no PNG"),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_what_they_are_said_to_be(
+    form: str, name: str, content: str, word: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert word in fails(capsys, "import", trained, tmp_path, "--from", form, "--accepted")
+    assert not (trained / "corrections").exists()
+
+
+def test_corrections_of_another_version_or_of_other_classes(copy: Path, world: Path, tmp_path: Path) -> None:
+    out = exported(copy, tmp_path / "out")
+    correct(out, world, ["photo00"])
+    assert run("import", copy, out, "--from", "png") == 0
+    manifest = copy / "corrections" / "001" / "corrections.json"
+    content = json.loads(manifest.read_text())
+    for change, word in (({"version": 9}, "another version"), ({"classes": ["bar", "disc"]}, "other classes|classes")):
+        manifest.write_text(json.dumps({**content, **change}))
+        with pytest.raises(InputError, match=word):
+            corrections.check(copy)
