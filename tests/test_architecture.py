@@ -30,7 +30,7 @@ LEVELS = [
     {"stages"},
     {"checks", "summary"},
     {"pipeline", "prediction"},
-    {"compare", "export", "need"},
+    {"compare", "export", "need", "ray_engine"},
     {"serve"},
     {"cli"},
     {"__main__"},

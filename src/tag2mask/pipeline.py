@@ -241,6 +241,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
             "sessions": before.get("sessions", []),
+            "examined": before.get("examined"),
         }
     )
 
