@@ -17,7 +17,7 @@ import uvicorn
 
 from tag2mask import pipeline
 from tag2mask.plan.folder import Run
-from tag2mask.serve import app, listening
+from tag2mask.serve import app, listening, security
 
 OWN = {"X-Tag2mask": "1"}
 
@@ -70,7 +70,13 @@ class Served:
 
 @contextlib.contextmanager
 def served(run: Path, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Served]:
-    page = app.build(pipeline.reopen(Run(run, existing=True)), host, token)
+    execution = pipeline.reopen(Run(run, existing=True))
+    with started(app.guarded(app.Page(execution), host, token)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(page: security.Guard) -> Iterator[Served]:
     with listening("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(page, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

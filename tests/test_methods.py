@@ -45,8 +45,12 @@ class Broken(Cam):
             return type(losses)({"classification": self.classifier.weight.square().sum()})
         return losses
 
+    def tag_scores(self, batch):
+        scores = super().tag_scores(batch)
+        return scores + batch.labels if self.fault == "tags" and not self.training else scores
+
     def localize(self, batch):
-        maps = self.score_maps(batch)
+        maps = super().score_maps(batch)
         if self.fault == "transposed":
             return maps.relu().transpose(2, 3)
         if self.fault == "batch":
@@ -56,6 +60,7 @@ class Broken(Cam):
 
 FAULTS = {
     "": None,
+    "tags": "predicted tags depend on the tags",
     "padding": "the valid region changes nothing",
     "nan": "loss classification is not finite",
     "detached": "no gradient reaches the backbone",

@@ -69,7 +69,7 @@ def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path
         "bare": ("--refine", "none"),
     }
     for name, flags in runs.items():
-        assert run("label", world, "--out", tmp_path / name, *SMALL, "--threshold", "0.4", *flags) == 0
+        assert run("label", world, "--out", tmp_path / name, *SMALL, "--threshold", "0.8", *flags) == 0
     limited, refined, bare = (masks(tmp_path / name) for name in runs)
     kept = {r["id"] for r in read_jsonl(tmp_path / "limited" / "masks" / ".stage" / "records.jsonl") if "refined" in r}
     grown = {name for name in bare if (refined[name] > 0).sum() > (bare[name] > 0).sum()}

@@ -5,6 +5,7 @@ r"""Which photos need a person first: signs, without truth, that a mask is wrong
   quality that the field trusts most without truth.
 * *Uncertainty*: one less the mean of the best label's probability over the photo.
 * *Missing*: a class that the photo is tagged with and its mask does not show.
+* *Classes*: how many the photo is tagged with; borders between objects are what tags say least about.
 
 Each is turned into ranks among the photos of its split, and a photo's need is the mean of its ranks: the signs have
 different units, and only the order is asked for.
@@ -16,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tag2mask import summary
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.photos import read_records
 from tag2mask.stages import names
@@ -44,7 +44,7 @@ def scores(execution: Execution) -> dict[SampleKey, float]:
 
 def signs(execution: Execution) -> list[tuple[list[Sample], Signs]]:
     """The photos of each split that have a mask, and their signs."""
-    last = summary.final_masks(execution)
+    last = names.last_masks(execution.settings, execution.folders)
     found = [_of_stage(execution, last, execution.data.train.samples, _other_answer(execution, last))]
     if execution.data.val is not None and "predictions" in execution.folders:
         found.append(_of_stage(execution, "predictions", execution.data.val.samples, None))
@@ -74,7 +74,8 @@ def _of_stage(
     found = {"uncertainty": np.array([float(r.get("uncertainty", 0)) for r in of_photos])}
     if of_photos and "missing_classes" in of_photos[0]:
         found["missing"] = np.array([float(len(r["missing_classes"])) for r in of_photos])
-    if other is not None:
+    if other is not None:  # tags are known
+        found["classes"] = np.array([float(len(sample.labels or ())) for sample in having])
         found["disagreement"] = np.array([1 - dice(masks.if_any(s), other(s)) for s in having])
     return having, {name: values for name, values in found.items() if np.ptp(values) > 0} if having else {}
 

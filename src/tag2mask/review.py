@@ -27,7 +27,7 @@ FOLDER = "review"
 Verdict = Literal["accepted", "corrected", "rejected", "withdrawn"]
 """accepted: the mask as it was shown. corrected: a person painted, or changed the tags. rejected: no mask of use.
 withdrawn: as if nothing had been decided."""
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+VERDICTS: dict[str, Verdict] = {name: name for name in get_args(Verdict)}
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,12 @@ class Review:
         """The last decision on each photo that has one, also of other processes."""
         with self._thread:
             self._read_on()
-            return self._latest
+            return dict(self._latest)
 
     def of(self, key: SampleKey) -> Decision | None:
-        return self.latest().get(key)
+        with self._thread:
+            self._read_on()
+            return self._latest.get(key)
 
     def mask_path(self, key: SampleKey) -> Path | None:
         """Where the mask that a person accepted or painted lies; None where there is none."""
@@ -121,7 +123,8 @@ class Review:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             number = 1 if before is None else before.revision + 1
             self._append(Decision(*key, verdict, tags, at, now, who, number))
-            return self.latest()[key]
+            self._read_on()
+            return self._latest[key]
 
     def check_run(self) -> None:
         """
@@ -184,10 +187,11 @@ def _decision(line: bytes) -> Decision | None:
     """None for a line that is no decision, as one cut by a kill."""
     try:
         content = json.loads(line)
-        values = {f.name: content[f.name] for f in fields(Decision)}
+        values: dict[str, Any] = {f.name: content[f.name] for f in fields(Decision)}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if values["decision"] not in VERDICTS:
         return None
-    tags = values["tags"]
-    return Decision(**values | {"tags": None if tags is None else tuple(tags)})
+    if values["tags"] is not None:
+        values["tags"] = tuple(values["tags"])
+    return Decision(**values)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate, pipeline, summary
+from tag2mask import evaluate, passport, pipeline
 from tag2mask.errors import InputError
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
+from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
 from tag2mask.types import SampleKey
 
@@ -27,7 +28,7 @@ class MeasuredRun:
         confusions: by kind (:data:`WHAT`), ``[photos n n+1]`` int64, as of :class:`tag2mask.evaluate.Scores`.
         photos: by kind, what was measured, in the order of the matrices.
         settings: dotted name to value, without the seed.
-        signals: what it learned from, :func:`tag2mask.summary.signals`.
+        signals: what it learned from, :func:`tag2mask.passport.signals`.
     """
 
     name: str
@@ -56,7 +57,7 @@ def open_run(folder: Path, name: str) -> MeasuredRun:
             f"{folder} holds no finished masks of the photos and tags that are there now: run its command again"
         )
     confusions, photos = {}, {}
-    stages = {"masks": summary.final_masks(execution), "predictions": "predictions"}
+    stages = {"masks": names.last_masks(execution.settings, execution.folders), "predictions": "predictions"}
     for kind, stage in stages.items():
         if stage in execution.folders:
             measured = _measured(execution, stage, kind)
@@ -69,7 +70,7 @@ def open_run(folder: Path, name: str) -> MeasuredRun:
     settings = dict(_flat("", described["settings"]))
     seed = int(settings.pop("seed", 0))
     seconds = sum(float(of.manifest()["seconds"]) for of in execution.folders.values())
-    return MeasuredRun(name, execution, confusions, photos, settings, seed, seconds / 60, summary.signals(execution))
+    return MeasuredRun(name, execution, confusions, photos, settings, seed, seconds / 60, passport.signals(execution))
 
 
 def _measured(execution: Execution, stage: str, kind: str) -> list[tuple[SampleKey, np.ndarray]]:

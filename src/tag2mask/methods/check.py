@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.layers.class_references import ComparedWithReferences
-from tag2mask.protocols import ClassMaps, Method, MethodSettings, Segmenter, Traits, UsesReferences
+from tag2mask.protocols import ClassMaps, Method, MethodSettings, PredictsTags, Segmenter, Traits, UsesReferences
 from tag2mask.types import Batch, Losses, Photos, Reference
 
 Build = Callable[[Backbone, int, Any], nn.Module]
@@ -49,6 +49,7 @@ def check_method(build: Build, settings: MethodSettings, backbone: Make) -> None
         check_stored_features_serve_as_well_as_photos,
         check_padding_takes_no_part,
         check_class_maps_serve_references,
+        check_tags_are_predicted_from_the_photo_alone,
         check_a_single_stage_method_segments,
     ):
         check(new, backbone)
@@ -270,6 +271,30 @@ def check_class_maps_serve_references(new: New, backbone: Make) -> None:
         maps = compared.localize(batch)
     absent = batch.labels[:, :, None, None].expand_as(maps) == 0
     assert maps.min() >= 0 and maps.max() <= 1 + 1e-4 and not maps[absent].any(), "maps of references are not in [0, 1]"
+
+
+def check_tags_are_predicted_from_the_photo_alone(new: New, backbone: Make) -> None:
+    """Only of a method that promises ``tag_scores``: they look at no tag, at no other photo, and at no padding."""
+    torch.manual_seed(0)
+    method, batch = new(backbone()).eval(), batch_of(height=32, width=128)
+    if not isinstance(method, PredictsTags):
+        return
+    valid, images = batch.valid.clone(), batch.images.clone()
+    valid[:, :, 64:] = False
+    images[:, :, :, 64:] = 0
+    padded = replace(batch, images=images, valid=valid)
+    noisy = images.clone()
+    noisy[:, :, :, -1:] = 5.0
+    with torch.no_grad():
+        scores = method.tag_scores(batch)
+        alone = method.tag_scores(_one(batch, 1))
+        untagged = method.tag_scores(replace(batch, labels=torch.zeros_like(batch.labels)))
+        pair = [method.tag_scores(replace(padded, images=of)) for of in (images, noisy)]
+    assert scores.shape == (3, CLASSES) and torch.isfinite(scores).all(), f"tag_scores() gives {tuple(scores.shape)}"
+    torch.testing.assert_close(scores[1:2], alone, rtol=1e-3, atol=1e-4, msg="a photo's tags depend on its batch")
+    torch.testing.assert_close(scores, untagged, msg="predicted tags depend on the tags")
+    spread = float((pair[0] - pair[1]).abs().max())
+    assert spread <= 0.1 * float(scores.abs().max()) + 0.05, f"padding changes predicted tags by {spread:.3f}"
 
 
 def check_a_single_stage_method_segments(new: New, backbone: Make) -> None:

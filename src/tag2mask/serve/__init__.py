@@ -1,8 +1,9 @@
 """The page of a run: photos dropped on it are segmented, the run's photos reviewed. One process, one run.
 
-Files: ``queue`` (order), ``photos`` and ``uploads`` (what is asked of a photo), ``segmenting`` (probabilities that are
-kept), ``pixels`` (sizes), ``security`` (who may ask), ``app`` (addresses), ``page/`` (what the browser runs). What a
-person decides is kept by :mod:`tag2mask.review`.
+Files: ``order`` and ``queue`` (which photo comes first), ``photos`` and ``uploads`` (what is asked of a photo),
+``segmenting`` (probabilities that are kept), ``pixels`` (sizes), ``security`` (who may ask), ``app`` (addresses),
+``answers`` (arrays and errors), ``page/`` (what the browser runs). What a person decides is kept by
+:mod:`tag2mask.review`.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def serve(
         from tag2mask import pipeline
         from tag2mask.plan.folder import Run
 
-        page = app.build(pipeline.reopen(Run(Path(run_folder), existing=True)), host, token)
-        config = uvicorn.Config(page, log_level="warning", access_log=False, server_header=False, lifespan="off")
+        page = app.Page(pipeline.reopen(Run(Path(run_folder), existing=True)))
+        config = uvicorn.Config(
+            app.guarded(page, host, token), log_level="warning", access_log=False, server_header=False, lifespan="off"
+        )
         ready(address(host, listener.getsockname()[1], token))
         uvicorn.Server(config).run(sockets=[listener])
 

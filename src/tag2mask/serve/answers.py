@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,8 +27,15 @@ class Refused(Exception):
         self.status = status
 
 
-def error(status: int, message: str, **more: Any) -> JSONResponse:
-    return JSONResponse({"error": message, **more}, status)
+class Json(JSONResponse):
+    """JSON in ASCII: ids may hold bytes that are no text, which UTF-8 cannot carry."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+
+def error(status: int, message: str, **more: Any) -> Json:
+    return Json({"error": message, **more}, status)
 
 
 def array(values: np.ndarray, **more: object) -> Response:
@@ -59,7 +67,7 @@ async def body(request: Request, limit: int, what: str) -> bytes:
     return b"".join(parts)
 
 
-def explained(exception: Exception) -> JSONResponse:
+def explained(exception: Exception) -> Json:
     """The answer to any exception; the server goes on."""
     if isinstance(exception, Refused):
         return error(exception.status, str(exception))
@@ -69,16 +77,14 @@ def explained(exception: Exception) -> JSONResponse:
             409, str(exception), current={"decision": current.decision, "who": current.who, "time": current.time,
                                           "revision": current.revision}
         )  # fmt: skip
-    if isinstance(exception, DamagedArtefact):
-        return error(410, str(exception))
-    if isinstance(exception, InputError):
-        return error(422, str(exception))
-    if isinstance(exception, OSError) and exception.errno in DISK_FULL:
+    system = exception if isinstance(exception, OSError) else exception.__cause__
+    if isinstance(system, OSError) and system.errno in DISK_FULL:
         return error(507, "the disk is full: nothing was kept; free some space and try again")
+    if isinstance(exception, InputError):
+        return error(410 if isinstance(exception, DamagedArtefact) else 422, str(exception))
     if isinstance(exception, OSError):
-        return error(
-            410, f"{exception.filename or 'a file of the run'}: {exception.strerror}; was it moved or deleted?"
-        )
+        gone = "; was it moved or deleted?" if isinstance(exception, FileNotFoundError) else ""
+        return error(410, f"{exception.filename or 'a file of the run'}: {exception.strerror}{gone}")
     log.error("the page met a fault of ours", exc_info=exception)
     return error(500, f"a fault of ours ({type(exception).__name__}): the log of the server says more")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from importlib import resources
@@ -11,14 +12,14 @@ import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from tag2mask import pseudo
 from tag2mask.plan.execute import Execution
 from tag2mask.report.colors import class_colors
 from tag2mask.review import VERDICTS, Review
-from tag2mask.serve.answers import Handler, Refused, answering, array, body, download, error
+from tag2mask.serve.answers import Handler, Json, Refused, answering, array, body, download, error
 from tag2mask.serve.photos import Photos, labels_of
 from tag2mask.serve.pixels import jpeg
 from tag2mask.serve.queue import Queue
@@ -85,7 +86,7 @@ class Page:
 
     async def run(self, request: Request) -> Response:
         classes = self.photos.classes
-        return JSONResponse(
+        return Json(
             {
                 "run": self.execution.run.folder.absolute().name,
                 "classes": classes,
@@ -104,15 +105,15 @@ class Page:
     async def rows(self, request: Request) -> Response:
         start, count = _number(request, "start", 0), min(_number(request, "count", 100), ROWS)
         positions = range(max(start, 0), max(min(start + count, len(self.photos.queue)), 0))
-        return JSONResponse(await run_in_threadpool(lambda: [self.photos.row(position) for position in positions]))
+        return Json(await run_in_threadpool(self.photos.rows, positions))
 
     async def upcoming(self, request: Request) -> Response:
         after, count = _number(request, "after", -1), min(_number(request, "count", 4), 16)
         undecided = request.query_params.get("undecided") == "1"
-        return JSONResponse(await run_in_threadpool(lambda: self.photos.upcoming(after, count, undecided=undecided)))
+        return Json(await run_in_threadpool(lambda: self.photos.upcoming(after, count, undecided=undecided)))
 
     async def row(self, request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.photos.row, self._position(request)))
+        return Json(await run_in_threadpool(self.photos.row, self._position(request)))
 
     async def photo(self, request: Request) -> Response:
         side = _number(request, "side", 0)
@@ -132,13 +133,13 @@ class Page:
 
     async def decide(self, request: Request) -> Response:
         position = self._position(request)
-        verdict = next((known for known in VERDICTS if known == request.query_params.get("verdict")), None)
+        verdict = VERDICTS.get(request.query_params.get("verdict", ""))
         if verdict is None:
             raise Refused(422, f"a decision is one of {', '.join(VERDICTS)}")
         work = await body(request, LABEL_BYTES, "the mask")
         tags, who = self._tags(request), request.query_params.get("who", "")[:80]
         await run_in_threadpool(self.photos.decide, position, verdict, work, tags, who, _number(request, "revision", 0))
-        return JSONResponse({"row": await run_in_threadpool(self.photos.row, position), "counts": self.photos.counts()})
+        return Json({"row": await run_in_threadpool(self.photos.row, position), "counts": self.photos.counts()})
 
     async def photo_png(self, request: Request) -> Response:
         position = self._position(request)
@@ -153,7 +154,7 @@ class Page:
         key, plain, photo = await run_in_threadpool(self.uploads.add, name, content)
         tags = await run_in_threadpool(self.uploads.shown_classes, photo)
         work = list(photo.pixels.shape[:2])
-        return JSONResponse({"key": key, "id": plain, "tags": tags, "size": list(photo.size), "work": work})
+        return Json({"key": key, "id": plain, "tags": tags, "size": list(photo.size), "work": work})
 
     async def uploaded_photo(self, request: Request) -> Response:
         photo = self.uploads.of(request.path_params["key"])
@@ -169,8 +170,7 @@ class Page:
         photo = self.uploads.of(request.path_params["key"])
         work = await body(request, LABEL_BYTES, "the mask")
         labels = labels_of(work, photo.pixels.shape[:2], len(self.photos.classes))
-        name = request.query_params.get("name", "photo").rpartition(".")[0] or "mask"
-        return download(await run_in_threadpool(mask_png, labels, photo.size), f"{name}.png", "image/png")
+        return download(await run_in_threadpool(mask_png, labels, photo.size), "mask.png", "image/png")
 
     async def _predicted(self, request: Request, photo: Callable[[], Segmented]) -> Response:
         tags, refine = self._tags(request), request.query_params.get("refine") == "1"
@@ -204,14 +204,18 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.lstrip("-").isdecimal() and text.isascii() and len(text) < 10 else None
+    return int(text) if re.fullmatch("-?[0-9]{1,9}", text) else None
 
 
-def build(execution: Execution, host: str, token: str | None) -> Guard:
-    """The ASGI application of a run."""
+def guarded(page: Page, host: str = "127.0.0.1", token: str | None = None) -> Guard:
+    """The ASGI application of a page.
+
+    Args:
+        host: that it will be reached at.
+        token: that every request must bring.
+    """
 
     async def unknown(request: Request, exception: Exception) -> Response:
         return error(404, "there is nothing here")
 
-    app = Starlette(routes=Page(execution).routes(), exception_handlers={404: unknown, 405: unknown})
-    return Guard(app, host, token)
+    return Guard(Starlette(routes=page.routes(), exception_handlers={404: unknown, 405: unknown}), host, token)

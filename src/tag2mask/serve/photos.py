@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tag2mask.data.images import read_index_mask
+from tag2mask.errors import InputError
 from tag2mask.plan.execute import Execution
 from tag2mask.review import Decision, Review, Verdict
 from tag2mask.serve import pixels
 from tag2mask.serve.answers import Refused
-from tag2mask.serve.queue import Queue
+from tag2mask.serve.queue import Queue, address
 from tag2mask.serve.segmenting import Segmented, Segmenting
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
@@ -44,43 +46,49 @@ class Photos:
 
     def row(self, position: int) -> dict[str, Any]:
         """What the page shows of a photo in its list."""
+        return self._row(position, self.review.of(self.queue.sample(position).key))
+
+    def rows(self, positions: Iterable[int]) -> list[dict[str, Any]]:
+        latest = self.review.latest()
+        return [self._row(position, latest.get(self.queue.sample(position).key)) for position in positions]
+
+    def _row(self, position: int, decision: Decision | None) -> dict[str, Any]:
         sample, place = self.queue.sample(position), self.queue.places[position]
-        decision = self.review.of(sample.key)
         size = self.queue.size(position)
-        named = decision.tags if decision is not None and decision.tags is not None else None
-        tags = sorted(sample.labels or ()) if named is None else [self.classes.index(t) for t in named]
+        counts = decision if decision is not None and decision.decision != "withdrawn" else None
+        named = None if counts is None or counts.tags is None else set(counts.tags)
+        labels = sample.labels if named is None else {c for c, name in enumerate(self.classes) if name in named}
         return {
             "position": position,
             "key": self.queue.key(position),
             "id": sample.id,
             "split": sample.split,
             "need": round(place.need, 4) if place.need >= 0 else None,
-            "tagged": sample.labels is not None or named is not None,
-            "tags": tags,
+            "tagged": labels is not None,
+            "tags": sorted(labels or ()),
             "size": size,
             "work": pixels.work_size(size),
             "layer": "mask" if place.of_train else "prediction",
-            "decision": None if decision is None or decision.decision == "withdrawn" else decision.decision,
-            "who": "" if decision is None else decision.who,
+            "decision": None if counts is None else counts.decision,
+            "who": "" if counts is None else counts.who,
             "revision": 0 if decision is None else decision.revision,
         }
 
     def upcoming(self, after: int, count: int, *, undecided: bool) -> list[dict[str, Any]]:
         """The next photos of the queue behind a position; with ``undecided`` only those that wait for a decision."""
-        rows = []
-        for position in range(max(after + 1, 0), len(self.queue)):
-            decision = self.review.of(self.queue.sample(position).key) if undecided else None
-            if decision is None or decision.decision == "withdrawn":
-                rows.append(self.row(position))
-                if len(rows) == count:
-                    break
-        return rows
+        latest = self.review.latest() if undecided else {}
+        positions = (
+            position
+            for position in range(max(after + 1, 0), len(self.queue))
+            if (decision := latest.get(self.queue.sample(position).key)) is None or decision.decision == "withdrawn"
+        )
+        return self.rows(itertools.islice(positions, count))
 
     def counts(self) -> dict[str, int]:
-        """How many photos were decided how."""
+        """How many photos of the queue were decided how."""
         counts = {"accepted": 0, "corrected": 0, "rejected": 0}
-        for decision in self.review.latest().values():
-            if decision.decision in counts:
+        for key, decision in self.review.latest().items():
+            if decision.decision in counts and self.queue.position(address(key)) is not None:
                 counts[decision.decision] += 1
         return counts
 
@@ -126,10 +134,13 @@ class Photos:
             work: the labels on the page, at its size, row by row; empty: none.
 
         Raises:
-            Refused: the labels are not of this photo or not of the run's classes.
+            Refused: the labels are not of this photo or not of the run's classes; the run folder is gone.
             Conflict: somebody else decided meanwhile.
         """
-        self.review.check_run()
+        try:
+            self.review.check_run()
+        except InputError as error:
+            raise Refused(503, str(error)) from error
         mask = None
         if verdict in ("accepted", "corrected"):
             before = self.mask(position)

@@ -40,7 +40,7 @@ def read_photo(path: Path, side: int | None = None, content: bytes | None = None
         size = work_size(photo.size) if side is None else thumbnail_size(photo.size, side)
         pixels, _ = photo.decode(size)
         if pixels.shape[:2] != size:
-            pixels = np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX))
+            pixels = np.array(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BOX))
         return pixels, photo.size
 
 
@@ -54,7 +54,7 @@ def nearest(mask: np.ndarray, size: Size) -> np.ndarray:
     """A mask ``[height width]`` uint8 at another size."""
     if mask.shape == size:
         return mask
-    return np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def painted(mask: np.ndarray, work: np.ndarray) -> np.ndarray:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
-from tag2mask.plan.photos import read_records
+from tag2mask.serve.order import need_of
 from tag2mask.stages import names
 from tag2mask.types import Dataset, Sample, SampleKey
 
@@ -85,16 +84,6 @@ def address(key: SampleKey) -> str:
     """What stands for a photo in the page's addresses."""
     text = "\0".join(key).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-def need_of(execution: Execution, stages: list[StageFolder]) -> Mapping[SampleKey, float]:
-    """How much each photo needs a person, from what is recorded without truth."""
-    if importlib.util.find_spec("tag2mask.need") is not None:
-        from tag2mask import need  # type: ignore[attr-defined]
-
-        return need.scores(execution)
-    records = [record for stage in stages for record in read_records(stage.records)]
-    return {(r["split"], r["id"]): float(r["uncertainty"]) for r in records if "uncertainty" in r}
 
 
 def _last_masks(execution: Execution) -> StageFolder | None:

@@ -71,7 +71,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         self.app, self.token = app, token
-        names = {host, "localhost", "127.0.0.1", "::1"}
+        names = {host.lower(), "localhost", "127.0.0.1", "::1"}
         self._open = host in ("0.0.0.0", "::")
         if self._open:
             names |= {socket.gethostname().lower(), socket.getfqdn().lower()}

@@ -62,6 +62,8 @@ class Segmenting:
 
     def kept(self, key: str) -> Segmented | None:
         with self._busy:
+            if key in self._kept:
+                self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def of(self, key: str, read: Callable[[], tuple[np.ndarray, Size]]) -> Segmented:

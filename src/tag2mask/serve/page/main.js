@@ -163,7 +163,7 @@ async function download() {
   const item = current();
   if (!item) return;
   try {
-    const response = await post(`${item.url}/mask.png?name=${encodeURIComponent(item.row.id)}`, item.shown);
+    const response = await post(`${item.url}/mask.png`, item.shown);
     const name = item.row.id.split("/").pop().replace(item.row.upload ? /\.[^.]*$/ : /$^/, "");
     saveBlob(await response.blob(), `${name || "mask"}.png`);
   } catch (error) {
@@ -279,7 +279,7 @@ async function start() {
   stage.picked = choose;
   classes = new Classes(run, toggleTag, choose);
   follower = new TagFollower(run, { redraw, say });
-  const page = { run, show, say, trouble, conflict, counted, empty };
+  const page = { run, show, redraw, say, trouble, conflict, counted, empty };
   review = new Review(page);
   trying = new Trying(page, () => open("try"));
   fillHelp();

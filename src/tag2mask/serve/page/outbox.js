@@ -4,6 +4,7 @@
 import { postJson } from "./api.js";
 
 const WAIT = 3000; // milliseconds until the next try
+const AGAIN = [0, 500, 503, 507]; // no answer, a fault, the run folder is gone, the disk is full: it may pass
 
 export class Outbox {
   // kept(answer, entry); conflict(entry, error) gives whether to replace; trouble(message, count), message null: none
@@ -46,8 +47,8 @@ export class Outbox {
       if (!mine) this.waiting.shift();
       return;
     }
-    if ([401, 403, 404, 413].includes(error.status)) {
-      this.waiting.shift(); // it would be refused again
+    if (!AGAIN.includes(error.status)) {
+      this.waiting.shift();
       this.trouble(`The decision on ${entry.row.id} was not kept: ${error.message}`, 0);
       return;
     }

@@ -1,6 +1,6 @@
 // Photos that are dropped on the page.
 
-import { postJson } from "./api.js";
+import { getArray, postJson } from "./api.js";
 import { text } from "./classes.js";
 import { Item } from "./item.js";
 
@@ -49,10 +49,20 @@ export class Trying {
       entry.button.disabled = false;
       entry.button.addEventListener("click", () => this.#show(item, entry));
       this.#show(item, entry);
+      if (this.page.run.refines) await this.#sharpen(item);
     } catch (error) {
       entry.element.classList.add("failed");
       entry.state.textContent = error.message;
     }
+  }
+
+  // The mask as the run predicts, in the place of the first one, unless the person changed something already.
+  async #sharpen(item) {
+    const { values } = await getArray(`${item.url}/prediction?refine=1`);
+    if (item.done.length) return;
+    item.given = values;
+    item.setBase(values);
+    this.page.redraw(item);
   }
 
   #show(item, entry) {

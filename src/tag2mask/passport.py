@@ -1,0 +1,141 @@
+"""What a run really knew, as one block of plain data that goes wherever its results go.
+
+Two scores may stand in one column only if what was learned from is the same (:func:`signals`). So the block is built
+from what was loaded: weights by their bytes, the photos' tags as they were read, the stages that were carried out.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from typing import Any
+
+import torch
+
+from tag2mask import backbones, segment
+from tag2mask.backbones import BackboneSettings
+from tag2mask.backbones.embedded import EMBEDDED
+from tag2mask.files import read_object
+from tag2mask.plan.execute import Execution
+from tag2mask.propagation import propagation
+from tag2mask.pseudo import SALIENCY
+from tag2mask.stages import names
+
+LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
+
+
+def passport(run: Execution) -> dict[str, Any]:
+    """The block of a run whose masks are done. JSON data.
+
+    ``learned_from`` says what every trained part was given; ``measured_with`` what its scores were computed from;
+    ``chosen_on_truth`` which settings are what they are because somebody looked at true masks.
+    """
+    s, data = run.settings, run.data
+    return {
+        "tag2mask": _version(),
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "created": run.run.description().get("created", ""),
+        "seed": s.seed,
+        "method": s.method,
+        "learned_from": {
+            "tags": {"photos": len(data.train), "of_none": sum(x.labels == frozenset() for x in data.train.samples)},
+            "saliency": _saliency(run),
+            "text": None,
+            "true_masks": 0,
+            "corrected_masks": 0,
+        },
+        "started_from": _started_from(run),
+        "measured_with": {
+            "true_masks_of_training_photos": sum(x.mask_path is not None for x in data.train.samples),
+            "true_masks_of_validation_photos": (
+                0 if data.val is None else sum(x.mask_path is not None for x in data.val.samples)
+            ),
+            "for": "scores in the report; nothing of the run depends on them",
+        },
+        "chosen_on_truth": chosen_on_truth(run),
+        "oracle_for_comparison": any(stage.oracle for stage in run.done()),
+        "weights": _weights(run),
+    }
+
+
+def _started_from(run: Execution) -> dict[str, Any] | None:
+    """The run whose weights the trainings started from, and what that learned from, as far as it says."""
+    folder = run.settings.start_from
+    if folder is None:
+        return None
+    theirs = read_object(folder / "passport.json") or {}
+    return {"run": str(folder), "learned_from": theirs.get("learned_from")}
+
+
+def _saliency(run: Execution) -> dict[str, Any] | None:
+    if not uses_saliency(run):
+        return None
+    if run.settings.data.makes_saliency:
+        return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": True}
+    return {"source": "given maps", "model_saw_masks": None}
+
+
+def signals(run: Execution) -> tuple[str, ...]:
+    """What the run learned from, in short: equal for runs whose scores may stand in one column."""
+    return ("image-level tags", *(("saliency maps",) if uses_saliency(run) else ()))
+
+
+def uses_saliency(run: Execution) -> bool:
+    """Whether saliency maps took part in a training, in targets or in masks."""
+    s = run.settings
+    denoised = bool(s.self_train.students) and "saliency" in s.self_train.denoise
+    return s.pseudo.background in SALIENCY or s.traits.saliency or denoised
+
+
+def chosen_on_truth(run: Execution) -> list[str]:
+    """Settings at their defaults whose defaults somebody chose by true masks, of VOC or tiles; one sentence each."""
+    s, lines = run.settings, list(run.settings.traits.tuned_on_truth)
+    if s.self_train.students and s.self_train.sharpness is None:
+        lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
+    if run.folders["masks"].manifest()["threshold_from"] != "given":
+        lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
+    way = propagation(s.propagate)
+    if way is not None and way.network != "trained":
+        lines.append("the likeness at which the random walk stops was chosen on VOC's truth")
+    if "crf" in s.refine:
+        lines.append("which published parameter set of the dense CRF is the default was chosen on VOC's truth")
+    return lines
+
+
+def _weights(run: Execution) -> list[dict[str, Any]]:
+    """Of every pretrained network: what, from where, by which bytes."""
+    s = run.settings
+    own = segment.backbone_of(s.segmenter, s.backbone)
+    trained = any(name in run.folders for name in names.segmenters(s))
+    rows = [("method", s.backbone), *([("segmenter", own)] if own is not s.backbone and trained else [])]
+    return [{"network": network, **_of_backbone(settings)} for network, settings in rows]
+
+
+def _of_backbone(settings: BackboneSettings) -> dict[str, Any]:
+    architecture = settings.name.split(".")[0]
+    digest = backbones.weights_digest(settings)
+    if settings.weights == "none":
+        source, licence, masks = "random", None, False
+    elif settings.weights != "auto":
+        source, licence, masks = f"file {settings.weights}", None, None  # None: not known
+    elif architecture in EMBEDDED:
+        source, licence, masks = f"package {EMBEDDED[architecture]}, ImageNet's labels", LICENCES[architecture], False
+    else:
+        source, licence, masks = f"hub, timm/{settings.name}", "see its card on the hub", None
+    return {"backbone": settings.name, "source": source, "digest": digest, "licence": licence, "saw_masks": masks}
+
+
+def _version() -> str:
+    from tag2mask import __version__
+
+    return __version__
+
+
+def _commit() -> str | None:
+    """Of an installation from a repository, as pip keeps it (PEP 610); None where it does not say."""
+    try:
+        text = importlib.metadata.distribution("tag2mask").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return json.loads(text).get("vcs_info", {}).get("commit_id") if text else None

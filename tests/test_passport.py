@@ -1,0 +1,67 @@
+"""What a run says that it knew, against what it was really given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tag2mask import passport, pipeline
+from tag2mask.backbones import BackboneSettings
+from tag2mask.files import bytes_digest
+from tag2mask.plan.folder import Run
+from world import SMALL, make, run
+
+
+def read(out: Path) -> dict:
+    return json.loads((out / "passport.json").read_text())
+
+
+def test_a_run_says_what_it_knew(world: Path, tmp_path: Path) -> None:
+    assert run("label", world, "--out", tmp_path / "run", *SMALL) == 0
+    said = read(tmp_path / "run")
+    known = said["learned_from"]
+    assert known["tags"] == {"photos": 9, "of_none": 0} and known["saliency"] is None and known["text"] is None
+    assert known["true_masks"] == 0 == known["corrected_masks"]
+    assert said["measured_with"]["true_masks_of_training_photos"] == 9 and not said["oracle_for_comparison"]
+    (weights,) = said["weights"]
+    assert weights["source"] == "random" and weights["digest"] == "none" and weights["saw_masks"] is False
+    assert any("label-free rule" in line for line in said["chosen_on_truth"])
+    assert any("dense CRF" in line for line in said["chosen_on_truth"])
+    assert run("label", world, "--out", tmp_path / "given", *SMALL, "--threshold", "0.4", "--refine", "none") == 0
+    lines = read(tmp_path / "given")["chosen_on_truth"]
+    assert not any("rule" in line or "CRF" in line for line in lines)  # nothing by default, nothing to confess
+
+
+def test_photos_of_nothing_are_counted(tmp_path: Path) -> None:
+    data = make(tmp_path / "data")
+    (data / "tags.csv").write_text((data / "tags.csv").read_text().replace("photo00.png,disc,", "photo00.png,,"))
+    assert run("label", data, "--out", tmp_path / "run", *SMALL) == 0
+    assert read(tmp_path / "run")["learned_from"]["tags"] == {"photos": 9, "of_none": 1}
+
+
+def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
+    rows = passport._of_backbone(BackboneSettings())
+    assert rows["licence"] == "Apache-2.0" and rows["saw_masks"] is False and len(rows["digest"]) == 32
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"weights")
+    rows = passport._of_backbone(BackboneSettings(weights=str(file)))
+    assert rows["digest"] == bytes_digest(file) and rows["saw_masks"] is None and rows["source"] == f"file {file}"
+    assert passport._of_backbone(BackboneSettings("resnet50"))["source"] == "hub, timm/resnet50"
+
+
+@pytest.mark.slow
+def test_saliency_and_the_oracle_are_said(world: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = shutil.copytree(world, tmp_path / "data")
+    (data / "saliency").mkdir()
+    for path in (data / "masks").glob("*.png"):
+        Image.open(path).point(lambda value: 255 if value else 0).convert("L").save(data / "saliency" / path.name)
+    assert run("train", data, "--out", tmp_path / "run", *SMALL, "--method", "eps", "--oracle-masks") == 0
+    said = read(tmp_path / "run")
+    assert said["learned_from"]["saliency"]["source"] == "given maps" and said["oracle_for_comparison"]
+    execution = pipeline.reopen(Run(tmp_path / "run", existing=True))
+    assert passport.signals(execution) == ("image-level tags", "saliency maps")
