@@ -31,7 +31,7 @@ LEVELS = [
     {"need"},
     {"checks", "passport", "summary"},
     {"pipeline", "prediction"},
-    {"compare", "export"},
+    {"compare", "export", "ray_engine"},
     {"corrections", "deploy"},
     {"cvat", "serve"},
     {"cli"},

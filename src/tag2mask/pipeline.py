@@ -255,6 +255,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "settings": plain(settings),
             **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
+            "examined": before.get("examined"),
         }
     )
 

@@ -8,7 +8,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +147,10 @@ class Prediction:
             return path.stat().st_mtime_ns
 
 
+Engine = Callable[[Prediction, Iterable[Sequence[Sample]]], Iterator[tuple[Sample, str | None]]]
+"""Makes the masks of batches: gives each photo, and why it has no mask."""
+
+
 def predict(
     run_folder: Path | str,
     images: Path | str | Sequence[Path],
@@ -154,6 +158,7 @@ def predict(
     refine: str | None = None,
     tags: Path | str | None = None,
     shard: Shard = WHOLE,
+    engine: Engine | None = None,
 ) -> list[Path]:
     """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths of this share.
 
@@ -164,6 +169,7 @@ def predict(
         tags: a table of tags (:mod:`tag2mask.data.table`) of some of the photos. Classes outside of a photo's tags are
             switched off, all of them where its tags are empty; photos that it does not name may show any.
         shard: do this share of the photos alone, and leave a manifest of it (:func:`merge_predictions`).
+        engine: what makes the masks of batches; None: :meth:`Prediction.made`, in this process.
 
     Raises:
         InputError: no such run, no trained segmenter in it, no photos, none that can be read, tags of other photos or
@@ -183,7 +189,8 @@ def predict(
         processes.from_main(lambda: stack.enter_context(shards.held(prediction.out, shard)))
         began = processes.from_main(lambda: prediction.begin(key))
         number = (shard.number - 1) * processes.world() + processes.rank()
-        kept, aside = _predicted(prediction, prediction.batches(samples, number, tasks), began, len(samples) // tasks)
+        batches, make = prediction.batches(samples, number, tasks), engine or Prediction.made
+        kept, aside = _predicted(prediction, batches, began, len(samples) // tasks, make)
         if not kept and shard.count == 1:
             raise InputError(
                 f"none of the {len(samples)} photos in {images} can be read: give photos in a common format"
@@ -196,7 +203,7 @@ def predict(
 
 
 def _predicted(
-    prediction: Prediction, batches: Iterable[Sequence[Sample]], began: int, expected: int
+    prediction: Prediction, batches: Iterable[Sequence[Sample]], began: int, expected: int, make: Engine
 ) -> tuple[list[Path], dict[str, str]]:
     """Make what is missing of these batches: masks that are there in the end, and why photos have none, of all
     processes."""
@@ -211,7 +218,7 @@ def _predicted(
                 yield batch
 
     with processes.together():
-        for sample, error in track(prediction.made(to_do()), "predicting", expected):
+        for sample, error in track(make(prediction, to_do()), "predicting", expected):
             if error is None:
                 done.append(prediction.path(sample))
             else:

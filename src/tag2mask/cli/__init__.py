@@ -155,6 +155,7 @@ def dispatch(arguments: list[str]) -> int:
     if arguments[0] not in table:
         raise unknown("command", arguments[0], table)
     if "WORLD_SIZE" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # we say ourselves which process is lost
         from tag2mask import processes
 
         if arguments[0] in SHARED:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tag2mask.cli import exchange
 from tag2mask.cli.flags import say, show_progress, spell_out
@@ -79,6 +79,8 @@ def predict(arguments: list[str]) -> int:
         shard: str = "1/1"
         """Only this share of the photos, 3/10: of ten tasks the third. `tag2mask merge DIR` checks that all are
         there."""
+        engine: Literal["local", "ray"] = "local"
+        """ray: on the Ray cluster at RAY_ADDRESS, or a local one."""
 
     parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
     show_progress()
@@ -87,7 +89,10 @@ def predict(arguments: list[str]) -> int:
     from tag2mask.shards import Shard
 
     shard = Shard.of(parsed.shard)
-    written = prediction.predict(parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard)
+    engine = None
+    if parsed.engine == "ray":
+        from tag2mask.ray_engine import made_on_ray as engine
+    written = prediction.predict(parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard, engine)
     if processes.is_main():
         tell("result", masks=str(parsed.out), photos=len(written))
         say(f"{len(written)} masks in {parsed.out}")

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 MEETING = timedelta(minutes=5)  # that processes wait for each other at the start
 WORKING = timedelta(days=30)  # that one may work while the others wait: liveness.py notices a dead one
-SAYING = 10.0  # seconds that a process which failed waits for the main one to say so
+SAYING = 6.0  # seconds that a process which failed waits for the main one to say so
 
 
 class ProcessLost(InputError):
@@ -253,7 +253,7 @@ def _note_loss(reason: str) -> None:
 
 def _end_process(reason: str) -> None:
     """The main thread waits for a process that is gone, or works on without knowing."""
-    if is_main():
+    if tell_failure(reason):
         os.write(2, f"tag2mask: {ProcessLost(reason)}\n".encode(sys.stderr.encoding or "utf-8", "backslashreplace"))
     os._exit(2)
 

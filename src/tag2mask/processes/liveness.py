@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 BEAT = 1.0  # seconds between two signs of life
-SILENT = 20.0  # seconds without one after which a process counts as dead
-GRACE = 5.0  # seconds for the main thread to end by itself before the process is ended
+SILENT = 15.0  # seconds without one after which a process counts as dead
+GRACE = 4.0  # seconds for the main thread to end by itself before the process is ended
 STORE = 10.0  # seconds that the store may take to answer
 AGAIN = "run the same command again to go on; finished work is kept"
 
@@ -82,7 +82,7 @@ class Liveness:
                 loss = self._failure() or self._silence(seen)
             except RuntimeError as error:  # the store lives in torchrun or in the main process
                 loss = (
-                    f"the process that the others meet in is gone ({str(error).partition(chr(10))[0][:200]}): {AGAIN}"
+                    f"the main process, or what started it, is gone ({str(error).partition(chr(10))[0][:200]}): {AGAIN}"
                 )
             if loss is not None:
                 self._lose(loss)
