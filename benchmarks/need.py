@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask import evaluate, need, pipeline, summary
+from tag2mask import evaluate, need, pipeline
 from tag2mask.plan.folder import Run
+from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
 
 
@@ -25,7 +26,8 @@ def main() -> None:
     for folder in parsed.runs:
         execution = pipeline.reopen(Run(folder, existing=True))
         together = need.scores(execution)
-        stages = {summary.final_masks(execution): execution.data.train, "predictions": execution.data.val}
+        last = names.last_masks(execution.settings, execution.folders)
+        stages = {last: execution.data.train, "predictions": execution.data.val}
         for (stage, dataset), (samples, signs) in zip(stages.items(), need.signs(execution), strict=False):
             assert dataset is not None
             masks = MaskReader(execution.folders[stage])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tag2mask.errors import DamagedArtefact
+from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.plan.folder import StageFolder
 from tag2mask.stages.artefacts import MapReader, MaskReader, read_maps, write_maps, write_mask
 from tag2mask.types import LocalizationMaps, Sample
@@ -61,6 +61,14 @@ def damaged_maps() -> dict[str, bytes]:
     }
 
 
+def test_maps_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    """They would be called damaged by whoever reads them, and made anew without end."""
+    for value in (np.nan, np.inf):
+        with pytest.raises(InputError, match=r"the maps of a/b are not finite"):
+            write_maps(tmp_path / "a.npz", replace(MAPS, scores=np.full((2, 5, 7), value, np.float32)))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", damaged_maps())
 def test_damaged_maps_are_moved_aside_and_named(name: str, tmp_path: Path) -> None:
     path, content = tmp_path / "a" / "b.npz", damaged_maps()[name]
@@ -74,7 +82,7 @@ def test_damaged_maps_are_moved_aside_and_named(name: str, tmp_path: Path) -> No
 
 
 def test_absent_maps_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DamagedArtefact, match=r"b\.npz is damaged \(.*No such file"):
+    with pytest.raises(DamagedArtefact, match=r"b\.npz is missing: run the command"):
         MapReader(StageFolder(tmp_path, "key"))(PHOTO)
 
 

@@ -188,7 +188,7 @@ def test_bad_values_are_one_line(capsys: pytest.CaptureFixture[str], world: Path
         (("--student-train.epochs", "0"), "--student-train.epochs is 0: it must be above 0"),
         (("--scales", "0"), "--localize.scales is 0: it must be above 0 and at most 100"),
         (("--train.workers", "-1"), "--train.workers is -1: it must be at least 0"),
-        (("--seed", "-1"), "tag2mask: --seed is -1: it must be at least 0 and at most 4.29497e+09"),
+        (("--seed", "-1"), "tag2mask: --seed is -1: it must be at least 0 and at most 4294967295"),
         (("--train.learning-rate", "inf"), "--train.learning-rate is inf: it must be above 0"),
     ):
         assert says in fails(capsys, "label", world, *out, *flags)

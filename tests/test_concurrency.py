@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +68,34 @@ def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     most[0] = read[0] = computed[0] = 0
     assert sum(1 for _ in pipelined(([i] for i in range(30)), cost=lambda item: 1e9, **work)) == 30
     assert most[0] <= 3
+
+
+def test_what_waits_to_be_written_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probabilities of photos of any size: as many as fit, or one."""
+    monkeypatch.setattr(concurrency, "BEHIND_BYTES", 10_000)
+    held, most = [0], [0]
+    lock = threading.Lock()
+
+    def compute(batch: Sequence[int], inputs: Sequence[int]) -> Sequence[tuple[int, list[np.ndarray]]]:
+        with lock:
+            held[0] += len(batch)
+            most[0] = max(most[0], held[0])
+        return [(0, [np.zeros(size, np.uint8)]) for size in inputs]
+
+    def write(item: int, output: object) -> None:
+        time.sleep(0.005)
+        with lock:
+            held[0] -= 1
+
+    def most_held(size: int) -> int:
+        most[0] = 0
+        found = pipelined(([i] for i in range(20)), lambda i: size, compute, write, cost=lambda i: 1.0, workers=4)
+        assert sum(1 for _ in found) == 20
+        return most[0]
+
+    assert most_held(50_000) <= 2  # one that waits, one that was computed just now
+    assert most_held(4_000) <= 4
+    assert most_held(10) > 5
 
 
 @pytest.mark.parametrize("where", ["read", "compute", "write"])

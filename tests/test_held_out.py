@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import world as small
-from tag2mask.errors import InputError
 from tag2mask.recipes import RECIPES, recipe
-from tag2mask.train import TrainSettings
+from tag2mask.train import TrainSettings, schedule
 from tag2mask.train.held_out import average_precision, hold_out, tag_precision
 from world import SMALL, manifest, run
 
@@ -134,15 +133,15 @@ def test_a_class_that_was_not_learnt_is_named(tmp_path: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("per_epoch", [1, 31, 37, 157])
 def test_auto_trains_five_epochs_or_300_steps(per_epoch: int) -> None:
-    assert TrainSettings(epochs="auto").steps(per_epoch) == max(300, 5 * per_epoch)
-    assert TrainSettings(epochs=0.5).steps(per_epoch) == max(1, round(per_epoch / 2))
+    epochs = TrainSettings(epochs="auto").resolved(per_epoch).epochs
+    assert epochs != "auto" and TrainSettings(epochs="auto").steps(per_epoch) == max(300, 5 * per_epoch)
+    assert TrainSettings(epochs=0.5).resolved(per_epoch).epochs == 0.5
     assert TrainSettings(epochs="auto").times(2).epochs == 10
-    assert TrainSettings(epochs=0.0).steps(per_epoch) == 0
 
 
-def test_milestones_need_a_number_of_epochs() -> None:
-    with pytest.raises(InputError, match=r"--train\.milestones are epochs"):
-        TrainSettings(epochs="auto", milestones=(2.0,))
+def test_milestones_of_auto_are_of_the_epochs_that_it_comes_to() -> None:
+    settings = TrainSettings(epochs="auto", milestones=(6.0,), warmup=0.0, power=0.0).resolved(30)
+    assert [round(schedule(step, 300, settings), 3) for step in (179, 180)] == [1.0, 0.1]
 
 
 def test_auto_on_the_command_line(world: Path, tmp_path: Path) -> None:

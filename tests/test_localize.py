@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ from PIL import Image
 from torch import nn
 
 from localizing import facts_of, localized
+from tag2mask import compute
 from tag2mask.backbones import BackboneSettings, build
 from tag2mask.data.augment import fit_size, resized
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.feature_store import FeatureSettings, FeatureStore
 from tag2mask.localize import Localizer, LocalizeSettings, batches_by, fuse, normalise_maps
 from tag2mask.methods.cam import Cam
-from tag2mask.types import PhotoFacts, Photos, Sample, normalise
+from tag2mask.types import Batch, PhotoFacts, Photos, Sample, normalise
 from tag2mask.views import View, views
 
 SETTINGS = LocalizeSettings(long_side=64, scales=(0.5, 1.0), precision="float32", batch_size=2)
@@ -159,6 +162,24 @@ def test_photos_of_other_sizes_with_the_same_views_share_a_batch(method: nn.Modu
         np.testing.assert_allclose(maps.scores, alone.scores, atol=2e-3)
 
 
+def test_batches_that_memory_does_not_hold_are_halved_and_a_single_photo_is_one_line() -> None:
+    worked: list[int] = []
+
+    def work(limit: int) -> Callable[[Sequence[int]], list[int]]:
+        def of(items: Sequence[int]) -> list[int]:
+            if len(items) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            worked.append(len(items))
+            return [10 * item for item in items]
+
+        return of
+
+    assert compute.by_halves(work(2), list(range(7)), "less") == [0, 10, 20, 30, 40, 50, 60]
+    assert worked == [1, 2, 2, 2]
+    with pytest.raises(InputError, match=r"memory does not hold a single photo in its views: give less$"):
+        compute.by_halves(work(0), [1, 2, 3], "give less")
+
+
 def test_normalise_maps() -> None:
     maps = normalise_maps(torch.tensor([[[0.0, 2.0], [4.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]))
     torch.testing.assert_close(maps[0], torch.tensor([[0.0, 0.5], [1.0, 0.25]]), atol=1e-5, rtol=0)
@@ -179,3 +200,28 @@ def test_settings_say_what_is_wrong() -> None:
         LocalizeSettings(scales=(1.0, float("nan")))
     with pytest.raises(InputError, match=r"--localize\.long-side is 4: it must be at least 16"):
         LocalizeSettings(long_side=4)
+
+
+def test_photos_without_tags_are_not_shown_to_the_network(method: nn.Module, photos: list[Sample]) -> None:
+    """They have no maps; the maps of the photos next to them are the same."""
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.traits, self.backbone = method, method.traits, method.backbone
+
+        def localize(self, batch: Batch) -> torch.Tensor:
+            seen.append(len(batch.images))
+            return method.localize(batch)
+
+    mixed = [replace(sample, labels=frozenset()) if i % 2 else sample for i, sample in enumerate(photos)]
+    found, expected = localized(Counting(), mixed, SETTINGS, 3), localized(method, photos, SETTINGS, 3)
+    assert sum(seen) == 4 * 4, "four photos in two scales, each also mirrored"
+    for sample in mixed:
+        maps = found[sample.id]
+        assert maps.size == expected[sample.id].size
+        if sample.labels:
+            np.testing.assert_allclose(maps.scores, expected[sample.id].scores, atol=2e-3)
+        else:
+            assert maps.classes == () and len(maps.scores) == 0

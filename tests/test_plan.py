@@ -36,6 +36,7 @@ from tag2mask.recipes import RunSettings
 from tag2mask.segment import SegmenterSettings
 from tag2mask.settings import DecidesNothing, marker
 from tag2mask.stages.photos import check_photos
+from tag2mask.types import Sample
 from test_eps import with_saliency
 from world import SMALL, keys, redone, run, stamps
 
@@ -92,6 +93,13 @@ UNDECLARED: dict[str, tuple[Callable[[Context], object], dict[str, Any], str]] =
     "the truth of a validation photo": (
         lambda c: next(iter(c.val.samples)).mask_path if c.val else None,
         {"facts": ("photos", "val photos", "truth")}, "the fact 'val truth'"),
+    "the size of a photo": (
+        lambda c: c.size(Sample("photo00", Path(), None, split="train")), {"facts": ("val photos",)},
+        "uses the fact 'photos'"),
+    "the size of a validation photo": (
+        lambda c: c.size(Sample("photo09", Path(), None, split="val")), {"facts": ("photos", "tags", "val truth")},
+        "uses the fact 'val photos'"),
+    "digests of photos": (lambda c: c.photos, {"facts": ("truth",)}, "uses the fact 'photos'"),
     "that a validation photo is all background": (
         lambda c: next(iter(c.val.samples)).all_background if c.val else None,
         {"facts": ("photos", "tags", "val photos", "truth")}, "the fact 'val truth'"),
@@ -124,6 +132,7 @@ def test_what_is_declared_is_there(salient: Path, tmp_path: Path) -> None:
         photo, val = c.train.samples[0], c.val.samples[0] if c.val else None
         seen["train"] = (photo.labels, photo.domain, photo.saliency_path, photo.mask_path)
         seen["val"] = (val.id, val.mask_path) if val else None
+        seen["photos"] = set(c.photos)
         seen["size"], seen["classes"], seen["other"] = c.size(photo), c.classes, c.read("other").folder.name
 
     stage = doing(
@@ -136,6 +145,9 @@ def test_what_is_declared_is_there(salient: Path, tmp_path: Path) -> None:
     masks, saliency = salient / "masks", salient / "saliency"
     assert seen["train"] == (frozenset({0}), "target", saliency / "photo00.png", masks / "photo00.png")
     assert seen["val"] == ("photo09", masks / "photo09.png")
+    assert seen["photos"] == {("train", f"photo{i:02d}") for i in range(9)} | {
+        ("val", f"photo{i:02d}") for i in (9, 10, 11)
+    }
     assert (seen["size"], seen["classes"], seen["other"]) == ((48, 72), ("disc", "bar"), "other")
 
 
@@ -732,6 +744,24 @@ def test_the_plan_of_a_run_and_of_changes_to_it(
     assert stamps(out) == before  # nothing was changed by asking
 
 
+def test_the_plan_says_what_is_still_to_be_made(
+    labelled: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And does not call it made anew; what was made of it before and is of the same settings stays."""
+    out = tmp_path / "run"
+    shutil.copytree(labelled, out)
+    rows = outlook(capsys, world, "--out", out, *LABEL, "--self-train", "smaf")
+    found = states(rows)
+    assert (found["maps"], found["self-maps-1"], found["masks"]) == ("done", "to do", "anew")
+    assert "because self-maps-1 is still to be made" in rows["masks"][1]
+    shutil.rmtree(out / "maps")
+    rows = outlook(capsys, world, "--out", out, *LABEL)
+    assert (states(rows)["maps"], states(rows)["masks"]) == ("to do", "done")
+    before = stamps(out)
+    assert run("label", world, "--out", out, *LABEL) == 0
+    assert redone(before, stamps(out)) == {"maps"}
+
+
 def test_the_plan_names_what_is_kept_and_what_changed_in_the_data(
     labelled: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -758,7 +788,7 @@ def test_the_plan_sees_photos_that_are_new_or_changed_and_artefacts_that_are_gon
     assert run("label", *command) == 0
     (out / "maps" / "photo01.npz").unlink()
     rows = outlook(capsys, *command)
-    assert states(rows)["maps"] == "begun" and "because photo01 missing or damaged" in rows["maps"][1]
+    assert states(rows)["maps"] == "begun" and "because missing or damaged: photo01" in rows["maps"][1]
     assert (states(rows)["method"], states(rows)["masks"]) == ("done", "done")  # the same maps will be there again
     before = stamps(out)
     assert run("label", *command) == 0
@@ -780,7 +810,10 @@ def test_the_plan_sees_photos_that_are_new_or_changed_and_artefacts_that_are_gon
     assert "because new or changed photos: photo99, photo10" in rows["method"][1]
     assert "because method is made anew" in rows["maps"][1]
     before = stamps(out)
+    capsys.readouterr()
     assert run("label", *command) == 0
+    said = capsys.readouterr().err
+    assert "checking photos: new or changed photos: photo99, photo10" in said and "damaged" not in said
     assert redone(before, stamps(out)) == {"images", "method", "maps", "masks", "scores"}
     rows = outlook(capsys, *command)
     assert {states(rows)[name] for name in ("images", "method", "maps", "masks")} == {"done"}

@@ -34,7 +34,7 @@ FAULTS = {
         "train/optimizer.py", "momentum=settings.momentum", "momentum=0.9",
         "test_recipes.py::test_what_learns_and_how_fast[eps-method]"),
     "apc.label_confidence not passed on": Fault(
-        "methods/apc.py", "best_labels(found, s.label_confidence)", "best_labels(found, 0.5)",
+        "methods/apc.py", "best_labels(scores, s.label_confidence)", "best_labels(scores, 0.5)",
         "test_apc.py::test_the_confidence_of_the_settings_decides_what_is_ignored"),
     "the mean over references a sum": Fault(
         "methods/mcis.py", "out[rows, label] = (total / count)", "out[rows, label] = (total / 1)",
@@ -79,16 +79,16 @@ def test_a_planted_fault_is_caught(name: str, tmp_path: Path) -> None:
     text = path.read_text()
     assert text.count(fault.sound) == 1, f"{fault.file} has no such line any more"
     path.write_text(text.replace(fault.sound, fault.faulty))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{fault.test}"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/{fault.test}"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(sources)}, capture_output=True, text=True
     )
-    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and f"FAILED tests/{fault.test}" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_without_a_fault_the_same_tests_pass(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     command += sorted({f"tests/{fault.test}" for fault in FAULTS.values()})
     environment = {**os.environ, "PYTHONPATH": str(copied(tmp_path))}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

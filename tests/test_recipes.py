@@ -265,7 +265,7 @@ def test_norms_of_backbones_keep_their_statistics_in_training(networks: dict[str
     for own in networks.values():
         for net in own.values():
             net.network.train()
-            assert not any(m.training for m in net.network.modules() if isinstance(m, nn.BatchNorm2d))
+            assert not any(m.training for m in net.backbone.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_the_walks_network_is_trained_as_irns(networks: dict[str, dict[str, Built]]) -> None:

@@ -313,6 +313,16 @@ def test_everything_that_is_given_is_escaped():
     assert [t for t, _ in built.tags if t != "br"] == [t for t, _ in page(FULL).tags if t != "br"]
 
 
+def test_no_raw_escape_reaches_the_page():
+    """A name may hold what steers a terminal, bytes that are no text, or what turns the direction of writing."""
+    row = dataclasses.replace(next(iter(FULL.galleries.values()))[0], id="a\x1b]0;x\x07\udcff\u202e")
+    data = dataclasses.replace(FULL, title="\x1b[31m", galleries={"Worst": [row]}, warnings=["\x9b31m\udc80"])
+    text = report.html(data)
+    text.encode()
+    assert all(c.isprintable() for c in text.replace("\n", ""))
+    assert r"a\x1b]0;x\x07\udcff\u202e" in text and r"\x1b[31m" in text and r"\x9b31m\udc80" in text
+
+
 def test_the_page_loads_nothing():
     text = report.html(FULL)
     built = Page(text)

@@ -46,6 +46,22 @@ def test_smp_takes_the_embedded_weights() -> None:
     assert torch.equal(own[last], backbone.blocks["block6"].state_dict()["0.conv_pw.weight"])
 
 
+@pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3plus", "pspnet", "pan", "unet"])
+def test_smp_trains_on_a_batch_of_one_photo(name: str) -> None:
+    """Some pool over the whole view, and a norm after that has one value a channel; the last batch may be of one."""
+    settings = BackboneSettings("resnet10t", weights="none", output_stride=32)
+    torch.manual_seed(0)
+    model = build_segmenter(SegmenterSettings(f"smp:{name}"), build(settings), 3, settings).train()
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    logits = model.segment(Photos(torch.randn(1, 3, 64, 96)))
+    logits.square().mean().backward()
+    assert logits.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert all(module.training for module in model.modules())
+    moved = [n for n, b in model.named_buffers() if "running_mean" in n and not torch.equal(b, before[n])]
+    assert moved  # the norms that have a batch of cells still take its statistics
+    model.segment(Photos(torch.randn(2, 3, 64, 96)))
+
+
 @pytest.mark.parametrize(
     ("backbone", "block", "stride"),
     [

@@ -633,7 +633,7 @@ def test_missing_and_damaged_maps_are_made_anew_before_a_student_learns_from_the
     path.write_bytes(b"PK")  # it is there, and nobody knows yet that it cannot be read
     assert run(*again, "2e-4") == 0
     said = capsys.readouterr().err
-    assert "maps/photo03.npz is damaged: it is made anew" in said and "Traceback" not in said
+    assert "maps/photo03.npz is damaged or gone: it is made anew" in said and "Traceback" not in said
     assert path.read_bytes() == whole
     reference = tmp_path / "reference"
     shutil.copytree(two_rounds, reference)

@@ -237,6 +237,19 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
         fit(Bad(), Points(), FAST, tmp_path, seed=0, title="t")
 
 
+def test_weights_that_are_not_finite_are_no_result(tmp_path: Path) -> None:
+    """The loss of the last step is finite, what that step leaves is not: no model is written that nobody can use."""
+
+    class Overflowing(Task):
+        def losses(self, batch: Batch, progress: float) -> Losses:
+            total = super().losses(batch, progress).total()
+            return Losses({"a": (total - total).sqrt()})  # 0, of which the gradient is infinite
+
+    with pytest.raises(InputError, match=r"t: the trained weights are not finite \(.*lower --train\.learning-rate"):
+        fit(Overflowing(), Points(), replace(FAST, epochs=0.01), tmp_path, seed=0, title="t")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_a_source_finds_wrong_is_said_as_it_is_wherever_it_is_read(workers: int, tmp_path: Path) -> None:
     """In a process of its own too: one line, and a damaged file is still known to be one, which can be made anew."""

@@ -113,7 +113,13 @@ def stamps(folder: Path) -> dict[str, int]:
 def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
     """The stages of a run that were written to between two :func:`stamps`, or lost something."""
     names = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-    return {name.split("/")[0] for name in names} - {"run.json", "report.html", ".lock", ".digests.jsonl"}
+    return {name.split("/")[0] for name in names} - {
+        "run.json",
+        "report.html",
+        "passport.json",
+        ".lock",
+        ".digests.jsonl",
+    }
 
 
 def two_tones(height: int, width: int, seed: int = 0) -> np.ndarray:

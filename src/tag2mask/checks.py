@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -15,10 +16,12 @@ from tag2mask.files import read_object
 from tag2mask.methods.released import released_state
 from tag2mask.plan.facts import Fact
 from tag2mask.plan.folder import Run
+from tag2mask.plan.source import Source
 from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
+from tag2mask.saliency import SaliencyModel
 from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
@@ -40,6 +43,8 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
         check_pairs(dataset)
     if settings.oracle_masks:
         check_oracle(dataset)
+    if settings.start_from is not None:
+        Source.opened(settings.start_from).check(settings.method, settings.backbone.name, dataset.classes)
 
 
 def check_names(settings: RunSettings) -> None:
@@ -131,6 +136,12 @@ def _new_segmenter(settings: RunSettings, classes: int, of_run: Backbone) -> Non
     segment.build(settings.segmenter, backbone, classes, own)
 
 
+def check_source(settings: RunSettings, out: Path) -> None:
+    """A run does not start from itself."""
+    if settings.start_from is not None and settings.start_from.resolve() == out.resolve():
+        raise InputError(f"--from {settings.start_from} is the run folder itself: give another --out")
+
+
 def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], run: Run) -> None:
     """What the networks start from can be had and fits them: fetched now, and not when hours have passed.
 
@@ -181,6 +192,14 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         "--background saliency-rule": (settings.pseudo.background == "saliency-rule", "another background"),
     }  # fmt: skip
     asking = {what: otherwise for what, (asks, otherwise) in asking.items() if asks}
+    if settings.data.makes_saliency:
+        if not asking:
+            raise InputError(
+                f"--saliency auto makes maps that nothing of this run uses (--method {settings.method}): give --recipe "
+                "saliency, --method eps, --self-train smaf --self-train.denoise saliency, or leave it out"
+            )
+        SaliencyModel.installed()
+        return
     if not asking:
         return
     lacking = [s.id for s in dataset.samples if s.saliency_path is None]
@@ -194,7 +213,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         if lacking:
             raise InputError(
                 f"{what} needs {needed}: give --saliency FOLDER (grey images, one a photo under its name, bright where "
-                f"something stands out, by any saliency detector), or {otherwise}"
+                f"something stands out, by any saliency detector), --saliency auto to have them made, or {otherwise}"
             )
 
 

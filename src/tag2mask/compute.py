@@ -112,18 +112,21 @@ def keep_memory() -> None:
     mallopt(-1, limit)  # M_TRIM_THRESHOLD: the heap's end stays
 
 
-def by_halves(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+def by_halves(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], advice: str) -> list[Result]:
     """One result for each item of a batch, half as many at a time wherever the device's memory does not hold them.
 
+    Args:
+        advice: what to do where it does not hold one.
+
     Raises:
-        torch.OutOfMemoryError: it does not hold one.
+        InputError: it does not hold one.
     """
     try:
         return work(items)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(items) < 2:
-            raise
+            raise InputError(f"the device's memory does not hold a single photo in its views: {advice}") from error
     torch.cuda.empty_cache()
     half = len(items) // 2
     log.info("the device's memory does not hold %d photos at once: %d at a time", len(items), half)
-    return [*by_halves(work, items[:half]), *by_halves(work, items[half:])]
+    return [*by_halves(work, items[:half], advice), *by_halves(work, items[half:], advice)]

@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 
 AHEAD_BYTES = 256e6
 """Decoded photos that wait for the device hold at most about this much memory, whatever their sizes."""
+BEHIND_BYTES = 1e9
+"""What was computed and waits to be written holds at most about this much memory, or is one item."""
 
 
 def threads(wanted: int = 0) -> int:
@@ -71,8 +73,8 @@ def pipelined(
     workers = threads(workers)
     remaining = iter(batches)
     reading: deque[tuple[Sequence[Item], list[Future[Input]]]] = deque()
-    writing: deque[tuple[Item, Future[Result]]] = deque()
-    held = 0.0
+    writing: deque[tuple[Item, Future[Result], float]] = deque()
+    held = behind = 0.0
     with pool(workers, "read") as readers, pool(workers, "write") as writers:
 
         def read_more() -> None:
@@ -91,11 +93,20 @@ def pipelined(
             held -= sum(map(cost, batch))
             read_more()
             for item, output in zip(batch, outputs, strict=True):
-                writing.append((item, writers.submit(write, item, output)))
-            while len(writing) > 4 * workers:
-                item, result = writing.popleft()
+                writing.append((item, writers.submit(write, item, output), held_by(output)))
+                behind += writing[-1][-1]
+            while len(writing) > 4 * workers or (behind > BEHIND_BYTES and len(writing) > 1):
+                item, result, size = writing.popleft()
+                behind -= size
                 yield item, result.result()
             interrupt.end_if_asked()
         while writing:
-            item, result = writing.popleft()
+            item, result, _ = writing.popleft()
             yield item, result.result()
+
+
+def held_by(output: object) -> float:
+    """Bytes of the tensors and arrays in an output, and in tuples and lists of it."""
+    if isinstance(output, (tuple, list)):
+        return sum(map(held_by, output))
+    return float(getattr(output, "nbytes", 0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class UnreadableImage(InputError):
 
 
 class DamagedArtefact(InputError):
-    """A file that a run made cannot be read. It is moved aside, so that the same command makes it anew.
+    """A file that a run made cannot be read, or is gone. It is moved aside, so that the run's command makes it anew.
 
     Args:
         path: the file; afterwards it is there under a hidden name.
@@ -36,11 +37,10 @@ class DamagedArtefact(InputError):
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
+        state = f"is damaged ({reason}) and was moved aside" if os.path.lexists(path) else "is missing"
         with contextlib.suppress(OSError):
             path.replace(path.with_name(f".{path.name[:200]}.damaged"))
-        super().__init__(
-            f"{path} is damaged ({reason}) and was moved aside: run the same command again, which makes it anew"
-        )
+        super().__init__(f"{path} {state}: run the command of its run again, which makes it anew")
 
     def __reduce__(self) -> tuple[Callable[[Path, str], DamagedArtefact], tuple[Path, str]]:
         return _damaged, (self.path, str(self))

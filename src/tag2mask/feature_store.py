@@ -87,8 +87,10 @@ class FeatureStore:
         path = self.path(sample, view)
         try:
             features = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
-            raise DamagedArtefact(path, str(error)) from error
+        except (MemoryError, PermissionError):
+            raise  # says nothing of the file
+        except Exception as error:  # numpy parses the header as Python, which raises many types
+            raise DamagedArtefact(path, str(error) or type(error).__name__) from error
         if features.ndim != 3 or features.dtype != np.float16 or not np.isfinite(features).all():
             raise DamagedArtefact(path, "it does not hold finite half-precision features of a photo")
         return torch.from_numpy(features)

@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no text, a number of too many digits; too deep
         raise InputError(f"{path} is not valid JSON ({type(error).__name__}): it is damaged") from error
 
 
@@ -73,6 +73,20 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except (OSError, InputError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """A JSON object with the digest of itself, so that :func:`read_sealed` knows damage that is still JSON."""
+    write_json(path, {**content, "check": digest(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What :func:`write_sealed` wrote, without the digest; None where there is none, or it is damaged."""
+    content = read_object(path)
+    if content is None:
+        return None
+    check = content.pop("check", None)
+    return content if check in (None, digest(content)) else None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -88,10 +102,20 @@ def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for text in file:
             try:
                 line = json.loads(text)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):  # no JSON, a number of too many digits
                 continue
             if isinstance(line, dict):
                 yield line
+
+
+def end_last_line(path: Path) -> None:
+    """End the last line of a file of JSON lines that an interruption cut, so that what is added is not a part of it."""
+    try:
+        with path.open("rb+") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                file.write(b"\n")
+    except FileNotFoundError:
+        pass
 
 
 def digest(content: object) -> str:

@@ -7,9 +7,12 @@ is whole. A step that takes longer than the grace period is cut off.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 from tag2mask.errors import Terminated
 
@@ -48,6 +51,15 @@ def cancel_cut_off() -> None:
     """The process is ending; what is left to do for it may take longer than the grace period."""
     if hasattr(signal, "SIGALRM"):
         signal.alarm(0)
+
+
+def end_process(code: int) -> NoReturn:
+    """End at once. Everything is written and closed by now, and to take down torch's threads and libraries takes
+    seconds on a busy machine, in which a scheduler may kill."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:

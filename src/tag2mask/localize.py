@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
-from tag2mask.data.augment import resized
+from tag2mask.data.augment import check_sides, resized
 from tag2mask.data.images import open_photo
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureStore
@@ -25,6 +25,8 @@ from tag2mask.protocols import Localizes, Traits
 from tag2mask.settings import NOT_NEGATIVE, DecidesNothing, Range, check_values
 from tag2mask.types import Batch, Domain, LocalizationMaps, Sample, label_vector, normalise
 from tag2mask.views import View, padded_size, padding, stack_padded, views, without_padding
+
+SMALLER = "give a smaller --localize.long-side or smaller --scales"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class LocalizeSettings:
         check_values(self, "localize")
         if not self.scales:
             raise InputError("--localize.scales is empty: give at least one scale")
+        check_sides(self.long_side, self.scales, "--localize.long-side times --localize.scales")
 
     def views(self, height: int, width: int, divisor: int = 1) -> list[View]:
         """Of a photo of this size; sides are multiples of ``divisor``."""
@@ -108,10 +111,12 @@ class Localizer:
 
         Args:
             sizes: (height, width) of each photo.
-            inputs: what :meth:`read` gave of each.
+            inputs: what :meth:`read` gave of each; of one without tags nothing is needed.
         """
         photos = list(zip(samples, sizes, inputs, strict=True))
-        return compute.by_halves(self._localize, photos)
+        tagged = [photo for photo in photos if photo[0].labels]
+        maps = iter(compute.by_halves(self._localize, tagged, SMALLER) if tagged else ())
+        return [next(maps) if sample.labels else no_maps(sample, size) for sample, size, _ in photos]
 
     def _localize(self, photos: Sequence[tuple[Sample, tuple[int, int], Sequence[Tensor]]]) -> list[LocalizationMaps]:
         samples, views = [sample for sample, _, _ in photos], [self.views(size) for _, size, _ in photos]
@@ -200,6 +205,11 @@ def covered(probabilities: Tensor, labels: Tensor) -> list[float]:
 def normalise_maps(raw: Tensor) -> Tensor:
     """``[... rows columns]`` at least 0, to [0, 1] by the maximum of each map; an all-zero map stays zero."""
     return raw / (raw.amax((-2, -1), keepdim=True) + 1e-5)
+
+
+def no_maps(sample: Sample, size: tuple[int, int]) -> LocalizationMaps:
+    """Of a photo that shows none of the classes."""
+    return LocalizationMaps(sample.id, (), np.zeros((0, 1, 1), np.float16), size)
 
 
 def present_maps(sample: Sample, raw: Tensor, size: tuple[int, int], share: float | None = None) -> LocalizationMaps:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tag2mask import summary
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.photos import read_records
 from tag2mask.stages import names
@@ -45,7 +44,7 @@ def scores(execution: Execution) -> dict[SampleKey, float]:
 
 def signs(execution: Execution) -> list[tuple[list[Sample], Signs]]:
     """The photos of each split that have a mask, and their signs."""
-    last = summary.final_masks(execution)
+    last = names.last_masks(execution.settings, execution.folders)
     found = [_of_stage(execution, last, execution.data.train.samples, _other_answer(execution, last))]
     if execution.data.val is not None and "predictions" in execution.folders:
         found.append(_of_stage(execution, "predictions", execution.data.val.samples, None))

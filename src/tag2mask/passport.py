@@ -15,6 +15,7 @@ import torch
 from tag2mask import backbones, segment
 from tag2mask.backbones import BackboneSettings
 from tag2mask.backbones.embedded import EMBEDDED
+from tag2mask.files import read_object
 from tag2mask.plan.execute import Execution
 from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
@@ -39,11 +40,12 @@ def passport(run: Execution) -> dict[str, Any]:
         "method": s.method,
         "learned_from": {
             "tags": {"photos": len(data.train), "of_none": sum(x.labels == frozenset() for x in data.train.samples)},
-            "saliency": {"source": "given maps", "model_saw_masks": None} if uses_saliency(run) else None,
+            "saliency": _saliency(run),
             "text": None,
             "true_masks": 0,
             "corrected_masks": 0,
         },
+        "started_from": _started_from(run),
         "measured_with": {
             "true_masks_of_training_photos": sum(x.mask_path is not None for x in data.train.samples),
             "true_masks_of_validation_photos": (
@@ -55,6 +57,23 @@ def passport(run: Execution) -> dict[str, Any]:
         "oracle_for_comparison": any(stage.oracle for stage in run.done()),
         "weights": _weights(run),
     }
+
+
+def _started_from(run: Execution) -> dict[str, Any] | None:
+    """The run whose weights the trainings started from, and what that learned from, as far as it says."""
+    folder = run.settings.start_from
+    if folder is None:
+        return None
+    theirs = read_object(folder / "passport.json") or {}
+    return {"run": str(folder), "learned_from": theirs.get("learned_from")}
+
+
+def _saliency(run: Execution) -> dict[str, Any] | None:
+    if not uses_saliency(run):
+        return None
+    if run.settings.data.makes_saliency:
+        return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": True}
+    return {"source": "given maps", "model_saw_masks": None}
 
 
 def signals(run: Execution) -> tuple[str, ...]:

@@ -26,8 +26,10 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
+from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
+from tag2mask.stages.photos import RECORD
 
 log = logging.getLogger("tag2mask")
 
@@ -107,6 +109,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     processes.join()
     surveyed, settings = _surveyed(path, settings, wanted)
     assert surveyed.train is not None
+    checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
@@ -132,7 +135,7 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             if error.path in damaged:
                 raise
             damaged.add(error.path)
-            log.info("%s is damaged: it is made anew", error.path)
+            log.info("%s is damaged or gone: it is made anew", error.path)
             execute(execution, wanted)
 
 
@@ -142,7 +145,8 @@ def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tup
     Raises:
         InputError: what is wrong first, of the data set or of the settings.
     """
-    settings = replace(settings, data=settings.data.absolute())
+    start = None if settings.start_from is None else settings.start_from.absolute()
+    settings = replace(settings, data=settings.data.absolute(), start_from=start)
     checks.check_names(settings)
     surveyed = doctor.survey(path.absolute(), settings.data)
     doctor.refuse_errors(surveyed.findings)
@@ -170,7 +174,7 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     described = execution.run.description()
     if described.get("examined") == examined:
         return
-    records = read_records(execution.folders[execution.stages[0].name].records)
+    records = read_records(execution.folders[execution.stages[0].name].records, RECORD)
     checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
     findings = doctor.check_photos(surveyed, checked)
     doctor.refuse_errors(findings)
@@ -189,10 +193,9 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     settings = settings or RunSettings()
     wanted = [stage.name for stage in stages.plan(settings)]
     surveyed, settings = _surveyed(path, settings, wanted)
-    there = (out / "run.json").exists()
-    run = Run(out, existing=there)
+    run = Run(out)
     run_data = _run_data(path, surveyed, settings, run)
-    return explain.outlook(run if there else None, stages.plan(settings), settings, run_data, wanted)
+    return explain.outlook(run, stages.plan(settings), settings, run_data, wanted)
 
 
 def write_report(execution: Execution) -> Path:
@@ -220,8 +223,8 @@ def reopen(run: Run) -> Execution:
     Raises:
         InputError: the data set is not there any more, or cannot be read.
     """
-    described = run.description()
-    settings, path = settings_from(described["settings"]), Path(described["data"])
+    described = run.described()
+    settings, path = replace(settings_from(described["settings"]), verify=False), Path(described["data"])
     surveyed = doctor.survey(path, settings.data)
     doctor.refuse_errors(surveyed.findings)
     return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
@@ -241,6 +244,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
+            **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
         }
     )

@@ -4,8 +4,10 @@ machines can share."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +21,7 @@ from tag2mask.errors import InputError, UnreadableImage, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest, read_object, write_json
 from tag2mask.naming import safe_name
+from tag2mask.plan.facts import stamp
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.progress import track
 from tag2mask.recipes import RunSettings, settings_from
@@ -58,7 +61,7 @@ class Prediction:
         Raises:
             InputError: no such run, or no trained segmenter in it.
         """
-        described = Run(run_folder, existing=True).description()
+        described = Run(run_folder, existing=True).described()
         settings = settings_from(described["settings"])
         if refine is not None:
             settings = replace(settings, inference=replace(settings.inference, refine=refine))
@@ -90,6 +93,11 @@ class Prediction:
     def path(self, sample: Sample) -> Path:
         """Where a photo's mask lies."""
         return self.out / f"{safe_name(sample.id)}.png"
+
+    def is_made(self, sample: Sample, began: int) -> bool:
+        """Whether a photo's mask is of this prediction, and no older than the photo."""
+        changed = max(stamp(sample.image_path)[1:], default=0)
+        return shards.is_newer(self.path(sample), max(began, changed))
 
     def batches(self, samples: Sequence[Sample], number: int, count: int) -> Iterator[list[Sample]]:
         """Photos that are segmented together: share ``number`` of ``count``, from 0. Batches are formed of all photos,
@@ -123,8 +131,9 @@ class Prediction:
 
     def made(self, batches: Iterable[Sequence[Sample]]) -> Iterator[tuple[Sample, str | None]]:
         """Make the masks of these batches: each photo, and why it has none."""
+        decoded = lambda sample: 3.0 * math.prod(_size(sample))  # noqa: E731
         return concurrency.pipelined(
-            batches, self.read, self.probabilities, self.write, cost=lambda _: 6e6, workers=self.settings.workers
+            batches, self.read, self.probabilities, self.write, cost=decoded, workers=self.settings.workers
         )
 
     def begin(self, key: str) -> int:
@@ -196,7 +205,7 @@ def _predicted(
 
     def to_do() -> Iterator[Sequence[Sample]]:
         for batch in batches:
-            if all(shards.is_newer(prediction.path(sample), began) for sample in batch):
+            if all(prediction.is_made(sample, began) for sample in batch):
                 done.extend(map(prediction.path, batch))
             else:
                 yield batch
@@ -265,6 +274,9 @@ def _check_folder(prediction: Prediction, samples: Sequence[Sample]) -> None:
         raise InputError(
             f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
         )
+    above = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"--out {out}: {above} is a file; give a folder")
     for sample in samples:
         if prediction.path(sample).resolve() == sample.image_path.resolve():
             raise InputError(
@@ -273,6 +285,7 @@ def _check_folder(prediction: Prediction, samples: Sequence[Sample]) -> None:
             )
 
 
+@functools.lru_cache(maxsize=10_000)
 def _size(sample: Sample) -> tuple[int, int]:
     """(height, width) of a photo by its header; (1, 1) where that cannot be read."""
     try:

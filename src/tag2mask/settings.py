@@ -33,7 +33,7 @@ class Range:
 
     def __str__(self) -> str:
         limits = [
-            f"{word} {limit:g}"
+            f"{word} {number(limit)}"
             for word, limit in (
                 ("at least", self.at_least),
                 ("above", self.above),
@@ -70,9 +70,17 @@ class ByFact:
     neutral: Any
 
 
+def number(value: float) -> str:
+    """As a person writes it: whole numbers with all their digits."""
+    return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 1e15 else f"{value:g}"
+
+
 SHARE = Range(at_least=0, at_most=1)
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(at_least=0)
+WIDTH = Range(at_least=1, at_most=8192)  # channels of a layer
+REACH = Range(at_least=1, at_most=255)  # cells that a layer or a walk sees from one
+THREADS = Range(at_least=0, at_most=1024)
 
 
 @functools.cache
@@ -100,9 +108,9 @@ def check_values(settings: Any, prefix: str) -> None:
         value = getattr(settings, f.name)
         flag = "--" + f"{prefix}.{f.name}".removeprefix(".").replace("_", "-")
         limits = marker(settings, f.name, Range) or Range()
-        for number in _numbers(value):
-            if not limits.holds(number):
-                raise InputError(f"{flag} is {number:g}: it must be {limits}")
+        for of_field in _numbers(value):
+            if not limits.holds(of_field):
+                raise InputError(f"{flag} is {number(of_field)}: it must be {limits}")
         choices = _choices(type(settings))[f.name]
         for name in value if isinstance(value, tuple) else (value,):
             if choices and isinstance(name, str) and name not in choices:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate
+from tag2mask import evaluate, need
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
@@ -22,7 +22,7 @@ from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.held_out import precision_rows
-from tag2mask.stages.masks import unrefined
+from tag2mask.stages.masks import RECORD, unrefined
 from tag2mask.stages.thresholds import chosen_threshold
 from tag2mask.types import Dataset, LocalizationMaps, Sample
 
@@ -56,6 +56,7 @@ def report_data(execution: Execution) -> ReportData:
             for name, folder in run.folders.items()
         ],
         curves=_curves(run),
+        risk=_risk(run),
         sweep=evaluate.OracleSweep.from_json(scores["sweep"]) if "sweep" in scores else None,
         settings=described["settings"],
         warnings=warnings(run),
@@ -85,7 +86,12 @@ def supervision(run: Execution) -> list[str]:
     lines = [f"image-level tags of {len(run.data.train)} photos"]
     denoised = s.self_train.students and "saliency" in s.self_train.denoise
     if s.pseudo.background in SALIENCY or s.traits.saliency or denoised:
-        lines.append("saliency maps of the training photos (class-agnostic, made by another model)")
+        made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
+        lines.append(
+            f"saliency maps made in the run by {made}, a network that was trained with masks of other photos"
+            if made
+            else "saliency maps of the training photos (class-agnostic, made by another model)"
+        )
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
         if s.self_train.sharpness is None:
@@ -104,18 +110,15 @@ def supervision(run: Execution) -> list[str]:
         lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
     if "crf" in s.refine:
         lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
-    if final_masks(run) != "masks":
+    if s.start_from is not None:
+        lines.append(f"every network started from the weights of the run {s.start_from}, and of what that learned from")
+    if names.last_masks(run.settings, run.folders) != "masks":
         lines.append("masks relabelled by the segmenter itself, which sees the tags and no truth")
     if any(stage.oracle for stage in run.done()):
         lines.append(
             "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
         )
     return lines
-
-
-def final_masks(run: Execution) -> str:
-    """The stage of the last masks made: of the last relabelling, or of the maps."""
-    return [name for name in names.masks(run.settings) if name in run.folders][-1]
 
 
 def warnings(run: Execution) -> list[str]:
@@ -127,6 +130,8 @@ def warnings(run: Execution) -> list[str]:
         lines += [record["error"] for record in run.data.set_aside[:20]]
     manifest = run.folders["masks"].manifest()
     lines += manifest.get("hardly_shown", ())
+    if "saliency" in run.folders and (line := run.folders["saliency"].manifest().get("salient")):
+        lines.append(line)
     if without := manifest.get("without", ()):
         lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
     for name in names.masks(run.settings):
@@ -135,7 +140,7 @@ def warnings(run: Execution) -> list[str]:
                 f"{count} of the {len(run.data.train)} {name}: the refined mask was much larger than its scores say, "
                 "so the unrefined one was kept"
             )
-    records = read_records(run.folders[final_masks(run)].records)
+    records = read_records(run.folders[names.last_masks(run.settings, run.folders)].records, RECORD)
     lacking = [r for r in records if r["missing_classes"]]
     if lacking:
         ids = ", ".join(str(r["id"]) for r in lacking[:5])
@@ -151,20 +156,22 @@ class Galleries:
     maps: StageFolder  # the last maps before propagation
     masks: StageFolder  # the last masks
     unrefined: Callable[[Sample], np.ndarray]
+    train: Dataset  # the training photos, with the saliency maps that the run made
 
     @classmethod
     def of(cls, run: Execution) -> Galleries:
         name = [name for name in names.maps(run.settings) if name in run.folders][-1]
         scores = next(stage for stage in run.stages if stage.name == "scores")
-        threshold, _ = chosen_threshold(run.context(scores, run.folders["scores"]), name)
+        context = run.context(scores, run.folders["scores"])
+        threshold, _ = chosen_threshold(context, name)
         maps = run.folders[name]
         bare = unrefined(MapReader(maps), threshold, run.settings.pseudo)
-        return cls(run, maps, run.folders[final_masks(run)], bare)
+        return cls(run, maps, run.folders[names.last_masks(run.settings, run.folders)], bare, context.train)
 
     def groups(self) -> dict[str, list[GalleryRow]]:
         """Best, worst, most uncertain and first photos, as far as they are known."""
         groups: dict[str, list[GalleryRow]] = {}
-        train, val = self.run.data.train, self.run.data.val
+        train, val = self.train, self.run.data.val
         of_photos = read_json(self.run.folders["scores"].folder / "photos.json")
         if val is not None and "predictions" in of_photos:
             groups |= self._ranked("new photos (val, no tags given)", val, of_photos["predictions"])
@@ -187,12 +194,12 @@ class Galleries:
         }
 
     def _uncertain(self, dataset: Dataset) -> list[GalleryRow]:
-        uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records)}
+        uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records, RECORD)}
         samples = sorted((s for s in dataset.samples if s.id in uncertainty), key=lambda s: -uncertainty[s.id])
         return [self._row(dataset, s, note=f"mean uncertainty {uncertainty[s.id]:.2f}") for s in samples[:ROWS]]
 
     def _row(self, dataset: Dataset, sample: Sample, score: float | None = None, note: str = "") -> GalleryRow:
-        of_train = dataset is self.run.data.train
+        of_train = dataset is self.train
         maps = self._maps(self.maps.folder.name, sample) if of_train else None
         return GalleryRow(
             id=sample.id,
@@ -224,11 +231,37 @@ class Galleries:
         return None if stage is None else MaskReader(stage).if_any(sample)
 
 
+def _risk(run: Execution) -> dict[str, list[tuple[float, float]]]:
+    """By split, the mean of the photos' own mean IoU over those of least need: (percent of photos, percent)."""
+    needs = need.scores(run)
+    of_photos = read_json(run.folders["scores"].folder / "photos.json")
+    last = names.last_masks(run.settings, run.folders)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for title, dataset, stage in (
+        ("training photos", run.data.train, last),
+        ("new photos", run.data.val, "predictions"),
+    ):
+        keys = {} if dataset is None else {sample.id: sample.key for sample in dataset.samples}
+        measured = [(keys.get(id), iou) for id, iou in of_photos.get(stage, ()) if iou is not None]
+        rows = [(needs[key], iou) for key, iou in measured if key in needs]
+        if len(rows) >= 20 and len({row[0] for row in rows}) > 1:
+            values = np.array([iou for _, iou in sorted(rows)])
+            means = np.cumsum(values) / np.arange(1, len(values) + 1)
+            first = max(1, len(values) // 10)
+            shares = 100 * np.arange(first, len(values) + 1) / len(values)
+            curves[title] = list(zip(shares.tolist(), means[first - 1 :].tolist(), strict=True))
+    return curves
+
+
 def _counts(dataset: Dataset) -> list[int]:
     counts = np.zeros(len(dataset.classes), int)
     for sample in dataset.samples:
         counts[sorted(sample.labels or ())] += 1
     return counts.tolist()
+
+
+def _numeric(line: dict[str, Any], *names: str) -> bool:
+    return all(isinstance(line.get(name), (int, float)) for name in names)
 
 
 def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -238,6 +271,6 @@ def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
             lines = read_jsonl(run.folders[stage.name].folder / "log.jsonl")
             terms = [k for k in (lines[0] if lines else {}) if k not in ("step", "lr", "images_per_s")]
             curves[stage.name] = {
-                term: [(line["step"], line[term]) for line in lines if term in line] for term in terms
+                term: [(line["step"], line[term]) for line in lines if _numeric(line, "step", term)] for term in terms
             }
     return curves

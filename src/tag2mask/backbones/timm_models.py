@@ -72,7 +72,8 @@ def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
                 raise
             raise InputError(
                 f"the weights of '{name}' cannot be fetched from the hub ({type(error).__name__}): check the network "
-                "or HF_HUB_OFFLINE, give --weights FILE, or use the embedded default tf_efficientnet_lite0"
+                "or HF_HUB_OFFLINE, give a file or none (--weights; --segmenter.weights for a backbone of its own), or "
+                "use the embedded default tf_efficientnet_lite0"
             ) from error
     raise InputError(f"timm cannot build '{name}': `tag2mask list backbones` names those that work")
 

@@ -7,6 +7,7 @@ anything else is a bug of ours.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
   tag2mask predict RUN IMAGES --out DIR              masks for new, untagged photos with the run's segmenter
   tag2mask merge DIR                                 is every shard of `predict --shard i/n`, `label --shard i/n` there?
+  tag2mask saliency DATA --out DIR                   saliency maps of the photos (train, label: --saliency auto)
   tag2mask evaluate PREDICTED TRUTH [--classes FILE|a,b,c] [--json]
                                                      any folder of index masks against any other
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
@@ -40,15 +42,20 @@ class, VOC's layout, or COCO's.
 """
 
 SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share
-CANNOT_WRITE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EROFS)
+CANNOT_WRITE = (
+    errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, prints what the user can mend as one line, exits."""
-    from tag2mask.interrupt import cancel_cut_off, handle_signals
+    from tag2mask import interrupt
 
-    if arguments is None:  # a program of its own, not a test within another
-        handle_signals()
+    program = arguments is None  # of its own, not a test within another
+    if program:
+        interrupt.handle_signals()
+        _print_anything()
     try:
         code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -56,10 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = fail_for_all(" ".join(str(error).split()))
     except KeyboardInterrupt:
         code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
+        if program:
+            interrupt.end_process(code)
     except Terminated:
-        cancel_cut_off()
+        interrupt.cancel_cut_off()
         fail_for_all("asked to end: run the same command again to go on; finished work is kept")
         code = 143
+        if program:
+            interrupt.end_process(code)
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -70,6 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out"
         )
     sys.exit(code)
+
+
+def _print_anything() -> None:
+    """Names of classes and files in any alphabet, whatever the terminal can show: the rest as ``\\u0444``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def fail_for_all(message: str) -> int:
@@ -103,6 +121,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "plan": runs.plan,
         "predict": tools.predict,
         "merge": tools.merge,
+        "saliency": tools.saliency,
         "evaluate": tools.evaluate,
         "compare": tools.compare,
         "export": exchange.export,

@@ -23,6 +23,7 @@ SHORT = {
     "--backbone": "--backbone.name",
     "--weights": "--backbone.weights",
     "--freeze": "--backbone.freeze",
+    "--from": "--start-from",
     "--freeze-until": "--backbone.freeze-until",
     "--epochs": "--train.epochs",
     "--scales": "--localize.scales",

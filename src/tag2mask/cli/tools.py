@@ -91,6 +91,29 @@ def predict(arguments: list[str]) -> int:
     return 0
 
 
+def saliency(arguments: list[str]) -> int:
+    import tyro
+
+    from tag2mask.data import DataSettings
+
+    @dataclasses.dataclass(frozen=True)
+    class Saliency:
+        """A saliency map of every photo, by a packaged network that was trained with masks (extra `saliency`)."""
+
+        DATA: tyro.conf.Positional[Path]
+        out: Path
+        """Folder for the maps: grey PNG, one a photo under its id, bright where something stands out. `DATA/saliency`
+        is found by itself, another one by --saliency."""
+        data: DataSettings = DataSettings()
+
+    parsed = tyro.cli(Saliency, args=spell_out(arguments), prog="tag2mask saliency")
+    show_progress()
+    from tag2mask.saliency import make_saliency_maps
+
+    print(f"{len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data))} saliency maps in {parsed.out}")
+    return 0
+
+
 def merge(arguments: list[str]) -> int:
     import tyro
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate, passport, pipeline, summary
+from tag2mask import evaluate, passport, pipeline
 from tag2mask.errors import InputError
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
+from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
 from tag2mask.types import SampleKey
 
@@ -56,7 +57,7 @@ def open_run(folder: Path, name: str) -> MeasuredRun:
             f"{folder} holds no finished masks of the photos and tags that are there now: run its command again"
         )
     confusions, photos = {}, {}
-    stages = {"masks": summary.final_masks(execution), "predictions": "predictions"}
+    stages = {"masks": names.last_masks(execution.settings, execution.folders), "predictions": "predictions"}
     for kind, stage in stages.items():
         if stage in execution.folders:
             measured = _measured(execution, stage, kind)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask import evaluate, summary
+from tag2mask import evaluate
 from tag2mask.compare.comparison import UNEQUAL, Comparison, Row, said
 from tag2mask.compare.measured import WHAT, MeasuredRun
 from tag2mask.compare.statistics import mean_iou
@@ -18,6 +18,7 @@ from tag2mask.files import atomic
 from tag2mask.report.colors import class_colors, rgb
 from tag2mask.report.pictures import Picture, draw_mask, picture, thumbnail
 from tag2mask.report.words import duration, percent
+from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
 
 PHOTOS = 12
@@ -89,7 +90,7 @@ def _pictures(rows: tuple[Row, ...], kind: str, key: tuple[str, str]) -> list[Pi
     shown = [picture("Photo", photo, f"photo {sample.id}"), picture("Truth", truth, f"truth of {sample.id}")]
     for run in (row.runs[0] for row in rows):
         execution = run.execution
-        stage = summary.final_masks(execution) if kind == "masks" else "predictions"
+        stage = names.last_masks(execution.settings, execution.folders) if kind == "masks" else "predictions"
         mask = MaskReader(execution.folders[stage]).if_any(sample)
         if mask is not None:
             shown.append(picture(run.name, draw_mask(photo, mask, colors), f"{run.name} on {sample.id}"))

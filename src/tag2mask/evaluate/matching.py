@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tag2mask.errors import InputError, listed
+from tag2mask.naming import safe_name
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless ones: a JPEG cannot hold indices
 PHOTO_SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", ".webp")  # which some tools keep: a.jpg.png
@@ -46,13 +47,16 @@ def mask_files(folder: Path) -> dict[str, Path]:
 def match(truths: Mapping[str, Path], predictions: Mapping[str, Path]) -> dict[str, str]:
     """Name of each truth mask to the name of its prediction, those that have one.
 
-    Equal names first. What is left is matched by its :func:`bare_name`, where that names one mask on each side.
+    Equal names first, and names as a run writes them (:func:`tag2mask.naming.safe_name`). What is left is matched by
+    its :func:`bare_name`, where that names one mask on each side.
 
     Raises:
         InputError: several masks on one side have the bare name of one on the other.
     """
     pairs = {name: name for name in truths if name in predictions}
-    left, right = (_by_bare_name(n for n in side if n not in pairs) for side in (truths, predictions))
+    pairs |= {n: written for n in truths.keys() - pairs.keys() if (written := safe_name(n)) in predictions}
+    left = _by_bare_name(name for name in truths if name not in pairs)
+    right = _by_bare_name(predictions.keys() - pairs.values())
     for bare in left.keys() & right.keys():
         if len(left[bare]) > 1 or len(right[bare]) > 1:
             raise InputError(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tag2mask.errors import InputError
 from tag2mask.layers.adaptive_pooling import Rule
 from tag2mask.protocols import Traits
-from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, REACH, SHARE, WIDTH, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ApcSettings:
     context: Literal["none", "hv_bilstm"] = "none"
     """hv_bilstm: two-way LSTMs along rows and columns before the classifier (ViT-PCM). Whether the single-stage form
     has it is unverified."""
-    context_width: Annotated[int, Range(at_least=1)] = 192
+    context_width: Annotated[int, WIDTH] = 192
     """Of each LSTM in each direction (ViT-PCM's on 768 channels); embeddings are four times as wide."""
     dropout: Annotated[float, Range(at_least=0, below=1)] = 0.2
     """Share of embedding values dropped before the classifier (ViT-PCM)."""
@@ -69,9 +69,9 @@ class ApcSettings:
     """Weight of the equivariance loss, 0: none. A mosaic of four transformed half-size photos must be classified as
     they were when whole (ViT-PCM, by whose author it matters most). That APC kept it is unverified."""
 
-    decoder_width: Annotated[int, Range(at_least=1)] = 256
+    decoder_width: Annotated[int, WIDTH] = 256
     """Channels of the decoder (ToCo: 512 on a ViT's 768); which decoder; unverified."""
-    decoder_dilation: Annotated[int, Range(at_least=1)] = 5
+    decoder_dilation: Annotated[int, REACH] = 5
     """Of its two 3x3 convolutions (ToCo)."""
     presence: bool = True
     """The photo's class scores weigh the decoder's classes, as in our other DeepLab heads; ours, not the paper's."""
@@ -92,7 +92,7 @@ class ApcSettings:
     nothing."""
     refine: Literal["par", "none"] = "par"
     """What refines the online labels. That it is PAR is unverified."""
-    label_stride: Annotated[int, Range(at_least=1)] = 2
+    label_stride: Annotated[int, Range(at_least=1, at_most=32)] = 2
     """Online labels are refined and used at the view's resolution divided by this (ToCo refines at half of it)."""
 
     heads_first: Annotated[float, SHARE] = 0.0

@@ -55,7 +55,7 @@ from tag2mask.backbones.resnet38 import NAME, ResNet38d, official_names
 from tag2mask.errors import InputError
 from tag2mask.methods.released import take_over
 from tag2mask.protocols import Traits
-from tag2mask.settings import NOT_NEGATIVE, SHARE, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, SHARE, WIDTH, check_values
 from tag2mask.types import Batch, Losses, Views, masked_mean
 
 HeadForm = Literal["linear", "feature"]
@@ -73,7 +73,7 @@ class EpsSettings:
     """Weight of the saliency loss, next to that of the tags (1 in the paper)."""
     head: HeadForm = "linear"
     """linear: EPS as released. feature: SMAF's, over `channels` features."""
-    channels: Annotated[int, Range(at_least=1)] = 128
+    channels: Annotated[int, WIDTH] = 128
     """Width of the feature head."""
 
     def __post_init__(self) -> None:

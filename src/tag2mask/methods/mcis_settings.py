@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tag2mask.protocols import Traits
-from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, WIDTH, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class McisSettings:
     """Three W_P by the domains of a pair, or one for all."""
     share_head: bool = True
     """One head, or a second one without bias for what is (not) found again."""
-    extra_convs: Annotated[int, NOT_NEGATIVE] = 0
+    extra_convs: Annotated[int, Range(at_least=0, at_most=100)] = 0
     """New 3x3 convolutions, each with ReLU, between the backbone and F; both published forms have 3 on VGG-16. They and
     the head then start as N(0, 2 / (k k C_out)), as published."""
-    channels: Annotated[int, Range(at_least=1)] = 512
+    channels: Annotated[int, WIDTH] = 512
     """C, where there are new convolutions; without, it is the backbone's."""
     reduction: Literal["sum", "mean"] = "sum"
     """Losses of the two photos of a pair are added, or averaged but for the contrastive ones."""

@@ -72,7 +72,7 @@ class SelfTrainSettings:
 
     name: Literal["none", "smaf"] = "none"
     """smaf: train students on the maps. none: the method's maps are the last."""
-    rounds: Annotated[int, Range(at_least=1)] = 1
+    rounds: Annotated[int, Range(at_least=1, at_most=100)] = 1
     """Students, each taught by the maps of the one before (the paper has one)."""
     background: Annotated[float | None, Range(above=0, below=1)] = None
     """Constant score of background in the targets. None: the paper's 0.2 where saliency denoises, since it then says
@@ -96,7 +96,7 @@ class SelfTrainSettings:
     """Weight of the tags' loss."""
     jitter: Annotated[float, SHARE] = 0.0
     """Strength of random brightness, contrast and saturation on the student's views; their hue stays."""
-    stride: Annotated[int, Range(at_least=1)] = 4
+    stride: Annotated[int, Range(at_least=1, at_most=32)] = 4
     """Pixels per cell of the targets."""
 
     def __post_init__(self) -> None:

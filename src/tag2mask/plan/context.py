@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import StageFolder
+from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.plan.view import SettingsView, Undeclared
 from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 if TYPE_CHECKING:
     from tag2mask.recipes import RunSettings
+
+UNKNOWN_BYTES = 6e6  # of a decoded photo whose size is not known yet
 
 
 class Context:
@@ -63,13 +66,35 @@ class Context:
 
     @property
     def photos(self) -> Mapping[SampleKey, PhotoFacts]:
-        """Size and content digest of the photos."""
-        return self._data.photos
+        """Size and content digest of the photos that the stage declared."""
+        declared = {split: fact in self.stage.facts for split, fact in self._facts_of_splits().items()}
+        if not any(declared.values()):
+            self._declared("photos")
+        return {key: facts for key, facts in self._data.photos.items() if declared[key[0]]}
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """(height, width) of a photo in pixels."""
+        self._declared(self._facts_of_splits()[sample.split])
         facts = self._data.photos[sample.key]
         return facts.height, facts.width
+
+    @property
+    def source(self) -> Source | None:
+        """The run to start from; None where the stage starts from none."""
+        if self._data.settings.start_from is None:
+            return None
+        self._declared("source")
+        return self._data.source
+
+    def decoded_bytes(self, sample: Sample) -> float:
+        """What a photo holds in memory once it is decoded: how far ahead it may be read. Decides nothing."""
+        facts = self._data.photos.get(sample.key)
+        return UNKNOWN_BYTES if facts is None else 3.0 * facts.height * facts.width
+
+    def _facts_of_splits(self) -> dict[str, Fact]:
+        val = self._data.val
+        of_val: dict[str, Fact] = {} if val is None else {val.samples[0].split: "val photos"}
+        return {**of_val, self.train_split: "photos"}
 
     def _declared(self, fact: Fact) -> None:
         if fact not in self.stage.facts:
@@ -82,11 +107,14 @@ class Context:
         hidden: dict[str, Fact] = {}
         if "tags" not in facts or photos != "photos":
             hidden |= {"labels": "tags", "domain": "tags"}
-        if "saliency" not in facts:
+        made = self._reads.get("saliency") if photos == "photos" else None  # by a stage of the run
+        if "saliency" not in facts and made is None:
             hidden["saliency_path"] = "saliency"
         if truth not in facts:
             hidden |= {"mask_path": truth, "all_background": truth}
-        return dataset.with_samples(_Restricted(dataset.samples, self.stage.name, hidden)) if hidden else dataset
+        if not hidden and made is None:
+            return dataset
+        return dataset.with_samples(_Restricted(dataset.samples, self.stage.name, hidden, made))
 
 
 class _SeenSample(Sample):
@@ -103,10 +131,12 @@ class _SeenSample(Sample):
 
 
 class _Restricted(Sequence[Sample]):
-    """Samples of which a stage cannot see some fields."""
+    """Samples of which a stage cannot see some fields, and whose saliency maps may be of a stage."""
 
-    def __init__(self, samples: Sequence[Sample], stage: str, hidden: Mapping[str, Fact]) -> None:
-        self.samples, self.stage, self.hidden = samples, stage, hidden
+    def __init__(
+        self, samples: Sequence[Sample], stage: str, hidden: Mapping[str, Fact], saliency: StageFolder | None = None
+    ) -> None:
+        self.samples, self.stage, self.hidden, self.saliency = samples, stage, hidden, saliency
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -117,7 +147,7 @@ class _Restricted(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Sequence[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(index, slice):
-            return _Restricted(self.samples[index], self.stage, self.hidden)
+            return _Restricted(self.samples[index], self.stage, self.hidden, self.saliency)
         return self._seen(self.samples[index])
 
     def __iter__(self) -> Iterator[Sample]:
@@ -126,6 +156,8 @@ class _Restricted(Sequence[Sample]):
     def _seen(self, sample: Sample) -> Sample:
         seen = object.__new__(_SeenSample)
         content = {f.name: getattr(sample, f.name) for f in fields(sample)}
+        if self.saliency is not None:
+            content["saliency_path"] = self.saliency.path(sample.id, ".png")
         for name, value in {**content, "_hidden": self.hidden, "_stage": self.stage}.items():
             object.__setattr__(seen, name, value)
         return seen

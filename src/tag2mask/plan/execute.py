@@ -61,7 +61,8 @@ def begin(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunDat
     """
     execution = Execution(run, stages, settings, data, {})
     _carry_out(execution, stages[0])
-    execution.data = data.checked(read_records(execution.folders[stages[0].name].records))
+    assert isinstance(stages[0], PhotoStage)
+    execution.data = data.checked(read_records(execution.folders[stages[0].name].records, stages[0].record))
     _report_set_aside(execution)
     return execution
 
@@ -102,11 +103,17 @@ def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: Run
     present = run.current(first.name)
     if present is None or not present.has_manifest:
         return execution
+    assert isinstance(first, PhotoStage)
+    if missing(first, execution.context(first, present)):
+        return execution  # photos are new or changed: nothing is known to be of them
     execution.folders[first.name] = present
-    execution.data = data.checked(read_records(present.records))
+    execution.data = data.checked(read_records(present.records, first.record))
     for stage in others:
         key = keys_of(stages, settings, execution.data, execution.folders)[stage.name]
-        if (folder := run.current(stage.name)) is not None and folder.key == key and folder.has_manifest:
+        folder = run.current(stage.name)
+        if folder is None or folder.key != key or not folder.has_manifest:
+            continue
+        if not isinstance(stage, PhotoStage) or all(map(folder.as_written, stage.files)):
             execution.folders[stage.name] = folder
     return execution
 
@@ -143,7 +150,7 @@ def _healed(execution: Execution, stage: Stage, seen: set[Path]) -> None:
             if damaged.path in seen:
                 raise
             seen.add(damaged.path)
-            log.info("%s is damaged: it is made anew", damaged.path)
+            log.info("%s is damaged or gone: it is made anew", damaged.path)
             for earlier in execution.stages:
                 if execution.run.folder / earlier.name in damaged.path.parents and earlier is not stage:
                     _healed(execution, earlier, seen)
@@ -172,7 +179,7 @@ def opened(execution: Execution, stage: Stage, *, tidy: bool = True) -> tuple[st
         return folder.key, False
     gone = lacking(stage, execution.context(stage, folder))
     if gone:
-        log.info("%s: %s missing or damaged and made anew", stage.title, gone)
+        log.info("%s: %s, made anew", stage.title, gone)
         folder.reopen()
     return folder.key, not gone
 
@@ -200,19 +207,23 @@ def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
 
 def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
     if isinstance(stage, PhotoStage):
-        if stage.suffix == ".png" and processes.is_main():  # masks say what their values mean
+        if stage.suffix == ".png" and stage.shows_classes and processes.is_main():  # masks say what their values mean
             write_classes(context.folder.folder, context.classes)
-        return {"count": len(samples_of(stage, context)), **run_photos(stage, context, workers)}
+        return {"count": len(samples_of(stage, context)), "files": stage.files, **run_photos(stage, context, workers)}
     assert isinstance(stage, TrainingStage)
     return {"count": len(context.train), **(stage.train(context) or {})}
 
 
 def lacking(stage: Stage, context: Context) -> str:
     """What a stage's manifest promises and is not there, in words."""
-    if isinstance(stage, PhotoStage):
-        files = [name for name in stage.files if not (context.folder.folder / name).exists()]
-        return listed([*files, *(sample.id for sample in missing(stage, context))])
-    return "" if _whole(context.folder.model) else "the model"
+    if isinstance(stage, TrainingStage):
+        return "" if _whole(context.folder.model) else "the model is missing or damaged"
+    assert isinstance(stage, PhotoStage)
+    files = [name for name in stage.files if not context.folder.as_written(name)]
+    gone = listed([*files, *(sample.id for sample in missing(stage, context))])
+    if not gone:
+        return ""
+    return f"new or changed photos: {gone}" if stage.stamp is not None else f"missing or damaged: {gone}"
 
 
 def _whole(model: Path) -> bool:

@@ -34,20 +34,15 @@ class Outlook:
 class _Known:
     unread: dict[Fact, str] = field(default_factory=dict)  # facts that a run would find changed, and why
     keys: dict[str, str] = field(default_factory=dict)
-    changing: set[str] = field(default_factory=set)  # stages that a run would make anew, under a key nobody knows yet
+    changing: set[str] = field(default_factory=set)  # stages that a run would make under a key nobody knows yet
+    states: dict[str, str] = field(default_factory=dict)
 
 
-def outlook(
-    run: Run | None, stages: Sequence[Stage], settings: Any, data: RunData, wanted: Collection[str]
-) -> list[Outlook]:
-    """What carrying out the wanted stages would do. Changes nothing.
-
-    Args:
-        run: None: there is no run folder yet.
-    """
+def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wanted: Collection[str]) -> list[Outlook]:
+    """What carrying out the wanted stages would do. Changes nothing; the run folder need not be there."""
     first, *others = stages
-    checked = run.current(first.name) if run is not None else None
-    if run is None or checked is None or not checked.has_manifest:
+    checked = run.current(first.name)
+    if checked is None or not checked.has_manifest:
         return [Outlook(stage.name, stage.title, "to do") for stage in stages if stage.name in wanted]
     assert isinstance(first, PhotoStage)
     unread = missing(first, Context(first, settings, data, checked, {}))
@@ -55,9 +50,10 @@ def outlook(
     known = _Known({fact: said for fact, dataset in _datasets(data).items() if _any_of(unread, dataset)})
     state, because = ("begun", (said,)) if unread else ("done", ())
     rows = [Outlook(first.name, first.title, state, because, _minutes(checked))]
-    data = data.checked(read_records(checked.records))
+    data = data.checked(read_records(checked.records, first.record))
     for stage in others:
         row = _of_stage(run, stage, settings, data, known)
+        known.states[stage.name] = row.state
         if stage.name in wanted or row.state != "to do":
             rows.append(row)
     return rows
@@ -81,31 +77,36 @@ def _of_stage(run: Run, stage: Stage, settings: Any, data: RunData, known: _Know
     aside = StageFolder(run.folder / ASIDE / stage.name / key, key)
     minutes = _minutes(present) if present is not None else _minutes(aside)
     unread = tuple(dict.fromkeys(said for fact, said in known.unread.items() if fact in stage.facts))
-    upstream = tuple(f"{name} is made anew" for name in reads if name in known.changing)
-    if present is not None and (unread or upstream):
+    upstream = tuple(_upstream(name, known) for name in reads if name in known.changing)
+    if unread or upstream:
         known.changing.add(stage.name)
-        return Outlook(stage.name, stage.title, "anew", upstream or unread, minutes)
+        state = "to do" if present is None else "anew"
+        return Outlook(stage.name, stage.title, state, upstream or unread if present is not None else (), minutes)
     if present is not None and present.key == key:
         gone = lacking(stage, Context(stage, settings, data, present, {})) if present.has_manifest else ""
         state = "done" if present.has_manifest and not gone else "begun"
-        return Outlook(stage.name, stage.title, state, (f"{gone} missing or damaged",) if gone else (), minutes)
+        return Outlook(stage.name, stage.title, state, (gone,) if gone else (), minutes)
     if aside.has_manifest:
         return Outlook(stage.name, stage.title, "kept", (), minutes)
-    known.changing.add(stage.name)
     if present is None:
         return Outlook(stage.name, stage.title, "to do", (), minutes)
-    return Outlook(stage.name, stage.title, "anew", tuple(_reasons(present, content)), minutes)
+    return Outlook(stage.name, stage.title, "anew", tuple(_reasons(present, content, known)), minutes)
 
 
-def _reasons(present: StageFolder, content: dict[str, Any]) -> list[str]:
+def _upstream(name: str, known: _Known) -> str:
+    return f"{name} is made anew" if known.states.get(name) == "anew" else f"{name} is still to be made"
+
+
+def _reasons(present: StageFolder, content: dict[str, Any], known: _Known) -> list[str]:
     """What differs from what the stage was made from; the stages it reads first, since they explain the rest."""
     before = read_object(present.own / "key.json") or {}
     changed = {
         part: list(differences(before.get(part, {}), content[part]))
         for part in ("reads", "settings", "constants", "facts")
     }
-    if changed["reads"]:
-        return [f"{line.partition(':')[0]} is made anew" for line in changed["reads"]]
+    if changed["reads"]:  # a stage that it read before and does not now needs no word: another is in its place
+        names = [line.partition(":")[0] for line in changed["reads"]]
+        return [_upstream(name, known) for name in names if name in content["reads"]] or [f"without {names[0]}"]
     facts = [f"other {line.partition(':')[0]}" for line in changed["facts"]]
     constants = [line.partition(":")[0] for line in changed["constants"]]
     return list(dict.fromkeys([*changed["settings"], *facts, *constants]))

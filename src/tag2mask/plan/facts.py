@@ -18,6 +18,7 @@ from tag2mask import methods, segment
 from tag2mask.backbones import weights_digest
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
+from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact
 from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
@@ -87,6 +88,12 @@ class RunData:
         """All photos, training ones first."""
         return [*self.train.samples, *(self.val.samples if self.val else ())]
 
+    @cached_property
+    def source(self) -> Source | None:
+        """The run that trainings start from."""
+        folder = self.settings.start_from
+        return None if folder is None else Source.opened(folder)
+
     def checked(self, records: Iterable[Mapping[str, Any]]) -> RunData:
         """The same, with the photos that could be read.
 
@@ -107,9 +114,8 @@ class RunData:
         train = _readable(self.train, photos)
         val = None if self.val is None else _readable(self.val, photos)
         if not len(train):
-            raise InputError(
-                f"none of the {len(self.train)} training photos of {self.path} can be read; {bad[0]['error']}"
-            )
+            first = f"; {bad[0]['error']}" if bad else ""
+            raise InputError(f"none of the {len(self.train)} training photos of {self.path} can be read{first}")
         for c, name in enumerate(train.classes):
             if not any(c in (s.labels or ()) for s in train.samples):
                 raise InputError(
@@ -135,6 +141,7 @@ class RunData:
             "weights": lambda: weights_digest(self.settings.backbone),
             "segmenter weights": lambda: self._segmenter_weights(),
             "method code": lambda: self._code(),
+            "source": lambda: "" if self.source is None else self.source.content(self.digests),
         }
         return {name: _once(function) for name, function in lazily.items()}
 

@@ -14,14 +14,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tag2mask import processes, shards
 from tag2mask.errors import InputError, listed
-from tag2mask.files import read_jsonl, read_object, write_json
+from tag2mask.files import bytes_digest, read_jsonl, read_object, read_sealed, write_json, write_sealed
 from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
@@ -72,13 +72,23 @@ class StageFolder:
 
     def manifest(self) -> dict[str, Any]:
         """Count, seconds and facts of the finished stage; empty while it is not finished."""
-        return read_object(self.own / "manifest.json") or {}
+        return read_sealed(self.own / "manifest.json") or {}
 
-    def finish(self, *, count: int, seconds: float, **more: object) -> None:
-        """Mark the stage done. Seconds of interrupted sessions add up."""
+    def finish(self, *, count: int, seconds: float, files: Sequence[str] = (), **more: object) -> None:
+        """Mark the stage done. Seconds of interrupted sessions add up.
+
+        Args:
+            files: names of files beside its artefacts, of which the bytes are remembered.
+        """
         total = round(self.earlier_seconds() + seconds, 2)
-        write_json(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
+        more = {"files": {name: bytes_digest(self.folder / name) for name in files}, **more}
+        write_sealed(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
         (self.own / "seconds.json").unlink(missing_ok=True)
+
+    def as_written(self, name: str) -> bool:
+        """Whether one of these files holds the bytes that it held when the stage was done."""
+        path, digests = self.folder / name, self.manifest().get("files")
+        return path.is_file() and isinstance(digests, dict) and digests.get(name) == bytes_digest(path)
 
     def reopen(self) -> None:
         """Not done any more: something that it promised is missing."""
@@ -110,7 +120,7 @@ class Run:
     def __init__(self, folder: Path, *, existing: bool = False) -> None:
         self.folder = folder
         self._lock = None
-        described = read_object(folder / "run.json")
+        described = _description(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: give a folder for --out")
         if existing and described is None:
@@ -173,7 +183,7 @@ class Run:
         self._lock = lock
         if alone and (others := shards.held_by_others(self.folder)):
             raise InputError(f"shards of {self.folder} are being worked on ({listed(others)}): wait for them to end")
-        if read_object(self.folder / "run.json") is None:
+        if _description(self.folder) is None:
             self.describe({})
 
     def __exit__(self, *_: object) -> None:
@@ -186,12 +196,32 @@ class Run:
         write_json(self.folder / "run.json", {"version": VERSION, **content})
 
     def description(self) -> dict[str, Any]:
-        return read_object(self.folder / "run.json") or {}
+        return _description(self.folder) or {}
+
+    def described(self) -> dict[str, Any]:
+        """``run.json`` with all that a reader of the run needs.
+
+        Raises:
+            InputError: something of it is not there.
+        """
+        content = self.description()
+        kinds: dict[str, type] = {"settings": dict, "classes": list, "data": str, "sessions": list}
+        lacking = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+        if lacking:
+            raise InputError(
+                f"{self.folder / 'run.json'} is damaged (it lacks {listed(lacking)}): run the run's command again, "
+                "which writes it anew"
+            )
+        return content
 
     def current(self, name: str) -> StageFolder | None:
-        """The stage of this name as it lies there; None where there is none."""
-        marker = read_object(self.folder / name / OWN / "key.json")
-        return StageFolder(self.folder / name, str(marker.get("key"))) if marker else None
+        """The stage of this name as it lies there; None where there is none. A finished one is known by its manifest,
+        too."""
+        for file in ("key.json", "manifest.json"):
+            key = (read_sealed(self.folder / name / OWN / file) or {}).get("key")
+            if isinstance(key, str):
+                return StageFolder(self.folder / name, key)
+        return None
 
     def open(self, name: str, key: str, content: Mapping[str, Any], *, tidy: bool = True) -> StageFolder:
         """The folder of a stage to work in, made where it is missing.
@@ -206,15 +236,16 @@ class Run:
         present = self.current(name)
         if present is None or present.key != key:
             self.set_aside(name)
-            if not self.take_back(name, key):
-                write_json(stage.own / "key.json", {"key": key, **content})
+            self.take_back(name, key)
+        if (read_object(stage.own / "key.json") or {}).get("key") != key:
+            write_json(stage.own / "key.json", {"key": key, **content})
         for leftover in _leftovers(stage) if tidy else ():
             leftover.unlink()
         return stage
 
     def stages(self) -> list[str]:
         """Names of the stages that lie there."""
-        return sorted(path.parent.parent.name for path in self.folder.glob(f"*/{OWN}/key.json"))
+        return sorted(path.parent.name for path in self.folder.glob(f"*/{OWN}") if path.parent.name[:1] != ".")
 
     def set_aside(self, name: str) -> None:
         """Move a stage's folder out of the run; an empty one is removed."""
@@ -251,6 +282,12 @@ class Run:
             log.info("%s is deleted: results of other settings took more than %g GB (--aside-gb)", place, limit_gb)
             del sizes[place]
             _remove(place)
+
+
+def _description(folder: Path) -> dict[str, Any] | None:
+    """What ``run.json`` holds; None where there is none, or it is damaged."""
+    content = read_object(folder / "run.json")
+    return content if content is not None and "version" in content else None
 
 
 def _remove(folder: Path) -> None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tag2mask import concurrency, processes, progress
 from tag2mask.errors import InputError
-from tag2mask.files import atomic, iterate_jsonl
+from tag2mask.files import atomic, end_last_line, iterate_jsonl
 from tag2mask.naming import safe_name
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
 from tag2mask.types import Sample, SampleKey
-
-UNKNOWN_BYTES = 6e6  # of a decoded photo whose size is not known yet
 
 
 def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
@@ -90,6 +89,7 @@ def do_share(
     """
     keeps = stage.keeps_records or work.conclude is not None
     count = sum(map(len, batches))
+    end_last_line(context.folder.records_of(worker))
     with context.folder.records_of(worker).open("a", encoding="utf-8") as file:
         for sample, record in progress.track(_carried_out(work, batches, context, workers), stage.title, count):
             if keeps:
@@ -100,7 +100,7 @@ def do_share(
 def concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], context: Context) -> dict[str, Any]:
     """The records of all processes as one file in the order of the photos; more for the manifest."""
     context.folder.gather_records()
-    records = {(record["split"], record["id"]): record for record in read_records(context.folder.records)}
+    records = {(r["split"], r["id"]): r for r in read_records(context.folder.records, stage.record)}
     in_order = [records[sample.key] for sample in samples if sample.key in records]
     if stage.keeps_records:
         with atomic(context.folder.records) as file:
@@ -142,19 +142,23 @@ def _sum(values: Iterable[Any], zero: Any) -> Any:
     return total
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """The records of a finished stage, in the order of its photos, read as they are asked for."""
-    return (line for line in iterate_jsonl(path) if "id" in line and "split" in line)
+def read_records(path: Path, holds: Mapping[str, tuple[type, ...]] = MappingProxyType({})) -> Iterator[Record]:
+    """The records of a finished stage that are not damaged, in the order of its photos, read as they are asked for.
+
+    Args:
+        holds: the stage's ``record``.
+    """
+    types = {"id": (str,), "split": (str,), **holds}
+    whole = lambda line: all(name in line and type(line[name]) in kinds for name, kinds in types.items())  # noqa: E731
+    return (line for line in iterate_jsonl(path) if whole(line))
 
 
 def _carried_out(
     work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
 ) -> Iterator[tuple[Sample, Any]]:
-    def cost(sample: Sample) -> float:
-        facts = context.photos.get(sample.key)
-        return UNKNOWN_BYTES if facts is None else 3.0 * facts.height * facts.width
-
-    return concurrency.pipelined(batches, work.read, work.compute, work.write, cost=cost, workers=workers)
+    return concurrency.pipelined(
+        batches, work.read, work.compute, work.write, cost=context.decoded_bytes, workers=workers
+    )
 
 
 def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | None) -> Record:
@@ -166,7 +170,7 @@ def _recorded(stage: PhotoStage, context: Context, worker: str) -> set[SampleKey
     """Photos whose record is there and up to date."""
     stamps: dict[SampleKey, Any] = {}
     for path in dict.fromkeys([context.folder.records, context.folder.records_of(worker)]):
-        for record in read_records(path):
+        for record in read_records(path, stage.record):
             stamps[record["split"], record["id"]] = record.get("stamp")
     if stage.stamp is None:
         return set(stamps)

@@ -80,7 +80,8 @@ def carry_out_share(
         if waiting is not None:
             return waiting
         if stage is stages[0]:
-            records = read_records(execution.folders[stage.name].records)
+            assert isinstance(stage, PhotoStage)
+            records = read_records(execution.folders[stage.name].records, stage.record)
             execution.data = execution.data.checked(records)
             with shards.deciding(run.folder):
                 examine(execution)
@@ -137,7 +138,7 @@ def _finished(stage: PhotoStage, context: Context, shard: Shard) -> int:
     manifest: dict[str, Any] = {**work.manifest, **concluded(stage, work, samples, context)}
     peak = round(compute.peak_memory_gb(), 2)
     seconds = sum(float(m.get("seconds", 0)) for m in done)
-    folder.finish(seconds=seconds, count=len(samples), peak_memory_gb=peak, **manifest)
+    folder.finish(seconds=seconds, count=len(samples), files=stage.files, peak_memory_gb=peak, **manifest)
     log.info("%s: %d photos by %d shards", stage.title, len(samples), shard.count)
     return 0
 

@@ -22,6 +22,7 @@ Fact = Literal[
     "weights",  # the file of the backbone's weights, by content
     "segmenter weights",
     "method code",  # of a method from outside of the package
+    "source",  # the weights of the run to start from, and what they learned
 ]
 """What a stage may depend on apart from settings and other stages."""
 
@@ -104,10 +105,14 @@ class PhotoStage(Stage):
     """What the work needs (networks, thresholds) is loaded here, once."""
     suffix: str | None = ".png"
     """Of the artefacts, ``<id><suffix>``; None: records alone."""
+    shows_classes: bool = True
+    """Whether ``.png`` artefacts are masks of classes, beside which their names are written."""
     split: Literal["train", "val", "all"] = "train"
     files: tuple[str, ...] = ()
     """Other files that it leaves in its folder."""
     keeps_records: bool = False
     """Whether records are kept on disk (``records.jsonl``): then a photo without one is not done."""
+    record: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    """What a record holds, and of which types: one that does not is damaged, and its photo not done."""
     stamp: Callable[[Sample], Any] | None = None
     """What shows that a photo's record is out of date, without reading the photo."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from tag2mask.errors import InputError
-from tag2mask.settings import NOT_NEGATIVE, POSITIVE, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class PropagationSettings:
     """Maps above this, after a CRF, are confident foreground (IRN; a fixed number of the paper, not set here)."""
     background: Annotated[float, Range(above=0, below=1)] = 0.05
     """Maps below this, after a CRF, are confident background (IRN)."""
-    stride: Annotated[int, Range(at_least=1)] = 4
+    stride: Annotated[int, Range(at_least=1, at_most=32)] = 4
     """Pixels per cell of the walk's grid (IRN; PSA used 8)."""
-    radius: Annotated[int, Range(at_least=1)] = 10
+    radius: Annotated[int, Range(at_least=1, at_most=50)] = 10
     """Cells; pairs nearer than this are learnt from (IRN; PSA 5)."""
     pairs: Annotated[int, NOT_NEGATIVE] = 48
     """Neighbours of each cell drawn anew every step, of the 150 within radius 10; 0: all (both papers, 3x the time)."""
-    walk_radius: Annotated[int, Range(at_least=1)] = 5
+    walk_radius: Annotated[int, Range(at_least=1, at_most=50)] = 5
     """Cells; the walker's longest step (both papers)."""
     beta: Annotated[float, POSITIVE] = 10.0
     """Exponent of the affinities in the walk (IRN; PSA 8)."""
@@ -34,7 +34,7 @@ class PropagationSettings:
     affinity is 0.61; wider lets 256 steps wander across everything (docs/log.md; chosen on photos with truth)."""
     cosine: Annotated[float, NOT_NEGATIVE] = 3.0
     """Of `--propagate features`: exponent of the features' cosine, with the colours."""
-    channels: Annotated[int, Range(at_least=1)] = 32
+    channels: Annotated[int, WIDTH] = 32
     """Width of each depth's features (IRN)."""
     learn_backbone: bool = False
     """Train the backbone too (PSA does); otherwise only the layers on top (IRN)."""

@@ -54,7 +54,9 @@ def label_scores(
 
 
 def refine(image: np.ndarray, scores: Tensor, refiner: Refiner) -> Tensor:
-    """One photo ``[height width 3]`` uint8 and ``[labels height width]`` through a refiner."""
+    """One photo ``[height width 3]`` uint8 and ``[labels height width]`` through a refiner; one label is certain."""
+    if len(scores) == 1:
+        return scores
     return refiner.refine(torch.from_numpy(image).permute(2, 0, 1)[None], scores[None])[0]
 
 

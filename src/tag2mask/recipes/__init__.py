@@ -15,6 +15,7 @@ RECIPES: dict[str, Callable[[], RunSettings]] = {
     "quick": general.quick,
     "frozen": general.frozen,
     "demo": general.demo,
+    "saliency": general.saliency,
     "eps": eps.eps,
     "smaf": eps.smaf,
     "mcis/paper": mcis.mcis_paper,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tag2mask.recipes.settings import RunSettings
+from tag2mask.data.settings import AUTO
+from tag2mask.methods.smaf import SelfTrainSettings
+from tag2mask.recipes.settings import RunSettings, with_method
 
 
 def default() -> RunSettings:
@@ -38,6 +40,16 @@ def frozen() -> RunSettings:
         segmenter_train=replace(run.segmenter_train, epochs=4.0, learning_rate=1e-4),
         relabel=replace(run.relabel, rounds=0),  # it reads the photos again, which costs more than all the rest
         inference=replace(run.inference, scales=(1.0,)),
+    )
+
+
+def saliency() -> RunSettings:
+    """EPS and two students on saliency maps that the run makes (extra `saliency`), then the default's segmenter."""
+    run = with_method(default(), "eps")
+    return replace(
+        run,
+        data=replace(run.data, saliency=AUTO),
+        self_train=SelfTrainSettings("smaf", denoise=("saliency",), rounds=2),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tag2mask import methods
 from tag2mask.backbones import BackboneSettings
@@ -19,7 +20,7 @@ from tag2mask.propagation import PropagationSettings
 from tag2mask.protocols import Traits
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
-from tag2mask.settings import NOT_NEGATIVE, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, THREADS, DecidesNothing, Range, check_values
 from tag2mask.train import TrainSettings
 
 
@@ -67,11 +68,14 @@ class RunSettings:
     relabel_train: TrainSettings = TrainSettings(epochs=5.0, learning_rate=2.5e-4)
     """Of each round on relabelled masks; it goes on from the weights of the round before."""
     inference: InferenceSettings = InferenceSettings()
+    start_from: Annotated[Path | None, DecidesNothing()] = None
+    """A finished run whose weights every training starts from, for the share of the epochs that the share of new photos
+    is, but at least one (`--from`); what decides is what lies there, as a fact."""
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0
     """Of all random numbers."""
     oracle_masks: Annotated[bool, DecidesNothing()] = False
     """Also train the same segmenter on the true masks, for measuring only: what tags cost against full supervision."""
-    workers: Annotated[int, NOT_NEGATIVE, DecidesNothing()] = 0
+    workers: Annotated[int, THREADS, DecidesNothing()] = 0
     """Threads that decode photos and refine masks; 0: one a core, at most 16."""
     verify: Annotated[bool, DecidesNothing()] = False
     """Read the bytes of every photo again, rather than trust sizes and times of files."""
@@ -115,14 +119,17 @@ def settings_from(content: dict[str, Any]) -> RunSettings:
     """
     try:
         return _fill(RunSettings(), {k: v for k, v in content.items() if k != "options"}, content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
         raise InputError(
             f"the run's stored settings cannot be read ({error}): run its command again, which writes them anew"
         ) from error
 
 
 def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
+    if not isinstance(content, dict):
+        raise TypeError(f"{content!r} stands for {type(default).__name__}")
     changed: dict[str, Any] = {}
+    hints = get_type_hints(type(default))
     for f in fields(default):
         if f.name == "options" and isinstance(default, RunSettings):
             changed["options"] = _fill(methods.entry(whole["method"]).settings(), whole["options"], {})
@@ -134,5 +141,19 @@ def _fill(default: Any, content: dict[str, Any], whole: dict[str, Any]) -> Any:
                 value = tuple(value)
             elif value is not None and "Path" in str(f.type):
                 value = Path(value)
+            if not _fits(value, hints[f.name]):
+                raise TypeError(f"{f.name} is {value!r}")
             changed[f.name] = value
     return replace(default, **changed)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value that was stored is of the kind that a setting takes."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return type(value) in (int, float)
+    kind = get_origin(hint) or hint
+    return type(value) is kind if kind in (int, bool) else not isinstance(kind, type) or isinstance(value, kind)

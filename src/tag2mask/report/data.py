@@ -71,6 +71,8 @@ class ReportData:
     curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = field(default_factory=dict)
     # training -> loss -> (step, value)
     sweep: OracleSweep | None = None
+    risk: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    # split -> (percent of the photos, those of least need first; mean of their own mean IoU)
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()  # photos set aside, and the like
     environment: Mapping[str, str] = field(default_factory=dict)  # name -> version

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from tag2mask.errors import printable
 from tag2mask.files import atomic
 from tag2mask.report.charts import line_chart, sweep_chart
 from tag2mask.report.colors import class_colors
@@ -28,7 +29,9 @@ def html(data: ReportData) -> str:
     import jinja2
     import markupsafe
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_printable
+    )
     environment.filters |= {"percent": percent, "duration": duration, "memory": memory, "plain": plain_setting}
     colors = class_colors(len(data.classes))
     return environment.from_string(_text("page.html.j2")).render(
@@ -47,9 +50,15 @@ def html(data: ReportData) -> str:
             for training, losses in data.curves.items()
         ],
         sweep=None if data.sweep is None else sweep_chart(data.sweep),
+        risk=[line_chart(split, points, smoothed=False) for split, points in data.risk.items()],
         settings=flat_settings(data.settings),
         seconds=sum(stage.seconds for stage in data.stages),
     )
+
+
+def _printable(value: object) -> object:
+    """Names and tags are other people's, and whoever prints the page's source has a terminal."""
+    return printable(value) if type(value) is str else value
 
 
 def _text(name: str) -> str:

@@ -10,7 +10,7 @@ from tag2mask.segment.decoder import Decoder, channels_of, fine_block
 from tag2mask.segment.deeplab import Aspp, DeepLab, LargeFov
 from tag2mask.segment.pyramid import Pyramid
 from tag2mask.segment.settings import SegmenterSettings
-from tag2mask.segment.smp import SMP, SmpSegmenter, build_smp
+from tag2mask.segment.smp import MINIMUM, SMP, SmpSegmenter, build_smp
 
 
 def known() -> tuple[str, ...]:
@@ -65,5 +65,7 @@ def build(
     elif settings.name == "deeplab-v2":
         segmenter = DeepLab(backbone, Aspp(backbone.channels, labels, backbone.stride), presence_of)
     else:
-        segmenter = SmpSegmenter(build_smp(settings.name[4:], backbone, labels, backbone_settings))
+        segmenter = SmpSegmenter(
+            build_smp(settings.name[4:], backbone, labels, backbone_settings), MINIMUM.get(settings.name[4:], 32)
+        )
     return Pyramid(segmenter, settings.pyramid) if settings.pyramid else segmenter

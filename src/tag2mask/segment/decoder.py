@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
+from tag2mask.layers.batch_norm import WholeBatchNorm
 from tag2mask.segment.settings import SegmenterSettings
 
 FINE_STRIDE = 4
@@ -77,7 +78,7 @@ class Decoder(nn.Module):
 
 
 def _unit(convolution: nn.Conv2d) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, WholeBatchNorm(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 def _depthwise(channels: int, dilation: int = 1) -> nn.Conv2d:

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.backbones import Backbone
-from tag2mask.data.augment import fit_size, resized
+from tag2mask.data.augment import check_sides, fit_size, resized
 from tag2mask.errors import InputError
 from tag2mask.protocols import Refiner, Segmenter
-from tag2mask.settings import POSITIVE, DecidesNothing, Range, check_values
+from tag2mask.settings import DecidesNothing, Range, check_values
 from tag2mask.types import Photos, normalise
 from tag2mask.views import padded_size, padding, stack_padded, without_padding
 
@@ -27,7 +27,7 @@ class InferenceSettings:
 
     long_side: Annotated[int, Range(at_least=0, at_most=65_535)] = 384
     """Longer side of the photo at scale 1, in pixels; 0: as it is."""
-    scales: Annotated[tuple[float, ...], POSITIVE] = (0.75, 1.0, 1.25)
+    scales: Annotated[tuple[float, ...], Range(above=0, at_most=100)] = (0.75, 1.0, 1.25)
     """Sizes of the views, as multiples of that."""
     flip: bool = True
     """Each scale also mirrored."""
@@ -44,6 +44,7 @@ class InferenceSettings:
         check_values(self, "inference")
         if not self.scales:
             raise InputError("--inference.scales is empty: give at least one scale")
+        check_sides(self.long_side, self.scales, "--inference.long-side times --inference.scales")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class PhotoSegmenter:
             sizes: (height, width) of each photo.
             inputs: what :meth:`read` gave of each.
         """
-        return compute.by_halves(self._segment, list(zip(sizes, inputs, strict=True)))
+        advice = "give a smaller --inference.window, --inference.long-side or smaller --inference.scales"
+        return compute.by_halves(self._segment, list(zip(sizes, inputs, strict=True)), advice)
 
     def _segment(self, photos: Sequence[tuple[tuple[int, int], Sequence[Tensor]]]) -> list[Tensor]:
         totals: list[Tensor | None] = [None] * len(photos)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tag2mask import pseudo
 from tag2mask.errors import InputError
-from tag2mask.settings import POSITIVE, Range, check_values
+from tag2mask.settings import Range, check_values
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RelabelSettings:
 
     rounds: Annotated[int, Range(at_least=0, at_most=100)] = 1
     """Times it relabels and is trained on from where it stands; 0: it is trained on the maps' masks alone."""
-    scales: Annotated[tuple[float, ...], POSITIVE] = (1.0,)
+    scales: Annotated[tuple[float, ...], Range(above=0, at_most=100)] = (1.0,)
     """Of the views that it segments, of `inference.long_side` pixels; each also mirrored."""
     refine: str = "crf/deeplab"
     """Refiner of the gated probabilities (`tag2mask list refiners`), or none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from tag2mask.settings import POSITIVE, ByFact, Range, check_values
+from tag2mask.settings import REACH, WIDTH, ByFact, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class SegmenterSettings:
     name: str = "decoder"
     """decoder (light, at stride 4 where the backbone has it), deeplab-largefov, deeplab-v2, or smp:NAME for a model of
     segmentation_models_pytorch (smp:unet, smp:fpn, ...)."""
-    channels: Annotated[int, Range(at_least=1)] = 256
+    channels: Annotated[int, WIDTH] = 256
     """Width of the head (the papers use 1024 on ResNet-101); the decoder ends in half of it."""
-    dilation: Annotated[int, Range(at_least=1)] = 6
+    dilation: Annotated[int, REACH] = 6
     """Of LargeFOV's 3x3 convolution, in feature cells (12 at stride 8 in the paper, the same field as 6 at 16)."""
     dropout: Annotated[float, Range(at_least=0, below=1)] = 0.1
     """Probability with which a channel of the head is dropped in training."""
@@ -34,7 +34,7 @@ class SegmenterSettings:
     """Of that backbone, in pixels per cell; None: the method's."""
     freeze_norms: bool = False
     """Scale and shift of that backbone's batch norms do not learn (DeepLab's published codes)."""
-    pyramid: Annotated[tuple[float, ...], POSITIVE] = ()
+    pyramid: Annotated[tuple[float, ...], Range(above=0, at_most=4)] = ()
     """Also segment these scales of every view, in training too; at each pixel the largest logit wins (DeepLab-v2's MSC:
     0.5, 0.75)."""
 

@@ -13,17 +13,24 @@ from tag2mask.errors import InputError
 from tag2mask.types import Views
 
 SMP = ("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet")
+MINIMUM = {"pan": 128}  # pixels: its features, a cell for every 16, are halved three times
 
 
 class SmpSegmenter(nn.Module):
     """A segmentation_models_pytorch model over a timm encoder of the same name and weights as the run's backbone.
 
     Images are padded to a multiple of 32, which those decoders ask for, and the logits cut back.
+
+    Args:
+        minimum: the shortest side that the model takes; smaller images are padded to it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, minimum: int = 32) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.minimum = model, minimum
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                _OneValue(norm)
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         """Of the encoder (:class:`tag2mask.protocols.DeclaresPretrained`)."""
@@ -32,8 +39,28 @@ class SmpSegmenter(nn.Module):
     def segment(self, views: Views) -> Tensor:
         assert not views.stored, "checked in build"
         height, width = views.images.shape[2:]
-        padded = F.pad(views.images, (0, -width % 32, 0, -height % 32))
+        below, beside = (max(-side % 32, self.minimum - side) for side in (height, width))
+        padded = F.pad(views.images, (0, beside, 0, below))
         return self.model(padded)[..., :height, :width]
+
+
+class _OneValue:
+    """A norm behind a pooling over the whole view has one value a channel in a batch of one photo, and no deviation to
+    divide by: it then takes its running statistics, as in inference."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.switched = False
+        norm.register_forward_pre_hook(self.before)
+        norm.register_forward_hook(self.after)
+
+    def before(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.switched = norm.training and inputs[0].numel() == inputs[0].shape[1]
+        if self.switched:
+            norm.eval()
+
+    def after(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.switched:
+            norm.train()
 
 
 def build_smp(name: str, backbone: Backbone, labels: int, backbone_settings: BackboneSettings) -> Any:

@@ -9,14 +9,23 @@ import numpy as np
 
 from tag2mask.archives import check_archive
 from tag2mask.data.images import read_index_mask, write_index_mask
-from tag2mask.errors import DamagedArtefact, UnreadableImage
+from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.files import atomic
 from tag2mask.plan.folder import StageFolder
 from tag2mask.types import LocalizationMaps, Sample
 
 
 def write_maps(path: Path, maps: LocalizationMaps) -> None:
-    """One photo's localization maps as npz: half precision, present classes only."""
+    """One photo's localization maps as npz: half precision, present classes only.
+
+    Raises:
+        InputError: they are not finite.
+    """
+    if not np.isfinite(maps.scores).all():
+        raise InputError(
+            f"the maps of {maps.id} are not finite: the settings or weights that made them are out of bounds (a high "
+            "learning rate, an extreme --propagation or scale)"
+        )
     arrays = {
         "classes": np.asarray(maps.classes, np.int16),
         "scores": maps.scores.astype(np.float16),

@@ -15,12 +15,13 @@ from tag2mask import pseudo
 from tag2mask.data.images import read_image, read_saliency
 from tag2mask.errors import listed
 from tag2mask.plan.context import Context
-from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, Record
+from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Record
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, write_mask
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
 from tag2mask.types import IGNORE, LocalizationMaps, PseudoMask, Sample
 
@@ -36,19 +37,23 @@ class Decided:
     refined: bool = True  # False: the refined mask was not believed (tag2mask.pseudo.refined)
 
 
+RECORD = {"uncertainty": (float,), "foreground": (float,), "missing_classes": (list,)}
+
+
 def make_masks(settings: RunSettings) -> PhotoStage:
     """Masks of the training photos from the last maps."""
     source = names.final_maps(settings)
-    salient: tuple[Fact, ...] = ("saliency",) if settings.pseudo.background in pseudo.SALIENCY else ()
+    salient, made = saliency_inputs(settings, used=settings.pseudo.background in pseudo.SALIENCY)
     by_rule = settings.pseudo.background == "saliency-rule"
     return PhotoStage(
         name="masks",
         title="pseudo masks",
-        reads=(source,),
+        reads=(source, *made),
         settings=("pseudo", "refine", "refine_long_side", *threshold_settings(settings)),
         facts=("photos", "tags", *salient),
         constants={"refiner": repr(refiner(settings.refine, settings.refine_long_side))},
         keeps_records=True,
+        record=RECORD,
         measured=Measured("masks", "Pseudo masks", "train"),
         start=lambda context: (_by_saliency if by_rule else _by_scores)(context, source),
     )

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tag2mask import methods
+from tag2mask import methods, processes
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
+from tag2mask.plan.source import learned, write_learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.references import check_references, draw_references, reference_view, show_references
@@ -27,11 +28,14 @@ from tag2mask.stages.networks import (
     MapNetwork,
     build_method,
     feature_store,
+    from_source,
     frozen_settings,
     load_map_network,
     own_settings,
+    source_fact,
     tagged_source,
 )
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.train import fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
@@ -40,16 +44,17 @@ log = logging.getLogger("tag2mask")
 
 def train_method(settings: RunSettings) -> TrainingStage:
     """The method learns from the tags."""
-    saliency: tuple[Fact, ...] = ("saliency",) if settings.traits.saliency else ()
+    saliency, made = saliency_inputs(settings, used=settings.traits.saliency)
     code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
     return TrainingStage(
         name="method",
         title=f"training {settings.method}",
+        reads=made,
         settings=(
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", "held_out",
             "localize.precision", *frozen_settings(settings),
         ),
-        facts=("photos", "tags", "weights", *saliency, *code),
+        facts=("photos", "tags", "weights", *saliency, *code, *source_fact(settings)),
         train=_train,
     )  # fmt: skip
 
@@ -59,6 +64,8 @@ def _train(context: Context) -> dict[str, Any]:
     traits = methods.traits(s.options)
     torch.manual_seed(s.seed)
     method, backbone = build_method(context)
+    of_photos = learned(context.train.samples, context.photos, context.classes)
+    processes.from_main(lambda: write_learned(context.folder, of_photos))
     if traits.saliency:
         _check_saliency(context)
     if not s.train.epochs:  # a whole released network, as it is
@@ -68,7 +75,8 @@ def _train(context: Context) -> dict[str, Any]:
     source: Any = tagged_source(context, backbone, s.augment, s.seed, saliency=traits.saliency, dataset=dataset)
     if traits.pairs:
         source = Pairs(source, s.seed)
-    fit(method, source, s.train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    train = from_source(context, method, s.train)
+    fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     return check_tags(context, method, backbone, held)
 
 
@@ -121,7 +129,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
         return localizer(samples, [context.size(sample) for sample in samples], inputs)
 
     return PhotoWork(
-        read=lambda sample: localizer.read(sample, context.size(sample)),
+        read=lambda sample: localizer.read(sample, context.size(sample)) if sample.labels else [],
         compute=localize,
         write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
         batches=lambda samples: batches_by(

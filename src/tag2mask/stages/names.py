@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from tag2mask.recipes import RunSettings
 
 
@@ -24,6 +26,11 @@ def masks(settings: RunSettings) -> list[str]:
     """The masks: the maps' own, then those of each relabelling."""
     rounds = 0 if settings.single_stage else settings.relabel.rounds
     return ["masks", *(f"masks-{turn}" for turn in range(1, rounds + 1))]
+
+
+def last_masks(settings: RunSettings, done: Container[str]) -> str:
+    """The last masks made: of the last relabelling, or of the maps; those of the maps must be done."""
+    return [name for name in masks(settings) if name in done][-1]
 
 
 def segmenters(settings: RunSettings, *, oracle: bool = False) -> list[str]:

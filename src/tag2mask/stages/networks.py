@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,20 +13,23 @@ from tag2mask import backbones, compute, methods
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import StoredFeatures, TaggedImages
-from tag2mask.errors import InputError
+from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.layers.class_references import ComparedWithReferences, compared_traits
 from tag2mask.methods.released import released_state
 from tag2mask.methods.smaf import student_of
 from tag2mask.plan.context import Context
 from tag2mask.plan.folder import StageFolder
-from tag2mask.plan.stage import Part
+from tag2mask.plan.source import learned
+from tag2mask.plan.stage import Fact, Part
 from tag2mask.protocols import LoadsReleased, Traits
 from tag2mask.recipes import RunSettings
 from tag2mask.stages.artefacts import MapReader
-from tag2mask.train import load_model
+from tag2mask.train import TrainSettings, load_model
 from tag2mask.types import Dataset, Sample
 from tag2mask.views import View, views
+
+log = logging.getLogger("tag2mask")
 
 STRUCTURE = ("method", "backbone")
 """Settings that say which network is built; a method's own settings come on top."""
@@ -84,6 +88,39 @@ def load_map_network(context: Context, name: str) -> MapNetwork:
         traits = context.settings.self_train.maps_traits
     load_model(network, context.read(name).model)
     return MapNetwork(network.eval(), traits, backbone)
+
+
+def source_fact(settings: RunSettings) -> tuple[Fact, ...]:
+    """What a training depends on where the run starts from another."""
+    return () if settings.start_from is None else ("source",)
+
+
+def from_source(context: Context, network: nn.Module, train: TrainSettings) -> TrainSettings:
+    """Where the run starts from another (``--from``), the network takes over the weights of the same stage of that, and
+    is trained for the share of the photos that are new, but at least one epoch. Otherwise nothing changes.
+
+    Args:
+        network: what the stage saves.
+        train: how it is trained from its usual start.
+
+    Raises:
+        InputError: the weights are of another network, or damaged.
+    """
+    if (source := context.source) is None:
+        return train
+    title, folder = context.stage.title, source.run.folder
+    if (model := source.model(context.stage.name)) is None:
+        log.info("%s: %s has no stage '%s' to start from, so in full", title, folder, context.stage.name)
+        return train
+    try:
+        load_model(network, model)
+    except DamagedArtefact as error:
+        raise InputError(f"--from {folder}: {error.path} is damaged: run the command of that run again") from error
+    share = source.new_share(learned(context.train.samples, context.photos, context.classes))
+    usual, shortened = train.shortened(share, len(context.train))
+    new = f"{round(share * len(context.train))} of {len(context.train)} photos are new" if share else "nothing is new"
+    log.info("%s: from %s, where %s: %.3g epochs instead of %.3g", title, folder, new, shortened.epochs, usual)
+    return shortened
 
 
 def frozen_settings(settings: RunSettings) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from tag2mask.plan.facts import stamp
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
 from tag2mask.types import Sample
 
+RECORD = {name: (type(value),) for name, value in asdict(CheckedImage("")).items()} | {"error": (str, type(None))}
+
 
 def check_photos(*, verify: bool) -> PhotoStage:
     """The first stage of every plan.
@@ -29,6 +31,7 @@ def check_photos(*, verify: bool) -> PhotoStage:
         split="all",
         suffix=None,
         keeps_records=True,
+        record=RECORD,
         stamp=stamp_of,
         start=_start,
     )

@@ -18,7 +18,15 @@ from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Stage, Tr
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader, write_maps, write_mask
-from tag2mask.stages.networks import STRUCTURE, STUDENTS, fitting, load_map_network, own_settings
+from tag2mask.stages.networks import (
+    STRUCTURE,
+    STUDENTS,
+    fitting,
+    from_source,
+    load_map_network,
+    own_settings,
+    source_fact,
+)
 from tag2mask.train import fit, load_model
 from tag2mask.types import LocalizationMaps, Sample
 
@@ -62,7 +70,7 @@ def _train_affinity(settings: RunSettings) -> TrainingStage:
         title=f"training {settings.propagate}",
         reads=("affinity-labels",),
         settings=("propagate", LEARNT, "propagation_augment", "propagation_train", "backbone", "seed"),
-        facts=("photos", "tags", "weights"),
+        facts=("photos", "tags", "weights", *source_fact(settings)),
         train=_train,
     )
 
@@ -73,7 +81,8 @@ def _train(context: Context) -> None:
     network, backbone = _network(context)
     augment, normalisation = fitting(s.propagation_augment, backbone), (backbone.mean, backbone.std)
     source = MaskedImages(context.train, MaskReader(context.read("affinity-labels")), augment, normalisation, s.seed)
-    fit(network, source, s.propagation_train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    train = from_source(context, network, s.propagation_train)
+    fit(network, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
 
 
 def _network(context: Context) -> tuple[propagation.AffinityNet, Backbone]:

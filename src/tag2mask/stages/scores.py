@@ -12,12 +12,13 @@ import numpy as np
 from tag2mask import evaluate
 from tag2mask.files import write_json
 from tag2mask.plan.context import Context
-from tag2mask.plan.stage import Fact, PhotoStage, PhotoWork, Stage
+from tag2mask.plan.stage import PhotoStage, PhotoWork, Stage
 from tag2mask.pseudo import SALIENCY
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.masks import unrefined
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
 from tag2mask.types import Dataset, Sample
 
@@ -50,10 +51,11 @@ def _sum(one: Any, other: Any) -> Any:
 def make_scores(settings: RunSettings, stages: Sequence[Stage]) -> PhotoStage:
     """Scores of what is measured of these stages, as far as they are done."""
     measured = [stage for stage in stages if stage.measured is not None]
-    salient: tuple[Fact, ...] = ("saliency",) if settings.pseudo.background in SALIENCY else ()
+    salient, made = saliency_inputs(settings, used=settings.pseudo.background in SALIENCY)
     return PhotoStage(
         name="scores",
         title="scores",
+        reads=made,
         reads_if_done=tuple(stage.name for stage in measured),
         settings=("pseudo", *threshold_settings(settings)),
         facts=("photos", "tags", "truth", "val photos", "val truth", *salient),

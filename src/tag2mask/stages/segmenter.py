@@ -21,15 +21,17 @@ from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
-from tag2mask.stages.masks import by_best_score, count_unrefined, keep_mask
+from tag2mask.stages.masks import RECORD, by_best_score, count_unrefined, keep_mask
 from tag2mask.stages.networks import (
     STRUCTURE,
     STUDENTS,
     feature_store,
     fitting,
+    from_source,
     frozen_settings,
     load_map_network,
     own_settings,
+    source_fact,
     stored_source,
 )
 from tag2mask.train import fit, load_model, save_model
@@ -64,7 +66,7 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
             "segmenter", "backbone", "segmenter_augment", "relabel_train" if turn else "segmenter_train", "seed",
             *frozen_settings(settings), *loads,
         ),
-        facts=("photos", "tags", "weights", "segmenter weights"),
+        facts=("photos", "tags", "weights", "segmenter weights", *source_fact(settings)),
         oracle=oracle,
         train=lambda context: _train(context, masks, before, network),
     )  # fmt: skip
@@ -78,6 +80,7 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     if before is not None:
         load_model(segmenter, context.read(before).model)
     source = _source(context, backbone, context.read(masks))
+    train = from_source(context, segmenter, train)
     task = segment.SegmenterTask(segmenter).to(compute.device())
     fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     save_model(segmenter, context.folder.model)  # without the task around it
@@ -121,6 +124,7 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         facts=("photos", "tags"),
         constants={"refiner": repr(refiner(settings.relabel.refine, settings.refine_long_side))},
         keeps_records=True,
+        record=RECORD,
         measured=Measured("masks", f"Relabelled masks, round {turn}", "train"),
         start=lambda context: _relabel(context, trained),
     )  # fmt: skip
@@ -135,16 +139,19 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
         pixels = read_image(sample.image_path)
-        return pixels, photos.read(pixels)
+        return pixels, photos.read(pixels) if sample.labels else []
 
     def gated(
         samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
     ) -> list[tuple[np.ndarray, Tensor, tuple[int, ...]]]:
-        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
-        probabilities_of = photos(sizes, [of_photo for _, of_photo in inputs])
+        shown = [(pixels.shape[:2], views) for pixels, views in inputs if views]
+        probabilities = iter(photos([(h, w) for (h, w), _ in shown], [views for _, views in shown]) if shown else ())
         out = []
-        for sample, (pixels, _), probabilities in zip(samples, inputs, probabilities_of, strict=True):
-            scores, classes = segment.gate_by_tags(probabilities, sample.labels or ())
+        for sample, (pixels, _) in zip(samples, inputs, strict=True):
+            if sample.labels:
+                scores, classes = segment.gate_by_tags(next(probabilities), sample.labels)
+            else:  # what its tags say is all there is to know
+                scores, classes = torch.ones(1, *pixels.shape[:2]), ()
             out.append((pixels, scores.cpu(), classes))
         return out
 

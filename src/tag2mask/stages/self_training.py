@@ -13,7 +13,17 @@ from tag2mask.plan.context import Context
 from tag2mask.plan.stage import TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
-from tag2mask.stages.networks import STRUCTURE, STUDENTS, frozen_settings, load_map_network, own_settings, tagged_source
+from tag2mask.stages.networks import (
+    STRUCTURE,
+    STUDENTS,
+    from_source,
+    frozen_settings,
+    load_map_network,
+    own_settings,
+    source_fact,
+    tagged_source,
+)
+from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.thresholds import ruled_threshold
 from tag2mask.train import fit, save_model
 
@@ -23,15 +33,16 @@ def train_student(settings: RunSettings, turn: int) -> TrainingStage:
     teacher, taught = names.networks(settings)[turn - 1], names.maps(settings)[turn - 1]
     background, sharpness = settings.self_train.constant, settings.self_train.exponent
     rule = ("pseudo.rule", "localize.references") if background is None else ()
+    saliency, made = saliency_inputs(settings, used="saliency" in settings.self_train.denoise)
     return TrainingStage(
         name=names.networks(settings)[turn],
         title=f"training student {turn}",
-        reads=(teacher, taught),
+        reads=(teacher, taught, *made),
         settings=(
             *STRUCTURE, own_settings(settings, inference=False), STUDENTS, *rule,
             "augment", "student_train", "seed", *frozen_settings(settings),
         ),
-        facts=("photos", "tags", *(("saliency",) if "saliency" in settings.self_train.denoise else ())),
+        facts=("photos", "tags", *saliency, *source_fact(settings)),
         constants={"background": str(background), "sharpness": str(sharpness)},
         train=lambda context: _train(context, turn, teacher, taught, background, sharpness),
     )  # fmt: skip
@@ -57,8 +68,9 @@ def _train(
         maps=context.read(taught),
         map_stride=s.self_train.stride,
     )
+    train = from_source(context, student.network, s.student_train)
     fit(
-        student.to(compute.device()), source, s.student_train, context.folder.folder, seed=seed,
+        student.to(compute.device()), source, train, context.folder.folder, seed=seed,
         title=context.stage.title,
     )  # fmt: skip
     save_model(student.network, context.folder.model)  # without the task around it

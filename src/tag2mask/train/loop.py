@@ -91,6 +91,7 @@ class _Training:
         set_seed(seed)
         steps = Steps(source, settings.batch_size, seed, processes.rank(), processes.world())
         per_epoch = len(steps.batches_of(0))
+        settings = settings.resolved(per_epoch)
         count = settings.steps(per_epoch)
         assert isinstance(task, Trainable)
         channels_last(task.to(accelerator.device))
@@ -224,10 +225,20 @@ class _Training:
         """The trained weights, in the place of the checkpoint."""
         if self.settings.tracker:
             self.accelerator.end_training()
+        self._check_finite()
         save_model(self.task, self.folder / "model.safetensors")
         with processes.together():
             if processes.is_main():
                 (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def _check_finite(self) -> None:
+        """The last step's loss says nothing of the weights that it left."""
+        for name, tensor in self.task.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(
+                    f"{self.title}: the trained weights are not finite ({name}): lower --train.learning-rate or use "
+                    "float32"
+                )
 
 
 def _restored(checkpoint: Path, key: str, task: nn.Module, optimizer: Any) -> int:

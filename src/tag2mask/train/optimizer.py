@@ -71,6 +71,7 @@ def optimizer_of(network: nn.Module, settings: TrainSettings) -> torch.optim.Opt
 def schedule(step: int, steps: int, settings: TrainSettings) -> float:
     """Factor on every learning rate before step ``step`` of ``steps``: warm-up times poly decay times milestones."""
     warm = max(1, round(settings.warmup * steps))
-    epochs = settings.epochs if isinstance(settings.epochs, (int, float)) else 0.0  # then there are no milestones
+    epochs = settings.epochs
+    assert epochs != "auto", "resolved when the training begins"
     passed = sum(step * epochs >= milestone * steps for milestone in settings.milestones)
     return min(1.0, (step + 1) / warm) * (1 - step / steps) ** settings.power * 0.1**passed

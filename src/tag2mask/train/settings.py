@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from tag2mask import compute
-from tag2mask.errors import InputError
-from tag2mask.settings import NOT_NEGATIVE, POSITIVE, SHARE, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values
 
 AUTO_EPOCHS = 5.0
 AUTO_STEPS = 300  # 185 steps did not teach five kinds of defects, 300 did (docs/log.md)
@@ -20,19 +19,19 @@ class TrainSettings:
     epochs: Annotated[float | Literal["auto"], Range(at_least=0, at_most=1e6)] = 8.0
     """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method). auto: 5, and
     more for a few hundred photos, so that it is at least 300 steps."""
-    batch_size: Annotated[int, Range(at_least=1)] = 16
+    batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 16
     """Photos in a batch."""
     accumulate: Annotated[int, Range(at_least=1)] = 1
     """Batches whose gradients are averaged into one optimiser step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Which optimiser takes the steps."""
-    learning_rate: Annotated[float, POSITIVE] = 5e-4
+    learning_rate: Annotated[float, Range(above=0, at_most=1e6)] = 5e-4
     """Of the pretrained backbone."""
-    head_lr_mult: Annotated[float, NOT_NEGATIVE] = 10.0
+    head_lr_mult: Annotated[float, Range(at_least=0, at_most=1e6)] = 10.0
     """New layers learn this many times faster than the backbone."""
-    bias_lr_mult: Annotated[float, NOT_NEGATIVE] = 1.0
+    bias_lr_mult: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
     """Biases and norms learn this many times faster than the weights beside them (Caffe's solvers: 2)."""
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-2
+    weight_decay: Annotated[float, Range(at_least=0, at_most=1e6)] = 1e-2
     """On weights of two and more dimensions."""
     decay_biases: bool = False
     """Also on biases and norms, as PyTorch's own optimisers do."""
@@ -50,7 +49,7 @@ class TrainSettings:
     """Gradients of a larger norm are scaled down to it; 0: never."""
     precision: compute.Precision = "auto"
     """Of the forward pass; auto: bfloat16 where the hardware multiplies it natively, else float32."""
-    workers: Annotated[int | None, NOT_NEGATIVE, DecidesNothing()] = None
+    workers: Annotated[int | None, THREADS, DecidesNothing()] = None
     """Processes that read and augment photos. None: none on a CPU (a thread does it), one a core on an accelerator."""
     compile: Annotated[bool, DecidesNothing()] = False
     """Compile the network (torch.compile): worth it for long trainings on a GPU."""
@@ -61,15 +60,26 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_values(self, "train")
-        if self.epochs == "auto" and self.milestones:
-            raise InputError("--train.milestones are epochs: give the number of epochs, too (--train.epochs)")
+
+    def resolved(self, per_epoch: int) -> TrainSettings:
+        """The same, with a number of epochs; ``per_epoch`` are steps."""
+        return replace(self, epochs=max(AUTO_EPOCHS, AUTO_STEPS / per_epoch)) if self.epochs == "auto" else self
 
     def steps(self, per_epoch: int) -> int:
         """Of a training whose epochs have so many."""
-        if self.epochs == "auto":
-            return max(round(AUTO_EPOCHS * per_epoch), AUTO_STEPS)
-        return max(1 if self.epochs else 0, round(self.epochs * per_epoch))
+        epochs = self.resolved(per_epoch).epochs
+        assert epochs != "auto"
+        return max(1 if epochs else 0, round(epochs * per_epoch))
 
     def times(self, factor: float) -> TrainSettings:
         """The same training, so many times as long; of auto, of its epochs."""
         return replace(self, epochs=factor * (AUTO_EPOCHS if self.epochs == "auto" else self.epochs))
+
+    def shortened(self, share: float, photos: int) -> tuple[float, TrainSettings]:
+        """Its epochs over so many photos, and the same training for that share of them, but at least one epoch (never
+        longer than it is)."""
+        per_epoch = max(1, round(photos / self.batch_size))
+        usual = self.steps(per_epoch) / per_epoch if self.epochs == "auto" else self.epochs
+        epochs = min(usual, max(1.0, share * usual))
+        factor = epochs / usual if usual else 1.0
+        return usual, replace(self, epochs=epochs, milestones=tuple(m * factor for m in self.milestones))
