@@ -10,6 +10,7 @@ import { Trying } from "./trying.js";
 
 const $ = (id) => document.getElementById(id);
 const LAYERS = ["mask", "maps", "prediction"];
+const NO_SEGMENTER = "This run has no trained segmenter, which new photos need: run `tag2mask train` to its end.";
 
 let run, stage, classes, review, trying, follower;
 let mode = "review";
@@ -209,8 +210,9 @@ function open(name) {
   }
   $("actions-review").hidden = name !== "review";
   show(current());
-  if (!current()) empty(name === "try" ? (run.segmenter ? "Drop a photo here." : "This run has no trained segmenter, which new photos need: run `tag2mask train` to its end.") : $("empty").textContent);
-  if (name === "review" && !current()) review.begin();
+  if (current()) return;
+  if (name === "review") review.begin();
+  else empty(run.segmenter ? "Drop a photo here." : NO_SEGMENTER);
 }
 
 const inReview = (action) => (event) => {
@@ -247,9 +249,12 @@ const actions = {
 };
 
 function wire() {
-  for (const name of ["accept", "reject", "next", "previous"]) $(name).addEventListener("click", actions[name]);
-  for (const [id, action] of [["undo", actions.undo], ["redo", actions.redo], ["take-prediction", usePrediction], ["download", download], ["help-button", actions.help]]) $(id).addEventListener("click", action);
-  for (const [id, factor] of [["zoom-in", 1.4], ["zoom-out", 1 / 1.4], ["zoom-fit", 0]]) $(id).addEventListener("click", () => stage.zoomBy(factor));
+  const clicks = {
+    accept: actions.accept, reject: actions.reject, next: actions.next, previous: actions.previous,
+    undo: actions.undo, redo: actions.redo, "take-prediction": usePrediction, download, "help-button": actions.help,
+    "zoom-in": () => stage.zoomBy(1.4), "zoom-out": () => stage.zoomBy(1 / 1.4), "zoom-fit": () => stage.zoomBy(0),
+  };
+  for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   for (const button of $("layers").children) button.addEventListener("click", () => setLayer(button.dataset.layer));
   for (const button of $("tools").children) button.addEventListener("click", () => setTool(button.dataset.tool));
   for (const name of ["review", "try"]) $(`tab-${name}`).addEventListener("click", () => open(name));

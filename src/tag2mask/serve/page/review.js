@@ -31,7 +31,8 @@ export class Review {
   async begin() {
     if (!this.page.run.photos) {
       const rest = this.page.run.segmenter ? " New photos can be tried nevertheless." : "";
-      this.page.empty(`This run has no masks of its photos, tags and settings as they are now: run its command again (\`tag2mask plan\` says what has changed).${rest}`);
+      const why = "This run has no masks of its photos, tags and settings as they are now";
+      this.page.empty(`${why}: run its command again (\`tag2mask plan\` says what has changed).${rest}`);
       return;
     }
     const rows = await this.#upcoming(-1);

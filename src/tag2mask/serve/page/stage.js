@@ -72,9 +72,10 @@ export class Stage {
     else this.overlay.clearRect(0, 0, item.width, item.height);
   }
 
-  #drawLabels(labels, { left, top, right, bottom } = { left: 0, top: 0, right: this.item.width - 1, bottom: this.item.height - 1 }) {
+  #drawLabels(labels, changed) {
     const { words, table, edges } = this;
     const { width, height } = this.item;
+    let { left, top, right, bottom } = changed ?? { left: 0, top: 0, right: width - 1, bottom: height - 1 };
     const stripe = pixel(235, 235, 235, 220);
     [left, top] = [Math.max(0, left - 1), Math.max(0, top - 1)];
     [right, bottom] = [Math.min(width - 1, right + 1), Math.min(height - 1, bottom + 1)];
@@ -223,4 +224,5 @@ export class Stage {
 }
 
 const little = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
-const pixel = (r, g, b, a) => (little ? ((a << 24) | (b << 16) | (g << 8) | r) >>> 0 : ((r << 24) | (g << 16) | (b << 8) | a) >>> 0);
+const word = (a, b, c, d) => ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
+const pixel = (r, g, b, a) => (little ? word(a, b, g, r) : word(r, g, b, a));
