@@ -134,6 +134,7 @@ def test_names_are_as_short_as_they_can_be() -> None:
     assert short_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_several_seeds_are_run_and_compared(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each in a folder of its own, as the run with that seed would be; without truth they are run and not compared."""
     assert run("label", world, "--out", tmp_path / "runs", *SMALL, "--seeds", 0, 3) == 0

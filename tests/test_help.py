@@ -125,6 +125,7 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     progress.show()
     caplog.set_level(logging.INFO, "tag2mask")
+    monkeypatch.setattr(logging.getLogger("tag2mask"), "handlers", [])  # of another test
     logging.getLogger("tag2mask").propagate = True
     with progress.bar("training", 100) as update:
         for count in range(1, 101):

@@ -141,6 +141,7 @@ def test_unreadable_photos_are_set_aside_named_and_counted(
     assert "2 photos were set aside" in page and "photo04" in page
 
 
+@pytest.mark.slow
 def test_frozen_features_are_shared_by_runs(world: Path, tmp_path: Path) -> None:
     flags = [
         *SMALL,

@@ -619,12 +619,12 @@ def test_cuts_that_the_backbone_does_not_have(settings: PplSettings, says: str) 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(InputError, match=r"2 grids \(2, 3\) for 1 cuts \(layer1\)"):
         PplSettings(cuts=("layer1",), grids=(2, 3))
-    with pytest.raises(InputError, match=r"--ppl\.reconstruction is -1: it must be at least 0$"):
+    with pytest.raises(InputError, match=r"--ppl\.reconstruction is -1: it must be at least 0"):
         PplSettings(reconstruction=-1.0)
     for stages in (0, 4):
         with pytest.raises(InputError, match=rf"--ppl\.stages is {stages}: it must be at least 1 and at most 3$"):
             PplSettings(stages=stages)
-    with pytest.raises(InputError, match=r"--ppl\.grids is 0: it must be at least 1$"):
+    with pytest.raises(InputError, match=r"--ppl\.grids is 0: it must be at least 1"):
         PplSettings(grids=(2, 0))
     with pytest.raises(InputError, match=r"0 grids \(\) for 0 cuts .*: give one grid for each cut, or one for all"):
         PplSettings(grids=())

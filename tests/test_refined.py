@@ -62,6 +62,7 @@ def masks(out: Path, stage: str = "masks") -> dict[str, np.ndarray]:
     return {path.stem: np.asarray(Image.open(path)) for path in (out / stage).glob("*.png")}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path) -> None:
     runs = {
         "limited": ("--pseudo.max-growth", "1"),

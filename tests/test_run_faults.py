@@ -183,6 +183,7 @@ def test_verify_reads_bytes_whatever_times_say(
     assert redone(before, stamps(tmp_path / "run")) >= {"images", "method", "maps", "masks", "scores"}
 
 
+@pytest.mark.slow
 def test_weights_replaced_under_the_same_name(world: Path, tmp_path: Path) -> None:
     def weights(seed: int) -> None:
         torch.manual_seed(seed)

@@ -104,6 +104,7 @@ def test_a_map_that_is_gone_is_made_anew(finished: Path, world: Path, tmp_path: 
     assert (out / "saliency" / "photo03.png").read_bytes() == (finished / "saliency" / "photo03.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_same_maps_where_the_layout_finds_them(
     finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,9 @@ def test_backbone_and_method(backbone: Backbone) -> None:
 
 
 def test_segmenter_and_inference(backbone: Backbone) -> None:
-    model = segment.build(segment.SegmenterSettings(channels=8), backbone, 4, BackboneSettings()).eval()
+    model = segment.build(
+        segment.SegmenterSettings("deeplab-largefov", channels=8), backbone, 4, BackboneSettings()
+    ).eval()
 
     @shapes
     def logits(x: Float32[Tensor, "batch 3 height width"]) -> Float32[Tensor, "batch 5 height//8 width//8"]:

@@ -99,6 +99,7 @@ def test_masks_that_are_there_are_kept_unless_they_are_of_something_else(
     assert not any(path.stat().st_mtime_ns == before[path.name] for path in out.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_shards_label_what_one_run_labels(
     finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def steps(out: Path, stage: str) -> int:
     return json.loads(lines[-1])["step"] + 1
 
 
+@pytest.mark.slow
 def test_every_training_starts_from_the_same_stage_and_sees_the_new_share(
     source: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +115,7 @@ def test_what_lies_in_the_source_decides(
     assert {"method", "maps", "masks"} <= redone(first, stamps(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_stage_that_the_source_has_not_is_trained_in_full(
     source: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

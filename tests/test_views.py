@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tag2mask import compute, localize, methods
 from tag2mask.backbones import Backbone, BackboneSettings, build
+from tag2mask.errors import InputError
 from tag2mask.localize import Localizer, LocalizeSettings, batches_by
 from tag2mask.segment import inference
 from tag2mask.segment.inference import InferenceSettings, PhotoSegmenter
@@ -131,7 +132,7 @@ def test_what_memory_does_not_hold_is_done_in_halves() -> None:
         sizes.append(len(items))
         return [10 * item for item in items]
 
-    assert compute.by_halves(work, [1, 2, 3, 4, 5]) == [10, 20, 30, 40, 50]
+    assert compute.by_halves(work, [1, 2, 3, 4, 5], "shrink it") == [10, 20, 30, 40, 50]
     assert sizes == [2, 1, 2]
-    with pytest.raises(torch.OutOfMemoryError):
-        compute.by_halves(work, [7])
+    with pytest.raises(InputError, match=r"does not hold a single photo.*shrink it"):
+        compute.by_halves(work, [7], "shrink it")
