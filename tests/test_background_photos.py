@@ -13,6 +13,8 @@ from PIL import Image
 from tag2mask.pipeline import Run, reopen
 from world import HEIGHT, SMALL, WIDTH, fails, make, run
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def with_good_photos(root: Path) -> Path:
     """The small world, with four photos of nothing to train on, of which nobody drew masks, and three to measure on."""

@@ -19,6 +19,8 @@ from tag2mask.deploy.onnx import write_onnx
 from tag2mask.errors import InputError
 from world import SMALL, fails, run
 
+pytestmark = pytest.mark.slow  # exports of whole networks
+
 QUICK = [*SMALL, "--refine", "none", "--relabel.rounds", "0", "--segmenter", "deeplab-largefov"]
 
 

