@@ -101,7 +101,9 @@ def chosen_on_truth(run: Execution) -> list[str]:
     if "crf" in s.refine:
         lines.append("which published parameter set of the dense CRF is the default was chosen on VOC's truth")
     if s.localize.references:
-        lines.append("how many photos of its tag a photo is compared with, and how, was chosen on VOC's and tiles' truth")
+        lines.append(
+            "how many photos of its tag a photo is compared with, and how, was chosen on VOC's and tiles' truth"
+        )
     if s.refine != "none" and s.pseudo.max_growth:
         lines.append("how much refined masks may outgrow the maps was chosen on VOC's and tiles' truth")
     if s.segmenter.name == "decoder" and not s.single_stage and names.segmenters(s)[-1] in run.folders:

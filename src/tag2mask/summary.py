@@ -12,6 +12,7 @@ from tag2mask import evaluate, need
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
+from tag2mask.passport import chosen_on_truth
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
@@ -94,22 +95,16 @@ def supervision(run: Execution) -> list[str]:
         )
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
-        if s.self_train.sharpness is None:
-            lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
-    lines += s.traits.tuned_on_truth
-    if s.localize.references:
-        lines.append(f"maps compare each photo with {s.localize.references} photos of its tag; how was chosen on truth")
     manifest = run.folders["masks"].manifest()
     lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
-    if manifest["threshold_from"] != "given":
-        lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
     if s.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     way = propagation(s.propagate)
     if way is not None and way.network != "trained":
-        lines.append("random walk without training; the likeness at which it stops was chosen on VOC's truth")
+        lines.append("random walk without training")
     if "crf" in s.refine:
-        lines.append("dense CRF with a published parameter set; which of them is the default was chosen on VOC's truth")
+        lines.append("dense CRF with a published parameter set")
+    lines += chosen_on_truth(run)
     if s.start_from is not None:
         lines.append(f"every network started from the weights of the run {s.start_from}, and of what that learned from")
     if names.last_masks(run.settings, run.folders) != "masks":
