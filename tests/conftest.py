@@ -19,6 +19,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub
 os.environ["TQDM_DISABLE"] = "1"
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks choose what runs
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is exhaustive is slow, too; so is a fuzzer of run files at full length."""
+    for item in items:
+        if "test_fuzz_runs" in item.nodeid and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.exhaustive)
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small data set; read only."""

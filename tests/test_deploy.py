@@ -207,7 +207,7 @@ def test_the_script_runs_by_itself_and_agrees_with_predict(exported: Path, world
     assert mask.shape == expected.shape and (mask == expected).mean() > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_onnx_that_is_not_installed_or_differs_leaves_nothing(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +231,7 @@ OTHERS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("flags", OTHERS)
 def test_other_segmenters_as_onnx(flags: str, world: Path, tmp_path: Path) -> None:
     assert run("train", world, "--out", tmp_path / "run", *QUICK[:-2], *flags.split()) == 0

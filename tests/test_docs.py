@@ -32,7 +32,7 @@ def test_every_page_is_found_and_in_the_navigation() -> None:
     assert sum(len(commands(page)) for page in PAGES) >= 15
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("page", [page.name for page in PAGES if commands(page)])
 def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder with photos, new photos, and (but for pages that make it) a finished run."""
@@ -46,7 +46,7 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
         assert run(*line[1:], *(SMALL if line[1] in RUN else [])) == 0, line
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_site_is_built(tmp_path: Path) -> None:
     """Every page is there, the interface has its texts, and nothing is fetched from elsewhere."""
     pytest.importorskip("material")

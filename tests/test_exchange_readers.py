@@ -16,7 +16,7 @@ from tag2mask.exchange.check import CLASSES, odd_photos
 PACKAGES = {"label-studio": "label-studio-sdk", "cvat": "datumaro", "labelme": "labelme", "voc": "datumaro"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_formats_own_reader_finds_the_same_pixels(name: str, tmp_path: Path) -> None:
     python = environment(PACKAGES[name]) / "python"

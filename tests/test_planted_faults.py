@@ -71,7 +71,7 @@ def copied(to: Path) -> Path:
     return to / "src"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught(name: str, tmp_path: Path) -> None:
     fault, sources = FAULTS[name], copied(tmp_path)
@@ -86,7 +86,7 @@ def test_a_planted_fault_is_caught(name: str, tmp_path: Path) -> None:
     assert done.returncode == 1 and f"FAILED tests/{fault.test}" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_without_a_fault_the_same_tests_pass(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     command += sorted({f"tests/{fault.test}" for fault in FAULTS.values()})

@@ -49,7 +49,7 @@ def test_two_processes_learn_as_one(tmp_path: Path) -> None:
         alike(name, tmp_path / "one" / name, tmp_path / "two" / name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [2, 4])
 def test_every_training_of_several_processes_is_that_of_one(count: int, tmp_path: Path) -> None:
     """Everything that is trained. With 4 processes some hold no photo of a batch of 1, 2 or 3."""

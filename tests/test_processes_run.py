@@ -115,7 +115,7 @@ def test_shares_are_all_there_is(world: int, monkeypatch: pytest.MonkeyPatch) ->
 # --- the same results -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("count", "flags"),
     [
@@ -166,7 +166,7 @@ def until_it_trains(run: Path, processes: list[subprocess.Popen[str]]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_checkpoint_serves_another_number_of_processes(first: int, then: int, world: Path, tmp_path: Path) -> None:
     flags = [*SAME, "--epochs", "60", "--train.checkpoint-minutes", "0.01"]
@@ -190,7 +190,7 @@ def test_a_checkpoint_serves_another_number_of_processes(first: int, then: int, 
     same_artefacts(tmp_path / "whole", tmp_path / "cut", ["masks"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("victim", "how"), [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_a_process_that_dies_ends_the_others(victim: int, how: signal.Signals, world: Path, tmp_path: Path) -> None:
     """Within 30 seconds, with one line, and the run can go on with one process."""
@@ -213,7 +213,7 @@ def test_a_process_that_dies_ends_the_others(victim: int, how: signal.Signals, w
     assert done.returncode == 0 and len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_one_process_cannot_read_is_said_once(world: Path, tmp_path: Path) -> None:
     """A photo of the second process's share that is gone when it is trained on, and a second launch on the folder."""
     data = shutil.copytree(world, tmp_path / "data")
@@ -231,7 +231,7 @@ def test_what_one_process_cannot_read_is_said_once(world: Path, tmp_path: Path) 
     assert "tag2mask: " not in results[1][1] and "Traceback" not in results[0][1] + results[1][1]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_damaged_artefact_that_one_process_meets_is_made_anew(world: Path, tmp_path: Path) -> None:
     command = [*TAG2MASK, "label", world, *SAME, "--out", tmp_path / "run"]
     run_all(2, command)
@@ -243,7 +243,7 @@ def test_a_damaged_artefact_that_one_process_meets_is_made_anew(world: Path, tmp
     assert whole == {path.name: path.read_bytes() for path in (tmp_path / "run" / "masks").glob("*.png")}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_torchrun_and_more_processes_than_photos(world: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     command = ["-m", "tag2mask", "label", str(world), *SAME, "--out", str(tmp_path / "run")]

@@ -54,7 +54,7 @@ def workers_of(pid: int) -> list[int]:
     return [child for child, name in names.items() if "Segmenter" in name and is_below(child)]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_local_ray_makes_the_same_masks_and_survives_the_death_of_a_worker(
     finished: Path, world: Path, tmp_path: Path

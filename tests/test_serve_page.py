@@ -144,7 +144,7 @@ def test_masks_lie_over_photos_and_a_key_decides(chromium, copy, capsys):
         assert re.match("5 of 19", page.text_content("#progress"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_names_are_text(chromium, copy):
     with served(copy) as server, opened(chromium, server) as page:
         row = next(row for row in server.rows() if 1 in row["tags"])
@@ -153,7 +153,7 @@ def test_names_are_text(chromium, copy):
         assert page.locator("#classes img").count() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_brush_stroke_is_saved_and_can_be_undone(chromium, copy):
     with served(copy) as server, opened(chromium, server) as page:
         row = server.rows()[0]
@@ -189,7 +189,7 @@ def test_a_brush_stroke_is_saved_and_can_be_undone(chromium, copy):
         assert lines(copy, 2, page)[1]["decision"] == "withdrawn" and name_of(page) == row["id"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_brush_takes_the_class_under_the_cursor(chromium, copy):
     """A stroke that begins in a class extends it; the eraser gives background; alt picks."""
     with served(copy) as server, opened(chromium, server) as page:
@@ -215,7 +215,7 @@ def test_the_brush_takes_the_class_under_the_cursor(chromium, copy):
         assert overlay(page)[1, 1, 3] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_painting_by_keyboard_alone(chromium, copy):
     with served(copy) as server, opened(chromium, server) as page:
         row = server.rows()[0]
@@ -233,7 +233,7 @@ def test_painting_by_keyboard_alone(chromium, copy):
         assert read_index_mask(copy / "review" / kept["mask"])[height // 2, width // 2] == row["tags"][0] + 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_mask_follows_a_tag(chromium, copy):
     with served(copy) as server, opened(chromium, server) as page:
         row = next(row for row in server.rows() if len(row["tags"]) == 2 and row["split"] == "train")
@@ -254,7 +254,7 @@ def test_the_mask_follows_a_tag(chromium, copy):
         assert np.array_equal(read_index_mask(copy / "review" / kept["mask"]), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_layers_and_an_upload(chromium, copy, tmp_path):
     photo, text = tmp_path / "new.jpg", tmp_path / "notes.txt"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(photo)
@@ -276,7 +276,7 @@ def test_layers_and_an_upload(chromium, copy, tmp_path):
         assert mask.shape == (60, 90) and np.array_equal(mask > 0, overlay(page)[..., 3] > 0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_browsers_decide_on_one_photo(chromium, copy):
     with served(copy) as server, opened(chromium, server) as one, opened(chromium, server) as other:
         assert name_of(one) == name_of(other)
@@ -290,7 +290,7 @@ def test_two_browsers_decide_on_one_photo(chromium, copy):
         assert [line["decision"] for line in kept] == ["accepted", "rejected"] and kept[0]["id"] == kept[1]["id"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_decisions_wait_for_a_run_folder_that_is_gone(chromium, copy):
     with served(copy) as server, opened(chromium, server) as page:
         page.wait_for_timeout(1000)
@@ -302,7 +302,7 @@ def test_decisions_wait_for_a_run_folder_that_is_gone(chromium, copy):
         page.wait_for_selector("#banner", state="hidden")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("width", [360, 1200])
 def test_it_is_never_wider_than_the_screen(chromium, copy, width):
     with served(copy) as server, opened(chromium, server, viewport={"width": width, "height": 780}) as page:
@@ -312,7 +312,7 @@ def test_it_is_never_wider_than_the_screen(chromium, copy, width):
             assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["y"] + box["height"] <= 780
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("scheme", "dark"), [("dark", True), ("light", False)])
 def test_it_follows_the_reader_into_the_dark(chromium, copy, scheme, dark, tmp_path):
     with served(copy) as server, opened(chromium, server, color_scheme=scheme) as page:
@@ -321,7 +321,7 @@ def test_it_follows_the_reader_into_the_dark(chromium, copy, scheme, dark, tmp_p
     assert brightness < 70 if dark else brightness > 200
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_keyboard_reaches_everything_and_says_what_it_does(chromium, copy):
     with served(copy) as server, opened(chromium, server) as page:
         page.keyboard.press("?")
@@ -373,7 +373,7 @@ def many(execution: Execution, folder: Path, count: int) -> Execution:
     return replace(execution, data=run_data, folders=folders)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ten_thousand_photos(chromium, copy, tmp_path, capsys, monkeypatch):
     """Nothing is done for every photo before the page opens; the list holds the rows in sight alone."""
     execution = many(pipeline.reopen(Run(copy, existing=True)), tmp_path / "many", 10_000)

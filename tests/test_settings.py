@@ -107,7 +107,7 @@ def test_huge_numbers_are_refused_but_where_they_do_no_harm() -> None:
     assert taken == UNBOUNDED
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", sorted(UNBOUNDED))
 def test_a_run_with_a_huge_number_ends_well(
     name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -22,7 +22,11 @@ def environment(package: str) -> Path:
     if not ready.exists():
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
         install = [str(programs / "python"), "-m", "pip", "install", "--quiet", package]
-        if subprocess.run(install, capture_output=True).returncode:
+        try:
+            done = subprocess.run(install, capture_output=True, timeout=300)
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"{package} takes more than five minutes to install here")
+        if done.returncode:
             pytest.skip(f"{package} cannot be installed here")
         ready.touch()
     return programs

@@ -22,7 +22,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "--saliency DIR": "saliency maps, for methods that learn from them; auto: made by a packaged network",
     },
     "how objects are found": {
-        "--recipe NAME": "a named set of settings (tag2mask list recipes); quick is a third of the time",
+        "--recipe NAME": "a named set of settings (tag2mask list recipes); quick trains shorter, at one scale",
         "--method NAME": "cam, ppl, apc, mcis, eps (tag2mask list methods), or package.module:Class",
         "--backbone NAME": "any timm model; the default's weights are embedded",
         "--weights FILE": "weights of the backbone, or none",
