@@ -629,7 +629,7 @@ def test_missing_and_damaged_maps_are_made_anew_before_a_student_learns_from_the
     path.unlink()
     again = ["label", world, "--out", out, *SMALL, *STUDENTS, "--student-train.learning-rate"]
     assert run(*again, "1e-4") == 0
-    assert "maps by cam: photo03 missing or damaged and made anew" in capsys.readouterr().err
+    assert "maps by cam: missing or damaged: photo03, made anew" in capsys.readouterr().err
     assert path.read_bytes() == whole
     path.write_bytes(b"PK")  # it is there, and nobody knows yet that it cannot be read
     assert run(*again, "2e-4") == 0

@@ -37,7 +37,8 @@ def scores(execution: Execution) -> dict[SampleKey, float]:
     needs: dict[SampleKey, float] = {}
     for samples, of_split in signs(execution):
         if samples:
-            mean = np.mean([ranks(values) for values in of_split.values()], 0)
+            nothing = [np.zeros(len(samples))]  # where no sign tells the photos apart
+            mean = np.mean([ranks(values) for values in of_split.values()] or nothing, 0)
             needs |= {sample.key: float(need) for sample, need in zip(samples, ranks(mean), strict=True)}
     return needs
 
