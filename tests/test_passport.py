@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ def test_a_run_says_what_it_knew(world: Path, tmp_path: Path) -> None:
     assert run("label", world, "--out", tmp_path / "run", *SMALL) == 0
     said = read(tmp_path / "run")
     known = said["learned_from"]
-    assert known["tags"] == {"photos": 9, "of_none": 0} and known["saliency"] is None and known["text"] is None
-    assert known["true_masks"] == 0 == known["corrected_masks"]
+    assert known["tags"] == {"photos": 9, "of_none": 0} and known["saliency"] is None
+    assert known["true_masks"] is False and said["signals"] == ["image-level tags"]
     assert said["measured_with"]["true_masks_of_training_photos"] == 9 and not said["oracle_for_comparison"]
     (weights,) = said["weights"]
     assert weights["source"] == "random" and weights["digest"] == "none" and weights["saw_masks"] is False
@@ -64,4 +65,15 @@ def test_saliency_and_the_oracle_are_said(world: Path, tmp_path: Path) -> None:
     said = read(tmp_path / "run")
     assert said["learned_from"]["saliency"]["source"] == "given maps" and said["oracle_for_comparison"]
     execution = pipeline.reopen(Run(tmp_path / "run", existing=True))
+    assert passport.signals(execution) == ("image-level tags", "saliency maps")
+
+
+def test_what_the_run_it_started_from_had_learned_counts(world: Path, tmp_path: Path) -> None:
+    """Tags alone do not make weights that saliency taught free of it; a source that says nothing is said."""
+    assert run("label", world, "--out", tmp_path / "run", *SMALL) == 0
+    execution = pipeline.reopen(Run(tmp_path / "run", existing=True))
+    (tmp_path / "source").mkdir()
+    execution.settings = replace(execution.settings, start_from=tmp_path / "source")
+    assert "which it does not say" in passport.signals(execution)[1]
+    (tmp_path / "source" / "passport.json").write_text('{"signals": ["image-level tags", "saliency maps"]}')
     assert passport.signals(execution) == ("image-level tags", "saliency maps")

@@ -17,6 +17,7 @@ from tag2mask.backbones import BackboneSettings
 from tag2mask.backbones.embedded import EMBEDDED
 from tag2mask.files import read_object
 from tag2mask.plan.execute import Execution
+from tag2mask.plan.stage import Stage, TrainingStage
 from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
 from tag2mask.stages import names
@@ -41,10 +42,9 @@ def passport(run: Execution) -> dict[str, Any]:
         "learned_from": {
             "tags": {"photos": len(data.train), "of_none": sum(x.labels == frozenset() for x in data.train.samples)},
             "saliency": _saliency(run),
-            "text": None,
-            "true_masks": 0,
-            "corrected_masks": 0,
+            "true_masks": any("truth" in stage.facts for stage in run.done() if _teaches(stage)),
         },
+        "signals": list(signals(run)),
         "started_from": _started_from(run),
         "measured_with": {
             "true_masks_of_training_photos": sum(x.mask_path is not None for x in data.train.samples),
@@ -65,7 +65,12 @@ def _started_from(run: Execution) -> dict[str, Any] | None:
     if folder is None:
         return None
     theirs = read_object(folder / "passport.json") or {}
-    return {"run": str(folder), "learned_from": theirs.get("learned_from")}
+    return {"run": str(folder), "learned_from": theirs.get("learned_from"), "signals": theirs.get("signals")}
+
+
+def _teaches(stage: Stage) -> bool:
+    """Whether a network of the run's result learns in it."""
+    return isinstance(stage, TrainingStage) and not stage.oracle
 
 
 def _saliency(run: Execution) -> dict[str, Any] | None:
@@ -77,8 +82,14 @@ def _saliency(run: Execution) -> dict[str, Any] | None:
 
 
 def signals(run: Execution) -> tuple[str, ...]:
-    """What the run learned from, in short: equal for runs whose scores may stand in one column."""
-    return ("image-level tags", *(("saliency maps",) if uses_saliency(run) else ()))
+    """What the run learned from, in short: equal for runs whose scores may stand in one column.
+
+    What the run that it started from had learned from counts too.
+    """
+    own = ["image-level tags", *(["saliency maps"] if uses_saliency(run) else [])]
+    if (source := _started_from(run)) is not None:
+        own += source["signals"] or [f"what the run {source['run']} learned from, which it does not say"]
+    return tuple(dict.fromkeys(own))
 
 
 def uses_saliency(run: Execution) -> bool:

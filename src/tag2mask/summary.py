@@ -12,13 +12,12 @@ from tag2mask import evaluate, need
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
-from tag2mask.passport import chosen_on_truth
+from tag2mask.passport import chosen_on_truth, uses_saliency
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Stage, TrainingStage
 from tag2mask.propagation import propagation
-from tag2mask.pseudo import SALIENCY
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
@@ -85,8 +84,7 @@ def supervision(run: Execution) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     s = run.settings
     lines = [f"image-level tags of {len(run.data.train)} photos"]
-    denoised = s.self_train.students and "saliency" in s.self_train.denoise
-    if s.pseudo.background in SALIENCY or s.traits.saliency or denoised:
+    if uses_saliency(run):
         made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
         lines.append(
             f"saliency maps made in the run by {made}, a network that was trained with masks of other photos"
@@ -228,8 +226,10 @@ class Galleries:
 
 def _risk(run: Execution) -> dict[str, list[tuple[float, float]]]:
     """By split, the mean of the photos' own mean IoU over those of least need: (percent of photos, percent)."""
-    needs = need.scores(run)
     of_photos = read_json(run.folders["scores"].folder / "photos.json")
+    if not any(of_photos.values()):
+        return {}  # nothing was measured, and the need would be read off every mask for nothing
+    needs = need.scores(run)
     last = names.last_masks(run.settings, run.folders)
     curves: dict[str, list[tuple[float, float]]] = {}
     for title, dataset, stage in (
