@@ -20,9 +20,13 @@ from world import SMALL, fails, make, run
 
 @pytest.fixture(scope="module")
 def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two seeds of one setting, and another setting."""
+    """Two seeds of one setting, though something that decides nothing differs, and another setting."""
     root = tmp_path_factory.mktemp("runs")
-    for name, flags in (("a", ()), ("b", ("--seed", 1)), ("c", ("--threshold", 0.9, "--refine", "none"))):
+    for name, flags in (
+        ("a", ()),
+        ("b", ("--seed", 1, "--train.checkpoint-minutes", 9)),
+        ("c", ("--threshold", 0.9, "--refine", "none")),
+    ):
         assert run("label", world, "--out", root / name, *SMALL, *flags) == 0
     return {name: root / name for name in "abc"}
 

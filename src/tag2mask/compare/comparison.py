@@ -14,8 +14,6 @@ from tag2mask.compare.measured import WHAT, MeasuredRun, open_run
 from tag2mask.compare.statistics import Interval, class_iou, draws, interval, mean_iou, paired_difference, resampled
 from tag2mask.errors import InputError, listed
 
-DECIDES_NOTHING = ("workers", "verify", "aside_gb")
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -135,7 +133,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
     _check_alike(runs)
     groups: dict[str, list[MeasuredRun]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(_deciding(run), sort_keys=True, default=str), []).append(run)
+        groups.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)
     first, *_ = groups.values()
     return Comparison(tuple(_row(group, first) for group in groups.values()))
 
@@ -146,10 +144,6 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     lengths = range(1, max(map(len, parts)) + 1)
     named = (["/".join(of[-length:]) for of in parts] for length in lengths)
     return next((names for names in named if len(set(names)) == len(names)), [str(folder) for folder in folders])
-
-
-def _deciding(run: MeasuredRun) -> dict[str, Any]:
-    return {name: value for name, value in run.settings.items() if name not in DECIDES_NOTHING}
 
 
 def _check_alike(runs: Sequence[MeasuredRun]) -> None:
@@ -173,8 +167,7 @@ def _check_alike(runs: Sequence[MeasuredRun]) -> None:
 
 
 def _row(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun]) -> Row:
-    base = _deciding(first[0])
-    own = _deciding(runs[0])
+    base, own = first[0].settings, runs[0].settings
     differs = {k: str(own.get(k, "none")) for k in {**base, **own} if own.get(k) != base.get(k)}
     kinds = [kind for kind in WHAT if all(kind in run.confusions for run in (*runs, *first))]
     figures = {kind: _figure([run.confusions[kind] for run in runs], _of(runs, first, kind), runs[0]) for kind in kinds}

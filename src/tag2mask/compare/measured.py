@@ -13,6 +13,7 @@ from tag2mask import evaluate, passport, pipeline
 from tag2mask.errors import InputError
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
+from tag2mask.settings import deciding, plain
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
 from tag2mask.types import SampleKey
@@ -27,7 +28,7 @@ class MeasuredRun:
     Attributes:
         confusions: by kind (:data:`WHAT`), ``[photos n n+1]`` int64, as of :class:`tag2mask.evaluate.Scores`.
         photos: by kind, what was measured, in the order of the matrices.
-        settings: dotted name to value, without the seed.
+        settings: dotted name to value of all that decides a result, without the seed.
         signals: what it learned from, :func:`tag2mask.passport.signals`.
     """
 
@@ -66,11 +67,12 @@ def open_run(folder: Path, name: str) -> MeasuredRun:
                 confusions[kind] = np.stack(matrices)
     if not confusions:
         raise InputError(f"the photos of {folder} have no true masks to compare by: give them with --truth")
-    described = execution.run.description()
-    settings = dict(_flat("", described["settings"]))
-    seed = int(settings.pop("seed", 0))
+    s = execution.settings
+    decides = {**deciding(s), "data": plain(s.data), "start_from": plain(s.start_from)}  # these decide as facts
+    settings = dict(_flat("", decides))
+    settings.pop("seed")
     seconds = sum(float(of.manifest()["seconds"]) for of in execution.folders.values())
-    return MeasuredRun(name, execution, confusions, photos, settings, seed, seconds / 60, passport.signals(execution))
+    return MeasuredRun(name, execution, confusions, photos, settings, s.seed, seconds / 60, passport.signals(execution))
 
 
 def _measured(execution: Execution, stage: str, kind: str) -> list[tuple[SampleKey, np.ndarray]]:
