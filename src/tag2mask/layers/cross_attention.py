@@ -121,3 +121,8 @@ def attend_to_references(
 
 def _without_padding(affinities: Tensor, inside: Tensor | None) -> Tensor:
     return affinities if inside is None else torch.where(inside, affinities, -torch.inf)
+
+
+def let_back(values: Tensor, share: float) -> Tensor:
+    """The same values, which pass on so much of their gradient."""
+    return values if share == 1 else values.detach().lerp(values, share) if share else values.detach()

@@ -82,7 +82,8 @@ from tag2mask import processes
 from tag2mask.backbones import Backbone
 from tag2mask.data.batches import pairs_within
 from tag2mask.errors import InputError
-from tag2mask.layers.cross_attention import ClassReferences, attend_to_references, co_attend, stack_references
+from tag2mask.layers.cross_attention import ClassReferences, attend_to_references, co_attend, let_back, stack_references
+from tag2mask.layers.tag_loss import tag_loss
 from tag2mask.methods.mcis_settings import McisSettings
 from tag2mask.types import Batch, Domain, Losses, Reference, Views, masked_mean
 
@@ -391,16 +392,5 @@ class Mcis(nn.Module):
         return out
 
 
-def let_back(values: Tensor, share: float) -> Tensor:
-    """The same values, which pass on so much of their gradient."""
-    return values if share == 1 else values.detach().lerp(values, share) if share else values.detach()
-
-
 def _kind(extra_m: bool, extra_n: bool) -> int:
     return 2 if extra_m != extra_n else int(extra_m)
-
-
-def tag_loss(maps: Tensor, valid: Tensor, labels: Tensor, counted: bool = True) -> Tensor:
-    """The mean over the photos of all processes; not ``counted``: these stand in for none."""
-    losses = F.multilabel_soft_margin_loss(masked_mean(maps, valid), labels, reduction="none")
-    return processes.mean(losses, counted)

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone, vgg16
 from tag2mask.errors import InputError
-from tag2mask.methods.mcis import Compared, Mcis, let_back, tag_loss
+from tag2mask.layers.cross_attention import let_back
+from tag2mask.layers.tag_loss import tag_loss
+from tag2mask.methods.mcis import Compared, Mcis
 from tag2mask.methods.mcis_settings import McisSettings
 from tag2mask.methods.released import take_over
 from tag2mask.types import Batch, Domain, Photos
