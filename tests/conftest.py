@@ -21,11 +21,8 @@ os.environ["TQDM_DISABLE"] = "1"
 
 @pytest.hookimpl(tryfirst=True)  # before marks choose what runs
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is exhaustive is slow, too; so is a fuzzer of run files at full length."""
+    """What is exhaustive is slow, too."""
     for item in items:
-        slow = len(list(item.iter_markers("slow")))  # the whole file is, and the case by itself
-        if ("test_fuzz_runs" in item.nodeid and slow) or ("test_run_faults" in item.nodeid and slow > 1):
-            item.add_marker(pytest.mark.exhaustive)
         if item.get_closest_marker("exhaustive"):
             item.add_marker(pytest.mark.slow)
 

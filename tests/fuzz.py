@@ -23,6 +23,7 @@ FAST, THOROUGH = 300, 10_000
 SECONDS = 10.0  # that one case may take; nearly all take a thousandth of it
 
 cases = pytest.mark.parametrize("count", [FAST, pytest.param(THOROUGH, marks=pytest.mark.slow)])
+cases_of_runs = pytest.mark.parametrize("count", [FAST, pytest.param(THOROUGH, marks=pytest.mark.exhaustive)])
 
 # What breaks parsers of texts: quotes, separators, line ends, marks, numbers without end, other alphabets and escapes.
 TOKENS: tuple[bytes, ...] = (

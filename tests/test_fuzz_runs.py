@@ -36,7 +36,7 @@ NUMBERS = (b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f", b"\xff" * 8, b"\xff\xff\xff
 """Infinite, not a number, and sizes that nothing has."""
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_manifests(tmp_path, count):
     stage = StageFolder(tmp_path / "run" / "maps", "k")
     stage.finish(count=3, seconds=1.5, threshold=0.25, without=["a"])
@@ -56,7 +56,7 @@ def test_manifests(tmp_path, count):
         assert fuzz.survives(lambda _: (run.current("maps"), stage.earlier_seconds()), stage.own / name, contents)
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_descriptions(tmp_path, count):
     content = {"version": 2, "classes": ["cat"], "data": "/x", "sessions": [], "settings": plain(RunSettings())}
     contents = fuzz.damaged([json.dumps(content, indent=1).encode()], count)
@@ -68,7 +68,7 @@ def test_descriptions(tmp_path, count):
     assert outcome.read > count / 20 and outcome.refused > count / 4
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_records(tmp_path, count):
     records = [asdict(CheckedImage(f"p{i}", 4, 6, "ab" * 16, split="train")) | {"stamp": [1, 2, 3]} for i in range(3)]
     samples = [Sample(f"p{i}", Path("x"), frozenset({0}), split="train") for i in range(3)]
@@ -82,7 +82,7 @@ def test_records(tmp_path, count):
     assert outcome.read > count / 4
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_digests(tmp_path, count):
     (tmp_path / "a").write_bytes(b"a")
     cache = DigestCache(tmp_path / "digests.jsonl")
@@ -93,7 +93,7 @@ def test_digests(tmp_path, count):
     assert outcome.refused == 0
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_files_of_a_finished_stage(tmp_path, count):
     stage, seed = StageFolder(tmp_path / "scores", "k"), b'{"masks": {"iou": [1.5, 2.5]}}'
     stage.own.mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_files_of_a_finished_stage(tmp_path, count):
     fuzz.survives(read, stage.folder / "scores.json", fuzz.damaged([seed], count))
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_maps(tmp_path, count):
     scores = np.random.default_rng(0).random((2, 5, 7)).astype(np.float16)
     write_maps(tmp_path / "a.npz", LocalizationMaps("a", (1, 4), scores, (40, 56), 0.5))
@@ -119,7 +119,7 @@ def test_maps(tmp_path, count):
     assert fuzz.survives(read, tmp_path / "a.npz", contents).refused > count / 3
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_masks(tmp_path, count):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 4, (9, 11)).astype(np.uint8), "P").save(file, "PNG")
@@ -131,7 +131,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_models(tmp_path, count):
     torch.manual_seed(0)
     contents = fuzz.damaged([save(network().state_dict())], count, (*fuzz.TOKENS, *NUMBERS))
@@ -144,7 +144,7 @@ def test_models(tmp_path, count):
     assert fuzz.survives(read, tmp_path / "model.safetensors", contents).refused > count / 3
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_checkpoints(tmp_path, count):
     """Nothing of one is believed by half: the training goes on from it, or begins anew."""
     torch.manual_seed(0)
@@ -167,7 +167,7 @@ def test_checkpoints(tmp_path, count):
     assert fuzz.survives(read, tmp_path / "checkpoint.safetensors", contents).refused == 0
 
 
-@fuzz.cases
+@fuzz.cases_of_runs
 def test_features(tmp_path, count):
     backbone = build(BackboneSettings("resnet10t", weights="none", freeze_until="layer1"))
     store = FeatureStore(backbone, {PHOTO.key: PhotoFacts(8, 8, "ab" * 16)}, FeatureSettings(tmp_path), "float32")

@@ -185,7 +185,7 @@ def test_verify_reads_bytes_whatever_times_say(
     assert redone(before, stamps(tmp_path / "run")) >= {"images", "method", "maps", "masks", "scores"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_weights_replaced_under_the_same_name(world: Path, tmp_path: Path) -> None:
     def weights(seed: int) -> None:
         torch.manual_seed(seed)
@@ -248,7 +248,9 @@ QUICK = {("scores/scores.json", "a list"), ("scores/photos.json", "binary"), ("m
          ("method/.stage/key.json", "empty"), ("segmenter/model.safetensors", "binary"), ("run.json", "a list"),
          ("predictions/photo10.png", "missing"), ("images/.stage/manifest.json", "binary")}  # fmt: skip
 DAMAGES = [
-    pytest.param(file, how, marks=[] if (file, how) in QUICK else [pytest.mark.slow]) for file in FILES for how in HOW
+    pytest.param(file, how, marks=[] if (file, how) in QUICK else [pytest.mark.exhaustive])
+    for file in FILES
+    for how in HOW
 ]
 
 
@@ -397,8 +399,8 @@ def cyrillic(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("command", ["doctor", pytest.param("label", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", ["doctor", pytest.param("label", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.exhaustive)])
 def test_terminals_of_few_letters(command: str, encoding: str, tmp_path: Path) -> None:
     data = cyrillic(tmp_path / "data")
     arguments = [command, str(data), *(["--out", str(tmp_path / "run"), *FLAGS] if command == "label" else [])]
@@ -410,7 +412,7 @@ def test_terminals_of_few_letters(command: str, encoding: str, tmp_path: Path) -
     assert command == "doctor" or len(list((tmp_path / "run" / "masks").rglob("*.png"))) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of the shell")
 def test_a_limit_on_the_size_of_files(world: Path, tmp_path: Path) -> None:
     """`ulimit -f`: the model is larger. One line, nothing half-written, and without the limit the run goes on."""

@@ -153,7 +153,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise InputError(f"{out} is there and not empty: nothing is written over; give another --out, or remove it")
     made = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    # beside its goal, as deep: relative paths in it stay right
+    # in the folder of its goal, as deep: relative paths in it stay right
     inside = out.with_name(f".{out.name[:100]}.{os.getpid()}.writing")
     shutil.rmtree(inside, ignore_errors=True)
     inside.mkdir()

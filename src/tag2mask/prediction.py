@@ -79,7 +79,7 @@ class Prediction:
         return stage
 
     def key(self, samples: Sequence[Sample]) -> str:
-        """What decides the masks beside the photos' pixels."""
+        """What decides the masks, apart from the photos' pixels."""
         s = self.settings
         made_of = [self.stage.key, deciding(s.inference), s.refine_long_side, list(self.classes)]
         tags = digest([None if sample.labels is None else sorted(sample.labels) for sample in samples])

@@ -118,7 +118,7 @@ def saliency(arguments: list[str]) -> int:
     show_progress()
     from tag2mask.saliency import make_saliency_maps
 
-    print(f"{len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data))} saliency maps in {parsed.out}")
+    say(f"{len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data))} saliency maps in {parsed.out}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """ONNX: the segmenter alone, photos of any size and number in, logits at stride out; resizing stays outside.
 
-The model's metadata hold what a program needs beside it: classes, normalisation, sizes.
+The model's metadata hold what else a program needs: classes, normalisation, sizes.
 """
 
 from __future__ import annotations

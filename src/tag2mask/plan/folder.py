@@ -78,7 +78,7 @@ class StageFolder:
         """Mark the stage done. Seconds of interrupted sessions add up.
 
         Args:
-            files: names of files beside its artefacts, of which the bytes are remembered.
+            files: names of files that it has besides its artefacts, of which the bytes are remembered.
         """
         total = round(self.earlier_seconds() + seconds, 2)
         more = {"files": {name: bytes_digest(self.folder / name) for name in files}, **more}

@@ -106,7 +106,7 @@ class PhotoStage(Stage):
     suffix: str | None = ".png"
     """Of the artefacts, ``<id><suffix>``; None: records alone."""
     shows_classes: bool = True
-    """Whether ``.png`` artefacts are masks of classes, beside which their names are written."""
+    """Whether ``.png`` artefacts are masks of classes: the classes' names are written into the same folder."""
     split: Literal["train", "val", "all"] = "train"
     files: tuple[str, ...] = ()
     """Other files that it leaves in its folder."""
