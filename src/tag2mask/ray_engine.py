@@ -140,8 +140,8 @@ def _unpacked(content: bytes) -> dict[str, Tensor]:
 def _ray() -> Any:
     """Ray, connected."""
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports] - an extra
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("--engine ray needs Ray, which is not installed: pip install 'tag2mask[ray]'") from error
     address = os.environ.get("RAY_ADDRESS") or None
