@@ -72,7 +72,8 @@ def test_otsu_of_three_groups_is_scikit_images_upper_threshold(seed: int) -> Non
     found = otsu3_threshold(score_histogram([maps(values, (0,))]))
     counts, _ = np.histogram(values.astype(np.float32), 256, (0, 1))
     upper = filters.threshold_multiotsu(hist=counts)[1]  # the number of a bin
-    assert found == pytest.approx((upper + 1) / 256, abs=1.5 / 256)
+    low, high = sorted((round(found * 256), upper + 1))
+    assert not counts[low:high].any(), "of thresholds between which there is no score, either is right"
     assert found > otsu_threshold(score_histogram([maps(values, (0,))]))
 
 
