@@ -22,7 +22,7 @@ LEVELS = [
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "saliency", "train", "views"},
     {"exchange", "segment"},
-    {"demo", "doctor", "feature_store", "methods", "report", "review"},
+    {"demo", "doctor", "feature_store", "methods", "report", "review", "corrected"},
     {"localize"},
     {"propagation", "references"},
     {"recipes"},

@@ -40,7 +40,11 @@ def passport(run: Execution) -> dict[str, Any]:
         "seed": s.seed,
         "method": s.method,
         "learned_from": {
-            "tags": {"photos": len(data.train), "of_none": sum(x.labels == frozenset() for x in data.train.samples)},
+            "tags": {
+                "photos": len(data.train),
+                "of_none": sum(x.labels == frozenset() for x in data.train.samples),
+                "corrected_in_review": data.retagged,
+            },
             "saliency": _saliency(run),
             "true_masks": any("truth" in stage.facts for stage in run.done() if _teaches(stage)),
         },

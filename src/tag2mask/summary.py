@@ -83,7 +83,8 @@ def _table(stage: Stage, scores: dict[str, Any], splits: dict[str, Dataset]) -> 
 def supervision(run: Execution) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     s = run.settings
-    lines = [f"image-level tags of {len(run.data.train)} photos"]
+    corrected = f", of which {run.data.retagged} were corrected in review" if run.data.retagged else ""
+    lines = [f"image-level tags of {len(run.data.train)} photos{corrected}"]
     if uses_saliency(run):
         made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
         lines.append(

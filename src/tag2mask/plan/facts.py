@@ -82,11 +82,18 @@ class RunData:
     digests: DigestCache
     photos: dict[SampleKey, PhotoFacts] = field(default_factory=dict)
     set_aside: list[dict[str, Any]] = field(default_factory=list)  # records of photos that cannot be read
+    own_tags: Mapping[SampleKey, tuple[str, ...]] = field(default_factory=dict)
+    # the data set's, of photos whose tags a person corrected in review
 
     @property
     def samples(self) -> list[Sample]:
         """All photos, training ones first."""
         return [*self.train.samples, *(self.val.samples if self.val else ())]
+
+    @property
+    def retagged(self) -> int:
+        """Training photos whose tags a person corrected in review."""
+        return sum(sample.key in self.own_tags for sample in self.train.samples) if self.own_tags else 0
 
     @cached_property
     def source(self) -> Source | None:
