@@ -256,6 +256,84 @@ def test_a_run_with_corrected_tags_is_that_of_a_data_set_with_those_tags(
     assert keys(copy) == first
 
 
+# --- corrected masks that teach, where it is asked for
+
+
+TAUGHT = [*QUICK, "--relabel.rounds", "1", "--relabel.refine", "none", "--with-masks"]
+
+
+def bring(copy: Path, world: Path, out: Path, ids: list[str], *flags: object) -> None:
+    """Masks of these photos, drawn by a person as the truth is, come back."""
+    correct(exported(copy, out, "png", *flags), world, ids)
+    assert run("import", copy, out, "--from", "png", *flags) == 0
+
+
+def test_corrected_masks_would_teach_the_segmenter_alone(
+    copy: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "holds no corrected mask" in fails(capsys, "train", world, "--out", copy, *TAUGHT)
+    bring(copy, world, tmp_path / "val", ["photo10"], "--what", "predictions")
+    assert "holds no corrected mask" in fails(capsys, "train", world, "--out", copy, *TAUGHT), "of val none teaches"
+    bring(copy, world, tmp_path / "out", ["photo00", "photo04"])
+    assert "`label` ends before" in fails(capsys, "label", world, "--out", copy, *TAUGHT)
+    single = [*SMALL, "--method", "apc", "--apc.single-stage", "--with-masks"]
+    assert "is itself the segmenter" in fails(capsys, "train", world, "--out", tmp_path / "apc", *single)
+
+    def planned(*flags: object) -> dict[str, str]:
+        capsys.readouterr()
+        assert run("plan", world, "--out", copy, *QUICK, *flags) == 0
+        return {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+
+    rows = planned("--with-masks")
+    assert all(" done " in rows[name] for name in ("images", "method", "maps", "masks"))
+    assert " anew " in rows["segmenter"] and "other corrected masks" in rows["segmenter"]
+    assert all(" done " in row for row in planned().values()), "without the flag they are as if they were not there"
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_corrected_masks_and_says_so(
+    copy: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def carried(folder: Path, *flags: object) -> dict[str, str]:
+        assert run("train", world, "--out", folder, *flags) == 0
+        return keys(folder)
+
+    plain = carried(copy, *TAUGHT[:-1])
+    bring(copy, world, tmp_path / "out", ["photo00", "photo04"])
+    before = stamps(copy)
+    first = carried(copy, *TAUGHT)
+    changed = {name for name in first if first[name] != plain[name]}
+    assert changed == {"segmenter-0", "masks-1", "segmenter", "predictions", "scores"}
+    now = stamps(copy)
+    assert all(now[f] == before[f] for f in before if f.split("/")[0] in ("images", "method", "maps", "masks"))
+    for id_ in ("photo00", "photo04"):
+        assert np.array_equal(read_index_mask(copy / "masks-1" / f"{id_}.png"), truth_of(world, id_))
+        assert not np.array_equal(read_index_mask(copy / "masks" / f"{id_}.png"), truth_of(world, id_))
+    passport = json.loads((copy / "passport.json").read_text())
+    assert passport["learned_from"]["corrected_masks"] == 2
+    assert passport["signals"] == ["image-level tags", "masks that people corrected"]
+    assert "2 corrected masks of training photos" in (copy / "report.html").read_text()
+    scores = json.loads((copy / "scores" / "scores.json").read_text())
+    assert scores["masks-1"]["photos"] == scores["masks"]["photos"] == 7, "a person's mask is no score of the run"
+
+    assert "has learned from all 2" in fails(capsys, "evaluate", copy, "--check")
+    bring(copy, world, tmp_path / "more", ["photo02"])
+    assert "predictions" in pipeline.reopen(Run(copy, existing=True)).folders, "an import changes no finished run"
+    (check,) = corrections.check(copy)
+    assert check.scores.photos == 1 and any("2 corrected photos are left out" in line for line in check.remarks)
+
+    second = carried(copy, *TAUGHT)
+    assert second["segmenter-0"] != first["segmenter-0"] and second["masks"] == plain["masks"]
+    mask = copy / "corrections" / "002" / "photo02.png"
+    write_index_mask(mask, np.full((48, 72), 1, np.uint8))
+    third = carried(copy, *TAUGHT)
+    assert third["segmenter-0"] != second["segmenter-0"], "other bytes, another network"
+    mask.write_bytes(b"no picture")
+    assert "photo02 cannot be used" in fails(capsys, "train", world, "--out", copy, *TAUGHT)
+    shutil.rmtree(copy / "corrections" / "002")
+    assert carried(copy, *TAUGHT) == first and carried(copy, *TAUGHT[:-1]) == plain
+
+
 # --- what goes wrong
 
 

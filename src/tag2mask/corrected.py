@@ -6,7 +6,7 @@ photo that came back twice the later mask counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +28,23 @@ class Corrected:
     path: Path
 
 
-def corrected_masks(run: Path, classes: Sequence[str]) -> dict[SampleKey, Corrected]:
+def imports(run: Path) -> list[str]:
+    """The names of the imports in a run's folder, oldest first."""
+    return [manifest.parent.name for manifest in sorted((run / FOLDER).glob(f"*/{MANIFEST}"))]
+
+
+def corrected_masks(run: Path, classes: Sequence[str], of: Collection[str] | None = None) -> dict[SampleKey, Corrected]:
     """The corrected masks in a run's folder by (split, id), the latest of each photo. Opens none.
+
+    Args:
+        of: names of imports; None: of all.
 
     Raises:
         InputError: a manifest of another version, or of other classes.
     """
     found: dict[SampleKey, Corrected] = {}
-    for manifest in sorted((run / FOLDER).glob(f"*/{MANIFEST}")):
+    for name in imports(run) if of is None else sorted(of):
+        manifest = run / FOLDER / name / MANIFEST
         content = read_object(manifest) or {}
         if content.get("version") != VERSION:
             raise InputError(f"{manifest} is damaged or of another version of tag2mask: import these corrections again")
@@ -46,6 +55,8 @@ def corrected_masks(run: Path, classes: Sequence[str]) -> dict[SampleKey, Correc
             )
         for entry in content["photos"]:
             path = manifest.parent / f"{safe_name(entry['id'])}.png"
+            if not path.is_file():  # lost since
+                continue
             found[entry["split"], entry["id"]] = Corrected(entry["id"], entry["split"], path)
     return found
 

@@ -33,6 +33,7 @@ from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
 from tag2mask.stages.photos import RECORD
+from tag2mask.told import Told
 
 log = logging.getLogger("tag2mask")
 
@@ -66,12 +67,13 @@ def label_shard(path: Path | str, out: Path | str, settings: RunSettings, shard:
     """
     wanted = _until(settings, "masks")
     folder = Run(Path(out))
-    surveyed, settings = _surveyed(Path(path), settings, wanted, _taken_changes(folder))  # as all of its shards
+    told = Told.kept(folder.folder, folder.description())  # as all of its shards
+    surveyed, settings = _surveyed(Path(path), settings, wanted, told.changes)
     assert surveyed.train is not None
     checks.check_shards(settings, shard, len(surveyed.train))
     with sharing.shared(folder, shard, settings):
-        run_data = _run_data(Path(path), surveyed, settings, folder)
-        _describe(folder, settings, run_data, _taken_changes(folder))
+        run_data = _run_data(Path(path), surveyed, settings, folder, told)
+        _describe(folder, settings, run_data, told)
         examine = lambda execution: _examine(execution, surveyed)  # noqa: E731
         return sharing.carry_out_share(folder, stages.plan(settings), settings, run_data, wanted, shard, examine)
 
@@ -110,16 +112,17 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
         InputError: anything the user can mend, in one line.
     """
     processes.join()
-    changes = processes.from_main(lambda: _changes(Run(out)))
-    surveyed, settings = _surveyed(path, settings, wanted, changes)
+    told = processes.from_main(lambda: Told.now(Run(out).folder, with_masks=settings.with_masks))
+    surveyed, settings = _surveyed(path, settings, wanted, told.changes)
     assert surveyed.train is not None
     checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
-        run_data = _run_data(path, surveyed, settings, folder)
-        processes.from_main(lambda: _describe(folder, settings, run_data, changes))
+        run_data = _run_data(path, surveyed, settings, folder, told)
+        checks.check_taught(run_data)
+        processes.from_main(lambda: _describe(folder, settings, run_data, told))
         execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
         processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
@@ -143,26 +146,6 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             execute(execution, wanted)
 
 
-def _changes(run: Run) -> TagChanges:
-    """What people changed in tags when they reviewed the run: what its next training learns from."""
-    return Review(run.folder, ()).tag_changes()
-
-
-def _taken_changes(run: Run) -> TagChanges:
-    """Those that the run as it lies there has learned from.
-
-    Raises:
-        InputError: ``run.json`` is damaged.
-    """
-    try:
-        return tag_changes.from_json(run.description().get("retagged", ()))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{run.folder / 'run.json'} is damaged (its corrected tags): run the run's command again, which writes it "
-            "anew"
-        ) from error
-
-
 def _surveyed(
     path: Path, settings: RunSettings, wanted: Collection[str], changes: TagChanges
 ) -> tuple[doctor.Survey, RunSettings]:
@@ -182,10 +165,18 @@ def _surveyed(
     return surveyed, settings
 
 
-def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: Run) -> RunData:
+def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: Run, told: Told) -> RunData:
     assert surveyed.train is not None
     digests = DigestCache(run.folder / ".digests.jsonl", verify=settings.verify)
-    return RunData(path.absolute(), surveyed.train, surveyed.val, settings, digests, own_tags=surveyed.own_tags)
+    return RunData(
+        path.absolute(),
+        surveyed.train,
+        surveyed.val,
+        settings,
+        digests,
+        own_tags=surveyed.own_tags,
+        corrected=told.masks(run.folder, surveyed.train),
+    )
 
 
 def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
@@ -220,8 +211,10 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     settings = settings or RunSettings()
     wanted = [stage.name for stage in stages.plan(settings)]
     run = Run(out)
-    surveyed, settings = _surveyed(path, settings, wanted, _changes(run))
-    run_data = _run_data(path, surveyed, settings, run)
+    told = Told.now(out, with_masks=settings.with_masks)
+    surveyed, settings = _surveyed(path, settings, wanted, told.changes)
+    run_data = _run_data(path, surveyed, settings, run, told)
+    checks.check_taught(run_data)
     return explain.outlook(run, stages.plan(settings), settings, run_data, wanted)
 
 
@@ -261,9 +254,10 @@ def reopen(run: Run) -> Execution:
     """
     described = run.described()
     settings, path = replace(settings_from(described["settings"]), verify=False), Path(described["data"])
-    surveyed = doctor.survey(path, settings.data, _taken_changes(run))
+    told = Told.kept(run.folder, described)
+    surveyed = doctor.survey(path, settings.data, told.changes)
     doctor.refuse_errors(surveyed.findings)
-    return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
+    return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run, told))
 
 
 def reviewed(run: Run, tags: Path | None = None) -> tuple[dict[str, int], Written | None]:
@@ -287,7 +281,7 @@ def reviewed(run: Run, tags: Path | None = None) -> tuple[dict[str, int], Writte
     return counts, tag_changes.write_tags(tags, opened, changes)
 
 
-def _describe(run: Run, settings: RunSettings, run_data: RunData, changes: TagChanges) -> None:
+def _describe(run: Run, settings: RunSettings, run_data: RunData, told: Told) -> None:
     """Write ``run.json``: what this run is."""
     from tag2mask import __version__
 
@@ -301,7 +295,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData, changes: TagCh
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
-            "retagged": tag_changes.to_json(changes),
+            **told.to_json(),
             **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
             "examined": before.get("examined"),

@@ -92,6 +92,11 @@ def supervision(run: Execution) -> list[str]:
             if made
             else "saliency maps of the training photos (class-agnostic, made by another model)"
         )
+    if taught := len(run.data.taught):
+        lines.append(
+            f"{taught} corrected masks of training photos, which people drew or accepted: the segmenter learned from "
+            "them (--with-masks), the maps did not; those photos are left out of the scores"
+        )
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = run.folders["masks"].manifest()

@@ -57,7 +57,14 @@ def check(run_folder: Path | str) -> list[Check]:
             f"{run.folder} has no corrected masks: `tag2mask export` some photos (--first random), correct them, "
             "`tag2mask import` them"
         )
-    checks = [_checked(run, source, chosen) for source in sources(execution) if (chosen := _of(source, corrected))]
+    taught = {*execution.data.taught}  # what a run has learned from measures it no more
+    asked = {key: mask for key, mask in corrected.items() if key not in taught}
+    if not asked:
+        raise InputError(
+            f"{run.folder} has learned from all {len(corrected)} corrected masks (--with-masks), so that they do not "
+            "measure it: correct others (`tag2mask export --first random`), and import them"
+        )
+    checks = [_checked(run, source, chosen) for source in sources(execution) if (chosen := _of(source, asked))]
     if not checks:
         raise InputError(
             f"none of the {len(corrected)} corrected photos of {run.folder} is among its photos now: import them again"
@@ -88,6 +95,8 @@ def _checked(run: Run, source: Source, samples: Sequence[Sample]) -> Check:
 
 
 def _remarks(run: Run, source: Source, samples: Sequence[Sample]) -> Iterable[str]:
+    if source.dataset is source.execution.data.train and (taught := len(source.execution.data.taught)):
+        yield f"{taught} corrected photos are left out: the run has learned from them (--with-masks)"
     yield "people started from the run's own masks, so borders they left alone count as right"
     if len(samples) < FEW:
         yield f"{len(samples)} photos say little: correct {FEW} at least, better 20"
