@@ -40,8 +40,13 @@ def passport(run: Execution) -> dict[str, Any]:
         "seed": s.seed,
         "method": s.method,
         "learned_from": {
-            "tags": {"photos": len(data.train), "of_none": sum(x.labels == frozenset() for x in data.train.samples)},
+            "tags": {
+                "photos": len(data.train),
+                "of_none": sum(x.labels == frozenset() for x in data.train.samples),
+                "corrected_in_review": data.retagged,
+            },
             "saliency": _saliency(run),
+            "corrected_masks": len(data.taught),
             "true_masks": any("truth" in stage.facts for stage in run.done() if _teaches(stage)),
         },
         "signals": list(signals(run)),
@@ -87,6 +92,7 @@ def signals(run: Execution) -> tuple[str, ...]:
     What the run that it started from had learned from counts too.
     """
     own = ["image-level tags", *(["saliency maps"] if uses_saliency(run) else [])]
+    own += ["masks that people corrected"] if run.data.taught else []
     if (source := _started_from(run)) is not None:
         own += source["signals"] or [f"what the run {source['run']} learned from, which it does not say"]
     return tuple(dict.fromkeys(own))

@@ -83,13 +83,19 @@ def _table(stage: Stage, scores: dict[str, Any], splits: dict[str, Dataset]) -> 
 def supervision(run: Execution) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     s = run.settings
-    lines = [f"image-level tags of {len(run.data.train)} photos"]
+    corrected = f", of which {run.data.retagged} were corrected in review" if run.data.retagged else ""
+    lines = [f"image-level tags of {len(run.data.train)} photos{corrected}"]
     if uses_saliency(run):
         made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
         lines.append(
             f"saliency maps made in the run by {made}, a network that was trained with masks of other photos"
             if made
             else "saliency maps of the training photos (class-agnostic, made by another model)"
+        )
+    if taught := len(run.data.taught):
+        lines.append(
+            f"{taught} corrected masks of training photos, which people drew or accepted: the segmenter learned from "
+            "them (--with-masks), the maps did not; those photos are left out of the scores"
         )
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
