@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tag2mask.plan.facts import Fact
 from tag2mask.plan.folder import Run
 from tag2mask.plan.source import Source
 from tag2mask.propagation import propagation
-from tag2mask.protocols import ChecksViews
+from tag2mask.protocols import ChecksViews, UsesClassNames
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.saliency import SaliencyModel
@@ -38,7 +38,7 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
         InputError: what is wrong first, in one line.
     """
     check_saliency(dataset, settings)
-    check_networks(settings, len(dataset.classes), wanted)
+    check_networks(settings, dataset.classes, wanted)
     if settings.traits.pairs:
         check_pairs(dataset)
     if settings.oracle_masks:
@@ -100,22 +100,26 @@ def _check_propagation(settings: RunSettings) -> None:
         )
 
 
-def check_networks(settings: RunSettings, classes: int, wanted: Collection[str]) -> None:
-    """The method can be built on the backbone and learns from views of this size; so can the segmenter.
+def check_networks(settings: RunSettings, classes: Sequence[str], wanted: Collection[str]) -> None:
+    """The method can be built on the backbone, for classes of these names, and learns from views of this size; so can
+    the segmenter.
 
     Raises:
         InputError: what they say of each other, and of the views.
     """
     with torch.random.fork_rng(devices=[]):  # what is drawn here must not change what the run draws
         backbone = backbones.build(replace(settings.backbone, weights="none"))
-        method = methods.build(settings.method, backbone, classes, settings.options)
+        method = methods.build(settings.method, backbone, len(classes), settings.options)
+        if isinstance(method, UsesClassNames):
+            method.check_class_names(classes)
         if not settings.single_stage and names.segmenters(settings)[0] in wanted:
-            _new_segmenter(settings, classes, backbone)
-    if backbone.frozen_until is None:
+            _new_segmenter(settings, len(classes), backbone)
+    trains = settings.traits.trains
+    if backbone.frozen_until is None and (trains or settings.self_train.students):
         check_view(settings.augment, backbone)
         if isinstance(method, ChecksViews):
             method.check_views(settings.augment.size, settings.augment.size)
-    if settings.train.epochs == 0 and released_state(method, settings.backbone.weights) is None:
+    if trains and settings.train.epochs == 0 and released_state(method, settings.backbone.weights) is None:
         raise InputError(
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
             f"released {settings.method} of these classes, to use it as it is)"
@@ -142,7 +146,7 @@ def check_source(settings: RunSettings, out: Path) -> None:
         raise InputError(f"--from {settings.start_from} is the run folder itself: give another --out")
 
 
-def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], run: Run) -> None:
+def check_weights(settings: RunSettings, classes: Sequence[str], wanted: Collection[str], run: Run) -> None:
     """What the networks start from can be had and fits them: fetched now, and not when hours have passed.
 
     Weights from the hub are passed over where a finished stage of the run started from them.
@@ -154,7 +158,9 @@ def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], 
     segmenter = names.segmenters(settings)[0]
     with torch.random.fork_rng(devices=[]):
         if not _known(settings.backbone, run, "method", "weights"):
-            new_method(settings, classes)
+            method, _ = new_method(settings, len(classes))
+            if isinstance(method, UsesClassNames):
+                method.take_class_names(classes)
         asked = segmenter in wanted and own is not settings.backbone
         if asked and not _known(own, run, segmenter, "segmenter weights"):
             backbones.build(own)

@@ -86,7 +86,7 @@ def signals(run: Execution) -> tuple[str, ...]:
 
     What the run that it started from had learned from counts too.
     """
-    own = ["image-level tags", *(["saliency maps"] if uses_saliency(run) else [])]
+    own = ["image-level tags", *(["saliency maps"] if uses_saliency(run) else []), *run.settings.traits.signals]
     if (source := _started_from(run)) is not None:
         own += source["signals"] or [f"what the run {source['run']} learned from, which it does not say"]
     return tuple(dict.fromkeys(own))

@@ -111,7 +111,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     assert surveyed.train is not None
     checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
-    checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
+    checks.check_weights(settings, surveyed.train.classes, wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder)

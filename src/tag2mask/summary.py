@@ -91,6 +91,7 @@ def supervision(run: Execution) -> list[str]:
             if made
             else "saliency maps of the training photos (class-agnostic, made by another model)"
         )
+    lines += s.traits.signals
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = run.folders["masks"].manifest()

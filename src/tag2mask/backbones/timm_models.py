@@ -42,13 +42,16 @@ def build_timm(settings: BackboneSettings) -> Backbone:
     model = _create(timm, name, pretrained, settings.output_stride)
     if settings.weights == "auto" and architecture in EMBEDDED:
         load_embedded(model, architecture)
-    elif settings.weights not in ("auto", "none"):
-        load_file(model, Path(settings.weights))
+    whole = True
+    if settings.weights not in ("auto", "none"):
+        whole = load_file(model, Path(settings.weights))
     config = resolve_data_config(model.pretrained_cfg)
     try:
-        return _wrap(name, model, config, settings.output_stride)
+        backbone = _wrap(name, model, config, settings.output_stride)
     except (AssertionError, RuntimeError) as error:
         raise _of_one_size(name) from error  # the probe is of another size than the model was made for
+    backbone.top = backbone.top if whole else ()
+    return backbone
 
 
 def _of_one_size(name: str) -> InputError:
@@ -88,10 +91,14 @@ def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> 
         chain += [(f"block{i}", TokenBlock(block, prefix)) for i, block in enumerate(model.blocks)]
         chain.append(("norm", TokenGrid(model.norm, prefix)))
         size_divisor = int(model.patch_embed.patch_size[0])
+        pool = [model.attn_pool] if getattr(model, "attn_pool", None) is not None else []
+        top = (*pool, model.fc_norm, model.head)
     else:
-        known_chain = _blocks_of(model)
+        known_chain, top = _blocks_of(model), ()
         chain = known_chain if known_chain is not None else [("features", _Whole(model, model.num_features))]
-    return _measured(chain, config["mean"], config["std"], output_stride, size_divisor)
+    backbone = _measured(chain, config["mean"], config["std"], output_stride, size_divisor)
+    backbone.top = top
+    return backbone
 
 
 def _blocks_of(model: Any) -> list[tuple[str, nn.Module]] | None:

@@ -56,7 +56,7 @@ class TokenBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[2] - 1, x.shape[3]
-        return _pack(self.block(_unpack(x, self.prefix)), self.prefix, rows, columns)
+        return _pack(self.block(unpack(x, self.prefix)), self.prefix, rows, columns)
 
 
 class TokenGrid(nn.Module):
@@ -68,7 +68,7 @@ class TokenGrid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[2] - 1, x.shape[3]
-        tokens = self.norm(_unpack(x, self.prefix))[:, self.prefix :]
+        tokens = self.norm(unpack(x, self.prefix))[:, self.prefix :]
         return tokens.transpose(1, 2).unflatten(2, (rows, columns))
 
 
@@ -82,7 +82,8 @@ def _pack(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
     return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (1 + rows, columns))
 
 
-def _unpack(x: Tensor, prefix: int) -> Tensor:
+def unpack(x: Tensor, prefix: int) -> Tensor:
+    """Packed ``[batch channels 1+rows columns]`` to tokens ``[batch prefix+cells channels]``."""
     tokens = x.flatten(2).transpose(1, 2)
     columns = x.shape[3]
     return torch.cat([tokens[:, :prefix], tokens[:, columns:]], 1)

@@ -141,6 +141,7 @@ class RunData:
             "weights": lambda: weights_digest(self.settings.backbone),
             "segmenter weights": lambda: self._segmenter_weights(),
             "method code": lambda: self._code(),
+            "method files": lambda: self._method_files(),
             "source": lambda: "" if self.source is None else self.source.content(self.digests),
         }
         return {name: _once(function) for name, function in lazily.items()}
@@ -158,6 +159,11 @@ class RunData:
     def _segmenter_weights(self) -> str:
         own = self.settings.segmenter
         return "" if own.backbone is None else weights_digest(segment.backbone_of(own, self.settings.backbone))
+
+    def _method_files(self) -> str:
+        paths = self.settings.traits.files
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        return digest([(file.name, self.digests.of(file)) for file in files if file.is_file()])
 
     def _code(self) -> str:
         source = methods.source(self.settings.method)

@@ -22,6 +22,7 @@ Fact = Literal[
     "weights",  # the file of the backbone's weights, by content
     "segmenter weights",
     "method code",  # of a method from outside of the package
+    "method files",  # that the method's settings name, by content
     "source",  # the weights of the run to start from, and what they learned
 ]
 """What a stage may depend on apart from settings and other stages."""

@@ -103,12 +103,15 @@ class RunSettings:
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
     """The same run with another method at its default settings, trained as that method wants, on its own maps: the
-    default run's references are CAM's."""
+    default run's references are CAM's. On the backbone that the method asks for, where the run has the default one."""
     if method == settings.method:
         return settings
     entry = methods.entry(method)
     train, localize = entry.train(settings.train), replace(settings.localize, references=0)
-    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize)
+    backbone = settings.backbone
+    if entry.backbone is not None and backbone.name == BackboneSettings().name:
+        backbone = replace(backbone, name=entry.backbone)
+    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize, backbone=backbone)
 
 
 def settings_from(content: dict[str, Any]) -> RunSettings:
