@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tag2mask import backbones, methods, processes, segment
-from tag2mask.backbones import Backbone, BackboneSettings
+from tag2mask.backbones import Backbone, BackboneSettings, licences
 from tag2mask.data.batches import check_pairs
 from tag2mask.errors import InputError, listed
 from tag2mask.files import read_object
@@ -19,13 +20,16 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.source import Source
 from tag2mask.propagation import propagation
 from tag2mask.protocols import ChecksViews, UsesClassNames
-from tag2mask.recipes import RunSettings
-from tag2mask.refine import refiner
+from tag2mask.recipes import RunSettings, propagation_backbone
+from tag2mask.refine import entries, refiner
 from tag2mask.saliency import SaliencyModel
+from tag2mask.saliency.self_supervised import check_backbone
 from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
 from tag2mask.types import Dataset
+
+log = logging.getLogger("tag2mask")
 
 
 def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) -> None:
@@ -94,10 +98,18 @@ def _check_references(settings: RunSettings) -> None:
 
 def _check_propagation(settings: RunSettings) -> None:
     way = propagation(settings.propagate)
-    if way is not None and way.network is not None and settings.frozen:
+    if way is not None and way.network == "trained" and settings.frozen:
         raise InputError(
             f"--propagate {settings.propagate} needs the outputs of the backbone's blocks: leave out --freeze"
         )
+    own = propagation_backbone(settings)
+    if own is not None and (way is None or way.network != "backbone"):
+        raise InputError(
+            f"--propagation.backbone is of --propagate features, attention and tokens, and --propagate "
+            f"{settings.propagate} asks no such network: leave it out"
+        )
+    if own is not None:
+        backbones.check_settings(own)
 
 
 def check_networks(settings: RunSettings, classes: Sequence[str], wanted: Collection[str]) -> None:
@@ -114,6 +126,7 @@ def check_networks(settings: RunSettings, classes: Sequence[str], wanted: Collec
             method.check_class_names(classes)
         if not settings.single_stage and names.segmenters(settings)[0] in wanted:
             _new_segmenter(settings, len(classes), backbone)
+        _check_propagation_network(settings, backbone)
     trains = settings.traits.trains
     if backbone.frozen_until is None and (trains or settings.self_train.students):
         check_view(settings.augment, backbone)
@@ -124,6 +137,12 @@ def check_networks(settings: RunSettings, classes: Sequence[str], wanted: Collec
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
             f"released {settings.method} of these classes, to use it as it is)"
         )
+
+
+def _check_propagation_network(settings: RunSettings, of_maps: Backbone) -> None:
+    way, own = propagation(settings.propagate), propagation_backbone(settings)
+    if way is not None and way.network == "backbone":
+        way.check(of_maps if own is None else backbones.build(replace(own, weights="none")))
 
 
 def check_processes(world: int, photos: int, what: str) -> None:
@@ -155,15 +174,23 @@ def check_weights(settings: RunSettings, classes: Sequence[str], wanted: Collect
         InputError: weights that cannot be fetched or read, or are another network's.
     """
     own = segment.backbone_of(settings.segmenter, settings.backbone)
-    segmenter = names.segmenters(settings)[0]
+    segmenter, walk = names.segmenters(settings)[0], propagation_backbone(settings)
+    for told in dict.fromkeys(licences.terms(one) for one in (settings.backbone, own, walk) if one is not None):
+        if told:
+            log.warning("%s", told)
     with torch.random.fork_rng(devices=[]):
         if not _known(settings.backbone, run, "method", "weights"):
             method, _ = new_method(settings, len(classes))
             if isinstance(method, UsesClassNames):
                 method.take_class_names(classes)
+        if walk is not None and not _known(walk, run, "propagated", "propagation weights"):
+            backbones.build(walk)
         asked = segmenter in wanted and own is not settings.backbone
         if asked and not _known(own, run, segmenter, "segmenter weights"):
             backbones.build(own)
+        for name in (settings.refine, settings.relabel.refine, settings.inference.refine):
+            for entry in entries(name):
+                entry.load()
 
 
 def _known(backbone: BackboneSettings, run: Run, stage: str, fact: Fact) -> bool:
@@ -201,10 +228,15 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
     if settings.data.makes_saliency:
         if not asking:
             raise InputError(
-                f"--saliency auto makes maps that nothing of this run uses (--method {settings.method}): give --recipe "
-                "saliency, --method eps, --self-train smaf --self-train.denoise saliency, or leave it out"
+                f"--saliency {settings.data.saliency} makes maps that nothing of this run uses (--method "
+                f"{settings.method}): give --recipe saliency, --method eps, --self-train smaf "
+                "--self-train.denoise saliency, or leave it out"
             )
-        SaliencyModel.installed()
+        if settings.data.learns_saliency:
+            with torch.random.fork_rng(devices=[]):
+                check_backbone(backbones.build(replace(settings.backbone, weights="none")))
+        else:
+            SaliencyModel.installed()
         return
     if not asking:
         return

@@ -26,10 +26,10 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
-from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
 from tag2mask.stages.photos import RECORD
+from tag2mask.stages.saliency import saliency_line
 
 log = logging.getLogger("tag2mask")
 
@@ -253,7 +253,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
-            **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
+            **({"saliency_network": saliency_line(settings)} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
             "examined": before.get("examined"),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tag2mask.backbones.chain import Backbone
@@ -43,7 +44,8 @@ def attending(backbone: Backbone) -> list[str]:
 
 def _readable(block: TokenBlock) -> bool:
     attention: Any = getattr(block.block, "attn", None)
-    return attention is not None and all(hasattr(attention, name) for name in ("qkv", "q_norm", "k_norm", "num_heads"))
+    names = ("qkv", "q_norm", "k_norm", "num_heads")
+    return attention is not None and all(getattr(attention, name, None) is not None for name in names)
 
 
 def step(block: TokenBlock, x: Tensor) -> tuple[Tensor, Heads]:
@@ -53,20 +55,36 @@ def step(block: TokenBlock, x: Tensor) -> tuple[Tensor, Heads]:
         x: packed ``[batch channels 1+rows columns]``, as the block takes it.
     """
     attention: Any = block.block.attn
-    seen: list[Tensor] = []
-    handle = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    seen: list[tuple[Tensor, Tensor | None]] = []
+    handle = attention.register_forward_pre_hook(
+        lambda _, inputs, named: seen.append((inputs[0], named.get("rope"))), with_kwargs=True
+    )
     try:
         out = block(x)
     finally:
         handle.remove()
-    return out, _heads(attention, seen[0])
+    return out, _heads(attention, *seen[0])
 
 
-def _heads(attention: Any, tokens: Tensor) -> Heads:
-    """As timm's ``Attention.forward`` computes them of ``[batch tokens channels]``."""
-    projected = attention.qkv(tokens).unflatten(2, (3, attention.num_heads, -1))
-    queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
-    return Heads(attention.q_norm(queries), attention.k_norm(keys), values)
+def _heads(attention: Any, tokens: Tensor, rope: Tensor | None) -> Heads:
+    """As timm's ``Attention.forward`` and ``EvaAttention.forward`` compute them of ``[batch tokens channels]``."""
+    projected = attention.qkv(tokens)
+    if getattr(attention, "q_bias", None) is not None:
+        projected = projected + torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+    queries, keys, values = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    if rope is not None:
+        queries, keys = (_turned(attention, part, rope).type_as(values) for part in (queries, keys))
+    return Heads(queries, keys, values)
+
+
+def _turned(attention: Any, part: Tensor, rope: Tensor) -> Tensor:
+    """Queries or keys ``[batch heads tokens channels]`` with rotary positions; prefix tokens have none."""
+    from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+
+    prefix = attention.num_prefix_tokens
+    cells = apply_rot_embed_cat(part[:, :, prefix:], rope, half=attention.rotate_half)
+    return torch.cat([part[:, :, :prefix], cells], 2)
 
 
 def last_heads(backbone: Backbone, images: Tensor) -> Heads:

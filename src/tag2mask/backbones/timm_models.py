@@ -14,7 +14,7 @@ from tag2mask.backbones import depthwise, vgg16
 from tag2mask.backbones.chain import Backbone
 from tag2mask.backbones.embedded import EMBEDDED, load_embedded
 from tag2mask.backbones.settings import BackboneSettings
-from tag2mask.backbones.tokens import TokenBlock, TokenGrid, Tokens
+from tag2mask.backbones.tokens import TokenBlock, TokenGrid, Tokens, rope_of
 from tag2mask.backbones.weights import load_file
 from tag2mask.errors import InputError
 
@@ -57,7 +57,7 @@ def build_timm(settings: BackboneSettings) -> Backbone:
 def _of_one_size(name: str) -> InputError:
     return InputError(
         f"'{name}' cannot take photos of any size, since its position embedding cannot be resized: use a plain ViT "
-        "(vit_*, deit_*, deit3_*, flexivit_*), whose embedding can, or a CNN (`tag2mask list backbones`)"
+        "(vit_*, deit_*, deit3_*, flexivit_*; DINOv3), whose embedding can, or a CNN (`tag2mask list backbones`)"
     )
 
 
@@ -84,11 +84,11 @@ def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
 def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
     size_divisor = 1
     if hasattr(model, "patch_embed") and hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens"):
-        if not all(hasattr(model, needed) for needed in Tokens.needs):
+        if not all(hasattr(model, needed) for needed in Tokens.needs) or getattr(model, "rope_mixed", False):
             raise _of_one_size(name)
         prefix = model.num_prefix_tokens
         chain: list[tuple[str, nn.Module]] = [("embed", Tokens(model))]
-        chain += [(f"block{i}", TokenBlock(block, prefix)) for i, block in enumerate(model.blocks)]
+        chain += [(f"block{i}", TokenBlock(block, prefix, rope_of(model))) for i, block in enumerate(model.blocks)]
         chain.append(("norm", TokenGrid(model.norm, prefix)))
         size_divisor = int(model.patch_embed.patch_size[0])
         pool = [model.attn_pool] if getattr(model, "attn_pool", None) is not None else []

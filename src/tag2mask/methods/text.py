@@ -79,7 +79,7 @@ class DenseImages(nn.Module):
         x, block = self.before_last(views), self._block
         rows, columns = self.backbone.grid(x, self.last)
         cells = unpack(x, block.prefix)[:, block.prefix :].flatten(0, 1)[:, None]  # each a sequence of its own
-        lifted = self._lifted(self._normed(block.block(cells))).float()
+        lifted = self._lifted(self._normed(block.block(cells))).float()  # alone, positions play no part
         grid = lifted.unflatten(0, (len(x), rows, columns))[:, :, :, 0].permute(0, 3, 1, 2)
         return F.normalize(grid, dim=1)
 
@@ -94,7 +94,8 @@ class DenseImages(nn.Module):
         norm = block.block.norm1
         assert isinstance(norm, nn.Module)
         with _leaf(norm) as seen:
-            tokens = self._normed(block.block(unpack(x, block.prefix)))[:, block.prefix :]
+            grid = self.backbone.grid(x, self.last)
+            tokens = self._normed(block.of_tokens(unpack(x, block.prefix), grid))[:, block.prefix :]
         pooled = self._lifted(tokens) if self._pools else self._lifted(tokens.mean(1, keepdim=True))
         return F.normalize(pooled.flatten(1).float(), dim=1), seen[0]
 
@@ -199,7 +200,8 @@ class TextMaps(nn.Module):
         """Softmax of ``[batch classes+words ...]`` over tagged classes and competing words: ``[batch classes ...]``."""
         absent = torch.cat([~tagged, (~self.compete).expand(len(tagged), -1)], 1)
         absent = absent.view(*absent.shape, *(1 for _ in cosines.shape[2:]))
-        return (self.settings.scale * cosines).masked_fill(absent, -torch.inf).softmax(1)[:, : tagged.shape[1]]
+        scores = torch.where(absent, -torch.inf, self.settings.scale * cosines)
+        return scores.softmax(1)[:, : tagged.shape[1]]
 
     def _by_gradient(self, batch: Batch) -> Tensor:
         with torch.inference_mode(False):

@@ -38,7 +38,7 @@ class TextSettings:
     """What a class is called, as "dog=a photo of a dog,puppy": texts as they are, of which the mean counts. Classes
     without such a line are called by their names."""
     template: str = "a clean origami {}."
-    """The text of a name or background word, which stands for {} (CLIP-ES's, which it chose without masks)."""
+    """The text of a name or background word, which stands for {} (CLIP-ES's, chosen by how sharp scores are)."""
     background: tuple[str, ...] = BACKGROUND
     """Words of which each competes with the tags in every cell; those that are classes are left out."""
     form: Literal["dense", "gradient"] = "dense"
