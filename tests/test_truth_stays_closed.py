@@ -48,6 +48,7 @@ def opens(world: Path, *arguments: object) -> list[list[str]]:
     return json.loads(done.stdout.rpartition("FOUND")[2])
 
 
+@pytest.mark.slow
 def test_training_opens_no_mask(world: Path, tmp_path: Path) -> None:
     """A whole run with a segmenter, relabelling and scores: masks are opened to be known and to measure, never
     below a training source, the pseudo labels, a threshold or the training loop."""

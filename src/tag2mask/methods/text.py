@@ -28,8 +28,7 @@ The texts are embedded once, when the run begins, and kept with the network: map
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +38,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.backbones.attention import attending
 from tag2mask.backbones.tokens import TokenBlock, TokenGrid, unpack
 from tag2mask.errors import InputError
+from tag2mask.layers.fine_maps import watched
 from tag2mask.methods.text_settings import TextSettings, competing, texts_of, tower_of
 from tag2mask.methods.text_tower import TextEmbedder, check_tower
 from tag2mask.types import Batch, Views
@@ -93,7 +93,7 @@ class DenseImages(nn.Module):
         block = self._block
         norm = block.block.norm1
         assert isinstance(norm, nn.Module)
-        with _leaf(norm) as seen:
+        with watched(norm) as seen:
             grid = self.backbone.grid(x, self.last)
             tokens = self._normed(block.of_tokens(unpack(x, block.prefix), grid))[:, block.prefix :]
         pooled = self._lifted(tokens) if self._pools else self._lifted(tokens.mean(1, keepdim=True))
@@ -120,22 +120,6 @@ class DenseImages(nn.Module):
         for layer in self.top:
             x = layer(x)
         return x if x.ndim == 3 else x[:, None]
-
-
-@contextmanager
-def _leaf(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What the module gives within the block is the first of these, and gradients start from it."""
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
-
-    handle = module.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 class TextMaps(nn.Module):
@@ -206,7 +190,7 @@ class TextMaps(nn.Module):
     def _by_gradient(self, batch: Batch) -> Tensor:
         with torch.inference_mode(False):
             with torch.no_grad():
-                before = self.images.before_last(batch).clone()  # of an inference mode around it, without its mark
+                before = self.images.before_last(batch).clone()  # what an inference mode around it made has no gradient
             with torch.enable_grad():
                 whole, seen = self.images.whole(before)
                 shares = self._shares(whole @ self.texts.T, batch.labels > 0)

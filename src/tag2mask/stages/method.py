@@ -13,6 +13,8 @@ from tag2mask import methods, processes
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
+from tag2mask.errors import listed
+from tag2mask.layers.class_references import ComparedWithReferences
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.source import learned, write_learned
@@ -148,13 +150,14 @@ def _localize(context: Context, name: str) -> PhotoWork:
     settings = context.settings.localize
     network = load_map_network(context, name)
     if name == "method" and settings.references:  # a student has learnt from them
-        network = network.compared(settings.references)
+        network = network.compared(settings)
     store = feature_store(context, network.backbone) if network.traits.trains else None
     samples = context.train.samples
     if store is not None:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
     if network.traits.references:
         _show_references(context, network)
+        _say_which_are_small(network.network, context.classes)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
 
     def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
@@ -168,6 +171,12 @@ def _localize(context: Context, name: str) -> PhotoWork:
             samples, lambda sample: localizer.group(context.size(sample)), settings.batch_size, localizer.device
         ),
     )
+
+
+def _say_which_are_small(network: nn.Module, classes: Sequence[str]) -> None:
+    if isinstance(network, ComparedWithReferences) and network.small:
+        names = listed((classes[label] for label in network.small), 10)
+        log.info("small objects: %s: located by a finer block of the backbone (--localize.no-fine: not)", names)
 
 
 def _show_references(context: Context, network: MapNetwork) -> None:
