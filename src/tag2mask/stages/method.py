@@ -19,6 +19,7 @@ from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.source import learned, write_learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
+from tag2mask.protocols import UsesClassNames
 from tag2mask.recipes import RunSettings
 from tag2mask.references import check_references, draw_references, reference_view, show_references
 from tag2mask.stages import names
@@ -45,9 +46,10 @@ log = logging.getLogger("tag2mask")
 
 
 def train_method(settings: RunSettings) -> TrainingStage:
-    """The method learns from the tags."""
+    """The method learns from the tags, or is made ready where it learns nothing."""
+    if not settings.traits.trains:
+        return _prepare_method(settings)
     saliency, made = saliency_inputs(settings, used=settings.traits.saliency)
-    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
     return TrainingStage(
         name="method",
         title=f"training {settings.method}",
@@ -56,9 +58,40 @@ def train_method(settings: RunSettings) -> TrainingStage:
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", "held_out",
             "localize.precision", *frozen_settings(settings),
         ),
-        facts=("photos", "tags", "weights", *saliency, *code, *source_fact(settings)),
+        facts=("photos", "tags", "weights", *saliency, *_own_facts(settings), *source_fact(settings)),
         train=_train,
     )  # fmt: skip
+
+
+def _own_facts(settings: RunSettings) -> tuple[Fact, ...]:
+    """What lies in files of the method's own."""
+    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
+    return (*code, "method files") if settings.traits.files else code
+
+
+def _prepare_method(settings: RunSettings) -> TrainingStage:
+    return TrainingStage(
+        name="method",
+        title=f"preparing {settings.method}",
+        settings=(*STRUCTURE, own_settings(settings, inference=False)),
+        facts=("photos", "tags", "weights", *_own_facts(settings)),
+        train=_prepare,
+    )
+
+
+def _prepare(context: Context) -> dict[str, Any]:
+    method, _ = build_method(context)
+    _begin(context, method)
+    save_model(method, context.folder.model)
+    return {}
+
+
+def _begin(context: Context, method: nn.Module) -> None:
+    """What a method is told before it learns, and what the run remembers of it."""
+    if isinstance(method, UsesClassNames):
+        method.take_class_names(context.classes)
+    of_photos = learned(context.train.samples, context.photos, context.classes)
+    processes.from_main(lambda: write_learned(context.folder, of_photos))
 
 
 def _train(context: Context) -> dict[str, Any]:
@@ -66,8 +99,7 @@ def _train(context: Context) -> dict[str, Any]:
     traits = methods.traits(s.options)
     torch.manual_seed(s.seed)
     method, backbone = build_method(context)
-    of_photos = learned(context.train.samples, context.photos, context.classes)
-    processes.from_main(lambda: write_learned(context.folder, of_photos))
+    _begin(context, method)
     if traits.saliency:
         _check_saliency(context)
     if not s.train.epochs:  # a whole released network, as it is
@@ -119,7 +151,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
     network = load_map_network(context, name)
     if name == "method" and settings.references:  # a student has learnt from them
         network = network.compared(settings)
-    store = feature_store(context, network.backbone)
+    store = feature_store(context, network.backbone) if network.traits.trains else None
     samples = context.train.samples
     if store is not None:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
