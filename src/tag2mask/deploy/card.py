@@ -109,6 +109,7 @@ def _measured(scores: dict[str, Any] | None) -> str:
 
 def _origin(passport: Mapping[str, Any]) -> str:
     """Of the segmenter's weights, or of the method's, which the segmenter shares."""
-    row = passport["weights"][-1]
+    of = {row["network"]: row for row in passport["weights"]}
+    row = of.get("segmenter", of["method"])
     licence = "" if row["licence"] is None else f"; licence: {row['licence']}"
     return f"the backbone `{row['backbone']}` ({row['source']}{licence})"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from tag2mask.errors import printable
 from tag2mask.files import atomic
@@ -27,15 +29,10 @@ def render(data: ReportData, path: Path) -> None:
 
 def html(data: ReportData) -> str:
     """The page as text."""
-    import jinja2
     import markupsafe
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_printable
-    )
-    environment.filters |= {"percent": percent, "duration": duration, "memory": memory, "plain": plain_setting}
     colors = class_colors(len(data.classes))
-    return environment.from_string(_text("page.html.j2")).render(
+    return _template().render(
         style=markupsafe.Markup(_text("page.css")),
         data=data,
         cards=headline(data),
@@ -56,6 +53,17 @@ def html(data: ReportData) -> str:
         passport=markupsafe.escape(json.dumps(data.passport, indent=1)),
         seconds=sum(stage.seconds for stage in data.stages),
     )
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_printable
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "memory": memory, "plain": plain_setting}
+    return environment.from_string(_text("page.html.j2"))
 
 
 def _printable(value: object) -> object:
