@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from localizing import batch as batch_with
 from tag2mask.backbones import Backbone, BackboneSettings
-from tag2mask.backbones import build as build_backbone
 from tag2mask.errors import InputError
 from tag2mask.files import read_jsonl
 from tag2mask.layers import mosaic as mosaics
@@ -57,6 +56,7 @@ from tag2mask.refine import par
 from tag2mask.settings import plain
 from tag2mask.train import TrainSettings, fit, schedule
 from tag2mask.types import BACKGROUND, IGNORE, Batch, LocalizationMaps, Losses, Photos
+from trunks import fresh
 from world import SMALL, redone, run, scene, stamps
 
 RULES = ("ratio_to_max", "consecutive", "gap", "fixed", "max", "mean")
@@ -78,13 +78,11 @@ def filled(shape: tuple[int, ...], k: int) -> Tensor:
 
 
 def resnet(**options: Any) -> Backbone:
-    torch.manual_seed(0)
-    return build_backbone(BackboneSettings("resnet10t", weights="none", output_stride=8, **options))
+    return fresh(BackboneSettings("resnet10t", weights="none", output_stride=8, **options))
 
 
 def vit(name: str = "vit_tiny_patch16_224") -> Backbone:
-    torch.manual_seed(0)
-    return build_backbone(BackboneSettings(name, weights="none"))
+    return fresh(BackboneSettings(name, weights="none"))
 
 
 def tiny() -> Backbone:

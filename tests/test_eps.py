@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from localizing import localized
 from portable import h, uniform
 from tag2mask import methods
-from tag2mask.backbones import Backbone, BackboneSettings, build, resnet38
+from tag2mask.backbones import Backbone, BackboneSettings, resnet38
 from tag2mask.backbones.resnet38 import ResNet38d, official_names
 from tag2mask.cli.runs import parse_run
 from tag2mask.data.augment import AugmentSettings, fit_size, resized
@@ -36,11 +36,12 @@ from tag2mask.train import parameter_groups
 from tag2mask.train.optimizer import optimizer_of
 from tag2mask.types import Dataset, Photos, Sample, normalise
 from test_resnet38 import mxnet_name, params
+from trunks import fresh
 from world import SMALL, fails, keys, made_of, redone, run, stamps
 
 
 def small_backbone() -> Backbone:
-    return build(BackboneSettings("resnet10t", weights="none", output_stride=8))
+    return fresh(BackboneSettings("resnet10t", weights="none", output_stride=8))
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------

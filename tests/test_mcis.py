@@ -42,6 +42,7 @@ from tag2mask.recipes import recipe
 from tag2mask.references import check_references, draw_references, reference_view, show_references
 from tag2mask.train import clipped_together, parameter_groups, schedule
 from tag2mask.types import Batch, Dataset, Domain, LocalizationMaps, Photos, Sample, masked_mean
+from trunks import fresh
 from world import SMALL, fails, manifest, redone, run, scene, stamps
 
 
@@ -51,8 +52,7 @@ def plain_backbone(channels: int, stride: int = 1) -> Backbone:
 
 
 def resnet(**changes: object) -> Backbone:
-    torch.manual_seed(0)
-    return build(BackboneSettings("resnet10t", weights="none", output_stride=8, **changes))  # type: ignore[arg-type]
+    return fresh(BackboneSettings("resnet10t", weights="none", output_stride=8, **changes))  # type: ignore[arg-type]
 
 
 OFFICIAL = replace(official(15), extra_convs=0)
@@ -1068,6 +1068,7 @@ def plain_like(vgg: Mcis) -> Backbone:
     return Backbone(list(vgg.backbone.blocks.items()), 512, 8, (0,) * 3, (1,) * 3)
 
 
+@pytest.mark.slow
 def test_other_strides_of_vgg() -> None:
     assert build(BackboneSettings("vgg16", weights="none")).stride == 16
     with pytest.raises(InputError, match="cannot be fetched from the hub"):
@@ -1248,6 +1249,7 @@ def test_every_setting_end_to_end(name: str, mixed: Path, tmp_path: Path, capsys
     assert ("self_co" in terms) == (name == "released form")
 
 
+@pytest.mark.slow
 def test_released_weights_without_training(mixed: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     form = replace(official(15), extra_convs=1, channels=8)

@@ -24,7 +24,7 @@ def test_a_run_says_what_it_knew(world: Path, tmp_path: Path) -> None:
     assert run("label", world, "--out", tmp_path / "run", *SMALL) == 0
     said = read(tmp_path / "run")
     known = said["learned_from"]
-    assert known["tags"] == {"photos": 9, "of_none": 0} and known["saliency"] is None
+    assert known["tags"] == {"photos": 9, "of_none": 0, "corrected_in_review": 0} and known["saliency"] is None
     assert known["true_masks"] is False and said["signals"] == ["image-level tags"]
     assert said["measured_with"]["true_masks_of_training_photos"] == 9 and not said["oracle_for_comparison"]
     (weights,) = said["weights"]
@@ -40,7 +40,7 @@ def test_photos_of_nothing_are_counted(tmp_path: Path) -> None:
     data = make(tmp_path / "data")
     (data / "tags.csv").write_text((data / "tags.csv").read_text().replace("photo00.png,disc,", "photo00.png,,"))
     assert run("label", data, "--out", tmp_path / "run", *SMALL) == 0
-    assert read(tmp_path / "run")["learned_from"]["tags"] == {"photos": 9, "of_none": 1}
+    assert read(tmp_path / "run")["learned_from"]["tags"] == {"photos": 9, "of_none": 1, "corrected_in_review": 0}
 
 
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:

@@ -240,7 +240,6 @@ PLANS = {
     "a segmenter of its own": "--segmenter.backbone resnet14t --segmenter.weights none",
     "another library's segmenter": "--segmenter smp:fpn --oracle-masks",
 }
-FAST = ("everything at once",)  # which holds every kind of stage; other tests run most of the others, too
 
 
 @functools.cache
@@ -250,7 +249,8 @@ def settings_of(name: str) -> RunSettings:
     return parse_run(["DATA", "--out", "x", *SMALL, *EXTRA.split(), *PLANS[name].split()], "train")[2]
 
 
-@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in PLANS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANS)
 def test_every_stage_uses_what_it_declares_and_nothing_else(
     name: str, salient: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ from tag2mask.summary import supervision
 from tag2mask.train import TrainSettings, fit
 from tag2mask.types import Batch, Losses, Photos, masked_mean
 from test_train import Points
+from trunks import fresh
 from world import SMALL, manifest, run
 
 
@@ -45,18 +46,16 @@ def ones_conv(stride: int = 1) -> nn.Conv2d:
 
 
 def resnet(**settings: object) -> Backbone:
-    torch.manual_seed(0)
     options = {"output_stride": 8} | settings
-    return build(BackboneSettings("resnet10t", weights="none", **options)).eval()  # type: ignore[arg-type]
+    return fresh(BackboneSettings("resnet10t", weights="none", **options)).eval()  # type: ignore[arg-type]
 
 
 def lite0() -> Backbone:
-    return build(BackboneSettings()).eval()  # embedded weights: random ones of this depth fade to nothing
+    return fresh(BackboneSettings()).eval()  # embedded weights: random ones of this depth fade to nothing
 
 
 def vit() -> Backbone:
-    torch.manual_seed(0)
-    return build(BackboneSettings("vit_tiny_patch16_224", weights="none")).eval()
+    return fresh(BackboneSettings("vit_tiny_patch16_224", weights="none")).eval()
 
 
 PUBLISHED_FORM = PplSettings()  # as far as it is known

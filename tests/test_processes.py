@@ -45,6 +45,7 @@ def until_it_trains(process: subprocess.Popen[str], out: Path) -> None:
 ENDLESS = 10_000  # epochs
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_training_with_a_checkpoint_and_one_line(world: Path, tmp_path: Path) -> None:
     """Within 10 seconds, after which schedulers kill, of a machine that has nothing else to do; though a checkpoint was
     not due for an hour."""

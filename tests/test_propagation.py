@@ -129,7 +129,8 @@ def test_affinities_of_any_backbone_cover_the_grid(name: str, kind: str) -> None
     assert float(found.amin()) >= 0 and float(found.amax()) <= 1
 
 
-@pytest.mark.parametrize("kind", [LEARNT[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in LEARNT[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LEARNT)
 def test_a_network_learns_where_the_edge_is(kind: str) -> None:
     """Left half background, right half object, known but for a strip: the affinity across ends below those within."""
     torch.manual_seed(0)

@@ -119,8 +119,9 @@ def lines(folder: Path, count: int, page) -> list[dict]:
     raise AssertionError(f"{path} has not {count} decisions")
 
 
+@pytest.mark.slow
 def test_masks_lie_over_photos_and_a_key_decides(chromium, copy, capsys):
-    """The one fast test of the page: overlay, slider, accept and reject by keys, the time to the next photo."""
+    """Overlay, slider, accept and reject by keys, the time to the next photo."""
     with served(copy) as server, opened(chromium, server) as page:
         row = server.rows()[0]
         assert name_of(page) == row["id"]

@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from tag2mask import backbones, segment
-from tag2mask.backbones import BackboneSettings
+from tag2mask import backbones, refine, segment
+from tag2mask.backbones import BackboneSettings, licences
 from tag2mask.backbones.embedded import EMBEDDED
 from tag2mask.files import read_object
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.stage import Stage, TrainingStage
 from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
+from tag2mask.recipes import propagation_backbone
 from tag2mask.stages import names
 
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
@@ -40,11 +41,17 @@ def passport(run: Execution) -> dict[str, Any]:
         "seed": s.seed,
         "method": s.method,
         "learned_from": {
-            "tags": {"photos": len(data.train), "of_none": sum(x.labels == frozenset() for x in data.train.samples)},
+            "tags": {
+                "photos": len(data.train),
+                "of_none": sum(x.labels == frozenset() for x in data.train.samples),
+                "corrected_in_review": data.retagged,
+            },
             "saliency": _saliency(run),
+            "corrected_masks": len(data.taught),
             "true_masks": any("truth" in stage.facts for stage in run.done() if _teaches(stage)),
         },
         "signals": list(signals(run)),
+        "supervision": supervision_code(run),
         "started_from": _started_from(run),
         "measured_with": {
             "true_masks_of_training_photos": sum(x.mask_path is not None for x in data.train.samples),
@@ -77,7 +84,8 @@ def _saliency(run: Execution) -> dict[str, Any] | None:
     if not uses_saliency(run):
         return None
     if run.settings.data.makes_saliency:
-        return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": True}
+        saw = not run.settings.data.learns_saliency
+        return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": saw}
     return {"source": "given maps", "model_saw_masks": None}
 
 
@@ -86,10 +94,36 @@ def signals(run: Execution) -> tuple[str, ...]:
 
     What the run that it started from had learned from counts too.
     """
-    own = ["image-level tags", *(["saliency maps"] if uses_saliency(run) else [])]
+    labelled = uses_saliency(run) and not run.settings.data.learns_saliency  # those it learns come from no label
+    own = [
+        "image-level tags",
+        *(["saliency maps"] if labelled else []),
+        *run.settings.traits.signals,
+        *_refined_by(run),
+    ]
+    own += ["masks that people corrected"] if run.data.taught else []
     if (source := _started_from(run)) is not None:
         own += source["signals"] or [f"what the run {source['run']} learned from, which it does not say"]
     return tuple(dict.fromkeys(own))
+
+
+def _refined_by(run: Execution) -> list[str]:
+    """What the refiners of its masks were trained with."""
+    s = run.settings
+    names_of = (s.refine, s.relabel.refine if s.relabel.rounds else "none", s.inference.refine)
+    return list(dict.fromkeys(entry.saw for name in names_of for entry in refine.entries(name) if entry.saw))
+
+
+def supervision_code(run: Execution) -> str:
+    """What the run learned from as tables of the field write it: I, tags; S, saliency maps; L, texts; M, masks of other
+    photos by a network that was trained with them."""
+    told = signals(run)
+    letters = {
+        "S": "saliency maps" in told,
+        "L": any(signal.startswith("texts of photos") for signal in told),
+        "M": any(signal.startswith("masks of other photos") for signal in told),
+    }
+    return "+".join(["I", *(letter for letter, there in letters.items() if there)])
 
 
 def uses_saliency(run: Execution) -> bool:
@@ -107,7 +141,7 @@ def chosen_on_truth(run: Execution) -> list[str]:
     if run.folders["masks"].manifest()["threshold_from"] != "given":
         lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
     way = propagation(s.propagate)
-    if way is not None and way.network != "trained":
+    if way is not None and way.network != "trained" and way.along is None:
         lines.append("the likeness at which the random walk stops was chosen on VOC's truth")
     if "crf" in s.refine:
         lines.append("which published parameter set of the dense CRF is the default was chosen on VOC's truth")
@@ -128,6 +162,8 @@ def _weights(run: Execution) -> list[dict[str, Any]]:
     own = segment.backbone_of(s.segmenter, s.backbone)
     trained = any(name in run.folders for name in names.segmenters(s))
     rows = [("method", s.backbone), *([("segmenter", own)] if own is not s.backbone and trained else [])]
+    walk = propagation_backbone(s)
+    rows += [("propagation", walk)] if walk is not None and "propagated" in run.folders else []
     return [{"network": network, **_of_backbone(settings)} for network, settings in rows]
 
 
@@ -141,7 +177,8 @@ def _of_backbone(settings: BackboneSettings) -> dict[str, Any]:
     elif architecture in EMBEDDED:
         source, licence, masks = f"package {EMBEDDED[architecture]}, ImageNet's labels", LICENCES[architecture], False
     else:
-        source, licence, masks = f"hub, timm/{settings.name}", "see its card on the hub", None
+        source, masks = f"hub, timm/{settings.name}", None
+        licence = licences.licence(settings) or "see its card on the hub"
     return {"backbone": settings.name, "source": source, "digest": digest, "licence": licence, "saw_masks": masks}
 
 

@@ -140,6 +140,8 @@ def _numbers(value: object) -> Iterator[float]:
 
 def plain(settings: Any) -> Any:
     """Settings as JSON data."""
+    if settings is None or isinstance(settings, (str, bool, int, float)):
+        return settings
     content = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
     return json.loads(json.dumps(content, default=str))
 
@@ -147,8 +149,13 @@ def plain(settings: Any) -> Any:
 def deciding(settings: Any) -> dict[str, Any]:
     """Settings as JSON data, without those that decide nothing, or decide by the content of a file."""
     out: dict[str, Any] = {}
-    for f in fields(settings):
-        if marker(settings, f.name, DecidesNothing) is None and marker(settings, f.name, ByFact) is None:
-            value = getattr(settings, f.name)
-            out[f.name] = deciding(value) if is_dataclass(value) else plain(value)
+    for name in _that_decide(type(settings)):
+        value = getattr(settings, name)
+        out[name] = deciding(value) if is_dataclass(value) else plain(value)
     return out
+
+
+@functools.cache
+def _that_decide(cls: type) -> tuple[str, ...]:
+    """Names of the fields of a settings class that decide something by themselves."""
+    return tuple(n for n, of in markers(cls).items() if not any(isinstance(m, (DecidesNothing, ByFact)) for m in of))

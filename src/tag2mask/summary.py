@@ -12,7 +12,7 @@ from tag2mask import evaluate, need
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
-from tag2mask.passport import chosen_on_truth, uses_saliency
+from tag2mask.passport import chosen_on_truth, signals, uses_saliency
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
@@ -83,14 +83,26 @@ def _table(stage: Stage, scores: dict[str, Any], splits: dict[str, Dataset]) -> 
 def supervision(run: Execution) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     s = run.settings
-    lines = [f"image-level tags of {len(run.data.train)} photos"]
+    corrected = f", of which {run.data.retagged} were corrected in review" if run.data.retagged else ""
+    lines = [f"image-level tags of {len(run.data.train)} photos{corrected}"]
     if uses_saliency(run):
         made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
         lines.append(
-            f"saliency maps made in the run by {made}, a network that was trained with masks of other photos"
+            f"saliency maps made in the run by {made}"
+            + ("" if s.data.learns_saliency else ", a network that was trained with masks of other photos")
             if made
             else "saliency maps of the training photos (class-agnostic, made by another model)"
         )
+    if taught := len(run.data.taught):
+        lines.append(
+            f"{taught} corrected masks of training photos, which people drew or accepted: the segmenter learned from "
+            "them (--with-masks), the maps did not; those photos are left out of the scores"
+        )
+    lines += [
+        line
+        for line in signals(run)
+        if line not in ("image-level tags", "saliency maps", "masks that people corrected")
+    ]
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = run.folders["masks"].manifest()
@@ -99,7 +111,7 @@ def supervision(run: Execution) -> list[str]:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     way = propagation(s.propagate)
     if way is not None and way.network != "trained":
-        lines.append("random walk without training")
+        lines.append("maps propagated without training: " + way.line)
     if "crf" in s.refine:
         lines.append("dense CRF with a published parameter set")
     lines += chosen_on_truth(run)

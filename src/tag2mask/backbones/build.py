@@ -46,7 +46,7 @@ def check_settings(settings: BackboneSettings) -> None:
         import timm
 
         architecture = settings.name.split(".")[0]
-        if architecture not in timm.list_models():
+        if not timm.is_model(architecture):
             near = [model for model in (*timm.list_models(), resnet38.NAME) if model[:4] == architecture[:4]]
             raise unknown("backbone", settings.name, near or known())
     if settings.weights not in ("auto", "none") and not Path(settings.weights).is_file():
@@ -61,6 +61,7 @@ def build(settings: BackboneSettings) -> Backbone:
     """
     check_settings(settings)
     backbone = resnet38.build(settings) if settings.name == resnet38.NAME else build_timm(settings)
+    backbone.name = settings.name
     if settings.freeze:
         backbone.freeze_until(backbone.names[-1])
     elif settings.freeze_until is not None:

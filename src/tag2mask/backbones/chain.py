@@ -27,6 +27,10 @@ class Backbone(nn.Module):
         mean, std: the normalisation its weights were trained with (per RGB channel, images in [0, 1]).
         blocks: the blocks in order.
         strides: pixels per cell of each block's output, by name (empty when the chain was built without them).
+        name: that it was built by; empty: by none.
+        top: layers of the pretrained model above the last block of a vision transformer, low to high: CLIP's
+            projection, SigLIP's pooling, a classifier; empty: none, or their weights were not given. They are no part
+            of the backbone: a method that has a use for them takes them over.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class Backbone(nn.Module):
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.strides: dict[str, int] = dict(zip(self.names, strides, strict=True)) if strides else {}
         self.frozen_until: str | None = None
+        self.name = ""
+        self.top: tuple[nn.Module, ...] = ()  # a tuple, so that they are not registered
 
     @property
     def names(self) -> tuple[str, ...]:

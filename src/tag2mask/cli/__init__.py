@@ -30,12 +30,14 @@ tag2mask: image tags in, pixel masks out.
                                                      any folder of index masks against any other
   tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
                                                      yolo, voc, png; or the segmenter itself: onnx, bundle
-  tag2mask import RUN CORRECTED --from FORMAT        take corrected masks back, to measure on them:
+  tag2mask import RUN CORRECTED --from FORMAT        take corrected masks back, to measure on them (--from review:
+                                                     those of the page, without CORRECTED):
   tag2mask evaluate RUN --check                      mean IoU on corrected masks, with its interval
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
                                                      the same photos, spread over seeds, intervals, minutes
   tag2mask report RUN                                write RUN/report.html again
   tag2mask serve RUN                                 a page: try photos, review and correct masks
+  tag2mask review RUN [--tags FILE]                  what was decided there, the corrected tags as a CSV
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
   tag2mask completion bash|zsh|fish                  a script that completes commands and flags in the shell
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
@@ -135,6 +137,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "compare": tools.compare,
         "report": tools.report,
         "serve": serving.serve,
+        "review": serving.review,
         "list": lists.list_names,
         "download": tools.download,
         "completion": lambda arguments: completion.completion(arguments, commands()),

@@ -38,7 +38,9 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
         "DATA: the data set. --out: the run folder. Also --method NAME, --recipe NAME (`tag2mask list`), --seeds 0 1 2 "
         "(a run of each, compared), and short flags: " + ", ".join(SHORT) + "."
     )
-    parsed: Any = tyro.cli(flags, args=arguments, prog=f"tag2mask {command}")
+    asks = "--help" in arguments  # reading the sources for the help of 200 flags takes most of the time
+    config = () if asks else (tyro.conf.HelptextFromCommentsOff,)
+    parsed: Any = tyro.cli(flags, args=arguments, prog=f"tag2mask {command}", config=config)
     values = {f.name: getattr(parsed, f.name) for f in kept}
     return parsed.DATA, parsed.out, dataclasses.replace(settings, options=getattr(parsed, own), **values)
 

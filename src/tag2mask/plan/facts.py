@@ -20,6 +20,7 @@ from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact
+from tag2mask.recipes import propagation_backbone
 from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 
@@ -82,11 +83,24 @@ class RunData:
     digests: DigestCache
     photos: dict[SampleKey, PhotoFacts] = field(default_factory=dict)
     set_aside: list[dict[str, Any]] = field(default_factory=list)  # records of photos that cannot be read
+    own_tags: Mapping[SampleKey, tuple[str, ...]] = field(default_factory=dict)
+    # the data set's, of photos whose tags a person corrected in review
+    corrected: Mapping[SampleKey, Path] = field(default_factory=dict)  # masks of training photos to learn from
 
     @property
     def samples(self) -> list[Sample]:
         """All photos, training ones first."""
         return [*self.train.samples, *(self.val.samples if self.val else ())]
+
+    @property
+    def retagged(self) -> int:
+        """Training photos whose tags a person corrected in review."""
+        return sum(sample.key in self.own_tags for sample in self.train.samples) if self.own_tags else 0
+
+    @property
+    def taught(self) -> list[SampleKey]:
+        """Training photos of which a person's mask is to be learned from."""
+        return [s.key for s in self.train.samples if s.key in self.corrected] if self.corrected else []
 
     @cached_property
     def source(self) -> Source | None:
@@ -136,11 +150,14 @@ class RunData:
             "tags": lambda: digest([[(s.id, sorted(s.labels or ()), s.domain) for s in train.samples], train.classes]),
             "saliency": lambda: self._files([(s.id, s.saliency_path) for s in train.samples]),
             "truth": lambda: self._truth(train),
+            "corrected masks": lambda: self._files([(s.id, self.corrected.get(s.key)) for s in train.samples]),
             "val photos": lambda: digest([(s.id, self.photos[s.key].digest) for s in val.samples] if val else None),
             "val truth": lambda: self._truth(val),
             "weights": lambda: weights_digest(self.settings.backbone),
             "segmenter weights": lambda: self._segmenter_weights(),
+            "propagation weights": lambda: self._propagation_weights(),
             "method code": lambda: self._code(),
+            "method files": lambda: self._method_files(),
             "source": lambda: "" if self.source is None else self.source.content(self.digests),
         }
         return {name: _once(function) for name, function in lazily.items()}
@@ -158,6 +175,15 @@ class RunData:
     def _segmenter_weights(self) -> str:
         own = self.settings.segmenter
         return "" if own.backbone is None else weights_digest(segment.backbone_of(own, self.settings.backbone))
+
+    def _propagation_weights(self) -> str:
+        own = propagation_backbone(self.settings)
+        return "" if own is None else weights_digest(own)
+
+    def _method_files(self) -> str:
+        paths = self.settings.traits.files
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        return digest([(file.name, self.digests.of(file)) for file in files if file.is_file()])
 
     def _code(self) -> str:
         source = methods.source(self.settings.method)

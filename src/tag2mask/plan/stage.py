@@ -17,11 +17,14 @@ Fact = Literal[
     "tags",  # their tags and domains
     "saliency",  # their saliency maps, by content
     "truth",  # the true masks of the training photos, by content, and what their values mean
+    "corrected masks",  # masks of training photos that people drew or accepted, if a run is to learn from them
     "val photos",
     "val truth",
     "weights",  # the file of the backbone's weights, by content
     "segmenter weights",
+    "propagation weights",
     "method code",  # of a method from outside of the package
+    "method files",  # that the method's settings name, by content
     "source",  # the weights of the run to start from, and what they learned
 ]
 """What a stage may depend on apart from settings and other stages."""

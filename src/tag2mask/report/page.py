@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from tag2mask.errors import printable
 from tag2mask.files import atomic
@@ -26,15 +28,10 @@ def render(data: ReportData, path: Path) -> None:
 
 def html(data: ReportData) -> str:
     """The page as text."""
-    import jinja2
     import markupsafe
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_printable
-    )
-    environment.filters |= {"percent": percent, "duration": duration, "memory": memory, "plain": plain_setting}
     colors = class_colors(len(data.classes))
-    return environment.from_string(_text("page.html.j2")).render(
+    return _template().render(
         style=markupsafe.Markup(_text("page.css")),
         data=data,
         cards=headline(data),
@@ -54,6 +51,17 @@ def html(data: ReportData) -> str:
         settings=flat_settings(data.settings),
         seconds=sum(stage.seconds for stage in data.stages),
     )
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_printable
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "memory": memory, "plain": plain_setting}
+    return environment.from_string(_text("page.html.j2"))
 
 
 def _printable(value: object) -> object:

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tag2mask import methods, processes
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
+from tag2mask.errors import listed
+from tag2mask.layers.class_references import ComparedWithReferences
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.source import learned, write_learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
+from tag2mask.protocols import UsesClassNames
 from tag2mask.recipes import RunSettings
 from tag2mask.references import check_references, draw_references, reference_view, show_references
 from tag2mask.stages import names
@@ -43,9 +46,10 @@ log = logging.getLogger("tag2mask")
 
 
 def train_method(settings: RunSettings) -> TrainingStage:
-    """The method learns from the tags."""
+    """The method learns from the tags, or is made ready where it learns nothing."""
+    if not settings.traits.trains:
+        return _prepare_method(settings)
     saliency, made = saliency_inputs(settings, used=settings.traits.saliency)
-    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
     return TrainingStage(
         name="method",
         title=f"training {settings.method}",
@@ -54,9 +58,40 @@ def train_method(settings: RunSettings) -> TrainingStage:
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", "held_out",
             "localize.precision", *frozen_settings(settings),
         ),
-        facts=("photos", "tags", "weights", *saliency, *code, *source_fact(settings)),
+        facts=("photos", "tags", "weights", *saliency, *_own_facts(settings), *source_fact(settings)),
         train=_train,
     )  # fmt: skip
+
+
+def _own_facts(settings: RunSettings) -> tuple[Fact, ...]:
+    """What lies in files of the method's own."""
+    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
+    return (*code, "method files") if settings.traits.files else code
+
+
+def _prepare_method(settings: RunSettings) -> TrainingStage:
+    return TrainingStage(
+        name="method",
+        title=f"preparing {settings.method}",
+        settings=(*STRUCTURE, own_settings(settings, inference=False)),
+        facts=("photos", "tags", "weights", *_own_facts(settings)),
+        train=_prepare,
+    )
+
+
+def _prepare(context: Context) -> dict[str, Any]:
+    method, _ = build_method(context)
+    _begin(context, method)
+    save_model(method, context.folder.model)
+    return {}
+
+
+def _begin(context: Context, method: nn.Module) -> None:
+    """What a method is told before it learns, and what the run remembers of it."""
+    if isinstance(method, UsesClassNames):
+        method.take_class_names(context.classes)
+    of_photos = learned(context.train.samples, context.photos, context.classes)
+    processes.from_main(lambda: write_learned(context.folder, of_photos))
 
 
 def _train(context: Context) -> dict[str, Any]:
@@ -64,8 +99,7 @@ def _train(context: Context) -> dict[str, Any]:
     traits = methods.traits(s.options)
     torch.manual_seed(s.seed)
     method, backbone = build_method(context)
-    of_photos = learned(context.train.samples, context.photos, context.classes)
-    processes.from_main(lambda: write_learned(context.folder, of_photos))
+    _begin(context, method)
     if traits.saliency:
         _check_saliency(context)
     if not s.train.epochs:  # a whole released network, as it is
@@ -116,13 +150,14 @@ def _localize(context: Context, name: str) -> PhotoWork:
     settings = context.settings.localize
     network = load_map_network(context, name)
     if name == "method" and settings.references:  # a student has learnt from them
-        network = network.compared(settings.references)
-    store = feature_store(context, network.backbone)
+        network = network.compared(settings)
+    store = feature_store(context, network.backbone) if network.traits.trains else None
     samples = context.train.samples
     if store is not None:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
     if network.traits.references:
         _show_references(context, network)
+        _say_which_are_small(network.network, context.classes)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
 
     def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
@@ -136,6 +171,12 @@ def _localize(context: Context, name: str) -> PhotoWork:
             samples, lambda sample: localizer.group(context.size(sample)), settings.batch_size, localizer.device
         ),
     )
+
+
+def _say_which_are_small(network: nn.Module, classes: Sequence[str]) -> None:
+    if isinstance(network, ComparedWithReferences) and network.small:
+        names = listed((classes[label] for label in network.small), 10)
+        log.info("small objects: %s: located by a finer block of the backbone (--localize.no-fine: not)", names)
 
 
 def _show_references(context: Context, network: MapNetwork) -> None:
