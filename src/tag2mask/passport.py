@@ -179,7 +179,7 @@ def chosen_on_truth(run: Execution) -> list[str]:
     if s.self_train.students and s.self_train.sharpness is None:
         lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     if run.folders["masks"].manifest()["threshold_from"] != "given":
-        lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
+        lines.append("which label-free rule finds that threshold by default was chosen on VOC's and tiles' truth")
     way = propagation(s.propagate)
     if way is not None and way.network != "trained" and way.along is None:
         lines.append("the likeness at which the random walk stops was chosen on VOC's truth")
@@ -189,6 +189,8 @@ def chosen_on_truth(run: Execution) -> list[str]:
         lines.append(
             "how many photos of its tag a photo is compared with, and how, was chosen on VOC's and tiles' truth"
         )
+        if s.localize.fine:
+            lines.append("when a finer block locates the objects of a class was chosen on VOC's and tiles' truth")
     if s.refine != "none" and s.pseudo.max_growth:
         lines.append("how much refined masks may outgrow the maps was chosen on VOC's and tiles' truth")
     if s.segmenter.name == "decoder" and not s.single_stage and names.segmenters(s)[-1] in run.folders:
