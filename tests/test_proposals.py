@@ -43,9 +43,9 @@ def tiny(name: str) -> Any:
         kind, config = transformers.EdgeTamModel, transformers.EdgeTamConfig
     else:
         trunk = transformers.Sam2HieraDetConfig(
-            hidden_size=8, num_attention_heads=1, image_size=[SIDE, SIDE], blocks_per_stage=[1, 1, 1, 1],
+            hidden_size=8, num_attention_heads=1, image_size=[SIDE, SIDE], blocks_per_stage=[1, 1, 2, 1],
             embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 1, 1],
-            window_size_per_stage=[4, 4, 4, 4], global_attention_blocks=[2],
+            window_size_per_stage=[4, 4, 4, 4], global_attention_blocks=[3],
         )  # fmt: skip
         vision = transformers.Sam2VisionConfig(backbone_config=trunk, backbone_channel_list=[64, 32, 16, 8], **sizes)
         kind, config = transformers.Sam2Model, transformers.Sam2Config

@@ -169,7 +169,7 @@ def _guessed(backbone: Backbone, pixels: np.ndarray, settings: SelfSupervisedSet
 
 
 def _seen(backbone: Backbone, pixels: np.ndarray, settings: SelfSupervisedSettings) -> tuple[_Photo, Heads]:
-    height, width = fit_size(*pixels.shape[:2], settings.long_side, 1.0, backbone.size_divisor)
+    height, width = fit_size(pixels.shape[0], pixels.shape[1], settings.long_side, 1.0, backbone.size_divisor)
     device = next(backbone.parameters()).device
     images = view_batch([pixels], View(height, width, False), backbone).to(device)
     with torch.no_grad(), compute.autocast(settings.precision, device):
