@@ -422,9 +422,10 @@ DECIDE_NOTHING = [path for path, free in every_place() if free]
 DECIDE = [path for path, free in every_place() if not free]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in DECIDE_NOTHING if path not in ("start_from", "with_masks")]
-)  # they decide by facts
+BY_FACT = ("data.saliency", "start_from", "with_masks")  # they decide, by facts or by stages of their own
+
+
+@pytest.mark.parametrize("path", [path for path in DECIDE_NOTHING if path not in BY_FACT])
 def test_a_setting_that_decides_nothing_is_in_no_key(path: str) -> None:
     tried = 0
     for name, settings in BASES.items():
