@@ -21,13 +21,14 @@ LEVELS = [
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
     {"evaluate", "layers", "train", "views"},
-    {"exchange", "saliency", "segment"},
-    {"demo", "doctor", "feature_store", "methods", "report", "review"},
-    {"localize"},
+    {"exchange", "saliency", "segment", "tag_errors"},
+    {"demo", "doctor", "feature_store", "methods", "report", "review", "corrected"},
+    {"localize", "told"},
     {"propagation", "references"},
     {"recipes"},
     {"plan"},
     {"stages"},
+    {"run_tags"},
     {"need"},
     {"passport"},
     {"checks", "summary"},
@@ -186,6 +187,10 @@ def test_corrected_masks_reach_no_stage() -> None:
         if any(package(other) in ("exchange", "corrections") for other in others)
     }
     assert users == {"exchange", "export", "corrections", "cvat", "cli"}
+    where = {module for module, others in graph.items() if {"tag2mask.corrected", "tag2mask.told"} & others}
+    assert {package(module) for module in where} == {"corrections", "pipeline", "told"}, "where they lie is known here"
+    teaches = {module for module, others in graph.items() if "tag2mask.stages.taught" in others}
+    assert teaches == {"tag2mask.stages.segmenter", "tag2mask.stages.scores"}, "no stage of the maps may see one"
 
 
 def test_training_code_cannot_name_truth() -> None:

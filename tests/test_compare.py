@@ -114,6 +114,20 @@ def test_runs_that_learned_from_other_things_are_told_apart(runs: dict[str, Path
     assert "did not learn from the same" not in found.to_text()
 
 
+def test_other_supervision_is_refused_unless_said(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tag2mask import passport
+
+    honest = passport.signals
+    told = lambda run: (*honest(run), "saliency maps") if run.run.folder.name == "c" else honest(run)  # noqa: E731
+    monkeypatch.setattr(passport, "signals", told)
+    line = fails(capsys, "compare", runs["a"], runs["c"])
+    assert "a learned from image-level tags and c from image-level tags, saliency maps" in line and "--mixed" in line
+    assert run("compare", runs["a"], runs["c"], "--mixed") == 0
+    assert "did not learn from the same" in capsys.readouterr().out
+
+
 def test_what_cannot_be_compared(
     runs: dict[str, Path], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,12 +15,25 @@ from data_sets import ids, photo, refused, write
 from tag2mask import data
 from tag2mask.data.ids import distinct_ids, sample_id, tidy
 from tag2mask.errors import InputError, printable
-from tag2mask.naming import LIMIT, safe_name
+from tag2mask.naming import LIMIT, levels, safe_name, spread_name
 
 names = st.text(
     alphabet=st.sampled_from("ab./\\:%~ \x1b\n\0éß猫\u200b\u202e\udcff\ud800") | st.characters(exclude_categories=()),
     max_size=300,
 )
+
+
+@pytest.mark.parametrize("photos", [100_001, 128_001])
+def test_no_folder_of_very_many_photos_holds_a_thousand(photos):
+    """Below the limit names are plain; above it a name is found again from id and number of photos alone."""
+    assert levels(100_000) == 0 and spread_name("a/b", 0) == "a/b"
+    assert levels(10_000_000) == 2 and levels(10**9) == 3
+    depth = levels(photos)
+    inside = Counter(spread_name(f"{number:07d}", depth).rpartition("/")[0] for number in range(photos))
+    assert max(inside.values()) < 1000 and len(inside) <= 256**depth
+    assert all(len(folder.split("/")) == depth for folder in inside)
+
+
 PLAIN = ["cat_01", "beach/7", "2007_000032", "COCO_train2014_000000000007", "猫/写真 1", "a.b.c", "12:30", "Straße/é"]
 
 

@@ -59,6 +59,37 @@ def test_three_shards_make_what_one_call_makes(
     assert len(list((out / ".shards").glob("*.json"))) == 3
 
 
+def test_very_many_masks_lie_in_subfolders(
+    finished: Path,
+    world: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same masks, which merge and evaluate find; here "very many" is eleven."""
+    out, plain = tmp_path / "masks", tmp_path / "plain"
+    assert run("predict", finished, world / "images", "--out", plain) == 0
+    monkeypatch.setattr("tag2mask.naming.FLAT", 11)
+    for number in (1, 2):
+        assert run("predict", finished, world / "images", "--out", out, "--shard", f"{number}/2") == 0
+    found = {path.name: path.read_bytes() for path in out.glob("[0-9a-f][0-9a-f]/*.png")}
+    assert found == whole and not list(out.glob("*.png"))
+    when = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert run("predict", finished, world / "images", "--out", out, "--shard", "1/2") == 0
+    assert when == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}, "what is there is kept"
+    capsys.readouterr()
+    assert run("merge", out) == 0 and "12 masks" in capsys.readouterr().out
+    shown = []
+    for folder in (plain, out):
+        assert run("evaluate", folder, world / "masks") == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    next(out.rglob("photo03.png")).unlink()
+    assert "1 of 12 masks are missing" in fails(capsys, "merge", out)
+    assert "holds masks of fewer photos" in fails(capsys, "predict", finished, world / "images", "--out", plain)
+
+
 def test_what_merge_finds_wrong(
     finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

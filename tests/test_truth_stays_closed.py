@@ -41,9 +41,9 @@ print("FOUND" + json.dumps(found))
 MAY = {"evaluate/truth.py": "measures", "plan/facts.py": "knows truth by its bytes", "doctor/truth.py": "examines"}
 
 
-def opens(world: Path, *arguments: object) -> list[list[str]]:
-    """For each time that a true mask was opened, the files of the package on the stack."""
-    command = [sys.executable, "-c", RUN, str(world / "masks"), json.dumps([str(a) for a in arguments])]
+def opens(world: Path, *arguments: object, folder: Path | None = None) -> list[list[str]]:
+    """For each time that a true mask (or a file below ``folder``) was opened, the files of the package on the stack."""
+    command = [sys.executable, "-c", RUN, str(folder or world / "masks"), json.dumps([str(a) for a in arguments])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.rpartition("FOUND")[2])
 
@@ -65,3 +65,26 @@ def test_the_hook_sees_the_oracle(world: Path, tmp_path: Path) -> None:
     """Where truth teaches, by name, it is seen: the test above can fail."""
     stacks = opens(world, "train", world, "--out", tmp_path / "run", *SMALL, "--oracle-masks")
     assert len(stacks) > len(opens(world, "train", world, "--out", tmp_path / "plain", *SMALL))
+
+
+@pytest.mark.slow
+def test_corrected_masks_are_opened_where_they_were_asked_for(world: Path, tmp_path: Path) -> None:
+    """Without --with-masks by nobody; with it by the segmenter's stages and what knows them by their bytes."""
+    from tag2mask.data.images import read_index_mask, write_index_mask
+    from world import run
+
+    out, back = tmp_path / "run", tmp_path / "back"
+    assert run("train", world, "--out", out, *SMALL) == 0
+    assert run("export", out, "--to", "png", "--out", back) == 0
+    write_index_mask(back / "photo00.png", read_index_mask(world / "masks" / "photo00.png"))
+    assert run("import", out, back, "--from", "png") == 0
+    corrected = next((out / "corrections").rglob("photo00.png")).parent
+    again = ["train", world, "--out", out, *SMALL, "--seed", "1"]
+    assert opens(world, *again, folder=corrected) == []
+    stacks = opens(world, *again, "--with-masks", folder=corrected)
+    of_mask = [s for s in stacks if "told.py" not in s]  # which reads the manifest
+    assert of_mask and all({"stages/taught.py", "plan/facts.py"} & {*s} for s in of_mask)
+    maps = ("stages/method.py", "stages/masks.py", "stages/thresholds.py", "localize.py", "methods/", "pseudo/")
+    assert not [s for s in of_mask if any(f.startswith(maps) for f in s)]
+    taught = [s for s in of_mask if "stages/taught.py" in s]
+    assert taught and all({"stages/segmenter.py", "data/training/photos.py"} & {*s} for s in taught)

@@ -15,7 +15,7 @@ from tag2mask.data.batches import check_pairs
 from tag2mask.errors import InputError, listed
 from tag2mask.files import read_object
 from tag2mask.methods.released import released_state
-from tag2mask.plan.facts import Fact
+from tag2mask.plan.facts import Fact, RunData
 from tag2mask.plan.folder import Run
 from tag2mask.plan.source import Source
 from tag2mask.propagation import propagation
@@ -47,6 +47,10 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
         check_pairs(dataset)
     if settings.oracle_masks:
         check_oracle(dataset)
+    if settings.with_masks and not {*names.segmenters(settings)} & {*wanted}:
+        raise InputError(
+            "--with-masks teaches the segmenter, and `label` ends before it: use `train`, or leave --with-masks out"
+        )
     if settings.start_from is not None:
         Source.opened(settings.start_from).check(settings.method, settings.backbone.name, dataset.classes)
 
@@ -58,6 +62,11 @@ def check_names(settings: RunSettings) -> None:
         raise InputError(
             f"--oracle-masks trains the run's segmenter on true masks, and --method {settings.method} is itself the "
             f"segmenter: leave it out, or measure another run's (--{settings.method}.no-single-stage, --method cam)"
+        )
+    if settings.with_masks and settings.single_stage:
+        raise InputError(
+            f"--with-masks teaches the run's segmenter, and --method {settings.method} is itself the segmenter and "
+            "learns from tags alone: leave it out, or choose a method with a segmenter behind it (--method cam)"
         )
     _check_references(settings)
     backbones.check_settings(settings.backbone)
@@ -203,6 +212,15 @@ def _known(backbone: BackboneSettings, run: Run, stage: str, fact: Fact) -> bool
         return False
     facts = (read_object(done.own / "key.json") or {}).get("facts")
     return isinstance(facts, dict) and facts.get(fact) == digest
+
+
+def check_taught(data: RunData) -> None:
+    """There are masks to learn from, where a run is to learn from masks."""
+    if data.settings.with_masks and not data.taught:
+        raise InputError(
+            f"--with-masks: the run holds no corrected mask of its {len(data.train)} training photos: `tag2mask "
+            "import` some first (docs/guide/correcting.md), or leave --with-masks out"
+        )
 
 
 def check_shards(settings: RunSettings, shard: Shard, photos: int) -> None:

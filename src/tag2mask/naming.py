@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 
+FLAT = 100_000  # artefacts that lie in one folder, as far as their ids have none
+LEAF = 500  # at most so many in a subfolder on average, so that none holds 1,000
+
 LIMIT = 230  # bytes of one part of a path: most file systems hold 255, and suffixes and temporary names need some
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file of Windows may be called so
@@ -26,6 +29,19 @@ def safe_name(id_: str) -> str:
     """
     *folders, last = id_.split("/")
     return "/".join([*(_safe(part, folder=True) for part in folders), _safe(last, folder=False)])
+
+
+def levels(photos: int) -> int:
+    """How many subfolders deep the artefacts of so many photos lie: a folder of very many files is slow."""
+    if photos <= FLAT:
+        return 0
+    return next(depth for depth in range(1, 5) if photos <= LEAF * 256**depth)
+
+
+def spread_name(id_: str, depth: int) -> str:
+    """:func:`safe_name` below ``depth`` subfolders ``00`` to ``ff``, which a digest of the id chooses."""
+    chosen = hashlib.blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if depth else ""
+    return "/".join([*(chosen[2 * level : 2 * level + 2] for level in range(depth)), safe_name(id_)])
 
 
 def _safe(part: str, *, folder: bool) -> str:

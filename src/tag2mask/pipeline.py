@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 
-from tag2mask import checks, compute, doctor, processes, stages
+from tag2mask import checks, compute, data, doctor, processes, stages
+from tag2mask.data import tag_changes
 from tag2mask.data.images import CheckedImage
+from tag2mask.data.tag_changes import TagChanges, Written
 from tag2mask.errors import DamagedArtefact, InputError, listed, unknown
 from tag2mask.files import digest, write_json
 from tag2mask.plan import explain, sharing
@@ -26,10 +28,12 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
+from tag2mask.review import VERDICTS, Review
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
 from tag2mask.stages.photos import RECORD
 from tag2mask.stages.saliency import saliency_line
+from tag2mask.told import Told
 
 log = logging.getLogger("tag2mask")
 
@@ -62,13 +66,14 @@ def label_shard(path: Path | str, out: Path | str, settings: RunSettings, shard:
         InputError: anything the user can mend, in one line.
     """
     wanted = _until(settings, "masks")
-    surveyed, settings = _surveyed(Path(path), settings, wanted)
+    folder = Run(Path(out))
+    told = Told.kept(folder.folder, folder.description())  # as all of its shards
+    surveyed, settings = _surveyed(Path(path), settings, wanted, told.changes)
     assert surveyed.train is not None
     checks.check_shards(settings, shard, len(surveyed.train))
-    folder = Run(Path(out))
     with sharing.shared(folder, shard, settings):
-        run_data = _run_data(Path(path), surveyed, settings, folder)
-        _describe(folder, settings, run_data)
+        run_data = _run_data(Path(path), surveyed, settings, folder, told)
+        _describe(folder, settings, run_data, told)
         examine = lambda execution: _examine(execution, surveyed)  # noqa: E731
         return sharing.carry_out_share(folder, stages.plan(settings), settings, run_data, wanted, shard, examine)
 
@@ -107,15 +112,17 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
         InputError: anything the user can mend, in one line.
     """
     processes.join()
-    surveyed, settings = _surveyed(path, settings, wanted)
+    told = processes.from_main(lambda: Told.now(Run(out).folder, with_masks=settings.with_masks))
+    surveyed, settings = _surveyed(path, settings, wanted, told.changes)
     assert surveyed.train is not None
     checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
     checks.check_weights(settings, surveyed.train.classes, wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
-        run_data = _run_data(path, surveyed, settings, folder)
-        processes.from_main(lambda: _describe(folder, settings, run_data))
+        run_data = _run_data(path, surveyed, settings, folder, told)
+        checks.check_taught(run_data)
+        processes.from_main(lambda: _describe(folder, settings, run_data, told))
         execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
         processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
@@ -139,8 +146,11 @@ def _reported(execution: Execution, wanted: Collection[str]) -> Path:
             execute(execution, wanted)
 
 
-def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tuple[doctor.Survey, RunSettings]:
-    """The data set as it is listed, and the settings independent of where the command runs; both checked.
+def _surveyed(
+    path: Path, settings: RunSettings, wanted: Collection[str], changes: TagChanges
+) -> tuple[doctor.Survey, RunSettings]:
+    """The data set as it is listed, tags changed, and the settings independent of where the command runs; both
+    checked.
 
     Raises:
         InputError: what is wrong first, of the data set or of the settings.
@@ -148,17 +158,25 @@ def _surveyed(path: Path, settings: RunSettings, wanted: Collection[str]) -> tup
     start = None if settings.start_from is None else settings.start_from.absolute()
     settings = replace(settings, data=settings.data.absolute(), start_from=start)
     checks.check_names(settings)
-    surveyed = doctor.survey(path.absolute(), settings.data)
+    surveyed = doctor.survey(path.absolute(), settings.data, changes)
     doctor.refuse_errors(surveyed.findings)
     assert surveyed.train is not None
     checks.check_run(settings, surveyed.train, wanted)
     return surveyed, settings
 
 
-def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: Run) -> RunData:
+def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: Run, told: Told) -> RunData:
     assert surveyed.train is not None
     digests = DigestCache(run.folder / ".digests.jsonl", verify=settings.verify)
-    return RunData(path.absolute(), surveyed.train, surveyed.val, settings, digests)
+    return RunData(
+        path.absolute(),
+        surveyed.train,
+        surveyed.val,
+        settings,
+        digests,
+        own_tags=surveyed.own_tags,
+        corrected=told.masks(run.folder, surveyed.train),
+    )
 
 
 def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
@@ -192,9 +210,11 @@ def outlook(path: Path | str, out: Path | str, settings: RunSettings | None = No
     path, out = Path(path), Path(out)
     settings = settings or RunSettings()
     wanted = [stage.name for stage in stages.plan(settings)]
-    surveyed, settings = _surveyed(path, settings, wanted)
     run = Run(out)
-    run_data = _run_data(path, surveyed, settings, run)
+    told = Told.now(out, with_masks=settings.with_masks)
+    surveyed, settings = _surveyed(path, settings, wanted, told.changes)
+    run_data = _run_data(path, surveyed, settings, run, told)
+    checks.check_taught(run_data)
     return explain.outlook(run, stages.plan(settings), settings, run_data, wanted)
 
 
@@ -208,8 +228,9 @@ def write_report(execution: Execution) -> Path:
 
     check_finished(execution)
     path = execution.run.folder / "report.html"
-    report.render(summary.report_data(execution), path)
-    write_json(execution.run.folder / "passport.json", passport.passport(execution))
+    block = passport.passport(execution)
+    report.render(replace(summary.report_data(execution), passport=block), path)
+    write_json(execution.run.folder / passport.FILE, block)
     return path
 
 
@@ -234,12 +255,34 @@ def reopen(run: Run) -> Execution:
     """
     described = run.described()
     settings, path = replace(settings_from(described["settings"]), verify=False), Path(described["data"])
-    surveyed = doctor.survey(path, settings.data)
+    told = Told.kept(run.folder, described)
+    surveyed = doctor.survey(path, settings.data, told.changes)
     doctor.refuse_errors(surveyed.findings)
-    return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run))
+    return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run, told))
 
 
-def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
+def reviewed(run: Run, tags: Path | None = None) -> tuple[dict[str, int], Written | None]:
+    """How many photos of a run people accepted, corrected and rejected, and of how many they changed the tags.
+
+    Args:
+        tags: a new file for the data set's tags, as corrected.
+
+    Raises:
+        InputError: the data set is not there any more, or cannot be read; the file is there already.
+    """
+    described, review = run.described(), Review(run.folder, ())
+    verdicts = [decision.decision for decision in review.latest().values()]
+    changes = review.tag_changes()
+    counts = {what: verdicts.count(what) for what in VERDICTS if what != "withdrawn"} | {
+        "with other tags": len(changes)
+    }
+    if tags is None:
+        return counts, None
+    opened = data.open_data(Path(described["data"]), settings_from(described["settings"]).data)
+    return counts, tag_changes.write_tags(tags, opened, changes)
+
+
+def _describe(run: Run, settings: RunSettings, run_data: RunData, told: Told) -> None:
     """Write ``run.json``: what this run is."""
     from tag2mask import __version__
 
@@ -253,6 +296,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData) -> None:
             "classes": list(run_data.train.classes),
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
+            **told.to_json(),
             **({"saliency_network": saliency_line(settings)} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
             "examined": before.get("examined"),

@@ -14,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tag2mask import checks, concurrency, data, processes, shards
+from tag2mask import checks, concurrency, data, passport, processes, shards
 from tag2mask.data.images import image_size, write_index_mask
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError, UnreadableImage, listed
 from tag2mask.evaluate import write_classes
+from tag2mask.evaluate.matching import MADE_BY, subfolders
 from tag2mask.files import digest, read_object, write_json
-from tag2mask.naming import safe_name
+from tag2mask.naming import levels, spread_name
 from tag2mask.plan.facts import stamp
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.progress import track
@@ -34,7 +35,6 @@ from tag2mask.types import Sample
 
 log = logging.getLogger("tag2mask")
 
-MADE_BY = ".predicted.json"  # in a folder of masks: what they are made of. Masks older than it are of something else
 PART = 512  # photos among which those of one size are brought together
 FEW = 16_384  # of so many the sizes are read by every process, so that shares are even
 
@@ -47,12 +47,14 @@ class Prediction:
         run: the folder of the run.
         settings: of the run, with what was asked for here.
         out: the folder of masks.
+        depth: how many subfolders deep they lie in it (:func:`tag2mask.naming.levels`).
     """
 
     run: Path
     settings: RunSettings
     classes: tuple[str, ...]
     out: Path
+    depth: int = 0
 
     @classmethod
     def of(cls, run_folder: Path, out: Path, refine: str | None = None) -> Prediction:
@@ -92,7 +94,7 @@ class Prediction:
 
     def path(self, sample: Sample) -> Path:
         """Where a photo's mask lies."""
-        return self.out / f"{safe_name(sample.id)}.png"
+        return self.out / f"{spread_name(sample.id, self.depth)}.png"
 
     def is_made(self, sample: Sample, began: int) -> bool:
         """Whether a photo's mask is of this prediction, and no older than the photo."""
@@ -138,12 +140,21 @@ class Prediction:
 
     def begin(self, key: str) -> int:
         """Say in the folder what its masks are made of; gives when that began, in nanoseconds. Masks from before are of
-        something else and are made anew."""
+        something else and are made anew.
+
+        Raises:
+            InputError: they lie otherwise, since they were of many more or fewer photos.
+        """
         path = self.out / MADE_BY
         with shards.deciding(self.out):
-            if (read_object(path) or {}).get("key") != key:
-                write_json(path, {"key": key, "run": str(self.run)})
+            before = read_object(path) or {}
+            if before and (depth := before.get("subfolders", 0)) != self.depth:
+                photos = "more photos" if depth > self.depth else "fewer photos"
+                raise InputError(f"{self.out} holds masks of {photos}, in other subfolders: give another --out")
+            if before.get("key") != key:
+                write_json(path, {"key": key, "run": str(self.run), "subfolders": self.depth})
                 write_classes(self.out, self.classes)
+                passport.write_beside(self.out, passport.of_run(self.run))
             return path.stat().st_mtime_ns
 
 
@@ -160,7 +171,8 @@ def predict(
     shard: Shard = WHOLE,
     engine: Engine | None = None,
 ) -> list[Path]:
-    """Masks for new photos with a run's segmenter: ``out/<id>.png``. Gives the paths of this share.
+    """Masks for new photos with a run's segmenter: ``out/<id>.png``; above 100,000 photos in subfolders
+    (:mod:`tag2mask.naming`), which `evaluate` and :func:`merge_predictions` see through. Gives the paths of this share.
 
     Photos that cannot be read are named and passed over; masks that are there from an interrupted call are kept.
 
@@ -178,6 +190,7 @@ def predict(
     processes.join()
     prediction = Prediction.of(Path(run_folder), Path(out), refine)
     samples = data.load_images(images, skip=[prediction.out])
+    prediction = replace(prediction, depth=levels(len(samples)))
     tasks = processes.world() * shard.count
     checks.check_processes(tasks, len(samples), "photos")
     _check_folder(prediction, samples)
@@ -255,7 +268,8 @@ def merge_predictions(out: Path | str) -> tuple[int, dict[str, str]]:
     samples = data.load_images(places if len(places) > 1 else places[0], skip=[out])
     if _list_digest(samples) != done[0]["photos"]:
         raise InputError(f"the photos in {listed(places)} are others than when shards were made: run all again")
-    paths = {sample.id: out / f"{safe_name(sample.id)}.png" for sample in samples if sample.id not in aside}
+    depth = subfolders(out)
+    paths = {sample.id: out / f"{spread_name(sample.id, depth)}.png" for sample in samples if sample.id not in aside}
     missing = [id_ for id_, path in paths.items() if not shards.is_newer(path, began)]
     if missing:
         raise InputError(

@@ -18,8 +18,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tag2mask.data.images import write_index_mask
-from tag2mask.errors import InputError
-from tag2mask.evaluate import write_classes
+from tag2mask.data.tag_changes import TagChange, TagChanges
+from tag2mask.errors import InputError, listed
+from tag2mask.evaluate import classes_in, write_classes
 from tag2mask.naming import safe_name
 from tag2mask.types import SampleKey
 
@@ -38,6 +39,7 @@ class Decision:
     id: str
     decision: Verdict
     tags: tuple[str, ...] | None  # names of the photo's classes as the person left them; None: nothing was said of them
+    given: tuple[str, ...] | None  # names of the photo's classes as the data set has them; None: it says nothing of it
     mask: str | None  # the mask's path, relative to ``RUN/review``; None: the decision leaves no mask
     time: str  # UTC, ISO 8601
     who: str
@@ -91,6 +93,26 @@ class Review:
         decision = self.of(key)
         return None if decision is None or decision.mask is None else self.folder / decision.mask
 
+    def check_classes(self, split: str) -> None:
+        """
+        Raises:
+            InputError: the masks of this split were painted when the run had other classes.
+        """
+        of_split = self.folder / "masks" / safe_name(split)
+        if (named := classes_in(of_split)) != self.classes:
+            raise InputError(
+                f"the masks in {of_split} are of the classes {listed(named or (), 8)}, and the run's are "
+                f"{listed(self.classes, 8)} now: their values would mean other classes"
+            )
+
+    def tag_changes(self) -> TagChanges:
+        """What the decisions that count change in the data set's tags."""
+        said = (
+            (key, one) for key, one in self.latest().items() if one.decision != "withdrawn" and one.tags is not None
+        )
+        changes = {key: _change(one) for key, one in said}
+        return {key: change for key, change in changes.items() if change}
+
     def decide(
         self,
         key: SampleKey,
@@ -98,12 +120,14 @@ class Review:
         *,
         mask: np.ndarray | None = None,
         tags: tuple[str, ...] | None = None,
+        given: tuple[str, ...] | None = None,
         who: str = "",
         revision: int = 0,
     ) -> Decision:
         """Keep a decision, and its mask ``[height width]`` uint8, which is on the disk before the decision is.
 
         Args:
+            tags: names of the photo's classes as the person left them; ``given``: as the data set has them.
             revision: of the photo's decision that the person saw, 0 for none.
 
         Raises:
@@ -122,7 +146,7 @@ class Review:
             at = None if mask is None else self._write_mask(key, mask)
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             number = 1 if before is None else before.revision + 1
-            self._append(Decision(*key, verdict, tags, at, now, who, number))
+            self._append(Decision(*key, verdict, tags, given, at, now, who, number))
             self._read_on()
             return self._latest[key]
 
@@ -178,6 +202,11 @@ class Review:
                 self._latest[decision.key] = decision
 
 
+def _change(decision: Decision) -> TagChange:
+    tags, given = frozenset(decision.tags or ()), frozenset(decision.given or ())
+    return TagChange(tags - given, given - tags)
+
+
 def _last_byte(file: Any) -> bytes:
     file.seek(-1, os.SEEK_END)
     return file.read(1)
@@ -192,6 +221,7 @@ def _decision(line: bytes) -> Decision | None:
         return None
     if values["decision"] not in VERDICTS:
         return None
-    if values["tags"] is not None:
-        values["tags"] = tuple(values["tags"])
+    for name in ("tags", "given"):
+        if values[name] is not None:
+            values[name] = tuple(map(str, values[name]))
     return Decision(**values)

@@ -20,6 +20,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask demo                                      embedded data and weights, no network: trains, labels,
                                                      measures, writes a report
   tag2mask doctor DATA                               what is wrong with a data set, before hours are spent on it
+  tag2mask tags DATA [--out FILE]                    tags that look wrong or missing, as a table to correct
   tag2mask train  DATA --method cam --out RUN        tags -> maps -> masks -> trained segmenter -> scores -> report
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
@@ -30,12 +31,14 @@ tag2mask: image tags in, pixel masks out.
                                                      any folder of index masks against any other
   tag2mask export RUN --to FORMAT --out DIR          masks for annotation tools: coco, label-studio, cvat, labelme,
                                                      yolo, voc, png; or the segmenter itself: onnx, bundle
-  tag2mask import RUN CORRECTED --from FORMAT        take corrected masks back, to measure on them:
+  tag2mask import RUN CORRECTED --from FORMAT        take corrected masks back, to measure on them (--from review:
+                                                     those of the page, without CORRECTED):
   tag2mask evaluate RUN --check                      mean IoU on corrected masks, with its interval
   tag2mask compare RUN RUN ... [--out PAGE.html] [--json]
                                                      the same photos, spread over seeds, intervals, minutes
   tag2mask report RUN                                write RUN/report.html again
   tag2mask serve RUN                                 a page: try photos, review and correct masks
+  tag2mask review RUN [--tags FILE]                  what was decided there, the corrected tags as a CSV
   tag2mask list methods|recipes|datasets|backbones|propagations|refiners|segmenters|formats
   tag2mask completion bash|zsh|fish                  a script that completes commands and flags in the shell
   tag2mask download voc2012|pets|coco2014 --to DIR   public data sets, checked
@@ -123,6 +126,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
     return {
         "demo": runs.demo,
         "doctor": tools.doctor,
+        "tags": tools.tags,
         "train": runs.train,
         "label": runs.label,
         "plan": runs.plan,
@@ -135,6 +139,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "compare": tools.compare,
         "report": tools.report,
         "serve": serving.serve,
+        "review": serving.review,
         "list": lists.list_names,
         "download": tools.download,
         "completion": lambda arguments: completion.completion(arguments, commands()),

@@ -63,22 +63,36 @@ def take_back(arguments: list[str]) -> int:
         `tag2mask evaluate RUN --check` measures. They decide nothing that is trained."""
 
         RUN: tyro.conf.Positional[Path]
-        CORRECTED: tyro.conf.Positional[Path]
         form: Annotated[str, tyro.conf.arg(name="from")]
-        """Format (`tag2mask list formats`)."""
-        what: str = "masks"
-        """Of which masks they are corrections: masks or predictions."""
+        """Format (`tag2mask list formats`); or review: what was accepted and painted in `tag2mask serve RUN`."""
+        CORRECTED: tyro.conf.Positional[Path | None] = None
+        """File or folder; none for review."""
+        what: str | None = None
+        """Of which masks they are corrections: masks (the default) or predictions; of review, by default, both."""
         accepted: bool = False
         """A person saw every photo in it: those that are unchanged are right. Label Studio says so itself."""
 
     p = tyro.cli(Import, args=arguments, prog="tag2mask import")
     show_progress()
-    from tag2mask.corrections import import_corrections
+    from tag2mask.corrections import import_corrections, import_review
+    from tag2mask.errors import InputError
 
-    taken = import_corrections(p.RUN, p.CORRECTED, p.form, p.what, p.accepted)
-    print(f"{taken.photos} corrected masks in {taken.folder}, {taken.changed} of them changed")
-    if taken.unchanged:
-        print(f"{taken.unchanged} came back unchanged and are left out: --accepted if a person saw and accepted them")
+    if (p.CORRECTED is None) != (p.form == "review"):
+        raise InputError(
+            "`tag2mask import RUN --from review` takes what was decided in RUN itself, and no other place"
+            if p.form == "review"
+            else f"give the file or folder of the corrections: tag2mask import RUN CORRECTED --from {p.form}"
+        )
+    if p.CORRECTED is None:
+        imports = import_review(p.RUN, p.what)
+    else:
+        imports = [import_corrections(p.RUN, p.CORRECTED, p.form, p.what or "masks", p.accepted)]
+    for taken in imports:
+        print(f"{taken.photos} corrected masks in {taken.folder} ({taken.of}), {taken.changed} of them changed")
+        if taken.unchanged:
+            print(
+                f"{taken.unchanged} came back unchanged and are left out: --accepted if a person saw and accepted them"
+            )
     return 0
 
 

@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "the segmenter": {
         "--segmenter NAME": "decoder, deeplab-v2, smp:unet, ... (tag2mask list segmenters)",
+        "--with-masks": "also learn from masks that people corrected (tag2mask import)",
         "--relabel.rounds N": "how often it relabels its training photos and goes on",
         "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects",
     },

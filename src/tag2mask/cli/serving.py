@@ -1,4 +1,4 @@
-"""`serve`: the page of a run."""
+"""`serve`: the page of a run; `review`: what was decided there."""
 
 import dataclasses
 from pathlib import Path
@@ -32,4 +32,28 @@ def serve(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("ended; decisions are kept in the run folder")
     interrupt.end_if_asked()
+    return 0
+
+
+def review(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class ReviewCommand:
+        """What was decided on a run's photos in `tag2mask serve RUN`, counted; the corrected tags as a CSV."""
+
+        RUN: tyro.conf.Positional[Path]
+        tags: Path | None = None
+        """Write all tags of the data set, as corrected, into this new CSV (image,tags,split), which `--tags` takes."""
+
+    parsed = tyro.cli(ReviewCommand, args=arguments, prog="tag2mask review")
+    from tag2mask import pipeline
+    from tag2mask.plan.folder import Run
+
+    counts, written = pipeline.reviewed(Run(parsed.RUN, existing=True), parsed.tags)
+    print(", ".join(f"{count} {what}" for what, count in counts.items()))
+    if written is not None:
+        print(f"{written.photos} photos in {parsed.tags}, {written.changed} with corrected tags")
+        if written.untagged:
+            print(f"{written.untagged} photos that nobody tagged are left out")
     return 0

@@ -116,14 +116,17 @@ def said(difference: Interval) -> str:
     return text if difference.excludes_zero else f"{text} within the noise of the photos"
 
 
-def compare(folders: Sequence[Path]) -> Comparison:
+def compare(folders: Sequence[Path], *, mixed: bool = False) -> Comparison:
     """Compare finished runs of the same photos and classes.
 
     Intervals are of a paired bootstrap over photos (2,000 draws): what other photos of the same kind would have
     given. They know nothing of other seeds; that is what ``spread`` is for.
 
+    Args:
+        mixed: whether runs that learned from different things may stand in one table, which then says so.
+
     Raises:
-        InputError: fewer than two runs, one that is not finished, other classes or photos.
+        InputError: fewer than two runs, one that is not finished, other classes or photos, other supervision.
     """
     if len(folders) < 2:
         raise InputError("compare needs at least two runs: tag2mask compare RUN RUN ...")
@@ -131,6 +134,8 @@ def compare(folders: Sequence[Path]) -> Comparison:
         raise InputError("a run is named twice: compare different runs")
     runs = [open_run(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
     _check_alike(runs)
+    if not mixed:
+        _check_supervision(runs)
     groups: dict[str, list[MeasuredRun]] = {}
     for run in runs:
         groups.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)
@@ -164,6 +169,16 @@ def _check_alike(runs: Sequence[MeasuredRun]) -> None:
                     f"{run.name} and {first.name} were measured on different photos: {len(one - other)} in "
                     f"{first.name} alone, {len(other - one)} in {run.name} alone; compare runs of the same split"
                 )
+
+
+def _check_supervision(runs: Sequence[MeasuredRun]) -> None:
+    first, *others = runs
+    for run in others:
+        if run.signals != first.signals:
+            raise InputError(
+                f"{first.name} learned from {listed(first.signals)} and {run.name} from {listed(run.signals)}: their "
+                "difference is not one of methods; to see them in one table all the same, say --mixed"
+            )
 
 
 def _row(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun]) -> Row:

@@ -7,7 +7,9 @@ The layouts: :data:`tag2mask.data.layouts.LAYOUTS`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, distinct_ids
@@ -15,6 +17,7 @@ from tag2mask.data.layouts import LAYOUTS, Opened, open_data
 from tag2mask.data.listing import Listing, Selection, select
 from tag2mask.data.samples import Samples, label_counts
 from tag2mask.data.settings import DataSettings, Layout, split_name
+from tag2mask.data.tag_changes import TagChanges, retagged
 from tag2mask.data.walk import SUFFIXES, image_files
 from tag2mask.errors import InputError, listed
 from tag2mask.types import Dataset
@@ -84,10 +87,20 @@ def training_set(opened: Opened, selection: Selection) -> Dataset:
     return dataset
 
 
-def read(path: Path | str | Opened, settings: DataSettings | None = None, split: str = "train") -> Selection:
-    """As :func:`load` but without its demands: what is there, what was left out, what is worth knowing."""
+def read(
+    path: Path | str | Opened,
+    settings: DataSettings | None = None,
+    split: str = "train",
+    changes: TagChanges = MappingProxyType({}),
+) -> Selection:
+    """As :func:`load` but without its demands: what is there, what was left out, what is worth knowing.
+
+    Args:
+        changes: of tags, by a person.
+    """
     opened = path if isinstance(path, Opened) else open_data(path, settings or DataSettings())
-    return select(opened.reader.read(split_name(split)), opened.settings)
+    listing, own = retagged(opened.reader.read(split_name(split)), changes)
+    return replace(select(listing, opened.settings), own_tags=own)
 
 
 def splits(path: Path | str | Opened, settings: DataSettings | None = None) -> tuple[str, ...]:

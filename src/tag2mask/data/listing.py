@@ -57,6 +57,8 @@ class Selection:
     untagged: tuple[str, ...]  # ids of photos without tags (they are in the data set, labels None)
     truth_values: frozenset[int]  # of all classes, those that were not selected too
     findings: tuple[Finding, ...] = ()
+    own_tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # the data set's, by id, of photos that a person gave other tags
 
     def tagged(self) -> Dataset:
         """The photos of which something is known, those that show none of the classes included."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from tag2mask import data
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import is_outside
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import split_name
+from tag2mask.data.tag_changes import TagChanges
 from tag2mask.doctor.tags import count_photos, examine_tags
 from tag2mask.errors import InputError, listed
-from tag2mask.types import Dataset
+from tag2mask.types import Dataset, SampleKey
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Survey:
         return {split: dataset for split, dataset in named if dataset is not None and split in self.selections}
 
     @property
+    def own_tags(self) -> dict[SampleKey, tuple[str, ...]]:
+        """The data set's tags of photos that a person gave others."""
+        return {(split, id_): tags for split, of in self.selections.items() for id_, tags in of.own_tags.items()}
+
+    @property
     def all_splits(self) -> bool:
         """Whether the data set has no other splits than those."""
         return self.opened is not None and {split_name(name) for name in self.opened.reader.splits()} <= {
@@ -41,11 +48,15 @@ class Survey:
         }
 
 
-def survey(path: Path | str, settings: data.DataSettings) -> Survey:
-    """Read a data set as a run does. Nothing is raised for what is wrong with it: see the findings."""
+def survey(path: Path | str, settings: data.DataSettings, changes: TagChanges = MappingProxyType({})) -> Survey:
+    """Read a data set as a run does. Nothing is raised for what is wrong with it: see the findings.
+
+    Args:
+        changes: of tags, by a person.
+    """
     try:
         opened = data.open_data(path, settings)
-        selections = _selections(opened)
+        selections = _selections(opened, changes)
     except InputError as error:
         return Survey(settings, findings=(Finding("error", str(error)),))
     train_split, val_split = split_name(settings.train_split), split_name(settings.val_split)
@@ -62,6 +73,7 @@ def survey(path: Path | str, settings: data.DataSettings) -> Survey:
             val = None
     findings += _splits(opened, selections, train_split, val_split)
     for split, selection in selections.items():
+        findings += _retagged(split, selection)
         findings += count_photos(split, selection)
         findings += [finding for finding in selection.findings if finding.level != "error"]  # that is said already
         findings += _outside(split, selection.dataset, opened.root)
@@ -70,12 +82,12 @@ def survey(path: Path | str, settings: data.DataSettings) -> Survey:
     return Survey(opened.settings, opened, train, val, selections, tuple(dict.fromkeys(findings)))
 
 
-def _selections(opened: data.Opened) -> dict[str, data.Selection]:
+def _selections(opened: data.Opened, changes: TagChanges) -> dict[str, data.Selection]:
     """The splits that a run uses; a training split that is not there is an error."""
     existing = opened.reader.splits()
     train_split, val_split = (split_name(name) for name in (opened.settings.train_split, opened.settings.val_split))
     wanted = [train_split, *(name for name in (val_split,) if name in existing and name != train_split)]
-    return {split: data.read(opened, split=split) for split in wanted}
+    return {split: data.read(opened, split=split, changes=changes) for split in wanted}
 
 
 def _splits(
@@ -102,6 +114,13 @@ def _splits(
                 f"{some(len(both), 'photo')} in both '{train_split}' and '{val_split}': {listed(sorted(both))}",
                 "what is measured on them means nothing: remove them from one split",
             )
+
+
+def _retagged(split: str, selection: data.Selection) -> Iterator[Finding]:
+    """Photos whose tags are a person's."""
+    if ids := sorted(selection.own_tags):
+        message = f"{split}: {some(len(ids), 'photo')} with tags as corrected in review: {listed(ids)}"
+        yield Finding("note", message, "they stand in place of the data set's own")
 
 
 def _paths(dataset: Dataset) -> set[str]:

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tag2mask.errors import InputError, listed
+from tag2mask.files import read_object
 from tag2mask.naming import safe_name
+
+MADE_BY = ".predicted.json"
+"""In a folder of predictions: what they are made of, and how many subfolders deep they lie (tag2mask.naming)."""
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless ones: a JPEG cannot hold indices
 PHOTO_SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", ".webp")  # which some tools keep: a.jpg.png
@@ -30,18 +34,25 @@ def mask_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is {'a file' if folder.exists() else 'missing'}: give a folder of index masks")
     files: dict[str, Path] = {}
+    depth = subfolders(folder)
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if path.suffix.lower() not in MASK_SUFFIXES or hidden or not path.is_file():
             continue
-        name = relative.with_suffix("").as_posix()
+        name = Path(*relative.parts[min(depth, len(relative.parts) - 1) :]).with_suffix("").as_posix()
         if name in files:
             raise InputError(f"two masks for one image: {files[name]} and {path}; keep one of them")
         files[name] = path
     if not files:
         raise InputError(f"no index masks in {folder}: they are lossless images ({', '.join(MASK_SUFFIXES)})")
     return files
+
+
+def subfolders(folder: Path) -> int:
+    """How many subfolders deep the masks of a folder lie that `predict` wrote; 0 of any other."""
+    depth = (read_object(folder / MADE_BY) or {}).get("subfolders", 0)
+    return depth if isinstance(depth, int) else 0
 
 
 def match(truths: Mapping[str, Path], predictions: Mapping[str, Path]) -> dict[str, str]:

@@ -116,7 +116,8 @@ class ComparedWithReferences(nn.Module):
 
 def compared_traits(traits: Traits, references: int) -> Traits:
     """Those of a method whose maps come from so many references of each class (0: its own). They are means of scores,
-    no probabilities, and their background lies higher than that of a photo's own map: Otsu's threshold suits them."""
+    no probabilities, and what surrounds objects lies between them and the background, so Otsu's threshold of three
+    groups suits them."""
     if not references:
         return traits
-    return replace(traits, references=references, maps="evidence", threshold_rule="otsu")
+    return replace(traits, references=references, maps="evidence", threshold_rule="otsu3")

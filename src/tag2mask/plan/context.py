@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from tag2mask.plan.facts import RunData
@@ -85,6 +86,12 @@ class Context:
             return None
         self._declared("source")
         return self._data.source
+
+    @property
+    def corrected(self) -> Mapping[SampleKey, Path]:
+        """Masks that people drew or accepted, of training photos, to learn from."""
+        self._declared("corrected masks")
+        return self._data.corrected
 
     def decoded_bytes(self, sample: Sample) -> float:
         """What a photo holds in memory once it is decoded: how far ahead it may be read. Decides nothing."""

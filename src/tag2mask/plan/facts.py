@@ -83,11 +83,24 @@ class RunData:
     digests: DigestCache
     photos: dict[SampleKey, PhotoFacts] = field(default_factory=dict)
     set_aside: list[dict[str, Any]] = field(default_factory=list)  # records of photos that cannot be read
+    own_tags: Mapping[SampleKey, tuple[str, ...]] = field(default_factory=dict)
+    # the data set's, of photos whose tags a person corrected in review
+    corrected: Mapping[SampleKey, Path] = field(default_factory=dict)  # masks of training photos to learn from
 
     @property
     def samples(self) -> list[Sample]:
         """All photos, training ones first."""
         return [*self.train.samples, *(self.val.samples if self.val else ())]
+
+    @property
+    def retagged(self) -> int:
+        """Training photos whose tags a person corrected in review."""
+        return sum(sample.key in self.own_tags for sample in self.train.samples) if self.own_tags else 0
+
+    @property
+    def taught(self) -> list[SampleKey]:
+        """Training photos of which a person's mask is to be learned from."""
+        return [s.key for s in self.train.samples if s.key in self.corrected] if self.corrected else []
 
     @cached_property
     def source(self) -> Source | None:
@@ -137,6 +150,7 @@ class RunData:
             "tags": lambda: digest([[(s.id, sorted(s.labels or ()), s.domain) for s in train.samples], train.classes]),
             "saliency": lambda: self._files([(s.id, s.saliency_path) for s in train.samples]),
             "truth": lambda: self._truth(train),
+            "corrected masks": lambda: self._files([(s.id, self.corrected.get(s.key)) for s in train.samples]),
             "val photos": lambda: digest([(s.id, self.photos[s.key].digest) for s in val.samples] if val else None),
             "val truth": lambda: self._truth(val),
             "weights": lambda: weights_digest(self.settings.backbone),

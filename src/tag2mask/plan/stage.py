@@ -17,6 +17,7 @@ Fact = Literal[
     "tags",  # their tags and domains
     "saliency",  # their saliency maps, by content
     "truth",  # the true masks of the training photos, by content, and what their values mean
+    "corrected masks",  # masks of training photos that people drew or accepted, if a run is to learn from them
     "val photos",
     "val truth",
     "weights",  # the file of the backbone's weights, by content

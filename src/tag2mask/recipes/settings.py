@@ -76,6 +76,9 @@ class RunSettings:
     is, but at least one (`--from`); what decides is what lies there, as a fact."""
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0
     """Of all random numbers."""
+    with_masks: Annotated[bool, DecidesNothing()] = False
+    """Also learn from the masks that people drew or accepted (`tag2mask import`): they teach the segmenter in the place
+    of the run's own, and the run is no longer of tags alone, which it says; what decides is their bytes, as a fact."""
     oracle_masks: Annotated[bool, DecidesNothing()] = False
     """Also train the same segmenter on the true masks, for measuring only: what tags cost against full supervision."""
     workers: Annotated[int, THREADS, DecidesNothing()] = 0

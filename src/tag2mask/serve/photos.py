@@ -65,6 +65,7 @@ class Photos:
             "split": sample.split,
             "need": round(place.need, 4) if place.need >= 0 else None,
             "tagged": labels is not None,
+            "doubted": self.queue.tags_said.get(sample.key, ""),
             "tags": sorted(labels or ()),
             "size": size,
             "work": pixels.work_size(size),
@@ -145,9 +146,15 @@ class Photos:
         if verdict in ("accepted", "corrected"):
             before = self.mask(position)
             mask = before if verdict == "accepted" else pixels.painted(before, self.labels(position, work))
-        named = None if tags is None else tuple(self.classes[c] for c in sorted(tags))
-        key = self.queue.sample(position).key
-        return self.review.decide(key, verdict, mask=mask, tags=named, who=who, revision=revision)
+        named = None if tags is None else self._named(tags)
+        sample = self.queue.sample(position)
+        given = None if sample.labels is None else self._named(sample.labels)
+        own = self.execution.data.own_tags.get(sample.key)  # where a person corrected them before
+        given = given if own is None else tuple(name for name in own if name in self.classes)
+        return self.review.decide(sample.key, verdict, mask=mask, tags=named, given=given, who=who, revision=revision)
+
+    def _named(self, tags: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.classes[c] for c in sorted(tags))
 
     def labels(self, position: int, work: bytes) -> np.ndarray:
         return labels_of(work, pixels.work_size(self.queue.size(position)), len(self.classes))

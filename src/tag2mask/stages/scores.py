@@ -19,6 +19,7 @@ from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.masks import unrefined
 from tag2mask.stages.saliency import saliency_inputs
+from tag2mask.stages.taught import taught, taught_facts
 from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
 from tag2mask.types import Dataset, Sample
 
@@ -58,7 +59,7 @@ def make_scores(settings: RunSettings, stages: Sequence[Stage]) -> PhotoStage:
         reads=made,
         reads_if_done=tuple(stage.name for stage in measured),
         settings=("pseudo", *threshold_settings(settings)),
-        facts=("photos", "tags", "truth", "val photos", "val truth", *salient),
+        facts=("photos", "tags", "truth", "val photos", "val truth", *salient, *taught_facts(settings)),
         split="all",
         suffix=None,
         files=("scores.json", "photos.json"),
@@ -84,6 +85,7 @@ class _Measure:
                 self.readers[stage.name] = unrefined(MapReader(folder), threshold, context.settings.pseudo)
             else:
                 self.readers[stage.name] = MaskReader(folder).if_any
+        self.taught = taught(context)
         self.final_masks = ([name for name in masks if context.has(name)] or [None])[-1]
         self.final_maps = ([name for name in maps if context.has(name)] or [None])[-1]
 
@@ -92,7 +94,7 @@ class _Measure:
         dataset = self.context.train if training else self.context.val
         assert dataset is not None
         tags = self._agreement(sample) if training and self.final_masks is not None else None
-        if not sample.has_truth:
+        if not sample.has_truth or sample.key in self.taught:  # a mask that a person gave says nothing of the run
             return Measurement(tags=tags)
         scores: dict[str, evaluate.Scores] = {}
         photos: dict[str, tuple[tuple[str, float | None], ...]] = {}

@@ -20,8 +20,7 @@ from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Record, T
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
-from tag2mask.stages.artefacts import MaskReader
-from tag2mask.stages.masks import RECORD, by_best_score, count_unrefined, keep_mask
+from tag2mask.stages.masks import RECORD, Decided, by_best_score, count_unrefined, keep_mask
 from tag2mask.stages.networks import (
     STRUCTURE,
     STUDENTS,
@@ -34,8 +33,9 @@ from tag2mask.stages.networks import (
     source_fact,
     stored_source,
 )
+from tag2mask.stages.taught import corrected_mask, masks_to_learn, say_untagged, taught, taught_facts
 from tag2mask.train import fit, load_model, save_model
-from tag2mask.types import Sample
+from tag2mask.types import PseudoMask, Sample
 
 
 def structure(settings: RunSettings) -> tuple[str | Part, ...]:
@@ -66,7 +66,10 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
             "segmenter", "backbone", "segmenter_augment", "relabel_train" if turn else "segmenter_train", "seed",
             *frozen_settings(settings), *loads,
         ),
-        facts=("photos", "tags", "weights", "segmenter weights", *source_fact(settings)),
+        facts=(
+            "photos", "tags", "weights", "segmenter weights", *source_fact(settings),
+            *(() if oracle else taught_facts(settings)),
+        ),
         oracle=oracle,
         train=lambda context: _train(context, masks, before, network),
     )  # fmt: skip
@@ -100,14 +103,17 @@ def _new(context: Context, network: str | None) -> tuple[nn.Module, Backbone]:
 def _source(context: Context, backbone: Backbone, masks: StageFolder) -> MaskedImages | StoredFeatures:
     """The training photos that have a mask, with it."""
     s = context.settings
-    without = set(masks.manifest().get("without", ()))
-    dataset = context.train
+    without, corrected = set(masks.manifest().get("without", ())), taught(context)
+    dataset, mask_of = context.train, masks_to_learn(context, masks)
+    if corrected:
+        say_untagged(context, (x for x in dataset.samples if x.key in corrected))
     if without:
-        dataset = dataset.with_samples([x for x in dataset.samples if x.id not in without])
+        having = [x for x in dataset.samples if x.id not in without or x.key in corrected]
+        dataset = dataset.with_samples(having)
     if (store := feature_store(context, backbone)) is not None:
-        return stored_source(context, store, dataset, MaskReader(masks), seed=s.seed)
+        return stored_source(context, store, dataset, mask_of, seed=s.seed)
     normalisation = (backbone.mean, backbone.std)
-    return MaskedImages(dataset, MaskReader(masks), fitting(s.segmenter_augment, backbone), normalisation, s.seed)
+    return MaskedImages(dataset, mask_of, fitting(s.segmenter_augment, backbone), normalisation, s.seed)
 
 
 def relabel(settings: RunSettings, turn: int) -> PhotoStage:
@@ -121,7 +127,7 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
             *structure(settings), Part("inference", ("scales", "flip", "refine")), "relabel.scales", "relabel.refine",
             "refine_long_side", "pseudo.margin", "pseudo.max_growth",
         ),
-        facts=("photos", "tags"),
+        facts=("photos", "tags", *taught_facts(settings)),
         constants={"refiner": repr(refiner(settings.relabel.refine, settings.refine_long_side))},
         keeps_records=True,
         record=RECORD,
@@ -136,10 +142,11 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
     decide = pseudo.PseudoSettings(margin=s.pseudo.margin, max_growth=s.pseudo.max_growth)
+    corrected = taught(context)
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
         pixels = read_image(sample.image_path)
-        return pixels, photos.read(pixels) if sample.labels else []
+        return pixels, photos.read(pixels) if sample.labels and sample.key not in corrected else []
 
     def gated(
         samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
@@ -147,15 +154,17 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
         shown = [(pixels.shape[:2], views) for pixels, views in inputs if views]
         probabilities = iter(photos([(h, w) for (h, w), _ in shown], [views for _, views in shown]) if shown else ())
         out = []
-        for sample, (pixels, _) in zip(samples, inputs, strict=True):
-            if sample.labels:
-                scores, classes = segment.gate_by_tags(next(probabilities), sample.labels)
-            else:  # what its tags say is all there is to know
+        for sample, (pixels, of_photo) in zip(samples, inputs, strict=True):
+            if of_photo:
+                scores, classes = segment.gate_by_tags(next(probabilities), sample.labels or frozenset())
+            else:  # what its tags say, or a person, is all there is to know
                 scores, classes = torch.ones(1, *pixels.shape[:2]), ()
             out.append((pixels, scores.cpu(), classes))
         return out
 
     def write(sample: Sample, output: tuple[np.ndarray, Tensor, tuple[int, ...]]) -> Record:
+        if sample.key in corrected:
+            return keep_mask(context, sample, Decided(PseudoMask(sample.id, corrected_mask(context, sample)), 0.0))
         pixels, scores, classes = output
         refined = pseudo.refine(pixels, scores, sharpen)
         return keep_mask(context, sample, by_best_score(sample, classes, scores, refined, decide))

@@ -1,0 +1,209 @@
+"""Corrected masks are taken into a run, from another program's format or from the page of the run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tag2mask import evaluate, exchange, pipeline
+from tag2mask.corrected import MANIFEST, VERSION, next_folder
+from tag2mask.data.images import write_index_mask
+from tag2mask.errors import InputError, listed
+from tag2mask.exchange.photos import Drawn, drawn_mask, shared_root
+from tag2mask.export import Source, masks_of
+from tag2mask.files import whole_folder, write_json
+from tag2mask.naming import safe_name
+from tag2mask.plan.execute import Execution
+from tag2mask.plan.folder import Run
+from tag2mask.review import Review
+from tag2mask.stages.artefacts import MaskReader
+from tag2mask.types import IGNORE, Sample, SampleKey
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import brought.
+
+    Attributes:
+        unchanged: photos that came back as they left and of which nothing says that a person saw them: left out.
+    """
+
+    of: str  # "masks", "masks-1", "predictions"
+    photos: int
+    changed: int
+    unchanged: int
+    folder: Path
+
+
+def import_corrections(
+    run_folder: Path | str, corrected: Path | str, form: str, what: str = "masks", accepted: bool = False
+) -> Imported:
+    """Take corrected masks into a run.
+
+    Args:
+        corrected: a file or folder in the format ``form`` of :data:`tag2mask.exchange.FORMATS`.
+        what: of which masks they are corrections, "masks" or "predictions".
+        accepted: a person saw every photo in it, also those that are unchanged.
+
+    Raises:
+        InputError: no such run or format; photos or classes that are not the run's; another size; nothing to take.
+    """
+    reader, place = exchange.format_of(form), Path(corrected)
+    with Run(Path(run_folder), existing=True) as run:
+        source = masks_of(pipeline.reopen(run), what)
+        names = _Names(source)
+        drawn = reader.read(place, source.dataset.classes)
+        if accepted:
+            drawn = (replace(one, accepted=True) for one in drawn)
+        return _taken(source, ((names.sample(one.name), one) for one in drawn), form, place)
+
+
+def import_review(run_folder: Path | str, what: str | None = None) -> list[Imported]:
+    """Take the masks that people accepted or painted on the page of a run (:mod:`tag2mask.review`).
+
+    Args:
+        what: "masks" of the tagged photos, "predictions" of the validation photos; None: both, an import each.
+
+    Raises:
+        InputError: no such run, nobody accepted or painted any, or of other classes than the run's now.
+    """
+    with Run(Path(run_folder), existing=True) as run:
+        execution = pipeline.reopen(run)
+        review = Review(run.folder, execution.data.train.classes)
+        imports = []
+        for source in sources(execution) if what is None else [masks_of(execution, what)]:
+            drawn = [(sample, path) for sample in source.dataset.samples if (path := review.mask_path(sample.key))]
+            if drawn:
+                imports.append(_taken(source, _reviewed(review, drawn), "review", review.folder))
+    if not imports:
+        raise InputError(
+            f"nobody accepted or painted a mask of these photos of {run_folder}: `tag2mask serve` shows them, and "
+            "keeps what people decide"
+        )
+    return imports
+
+
+def _reviewed(review: Review, drawn: Iterable[tuple[Sample, Path]]) -> Iterator[tuple[Sample, Drawn]]:
+    for sample, path in drawn:
+        review.check_classes(sample.split)
+        decision = review.of(sample.key)
+        who = "" if decision is None else decision.who
+        yield sample, Drawn(sample.id, drawn_mask(path, review.classes), who, accepted=True)
+
+
+def sources(execution: Execution) -> Iterator[Source]:
+    """The masks of the tagged photos and the predictions, as far as the run has them."""
+    for what in ("masks", "predictions"):
+        try:
+            yield masks_of(execution, what)
+        except InputError:  # this run has none of these
+            continue
+
+
+def _taken(source: Source, drawn: Iterable[tuple[Sample, Drawn]], form: str, place: Path) -> Imported:
+    """An import, whole or not at all."""
+    target = next_folder(source.execution.run.folder)
+    count: Counter[str] = Counter()
+    entries: list[dict[str, Any]] = []
+    seen: dict[SampleKey, str] = {}
+    with whole_folder(target) as folder:
+        for sample, one in drawn:
+            if sample.key in seen:
+                raise InputError(f"{seen[sample.key]} and {one.name} are both the photo {sample.id}: remove one")
+            seen[sample.key] = one.name
+            mask, kind = _settled(source, sample, one)
+            count[kind] += 1
+            if kind != "unchanged":
+                path = folder / f"{safe_name(sample.id)}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_index_mask(path, mask)
+                entries.append({"id": sample.id, "split": sample.split, "who": one.who, "kind": kind})
+        if not entries:
+            raise InputError(
+                f"{place}: all {count['unchanged']} photos came back as they left, and {form} does not say whether "
+                "anyone saw them: give --accepted if a person accepted all of them"
+            )
+        evaluate.write_classes(folder, source.dataset.classes)
+        write_json(folder / MANIFEST, _manifest(form, place, source, entries))
+    return Imported(source.name, len(entries), count["changed"], count["unchanged"], target)
+
+
+def _manifest(form: str, corrected: Path, source: Source, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "from": form,
+        "source": str(corrected.absolute()),
+        "of": source.name,
+        "classes": list(source.dataset.classes),
+        "photos": list(entries),
+    }
+
+
+class _Names:
+    """The photos of a run by the names that formats give them."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        samples = source.dataset.samples
+        root = shared_root([sample.image_path for sample in samples])
+        self.by_name: dict[str, Sample] = {}
+        lasts: dict[str, list[Sample]] = {}
+        for sample in samples:
+            name = sample.image_path.relative_to(root).as_posix()
+            for known in (name, sample.id, safe_name(sample.id)):
+                self.by_name.setdefault(known, sample)
+            lasts.setdefault(name.rpartition("/")[2], []).append(sample)
+        # tools drop folders from names: the file's own name will do where only one photo has it
+        self.by_last = {name: found[0] for name, found in lasts.items() if len(found) == 1}
+
+    def sample(self, name: str) -> Sample:
+        """
+        Raises:
+            InputError: no such photo.
+        """
+        without_suffix = name.rpartition(".")[0]
+        for known in (name, without_suffix):
+            if known in self.by_name:
+                return self.by_name[known]
+        last = name.replace("\\", "/").rpartition("/")[2]
+        if last in self.by_last:
+            return self.by_last[last]
+        raise InputError(
+            f"{name} is no photo of {self.source.name} of this run (which has {listed(list(self.by_name))}): give the "
+            "corrections of this run, or --what predictions for those of its validation photos"
+        )
+
+
+def _settled(source: Source, sample: Sample, drawn: Drawn) -> tuple[np.ndarray, str]:
+    """The mask, and whether it was changed, accepted or neither.
+
+    Raises:
+        InputError: it is of another size than the photo.
+    """
+    facts = source.execution.data.photos[sample.key]
+    size = facts.height, facts.width
+    mask = drawn.mask if drawn.mask.size else np.zeros(size, np.uint8)
+    if mask.shape != size:
+        raise InputError(
+            f"the corrected mask of {drawn.name} is {mask.shape[1]}x{mask.shape[0]} pixels and the photo "
+            f"{facts.width}x{facts.height}: correct masks at the photo's own size"
+        )
+    if _differs(MaskReader(source.stage).if_any(sample), mask):
+        return mask, "changed"
+    return mask, "accepted" if drawn.accepted else "unchanged"
+
+
+def _differs(own: np.ndarray | None, mask: np.ndarray) -> bool:
+    """Whether a mask shows other pixels of a class than the run's own; undecided pixels count as background, as they
+    left."""
+    if own is None:
+        return True
+    shown, now = (np.where(x == IGNORE, 0, x) for x in (own, mask))
+    return not np.array_equal(shown, now)
