@@ -104,6 +104,8 @@ def test_a_page_and_json(runs: dict[str, Path], tmp_path: Path, capsys: pytest.C
     assert run("compare", runs["a"], runs["b"], runs["c"]) == 0
     said = capsys.readouterr().out
     assert "over 2 seeds" in said and "learned from image-level tags" in said
+    assert "A row of one seed" in said and "A row of one seed" in text  # c has one
+    assert "A row of one seed" not in compare([runs["a"], runs["b"]]).to_text()
 
 
 def test_runs_that_learned_from_other_things_are_told_apart(runs: dict[str, Path]) -> None:

@@ -422,7 +422,10 @@ DECIDE_NOTHING = [path for path, free in every_place() if free]
 DECIDE = [path for path, free in every_place() if not free]
 
 
-@pytest.mark.parametrize("path", [path for path in DECIDE_NOTHING if path != "start_from"])  # decides by a fact
+BY_FACT = ("data.saliency", "start_from", "with_masks")  # they decide, by facts or by stages of their own
+
+
+@pytest.mark.parametrize("path", [path for path in DECIDE_NOTHING if path not in BY_FACT])
 def test_a_setting_that_decides_nothing_is_in_no_key(path: str) -> None:
     tried = 0
     for name, settings in BASES.items():
@@ -451,7 +454,7 @@ def test_the_settings_that_decide_nothing_are_these() -> None:
     of_training = {f"{t}.{n}" for t in trainings for n in ("workers", "compile", "checkpoint_minutes", "tracker")}
     assert set(DECIDE_NOTHING) - data_ - of_training == {
         "aside_gb", "features.folder", "features.limit_gb", "inference.batch_size", "localize.batch_size",
-        "oracle_masks", "start_from", "verify", "workers",
+        "oracle_masks", "start_from", "verify", "with_masks", "workers",
     }  # fmt: skip
 
 

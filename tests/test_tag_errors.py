@@ -87,6 +87,7 @@ def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_table_comes_back_as_tags(doubtful: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Corrected with a person's program and given with --tags: the corrected tags are read, all other as before."""
     table = tmp_path / "tags.csv"
@@ -114,6 +115,7 @@ def test_bad_input(doubtful: Path, world: Path, tmp_path: Path, capsys: pytest.C
     assert "no weights file" in fails(capsys, "tags", doubtful, "--backbone.weights", tmp_path / "none.pth")
 
 
+@pytest.mark.slow
 def test_photos_that_cannot_be_read_are_left_out(doubtful: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -13,7 +13,7 @@ from typing import Any
 from tag2mask import exchange, passport, pipeline
 from tag2mask.errors import InputError, unknown
 from tag2mask.exchange.photos import About, MaskedPhoto, ScoreTable, shared_root
-from tag2mask.files import read_jsonl, whole_folder
+from tag2mask.files import check_outside_runs, read_jsonl, whole_folder
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.plan.photos import read_records
@@ -87,6 +87,7 @@ def export(
     run, out, form = Run(Path(run_folder), existing=True), Path(out), exchange.format_of(to)
     if limit is not None and limit < 1:
         raise InputError(f"--limit is {limit}: give the number of photos, at least 1")
+    check_outside_runs(out)
     source = masks_of(pipeline.reopen(run), what)
     exchange.check_classes(to, source.dataset.classes)
     having = ranked(source, first)

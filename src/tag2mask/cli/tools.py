@@ -131,6 +131,10 @@ def compare(arguments: list[str]) -> int:
     parsed = tyro.cli(Compare, args=arguments, prog="tag2mask compare")
     from tag2mask.compare import compare as compared
 
+    if parsed.out is not None:
+        from tag2mask.compare.page import check_page
+
+        check_page(parsed.out)
     comparison = compared(parsed.RUNS, mixed=parsed.mixed)
     if parsed.out is not None:
         from tag2mask.compare.page import render

@@ -66,11 +66,18 @@ class Comparison:
         """Whether all rows learned from the same; if not, no difference is one of methods alone."""
         return len({row.signals for row in self.rows}) == 1
 
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader must know before the numbers."""
+        lines = [] if self.one_supervision else [UNEQUAL]
+        return [*lines, *([ONE_SEED] if any(len(row.runs) == 1 for row in self.rows) else [])]
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, percent."""
         return {
             "unit": "percent mean IoU",
             "one_supervision": self.one_supervision,
+            "cautions": self.cautions,
             "rows": [
                 {
                     "name": row.name,
@@ -95,12 +102,11 @@ class Comparison:
                 text = f"  {row.name:<{width}}  {_mean(figure)}"
                 lines.append(text + ("" if figure.difference is None else f"   {said(figure.difference)}"))
         lines += [f"{row.name}: {row.minutes:.1f} min, learned from {listed(row.signals)}" for row in self.rows]
-        if not self.one_supervision:
-            lines.append(UNEQUAL)
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.cautions])
 
 
 UNEQUAL = "These runs did not learn from the same: a difference may be that of what they were told, not of the method."
+ONE_SEED = "Intervals are over photos. A row of one seed does not know what other seeds give: train with --seeds 0 1 2."
 
 
 def _mean(figure: Figure) -> str:

@@ -10,7 +10,7 @@ from tag2mask import passport, pipeline, summary
 from tag2mask.deploy import card
 from tag2mask.deploy.stored import FILE, described, open_stored
 from tag2mask.evaluate import write_classes
-from tag2mask.files import whole_folder, write_json
+from tag2mask.files import check_outside_runs, whole_folder, write_json
 from tag2mask.plan.folder import Run
 
 
@@ -20,6 +20,7 @@ def write_bundle(run_folder: Path | str, out: Path | str) -> Path:
     Raises:
         InputError: the run is not finished, its data set is not there any more, or ``out`` is not empty.
     """
+    check_outside_runs(Path(out))
     stored = open_stored(run_folder)
     execution = pipeline.reopen(Run(Path(run_folder), existing=True))
     pipeline.check_finished(execution)
