@@ -106,12 +106,12 @@ def measured(data: Path, out: Path, flags: Sequence[str]) -> dict[str, str]:
     began = time.monotonic()
     label(path, folder, settings)
     scores = read_object(folder / "scores" / "scores.json") or {}
-    found = {stage: f"{100 * of['mean_iou']:.1f}" for stage, of in scores.items() if _is_score(of)}
+    found = {stage: f"{of['mean_iou']:.1f}" for stage, of in scores.items() if _is_score(of)}
     return {"minutes": f"{(time.monotonic() - began) / 60:.1f}", **found}
 
 
 def _is_score(content: object) -> bool:
-    return isinstance(content, dict) and "mean_iou" in content
+    return isinstance(content, dict) and isinstance(content.get("mean_iou"), float)  # a sweep has many
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:

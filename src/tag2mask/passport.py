@@ -156,12 +156,13 @@ def _refined_by(run: Execution) -> list[str]:
 
 def supervision_code(run: Execution) -> str:
     """What the run learned from as tables of the field write it: I, tags; S, saliency maps; L, texts; M, masks of other
-    photos by a network that was trained with them."""
+    photos by a network that was trained with them; F, full masks of some photos."""
     told = signals(run)
     letters = {
         "S": "saliency maps" in told,
         "L": any(signal.startswith("texts of photos") for signal in told),
         "M": any(signal.startswith("masks of other photos") for signal in told),
+        "F": "masks that people corrected" in told,
     }
     return "+".join(["I", *(letter for letter, there in letters.items() if there)])
 
