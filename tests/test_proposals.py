@@ -41,11 +41,18 @@ def tiny(name: str) -> Any:
             backbone_config=trunk, backbone_channel_list=[384, 192, 96, 48], **sizes
         )
         kind, config = transformers.EdgeTamModel, transformers.EdgeTamConfig
+    elif name == "sam3":
+        trunk = transformers.Sam3ViTConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=SIDE,
+            patch_size=16, window_size=4, global_attn_indexes=[0], pretrain_image_size=SIDE,
+        )  # fmt: skip
+        vision = transformers.Sam3VisionConfig(backbone_config=trunk, **sizes)
+        kind, config = transformers.Sam3TrackerModel, transformers.Sam3TrackerConfig
     else:
         trunk = transformers.Sam2HieraDetConfig(
-            hidden_size=8, num_attention_heads=1, image_size=[SIDE, SIDE], blocks_per_stage=[1, 1, 1, 1],
+            hidden_size=8, num_attention_heads=1, image_size=[SIDE, SIDE], blocks_per_stage=[1, 1, 2, 1],
             embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 1, 1],
-            window_size_per_stage=[4, 4, 4, 4], global_attention_blocks=[2],
+            window_size_per_stage=[4, 4, 4, 4], global_attention_blocks=[3],
         )  # fmt: skip
         vision = transformers.Sam2VisionConfig(backbone_config=trunk, backbone_channel_list=[64, 32, 16, 8], **sizes)
         kind, config = transformers.Sam2Model, transformers.Sam2Config
@@ -125,18 +132,20 @@ def test_overlap_and_exchange_by_hand() -> None:
 
 @needs_transformers
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sam2", "edgetam"])
+@pytest.mark.parametrize("name", ["sam2", "edgetam", "sam3"])
 def test_prompts_reach_the_network_as_its_own_processor_sends_them(name: str) -> None:
     """The oracle is transformers' processor, for a box and a point of a photo that is no square."""
     from transformers import Sam2ImageProcessor, Sam2Processor
 
     network = tiny(name)
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    processor = Sam2Processor(Sam2ImageProcessor(size={"height": SIDE, "width": SIDE}), target_size=SIDE)
+    mean, deviation = MODELS[name].normalisation
+    size = {"height": SIDE, "width": SIDE}
+    processor = Sam2Processor(Sam2ImageProcessor(size=size, image_mean=mean, image_std=deviation), target_size=SIDE)
     inputs = processor(images=image, input_boxes=[[[6, 4, 30, 36]]], input_points=[[[[18, 20]]]], return_tensors="pt")
     with torch.no_grad():
         expected = network(**{k: v for k, v in inputs.items() if k != "original_sizes"})
-    logits, scores = Proposer(network).propose(
+    logits, scores = Proposer(network, MODELS[name].normalisation).propose(
         image, boxes=torch.tensor([[6.0, 4.0, 30.0, 36.0]]), points=torch.tensor([[[18.0, 20.0]]])
     )
     assert logits.shape == (1, 3, 40, 60) and scores.shape == (1, 3)
@@ -147,7 +156,7 @@ def test_prompts_reach_the_network_as_its_own_processor_sends_them(name: str) ->
 
 @needs_transformers
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sam2", "edgetam"])
+@pytest.mark.parametrize("name", ["sam2", "edgetam", "sam3"])
 def test_each_prompt_counts_by_itself_and_maps_count(name: str) -> None:
     proposer = Proposer(tiny(name))
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)

@@ -81,7 +81,7 @@ def test_positions_of_any_grid_and_no_registers_in_maps() -> None:
     model = _model(reg_tokens=REGISTERS)
     torch.manual_seed(3)
     backbone = tiny_vit(seed=3, registers=REGISTERS).eval()
-    for height, width in ((32, 32), (20, 44), (64, 24)):
+    for height, width in ((32, 32), (20, 44), (64, 24), (40, 8), (4, 4)):  # the last two narrower than the prefix
         photo = torch.randn(1, 3, height, width)
         with torch.no_grad():
             expected = model.eval().forward_features(photo)[:, 1 + REGISTERS :]
@@ -114,7 +114,7 @@ def test_rotary_positions_as_dinov3_has_them() -> None:
     torch.manual_seed(0)
     model = Eva(
         img_size=32, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=0, num_reg_tokens=4,
-        use_abs_pos_emb=False, use_rot_pos_emb=True, rope_type="dinov3", rotate_half=True, no_embed_class=True,
+        use_abs_pos_emb=False, use_rot_pos_emb=True, rope_type="dinov3", rope_rotate_half=True, no_embed_class=True,
         qkv_fused=True, scale_mlp=False, dynamic_img_size=True,
     )  # fmt: skip
     with torch.no_grad():

@@ -228,8 +228,9 @@ def write_report(execution: Execution) -> Path:
 
     check_finished(execution)
     path = execution.run.folder / "report.html"
-    report.render(summary.report_data(execution), path)
-    write_json(execution.run.folder / "passport.json", passport.passport(execution))
+    block = passport.passport(execution)
+    report.render(replace(summary.report_data(execution), passport=block), path)
+    write_json(execution.run.folder / passport.FILE, block)
     return path
 
 

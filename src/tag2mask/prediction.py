@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tag2mask import checks, concurrency, data, processes, shards
+from tag2mask import checks, concurrency, data, passport, processes, shards
 from tag2mask.data.images import image_size, write_index_mask
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError, UnreadableImage, listed
@@ -154,6 +154,7 @@ class Prediction:
             if before.get("key") != key:
                 write_json(path, {"key": key, "run": str(self.run), "subfolders": self.depth})
                 write_classes(self.out, self.classes)
+                passport.write_beside(self.out, passport.of_run(self.run))
             return path.stat().st_mtime_ns
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate, need
+from tag2mask import evaluate, need, run_tags
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
@@ -47,6 +47,7 @@ def report_data(execution: Execution) -> ReportData:
         scores=[_table(stage, scores[stage.name], splits) for stage in _by_importance(run) if stage.name in scores],
         agreements=[("Masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
         tag_precision=precision_rows(run.folders["method"].manifest()),
+        doubted_tags=_doubted_tags(run),
         photos={name: len(split) for name, split in splits.items()},
         class_counts={name: _counts(split) for name, split in splits.items()},
         background_photos={name: sum(s.labels == frozenset() for s in split.samples) for name, split in splits.items()},
@@ -126,6 +127,15 @@ def supervision(run: Execution) -> list[str]:
     return lines
 
 
+def _doubted_tags(run: Execution) -> tuple[int, int, int] | None:
+    """Tags that look wrong, that look missing, and photos judged."""
+    judged = run_tags.judged(run)
+    if judged is None:
+        return None
+    suspected = judged.suspected
+    return sum(len(p.wrong) for p in suspected), sum(len(p.missing) for p in suspected), len(judged.photos)
+
+
 def warnings(run: Execution) -> list[str]:
     """Photos set aside, classes that maps hardly show, tags that no mask shows."""
     lines = []
@@ -184,6 +194,7 @@ class Galleries:
             groups["New photos (no tags given)"] = [self._row(val, s) for s in val.samples[:ROWS]]
         if self.masks.folder.name in of_photos:
             groups |= self._ranked("training photos", train, of_photos[self.masks.folder.name])
+        groups |= self._doubted(train)
         groups["Most uncertain training photos"] = self._uncertain(train)
         groups["First training photos"] = [self._row(train, s) for s in train.samples[:ROWS]]
         return groups
@@ -197,6 +208,14 @@ class Galleries:
             f"Worst {title}": [row(pair) for pair in ranked[:ROWS]],
             f"Best {title}": [row(pair) for pair in ranked[::-1][:ROWS]],
         }
+
+    def _doubted(self, dataset: Dataset) -> dict[str, list[GalleryRow]]:
+        """Photos whose tags are doubted most, where they were judged."""
+        judged = run_tags.judged(self.run)
+        first = () if judged is None else judged.suspected[:ROWS]
+        samples = {sample.key: sample for sample in dataset.samples}
+        rows = [self._row(dataset, samples[photo.key], note=f"tags: {photo.said}") for photo in first]
+        return {"Training photos whose tags look wrong": rows} if rows else {}
 
     def _uncertain(self, dataset: Dataset) -> list[GalleryRow]:
         uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records, RECORD)}

@@ -52,7 +52,7 @@ def step(block: TokenBlock, x: Tensor) -> tuple[Tensor, Heads]:
     """The block's output, and what its attention computed.
 
     Args:
-        x: packed ``[batch channels 1+rows columns]``, as the block takes it.
+        x: packed ``[batch channels above+rows columns]``, as the block takes it.
     """
     attention: Any = block.block.attn
     seen: list[tuple[Tensor, Tensor | None]] = []

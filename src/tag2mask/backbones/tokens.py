@@ -1,5 +1,6 @@
-"""A vision transformer's tokens as a chain of blocks hands them on: ``[batch channels 1+rows columns]``, prefix tokens
-(class, registers) in the first row, so that a half-way state can be stored and taken up again like any other."""
+"""A vision transformer's tokens as a chain of blocks hands them on: ``[batch channels above+rows columns]``, prefix
+tokens (class, registers) in the first row, or in as many as a narrow grid needs, so that a half-way state can be stored
+and taken up again like any other."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ class TokenBlock(nn.Module):
         self._rope = (rope,)  # a tuple, so that it is not registered again
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape[2] - 1, x.shape[3]
+        rows, columns = cells_of(x, self.prefix).shape[2:]
         return _pack(self.of_tokens(unpack(x, self.prefix), (rows, columns)), self.prefix, rows, columns)
 
     def of_tokens(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -87,23 +88,37 @@ class TokenGrid(nn.Module):
         self.norm, self.prefix = norm, prefix
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape[2] - 1, x.shape[3]
+        rows, columns = cells_of(x, self.prefix).shape[2:]
         tokens = self.norm(unpack(x, self.prefix))[:, self.prefix :]
         return tokens.transpose(1, 2).unflatten(2, (rows, columns))
 
 
+def prefix_rows(prefix: int, columns: int) -> int:
+    """Rows that prefix tokens take above a grid so wide: one, or more above a grid that is narrower than they are."""
+    return 1 if prefix <= columns else -(-prefix // columns)
+
+
 def _pack(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
-    first = tokens.new_zeros(len(tokens), columns, tokens.shape[2])
-    if prefix > columns:
-        raise InputError(
-            f"an image {columns} patches wide is too small for this ViT: use larger views (--augment.size)"
-        )
+    above = prefix_rows(prefix, columns)
+    first = tokens.new_zeros(len(tokens), above * columns, tokens.shape[2])
     first[:, :prefix] = tokens[:, :prefix]
-    return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (1 + rows, columns))
+    return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (above + rows, columns))
 
 
 def unpack(x: Tensor, prefix: int) -> Tensor:
-    """Packed ``[batch channels 1+rows columns]`` to tokens ``[batch prefix+cells channels]``."""
+    """Packed ``[batch channels above+rows columns]`` to tokens ``[batch prefix+cells channels]``."""
     tokens = x.flatten(2).transpose(1, 2)
-    columns = x.shape[3]
-    return torch.cat([tokens[:, :prefix], tokens[:, columns:]], 1)
+    above = prefix_rows(prefix, x.shape[3]) * x.shape[3]
+    return torch.cat([tokens[:, :prefix], tokens[:, above:]], 1)
+
+
+def cells_of(x: Tensor, prefix: int) -> Tensor:
+    """The grid ``[batch channels rows columns]`` of packed tokens."""
+    return x[:, :, prefix_rows(prefix, x.shape[3]) :]
+
+
+def part_of(x: Tensor, prefix: int, rows: slice, columns: slice) -> Tensor:
+    """A part of the grid of packed tokens, packed with its own copy of the prefix tokens."""
+    part = cells_of(x, prefix)[:, :, rows, columns]
+    tokens = torch.cat([unpack(x, prefix)[:, :prefix], part.flatten(2).transpose(1, 2)], 1)
+    return _pack(tokens, prefix, part.shape[2], part.shape[3])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask import evaluate
-from tag2mask.compare.comparison import UNEQUAL, Comparison, Row, said
+from tag2mask.compare.comparison import Comparison, Row, said
 from tag2mask.compare.measured import WHAT, MeasuredRun
 from tag2mask.compare.statistics import mean_iou
 from tag2mask.data.images import read_image
@@ -70,7 +70,6 @@ def html(comparison: Comparison) -> str:
         rows=comparison.rows,
         first=first,
         what=WHAT,
-        unequal=UNEQUAL,
         legend=list(zip(first.classes, colors, strict=True)),
         settings=sorted({name for row in comparison.rows for name in row.differs}),
         galleries=[(WHAT[kind], list(_differing(comparison, kind))) for kind in reversed(comparison.kinds)],

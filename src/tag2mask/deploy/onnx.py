@@ -118,6 +118,7 @@ def _metadata(stored: Stored, backbone: Backbone) -> dict[str, str]:
         "long_side": stored.settings.inference.long_side,
         "multiple": backbone.size_divisor,
         "model": stored.version,
+        "passport": dict(stored.passport),
     }
     return {key: json.dumps(value) for key, value in content.items()}
 

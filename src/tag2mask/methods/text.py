@@ -69,7 +69,7 @@ class DenseImages(nn.Module):
             self.channels = self._lifted(cell).shape[-1]
 
     def before_last(self, views: Views) -> Tensor:
-        """What the last block is given, packed ``[batch channels 1+rows columns]``."""
+        """What the last block is given, packed ``[batch channels above+rows columns]``."""
         assert not views.stored, "text maps are made from photos"
         names = self.backbone.names
         return self.backbone.until(views.images, names[names.index(self.last) - 1])

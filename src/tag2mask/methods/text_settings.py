@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tag2mask.errors import InputError, unknown
 from tag2mask.protocols import Traits
-from tag2mask.settings import POSITIVE, check_values
+from tag2mask.settings import Range, check_values
 
 LOCAL = "local-dir:"  # before the folder of a text tower
 
@@ -44,7 +44,7 @@ class TextSettings:
     form: Literal["dense", "gradient"] = "dense"
     """dense: cosines of each cell with the texts, softmax over them. gradient: how the photo's softmax changes with
     each cell (CLIP-ES)."""
-    scale: Annotated[float, POSITIVE] = 100.0
+    scale: Annotated[float, Range(above=0, at_most=10_000)] = 100.0
     """What cosines are multiplied by before the softmax (what CLIP's training ends at)."""
     tower: str = "auto"
     """The text tower: auto, the one that the backbone was trained with; open_clip's model/weights; or local-dir:FOLDER

@@ -34,7 +34,7 @@ class PropagationSettings:
     affinity is 0.61; wider lets 256 steps wander across everything (docs/log.md; chosen on photos with truth)."""
     cosine: Annotated[float, NOT_NEGATIVE] = 3.0
     """Of `--propagate features`: exponent of the features' cosine, with the colours."""
-    token_cosine: Annotated[float, POSITIVE] = 8.0
+    token_cosine: Annotated[float, Range(above=0, at_most=1000)] = 8.0
     """Of `--propagate tokens`: exponent of the features' cosine (ours, not measured)."""
     blocks: Annotated[int, Range(at_least=1, at_most=100)] = 8
     """Of `--propagate attention`: last blocks whose attention is averaged (CLIP-ES)."""

@@ -26,11 +26,13 @@ from torch.nn import functional as F
 from tag2mask import compute
 from tag2mask.errors import InputError
 from tag2mask.refine.components import Box, components
+from tag2mask.types import Normalisation
 
 log = logging.getLogger("tag2mask")
 
 INSTALL = "pip install 'tag2mask[sam]'"
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all these networks
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CERTAIN = 10.0  # logit of a map's certain cells, as prompts have them
 PARTS = 30  # at most so many of a label are proposed for, the largest
 
@@ -45,6 +47,7 @@ class SamModel:
     line: str
     terms: str = ""
     """What its licence asks, where that is not open source."""
+    normalisation: Normalisation = IMAGENET
 
 
 MODELS: dict[str, SamModel] = {
@@ -58,6 +61,7 @@ MODELS: dict[str, SamModel] = {
         "SAM 3 (Meta's SAM License: see its terms)",
         "SAM 3 is under Meta's SAM License, which is no open-source licence and must be accepted on its page "
         "(https://huggingface.co/facebook/sam3) before it can be fetched",
+        HALF,
     ),
 }
 
@@ -67,10 +71,11 @@ class Proposer:
 
     Args:
         network: a ``Sam2Model`` of transformers or one with its interface, in eval mode.
+        normalisation: of the photos that it was trained with.
     """
 
-    def __init__(self, network: Any) -> None:
-        self.network = network
+    def __init__(self, network: Any, normalisation: Normalisation = IMAGENET) -> None:
+        self.network, self.normalisation = network, normalisation
         self.side = int(network.config.prompt_encoder_config.image_size)
         self._one_at_a_time = threading.Lock()  # it fills the device by itself
 
@@ -118,7 +123,7 @@ class Proposer:
     def _embedded(self, image: np.ndarray) -> list[Tensor]:
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
         pixels = F.interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
-        mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+        mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in self.normalisation)
         normalised = ((pixels - mean) / deviation).to(self._device)
         return self.network.get_image_embeddings(normalised)
 
@@ -233,4 +238,4 @@ def loaded(name: str) -> Proposer:
             f"HF_HUB_OFFLINE; or fetch {model.hub} where there is one (`hf download {model.hub}`) and copy its cache "
             "to HF_HOME here; or give --refine crf"
         ) from error
-    return Proposer(network.to(compute.device()).eval())
+    return Proposer(network.to(compute.device()).eval(), model.normalisation)

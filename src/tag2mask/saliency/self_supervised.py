@@ -38,7 +38,7 @@ from tag2mask.backbones.attention import Heads, attending, last_heads
 from tag2mask.data.augment import fit_size, resized
 from tag2mask.errors import InputError
 from tag2mask.refine import refiner
-from tag2mask.settings import POSITIVE, Range, check_values
+from tag2mask.settings import Range, check_values
 from tag2mask.views import View, view_batch
 
 BATCH, STEPS, OWN_STEPS = 50, 100, 400  # photos in a step; steps on the guesses, then on its own maps (published)
@@ -49,11 +49,11 @@ RATE, DECAY, DECAY_EVERY = 5e-2, 0.95, 50  # of AdamW (published)
 class SelfSupervisedSettings:
     """Of `--saliency self-supervised`."""
 
-    likeness: Annotated[float, Range(at_least=-1, below=1)] = 0.3
+    likeness: Annotated[float, Range(at_least=0, below=1)] = 0.3
     """Cosine with the background's cell from which a cell is background, too (published)."""
     photos: Annotated[int, Range(at_least=1, at_most=100_000)] = 400
     """At most so many are learnt from; the keys of 400 take 0.3 GB of memory (ViT-S/14 at 384 pixels)."""
-    long_side: Annotated[int, POSITIVE] = 384
+    long_side: Annotated[int, Range(at_least=16, at_most=16_384)] = 384
     """Longer side of the photos, in pixels."""
     precision: compute.Precision = "auto"
     """Of the forward passes."""

@@ -6,9 +6,9 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 
-from tag2mask import need
+from tag2mask import need, tag_errors
 from tag2mask.errors import InputError
-from tag2mask.files import digest, read_object, write_json
+from tag2mask.files import bytes_digest, digest, read_object, write_json
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
@@ -31,7 +31,8 @@ def need_of(execution: Execution, stages: Sequence[StageFolder]) -> Mapping[Samp
     """
     if not stages or "masks" not in execution.folders:
         return {}
-    made_of = digest([stage.key for stage in stages])
+    judged = execution.run.folder / tag_errors.FILE
+    made_of = digest([[stage.key for stage in stages], bytes_digest(judged) if judged.exists() else ""])
     kept = read_object(execution.run.folder / FILE) or {}
     if kept.get("made of") == made_of:
         return {(split, id_): score for split, id_, score in kept["needs"]}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask import methods, processes
+from tag2mask.backbones import Backbone
+from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
@@ -24,7 +26,8 @@ from tag2mask.recipes import RunSettings
 from tag2mask.references import check_references, draw_references, reference_view, show_references
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import write_maps
-from tag2mask.stages.held_out import check_tags, without_held_out
+from tag2mask.stages.attempts import best_of_two, gentler
+from tag2mask.stages.held_out import measure_tags, say_tags, without_held_out
 from tag2mask.stages.networks import (
     STRUCTURE,
     STUDENTS,
@@ -39,7 +42,7 @@ from tag2mask.stages.networks import (
     tagged_source,
 )
 from tag2mask.stages.saliency import saliency_inputs
-from tag2mask.train import fit, save_model
+from tag2mask.train import TagPrecision, fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
 log = logging.getLogger("tag2mask")
@@ -80,38 +83,46 @@ def _prepare_method(settings: RunSettings) -> TrainingStage:
 
 
 def _prepare(context: Context) -> dict[str, Any]:
-    method, _ = build_method(context)
-    _begin(context, method)
-    save_model(method, context.folder.model)
+    save_model(_begin(context)[0], context.folder.model)
     return {}
 
 
-def _begin(context: Context, method: nn.Module) -> None:
-    """What a method is told before it learns, and what the run remembers of it."""
+def _begin(context: Context) -> tuple[nn.Module, Backbone]:
+    """The method, told what it may know before it learns, on its backbone; what the run remembers of it is written."""
+    method, backbone = build_method(context)
     if isinstance(method, UsesClassNames):
         method.take_class_names(context.classes)
     of_photos = learned(context.train.samples, context.photos, context.classes)
     processes.from_main(lambda: write_learned(context.folder, of_photos))
+    return method, backbone
 
 
 def _train(context: Context) -> dict[str, Any]:
     s = context.settings
     traits = methods.traits(s.options)
-    torch.manual_seed(s.seed)
-    method, backbone = build_method(context)
-    _begin(context, method)
     if traits.saliency:
         _check_saliency(context)
     if not s.train.epochs:  # a whole released network, as it is
-        save_model(method, context.folder.model)
-        return {}
+        torch.manual_seed(s.seed)
+        return _prepare(context)
     dataset, held = without_held_out(context)
-    source: Any = tagged_source(context, backbone, s.augment, s.seed, saliency=traits.saliency, dataset=dataset)
-    if traits.pairs:
-        source = Pairs(source, s.seed)
-    train = from_source(context, method, s.train)
-    fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
-    return check_tags(context, method, backbone, held)
+
+    def trained(augment: AugmentSettings) -> list[TagPrecision]:
+        torch.manual_seed(s.seed)
+        method, backbone = _begin(context)
+        source: Any = tagged_source(context, backbone, augment, s.seed, saliency=traits.saliency, dataset=dataset)
+        if traits.pairs:
+            source = Pairs(source, s.seed)
+        train = from_source(context, method, s.train)
+        fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
+        return measure_tags(context, method, backbone, held)
+
+    stored = s.backbone.freeze or s.backbone.freeze_until is not None  # features of whole photos: no views to choose
+    gentle = gentler(s.augment) if s.train.epochs == "auto" and held and not stored else None
+    if gentle is None:
+        return say_tags(trained(s.augment))
+    rows, again = best_of_two(context.folder.folder, lambda: trained(s.augment), lambda: trained(gentle))
+    return say_tags(rows) | ({"scale": list(gentle.scale)} if again else {})
 
 
 def _check_saliency(context: Context, limit: int = 50) -> None:
