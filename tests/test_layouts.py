@@ -573,3 +573,17 @@ def test_a_photo_without_a_mask_whose_tag_is_empty_is_background_where_others_ha
     assert not any(s.has_truth for s in data.load(tmp_path).samples)  # of the other split nothing is measured
     (only,) = data.load(tmp_path, split="val").samples[1:]  # the slice keeps it
     assert only.all_background and only.mask_path is None
+
+
+def test_texts_of_yolo_that_are_of_no_photo(tmp_path):
+    """Photos without a text show none of the classes: not where the texts are there under other names."""
+    write(tmp_path / "data.yaml", "names: [cat]\n")
+    for name, text in (("A.jpg", "a"), ("b.jpg", "b_label")):
+        photo(tmp_path / "images" / name)
+        write(tmp_path / f"labels/{text}.txt", "0 0.5 0.5 0.1 0.1\n")
+    found = data.read(data.open_data(tmp_path, DataSettings()), split="train")
+    assert tags(found.dataset) == {"A": {"cat"}, "b": set()}  # a.txt is A.jpg's
+    (finding,) = found.findings
+    assert finding.level == "warning" and "1 text in" in finding.message and "b_label.txt; 1 photo" in finding.message
+    (tmp_path / "labels/a.txt").rename(tmp_path / "labels/a_label.txt")
+    assert "2 texts" in refused(tmp_path)

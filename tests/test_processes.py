@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tag2mask import methods
+from tag2mask import interrupt, methods
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
 from tag2mask.files import read_jsonl
@@ -63,6 +63,36 @@ def test_sigterm_ends_a_training_with_a_checkpoint_and_one_line(world: Path, tmp
     assert (tmp_path / "run" / "method" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "run" / "method" / "model.safetensors").exists()
     assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+needs_hangups = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+
+
+@needs_hangups
+@pytest.mark.slow
+def test_a_terminal_that_goes_ends_a_training_with_a_checkpoint(world: Path, tmp_path: Path) -> None:
+    with training(world, tmp_path / "run", ENDLESS) as process:
+        until_it_trains(process, tmp_path / "run")
+        process.send_signal(signal.SIGHUP)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 129 and "Traceback" not in said and "asked to end" in said.splitlines()[-1]
+    assert (tmp_path / "run" / "method" / "checkpoint.safetensors").exists()
+
+
+@needs_hangups
+def test_handlers_leave_what_nohup_ignores() -> None:
+    """A child of nohup goes on when the terminal is gone."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupt.handle_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        interrupt.handle_signals()
+        assert callable(signal.getsignal(signal.SIGHUP))
+    finally:
+        for number, handler in {**before, signal.SIGHUP: hangup}.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow

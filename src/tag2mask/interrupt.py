@@ -1,4 +1,5 @@
-"""Ending when asked: SIGTERM (schedulers, spot machines) saves the step at hand, Ctrl-C ends at once.
+"""Ending when asked: SIGTERM (schedulers, spot machines) and SIGHUP (a terminal that goes) save the step at hand,
+Ctrl-C ends at once.
 
 A handler only notes that the process should end; loops ask :func:`end_if_asked` between two steps, when what they hold
 is whole. A step that takes longer than the grace period is cut off.
@@ -18,6 +19,7 @@ from tag2mask.errors import Terminated
 
 GRACE = 7  # seconds from SIGTERM until the step at hand is cut off; schedulers kill after 10 or more
 _asked = threading.Event()
+_asked_by = signal.SIGTERM
 _error: BaseException | None = None
 
 
@@ -26,11 +28,18 @@ def handle_signals() -> None:
     signal.signal(signal.SIGINT, _interrupted)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGTERM, _terminated)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it, and so does what it started
+            signal.signal(signal.SIGHUP, _terminated)
         signal.signal(signal.SIGALRM, _cut_off)
 
 
 def asked_to_end() -> bool:
     return _asked.is_set()
+
+
+def exit_code() -> int:
+    """Of a process that ended because it was asked to, as shells have it: 143 by SIGTERM, 129 by SIGHUP."""
+    return 128 + _asked_by
 
 
 def end_with(error: BaseException) -> None:
@@ -68,7 +77,10 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    global _asked_by
+    _asked_by = signal.Signals(signum)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
     _asked.set()
     signal.alarm(GRACE)
 

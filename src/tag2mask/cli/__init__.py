@@ -1,11 +1,12 @@
 """The command line. Heavy modules are imported by the command that needs them, so `--help` answers at once.
 
-Exit codes: 0 done; 2 something the user can mend, said in one line; 143 ended by SIGTERM, what was done is saved;
-anything else is a bug of ours.
+Exit codes: 0 done; 2 something the user can mend, said in one line; 143 ended by SIGTERM and 129 by SIGHUP,
+what was done is saved; anything else is a bug of ours.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -74,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             interrupt.end_process(code)
     except Terminated:
         interrupt.cancel_cut_off()
-        fail_for_all("asked to end: run the same command again to go on; finished work is kept")
-        code = 143
+        with contextlib.suppress(OSError):  # the terminal is gone
+            fail_for_all("asked to end: run the same command again to go on; finished work is kept")
+        code = interrupt.exit_code()
         if program:
             interrupt.end_process(code)
     except BrokenPipeError:  # the reader of our output has gone; what is left to say has nobody to hear it

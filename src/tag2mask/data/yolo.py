@@ -7,14 +7,14 @@ none of them. The classes are those of ``data.yaml``, ``classes.txt`` or ``obj.n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import Known, user_classes
 from tag2mask.data.companions import PHOTO_WORDS, word
-from tag2mask.data.finding import Finding
+from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import sample_id
 from tag2mask.data.listing import Listing
 from tag2mask.data.peek import start_of
@@ -22,7 +22,7 @@ from tag2mask.data.reading import read_text, text_lines
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, image_files, left_out, walk
 from tag2mask.data.words import clean
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, listed
 
 
 class Place(NamedTuple):
@@ -104,14 +104,17 @@ class Yolo:
             raise InputError(f"{self.root} has several folders of split '{split}': move their photos into one")
         names = [name for name in image_files(first.photos) if name.startswith(first.prefix)]
         present = Present()
-        labels = [self._labels(first.labels / f"{sample_id(name)}.txt", present) for name in names]
+        texts = [_text(first.labels / f"{sample_id(name)}.txt", present) for name in names]
+        labels = [frozenset[int]() if text is None else self._labels(text) for text in texts]
         photos = Photos(first.photos, names, labels, explicit=False)
         known, source = Known(self.names, self.values, {}, True, (), {}), str(first.labels)
-        return listing(first.root, self.settings, split, photos, known, source, present=present, name=self.root.name)
+        strange = _strange(first, [text for text in texts if text], texts.count(None))
+        return listing(
+            first.root, self.settings, split, photos, known, source, present=present, findings=strange,
+            name=self.root.name,
+        )  # fmt: skip
 
-    def _labels(self, path: Path, present: Present) -> frozenset[int]:
-        if not present(str(path)):
-            return frozenset()
+    def _labels(self, path: Path) -> frozenset[int]:
         shown: set[int] = set()
         for number, line in text_lines(path, "the labels"):
             word = line.split()[0]
@@ -131,6 +134,29 @@ class Yolo:
         """Files that are not read."""
         for place in (place for group in self.places.values() for place in group):
             yield from left_out(walk(place.photos), place.photos)
+
+
+def _text(path: Path, present: Present) -> Path | None:
+    """A photo's text, also where it differs from its name in capitals alone."""
+    if present(str(path)):
+        return path
+    alike = present.alike(str(path.parent), path.name)
+    return path.with_name(alike[0]) if len(alike) == 1 else None
+
+
+def _strange(place: Place, texts: Sequence[Path], lacking: int) -> Iterator[Finding]:
+    """Texts of no photo, where photos have none: those photos would be taken for showing no class."""
+    if not lacking:
+        return
+    own = {*texts, place.labels / place.prefix / "classes.txt"}
+    others = sorted(path.name for path in (place.labels / place.prefix).rglob("*.txt") if path not in own)
+    if others:
+        yield Finding(
+            "warning" if texts else "error",
+            f"{some(len(others), 'text')} in {place.labels / place.prefix} named like no photo: {listed(others)}; "
+            f"{some(lacking, 'photo')} without a text",
+            "a text is named after its photo; a photo without one counts as showing none of the classes",
+        )
 
 
 def _names_of_yaml(root: Path) -> tuple[str, ...]:
