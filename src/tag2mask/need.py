@@ -13,16 +13,24 @@ different units, and only the order is asked for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tag2mask.errors import InputError
+from tag2mask.files import digest, read_object, write_json
 from tag2mask.plan.execute import Execution
+from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.masks import unrefined
 from tag2mask.types import BACKGROUND, IGNORE, Sample, SampleKey
+
+log = logging.getLogger("tag2mask")
+
+FILE = ".need.json"  # in the run folder
 
 Signs = Mapping[str, np.ndarray]
 """Name to ``[photos]`` float, larger where a person is needed more."""
@@ -41,6 +49,35 @@ def scores(execution: Execution) -> dict[SampleKey, float]:
             mean = np.mean([ranks(values) for values in of_split.values()] or nothing, 0)
             needs |= {sample.key: float(need) for sample, need in zip(samples, ranks(mean), strict=True)}
     return needs
+
+
+def judged(execution: Execution) -> list[StageFolder]:
+    """The stages whose masks are judged: the last masks of the training photos, the predictions of val."""
+    last = [name for name in names.masks(execution.settings) if name in execution.folders][-1:]
+    return [execution.folders[name] for name in (*last, "predictions") if name in execution.folders]
+
+
+def kept(execution: Execution) -> dict[SampleKey, float] | None:
+    """The scores that :func:`keep` left in the run, if they are of its masks."""
+    content = read_object(execution.run.folder / FILE) or {}
+    if content.get("made of") != _made_of(execution):
+        return None
+    return {(split, id_): score for split, id_, score in content["needs"]}
+
+
+def keep(execution: Execution) -> dict[SampleKey, float]:
+    """:func:`scores`, kept in the run, since they are read off every mask."""
+    needs = scores(execution)
+    rounded = [[*key, round(score, 4)] for key, score in needs.items()]
+    try:
+        write_json(execution.run.folder / FILE, {"made of": _made_of(execution), "needs": rounded})
+    except (InputError, OSError) as error:  # a run may be looked at where nothing can be written
+        log.info("the order of photos is not kept: %s", error)
+    return needs
+
+
+def _made_of(execution: Execution) -> str:
+    return digest([stage.key for stage in judged(execution)])
 
 
 def signs(execution: Execution) -> list[tuple[list[Sample], Signs]]:

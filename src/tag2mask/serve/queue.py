@@ -32,7 +32,7 @@ class Queue:
         self.execution = execution
         self.masks = _last_masks(execution)
         self.predictions = execution.folders.get("predictions")
-        of_photos = need_of(execution, [stage for stage in (self.masks, self.predictions) if stage is not None])
+        of_photos = need_of(execution)
         self.places = sorted(self._listed(of_photos), key=lambda place: -place.need if place.need >= 0 else 1)
         self._position = {self.key(position): position for position in range(len(self.places))}
 
