@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # processes that the tests run in
 JOBS ?= 2
 
-.PHONY: demo test test-all check setup setup-dev clean
+.PHONY: demo test test-all check results setup setup-dev clean
 
 demo: setup
 	$(BIN)/tag2mask demo
@@ -21,6 +21,11 @@ check: setup-dev
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# hours; it goes on where it was interrupted: make results DATA=... RESULTS="--train-split train_small --seeds 0 1 2"
+results: setup-dev
+	$(if $(DATA),,$(error give the data set: make results DATA=folder))
+	$(BIN)/python benchmarks/results.py $(DATA) --out $(or $(RUNS),results) $(RESULTS)
 
 setup: $(VENV)/.ready
 

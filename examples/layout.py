@@ -22,9 +22,10 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.ids import tidy
 from tag2mask.data.layouts import LAYOUTS, LayoutEntry
 from tag2mask.data.listing import Listing
+from tag2mask.data.mixed import not_named
 from tag2mask.data.reading import text_lines
 from tag2mask.data.settings import DataSettings, known_split, split_name
-from tag2mask.data.walk import Present, left_out, not_named, walk
+from tag2mask.data.walk import Present, left_out, walk
 from tag2mask.errors import InputError
 
 FILE = "metadata.jsonl"

@@ -104,6 +104,8 @@ def test_a_page_and_json(runs: dict[str, Path], tmp_path: Path, capsys: pytest.C
     assert run("compare", runs["a"], runs["b"], runs["c"]) == 0
     said = capsys.readouterr().out
     assert "over 2 seeds" in said and "learned from image-level tags" in said
+    assert "A row of one seed" in said and "A row of one seed" in text  # c has one
+    assert "A row of one seed" not in compare([runs["a"], runs["b"]]).to_text()
 
 
 def test_runs_that_learned_from_other_things_are_told_apart(runs: dict[str, Path]) -> None:
@@ -112,6 +114,20 @@ def test_runs_that_learned_from_other_things_are_told_apart(runs: dict[str, Path
     mixed = replace(found, rows=(found.rows[0], replace(found.rows[1], runs=(told,))))
     assert "did not learn from the same" in mixed.to_text() and "did not learn from the same" in html(mixed)
     assert "did not learn from the same" not in found.to_text()
+
+
+def test_other_supervision_is_refused_unless_said(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tag2mask import passport
+
+    honest = passport.signals
+    told = lambda run: (*honest(run), "saliency maps") if run.run.folder.name == "c" else honest(run)  # noqa: E731
+    monkeypatch.setattr(passport, "signals", told)
+    line = fails(capsys, "compare", runs["a"], runs["c"])
+    assert "a learned from image-level tags and c from image-level tags, saliency maps" in line and "--mixed" in line
+    assert run("compare", runs["a"], runs["c"], "--mixed") == 0
+    assert "did not learn from the same" in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared(

@@ -15,6 +15,7 @@ from tag2mask.backbones.check import check_backbone
 from tag2mask.backbones.resnet38 import NAME, ResNet38d
 from tag2mask.refine import PRESETS, REFINERS, Bounded, DenseCrf, crf, refiner
 from tag2mask.refine.check import check_refiner
+from tag2mask.refine.proposals import MODELS
 from tag2mask.segment import SegmenterSettings
 from tag2mask.segment.check import check_segmenter
 from tag2mask.segment.smp import SMP, SmpSegmenter
@@ -24,7 +25,7 @@ from trunks import fresh
 # --- refiners
 
 
-@pytest.mark.parametrize("name", REFINERS)
+@pytest.mark.parametrize("name", [name for name in REFINERS if name not in MODELS])  # they: test_proposals
 def test_refiner(name: str) -> None:
     check_refiner(REFINERS[name].build)
     assert REFINERS[name].line and "\n" not in REFINERS[name].line

@@ -118,6 +118,9 @@ def test_the_model_card_is_the_hubs(bundle: Path, trained: Path) -> None:
     (result,) = card.data.eval_results or ()
     measured = json.loads((trained / "scores" / "scores.json").read_text())["predictions"]["mean_iou"]
     assert result.metric_type == "mean_iou" and abs(result.metric_value - measured / 100) < 1e-5
+    block = json.loads(card.text.split("```json")[1].split("```")[0])
+    assert block == json.loads((bundle / "tag2mask.json").read_text())["passport"]
+    assert block["signals"] == ["image-level tags"] and block["weights"][0]["source"] == "random"
     assert "image-level tags of 9 photos" in card.text and "| 2 | bar |" in card.text
 
 
@@ -185,7 +188,7 @@ def test_the_model_says_what_it_needs_and_takes_any_size(exported: Path, bundle:
     assert given.shape == expected.shape and np.abs(given - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 
 
-KEYS = {"classes", "mean", "std", "long_side", "multiple", "model"}
+KEYS = {"classes", "mean", "std", "long_side", "multiple", "model", "passport"}
 
 
 def test_the_script_runs_by_itself_and_agrees_with_predict(exported: Path, world: Path, trained: Path) -> None:

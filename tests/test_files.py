@@ -9,8 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from tag2mask.compare.page import check_page
+from tag2mask.data.download import download
 from tag2mask.errors import InputError
-from tag2mask.files import atomic, bytes_digest, digest, read_json, read_jsonl, read_object, write_json
+from tag2mask.files import (
+    atomic,
+    bytes_digest,
+    check_outside_runs,
+    check_own_folder,
+    digest,
+    read_json,
+    read_jsonl,
+    read_object,
+    write_json,
+)
 
 
 def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
@@ -73,3 +85,43 @@ def test_digests(tmp_path: Path) -> None:
     path, content = tmp_path / "a", bytes(range(256)) * 9000  # larger than it is read at once
     path.write_bytes(content)
     assert bytes_digest(path) == hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def test_nothing_is_written_into_a_run_by_any_path(tmp_path: Path) -> None:
+    (tmp_path / "run" / "masks").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "masks")
+    for out in ("run", "run/masks", "run/deeper/than/that", "link", "link/deeper", "other/../run/x"):
+        with pytest.raises(InputError, match="lies in the run folder"):
+            check_outside_runs(tmp_path / out)
+    check_outside_runs(tmp_path / "other")
+
+
+def test_a_folder_of_other_files_is_not_written_into(tmp_path: Path) -> None:
+    """Truth in ``masks/``, photos elsewhere: masks under the same names would replace them."""
+    check_own_folder(tmp_path / "new" / "deep", ".mark")
+    (tmp_path / ".DS_Store").write_text("")
+    check_own_folder(tmp_path, ".mark")  # nothing that is seen
+    (tmp_path / "photo.png").write_text("mine")
+    with pytest.raises(InputError, match=r"no earlier such command wrote \(photo.png\)"):
+        check_own_folder(tmp_path, ".mark")
+    (tmp_path / ".mark").write_text("{}")
+    check_own_folder(tmp_path, ".mark")  # an earlier call began there
+    with pytest.raises(InputError, match="png is a file"):
+        check_own_folder(tmp_path / "photo.png" / "below", ".mark")
+
+
+def test_a_comparison_replaces_no_other_file(tmp_path: Path) -> None:
+    check_page(tmp_path / "new.html")
+    (tmp_path / "page.html").write_text("<title>2 ways compared</title>")
+    check_page(tmp_path / "page.html")
+    (tmp_path / "report.html").write_text("<title>a report</title>")
+    for path in (tmp_path / "report.html", tmp_path):
+        with pytest.raises(InputError, match="is no page of a comparison"):
+            check_page(path)
+
+
+def test_a_download_into_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file is a file; give a folder"):
+        download("voc2012", tmp_path / "file" / "below")

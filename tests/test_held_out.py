@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import world as small
+from tag2mask.data.augment import AugmentSettings
 from tag2mask.recipes import RECIPES, recipe
-from tag2mask.train import TrainSettings, schedule
+from tag2mask.stages.attempts import best_of_two, gentler
+from tag2mask.train import TagPrecision, TrainSettings, schedule
 from tag2mask.train.held_out import average_precision, hold_out, tag_precision
 from world import SMALL, manifest, run
 
@@ -112,14 +114,19 @@ def test_held_out_photos_teach_nothing(held_out: tuple[Path, str], tmp_path: Pat
     assert manifest(tmp_path / "run", "method")["held_out"] != manifest(out, "method")["held_out"]
 
 
-def test_a_class_that_was_not_learnt_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Tags at random cannot be learnt."""
-    data = small.make(tmp_path / "data", train=40, truth=False)
+def with_random_tags(folder: Path) -> Path:
+    data = small.make(folder, train=40, truth=False)
     head, *lines = (data / "tags.csv").read_text().splitlines()
     random = np.random.default_rng(3)
     tags = [("disc", "bar", "disc;bar")[k] for k in random.integers(0, 3, len(lines))]
-    rows = [f"{line.split(',')[0]},{tag},{line.split(',')[2]}" for line, tag in zip(lines, tags, strict=True)]
-    (data / "tags.csv").write_text("\n".join([head, *rows]) + "\n")
+    changed = [f"{line.split(',')[0]},{tag},{line.split(',')[2]}" for line, tag in zip(lines, tags, strict=True)]
+    (data / "tags.csv").write_text("\n".join([head, *changed]) + "\n")
+    return data
+
+
+def test_a_class_that_was_not_learnt_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Tags at random cannot be learnt."""
+    data = with_random_tags(tmp_path / "data")
     with caplog.at_level("WARNING", "tag2mask"):
         logging.getLogger("tag2mask").propagate = True
         assert run("label", data, "--out", tmp_path / "run", *SMALL, "--held-out", "0.4") == 0
@@ -153,3 +160,76 @@ def test_auto_on_the_command_line(world: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in RECIPES if "/" in n or n in ("eps", "smaf")])
 def test_the_papers_recipes_train_on_all_photos_for_their_epochs(name: str) -> None:
     assert recipe(name).held_out == 0 and recipe(name).train.epochs != "auto"
+
+
+# --- a second training where classes were not learnt -------------------------------------------------------------
+
+
+def rows(*values: float) -> list[TagPrecision]:
+    return [TagPrecision(f"class{i}", value, 3, 12) for i, value in enumerate(values)]
+
+
+def training(folder: Path, name: str, result: list[TagPrecision], done: list[str], fails: bool = False):
+    def train() -> list[TagPrecision]:
+        done.append(name)
+        if fails:
+            raise KeyboardInterrupt
+        (folder / "model.safetensors").write_text(name)
+        (folder / "log.jsonl").write_text(name)
+        return result
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [((0.9, 0.9), None, "first"), ((0.9, 0.2), (0.8, 0.7), "second"), ((0.9, 0.2), (0.5, 0.3), "first")],
+)
+def test_what_predicts_tags_better_is_kept(
+    first: tuple[float, ...], second: tuple[float, ...] | None, kept: str, tmp_path: Path
+) -> None:
+    done: list[str] = []
+    again = training(tmp_path, "second", rows(*second or ()), done)
+    found, is_second = best_of_two(tmp_path, training(tmp_path, "first", rows(*first), done), again)
+    assert done == (["first"] if second is None else ["first", "second"])
+    assert found == rows(*(second if kept == "second" and second else first)) and is_second == (kept == "second")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "model.safetensors": kept,
+        "log.jsonl": kept,
+    }
+
+
+@pytest.mark.parametrize("lost", [None, "first.json", "first-model.safetensors"])
+def test_an_interrupted_second_training_goes_on_without_the_first(lost: str | None, tmp_path: Path) -> None:
+    done: list[str] = []
+    first, again = training(tmp_path, "first", rows(0.2), done), training(tmp_path, "second", rows(0.9), done)
+    with pytest.raises(KeyboardInterrupt):
+        best_of_two(tmp_path, first, training(tmp_path, "second", [], done, fails=True))
+    if lost:
+        (tmp_path / lost).unlink()
+    assert best_of_two(tmp_path, first, again) == (rows(0.9), True)
+    assert done[2:] == (["first", "second"] if lost else ["second"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model.safetensors"]
+
+
+def test_gentler_views_are_within_their_scales() -> None:
+    assert gentler(AugmentSettings(scale=(0.7, 1.7))) == AugmentSettings(scale=(0.8, 1.25))
+    assert gentler(AugmentSettings(scale=(0.9, 2.0))) == AugmentSettings(scale=(0.9, 1.25))
+    assert gentler(AugmentSettings(scale=(0.85, 1.1))) is None
+
+
+def test_a_run_trains_again_with_gentler_views(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tags at random are not learnt by views of any scale. Only where the number of epochs is left to the program."""
+    data = with_random_tags(tmp_path / "data")
+    flags = [*SMALL, "--held-out", "0.4", "--train.batch-size", "48"]
+    assert run("label", data, "--out", tmp_path / "fixed", *flags) == 0
+    assert "training again" not in capsys.readouterr().err
+    monkeypatch.setattr("tag2mask.train.settings.AUTO_STEPS", 2)
+    monkeypatch.setattr("tag2mask.train.settings.AUTO_EPOCHS", 1.0)
+    assert run("label", data, "--out", tmp_path / "auto", *flags, "--epochs", "auto") == 0
+    assert "training again with views that cut less of a photo away" in capsys.readouterr().err
+    found = manifest(tmp_path / "auto", "method")
+    assert found["held_out"] and found.get("scale", [0.8, 1.25]) == [0.8, 1.25]
+    assert not list((tmp_path / "auto" / "method").glob("first*"))

@@ -36,6 +36,32 @@ def test_a_run_says_what_it_knew(world: Path, tmp_path: Path) -> None:
     assert not any("rule" in line or "CRF" in line for line in lines)  # nothing by default, nothing to confess
 
 
+def test_it_goes_where_the_masks_go(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Into exports, without the folders of this machine; `evaluate` reads it where masks lie, and says if none does."""
+    out = tmp_path / "run"
+    assert run("label", world, "--out", out, *SMALL) == 0
+    assert "&#34;signals&#34;" in (out / "report.html").read_text()
+    for form in ("png", "labelme"):
+        assert run("export", out, "--to", form, "--out", tmp_path / form) == 0
+        assert json.loads((tmp_path / form / passport.BESIDE).read_text())["signals"] == ["image-level tags"]
+    capsys.readouterr()
+    assert run("evaluate", out / "masks", world / "masks", "--allow-missing", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["supervision"] == ["image-level tags"]
+    assert run("evaluate", world / "masks", world / "masks", "--classes", "disc,bar") == 0
+    assert "learned from: not known" in capsys.readouterr().out
+    (out / "predictions-oracle").mkdir()
+    assert passport.signals_of_masks(out / "predictions-oracle") == ["image-level tags", "true masks"]
+
+
+def test_a_portable_passport_has_no_folders() -> None:
+    weights = [{"backbone": "resnet50", "source": "file /home/a/w.pth"}, {"backbone": "b", "source": "random"}]
+    block = {"seed": 1, "weights": weights, "started_from": {"run": "/home/a/before", "signals": ["tags"]}}
+    sent = passport.portable(block)
+    assert [row["source"] for row in sent["weights"]] == ["file w.pth", "random"] and sent["seed"] == 1
+    assert sent["started_from"] == {"run": "before", "signals": ["tags"]} and "/home" not in json.dumps(sent)
+    assert passport.portable({"weights": [], "started_from": None})["started_from"] is None
+
+
 def test_photos_of_nothing_are_counted(tmp_path: Path) -> None:
     data = make(tmp_path / "data")
     (data / "tags.csv").write_text((data / "tags.csv").read_text().replace("photo00.png,disc,", "photo00.png,,"))

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vits  # noqa: F401 (registers its networks)
 from tag2mask import data, stages
 from tag2mask.backbones import BackboneSettings
+from tag2mask.data.settings import SELF_SUPERVISED
 from tag2mask.errors import InputError
 from tag2mask.methods import METHODS
 from tag2mask.methods.apc_settings import ApcSettings
@@ -31,6 +33,7 @@ from tag2mask.plan.folder import Run
 from tag2mask.plan.keys import keys_of
 from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Stage
 from tag2mask.plan.view import Undeclared
+from tag2mask.propagation import PropagationSettings
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes import RunSettings
 from tag2mask.segment import SegmenterSettings
@@ -238,6 +241,12 @@ PLANS = {
     "features of students": "--propagate features --self-train smaf",
     "the saliency rule": "--background saliency-rule --refine none",
     "a segmenter of its own": "--segmenter.backbone resnet14t --segmenter.weights none",
+    "tokens": "--propagate tokens",
+    "tokens of a network of its own": "--propagate tokens --propagation.backbone resnet14t --propagation.weights none",
+    "attention, frozen": "--backbone tiny_vit_for_tests --freeze --propagate attention --relabel.rounds 0",
+    "saliency without labels": (
+        "--method eps --saliency self-supervised --self-supervised.long-side 72 --backbone tiny_vit_for_tests"
+    ),
     "another library's segmenter": "--segmenter smp:fpn --oracle-masks",
 }
 
@@ -288,6 +297,8 @@ class Facts:
     def fact(self, name: str) -> str:
         if name == "weights":
             return self.settings.backbone.weights
+        if name == "propagation weights":
+            return self.settings.propagation.weights
         return self.settings.segmenter.weights if name == "segmenter weights" else name
 
 
@@ -314,6 +325,10 @@ def bases() -> dict[str, RunSettings]:
         "saliency": replace(default, pseudo=PseudoSettings(background="saliency")),
         "saliency rule": replace(default, pseudo=PseudoSettings(background="saliency-rule"), refine="none"),
         "a segmenter of its own": replace(default, segmenter=separate),
+        "tokens of a network of its own": replace(
+            default, propagate="tokens", propagation=PropagationSettings(backbone="resnet14t", weights="none")
+        ),
+        "saliency without labels": replace(own["eps"], data=data.DataSettings(saliency=SELF_SUPERVISED)),
     }
 
 
@@ -345,7 +360,9 @@ NAMES: dict[str, tuple[Any, ...]] = {
     "train.epochs": (3.0,), "segmenter.weights": ("other.pth",),
     "propagate": ("colours", "psa"), "refine": ("par", "none"),
     "inference.refine": ("par",), "relabel.refine": ("par",), "segmenter.name": ("deeplab-v2", "deeplab-largefov"),
-    "segmenter.backbone": ("resnet26t",), "backbone.freeze_until": ("layer2",), "apc.fixed_until": ("layer1",),
+    "segmenter.backbone": ("resnet26t",), "propagation.backbone": ("resnet26t",), "propagation.weights": ("other.pth",),
+    "text.prompts": (("disc=a disc",),), "text.template": ("a {}",), "text.background": (("sea",),),
+    "text.tower": ("ViT-B-16/openai",), "backbone.freeze_until": ("layer2",), "apc.fixed_until": ("layer1",),
     "ppl.fixed_until": ("layer1",), "ppl.cuts": (("layer1",),), "ppl.grids": ((3,),), "data.classes": (("disc",),),
     "data.truth_values": (("disc=3",),), "self_train.denoise": (("prototype",), ("saliency",)),
 }  # fmt: skip
@@ -405,7 +422,10 @@ DECIDE_NOTHING = [path for path, free in every_place() if free]
 DECIDE = [path for path, free in every_place() if not free]
 
 
-@pytest.mark.parametrize("path", [path for path in DECIDE_NOTHING if path != "start_from"])  # decides by a fact
+BY_FACT = ("data.saliency", "start_from", "with_masks")  # they decide, by facts or by stages of their own
+
+
+@pytest.mark.parametrize("path", [path for path in DECIDE_NOTHING if path not in BY_FACT])
 def test_a_setting_that_decides_nothing_is_in_no_key(path: str) -> None:
     tried = 0
     for name, settings in BASES.items():
@@ -434,7 +454,7 @@ def test_the_settings_that_decide_nothing_are_these() -> None:
     of_training = {f"{t}.{n}" for t in trainings for n in ("workers", "compile", "checkpoint_minutes", "tracker")}
     assert set(DECIDE_NOTHING) - data_ - of_training == {
         "aside_gb", "features.folder", "features.limit_gb", "inference.batch_size", "localize.batch_size",
-        "oracle_masks", "start_from", "verify", "workers",
+        "oracle_masks", "start_from", "verify", "with_masks", "workers",
     }  # fmt: skip
 
 

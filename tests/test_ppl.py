@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.backbones.resnet38 import ResNet38d
+from tag2mask.backbones.tokens import unpack
 from tag2mask.errors import InputError
 from tag2mask.files import read_jsonl
 from tag2mask.layers.patchwise import Cut, edges, merge, patchwise, split
@@ -666,13 +667,16 @@ def test_grids_finer_than_the_map_and_views_too_small() -> None:
         patchwise(vit(), Photos(torch.randn(1, 3, 32, 48)), [Cut("block9", 4)])
 
 
-def test_a_patch_too_narrow_for_the_prefix_tokens_of_a_vit() -> None:
+def test_a_patch_narrower_than_the_prefix_tokens_of_a_vit_carries_them_in_two_rows() -> None:
     torch.manual_seed(0)
     b = build(BackboneSettings("vit_small_patch14_reg4_dinov2", weights="none")).eval()
     x = torch.zeros(1, 384, 1 + 8, 8)
     assert b.prefix("block0") == 5 and b.prefix("norm") is None and b.grid(x, "block0") == (8, 8)
-    with pytest.raises(InputError, match="a patch 4 tokens wide cannot carry the 5 prefix tokens"):
-        split(x, b, Cut("block10", 2))
+    x[:, :, 0, :5] = 7.0
+    part = b.crop(x, "block10", slice(4, 8), slice(4, 8))
+    assert part.shape == (1, 384, 2 + 4, 4) and b.grid(part, "block10") == (4, 4)
+    assert torch.equal(unpack(part, 5)[:, :5], torch.full((1, 5, 384), 7.0)) and not unpack(part, 5)[:, 5:].any()
+    assert [len(row) for row in split(x, b, Cut("block10", 2))] == [2, 2]
     assert len(split(x, b, Cut("block10", 2), whole=True)[0]) == 1
 
 

@@ -22,6 +22,7 @@ from tag2mask.pseudo import (
     label_scores,
     li_threshold,
     missing_classes,
+    otsu3_threshold,
     otsu_threshold,
     score_histogram,
     shows_object,
@@ -59,6 +60,26 @@ def test_otsu_equals_its_definition(seed: int) -> None:
     values = two_groups(seed)
     found = otsu_threshold(score_histogram([maps(values, (0,))]))
     assert found == pytest.approx(brute_otsu(values.astype(np.float32).ravel()), abs=1.5 / 256)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_otsu_of_three_groups_is_scikit_images_upper_threshold(seed: int) -> None:
+    filters = pytest.importorskip("skimage.filters")
+    random = np.random.default_rng(seed)
+    groups = [random.beta(2, 12, 400), random.beta(6, 8, 200), random.beta(12, 3, 200)]
+    values = np.concatenate(groups).reshape(1, 20, 40).astype(np.float16)
+    found = otsu3_threshold(score_histogram([maps(values, (0,))]))
+    counts, _ = np.histogram(values.astype(np.float32), 256, (0, 1))
+    upper = filters.threshold_multiotsu(hist=counts)[1]  # the number of a bin
+    low, high = sorted((round(found * 256), upper + 1))
+    assert not counts[low:high].any(), "of thresholds between which there is no score, either is right"
+    assert found > otsu_threshold(score_histogram([maps(values, (0,))]))
+
+
+def test_otsu_of_three_groups_needs_three() -> None:
+    found = score_histogram([maps(np.where(np.arange(12).reshape(1, 3, 4) < 8, 0.25, 0.75), (0,))])
+    assert otsu3_threshold(found) == otsu_threshold(found) == pytest.approx(0.5, abs=0.01)
 
 
 @settings(max_examples=20, deadline=None)
@@ -101,7 +122,7 @@ def test_the_methods_own_background_sets_the_threshold_where_there_is_one() -> N
     assert covering_threshold(np.zeros(256), 0.3) == 0.5
 
 
-@pytest.mark.parametrize("rule", ["otsu", "li", "between", "auto"])
+@pytest.mark.parametrize("rule", ["otsu", "otsu3", "li", "between", "auto"])
 def test_rules_weigh_images_alike_and_survive_degenerate_maps(rule: str) -> None:
     split = maps([[[0.1, 0.9]]], (0,))
     assert 0.1 < threshold_of([split], rule) < 0.9

@@ -62,6 +62,17 @@ def test_predictions_never_replace_photos(out: Path, data: Path, capsys: pytest.
     assert "the mask of photo00.png would replace it" in said and stamps(data) == before
 
 
+@pytest.mark.parametrize("where", ["masks", "."])
+def test_predictions_never_replace_other_files_of_the_user(
+    where: str, out: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Truth has the names that predictions get; a data set has a classes.txt, as predictions have."""
+    before = stamps(data)
+    photos = shutil.copytree(data / "images", tmp_path / "photos")
+    said = fails(capsys, "predict", out, photos, "--out", data / where)
+    assert "holds files that no earlier such command wrote" in said and stamps(data) == before
+
+
 @pytest.mark.parametrize("where", ["masks", "deeper/than/that", "."])
 def test_predictions_never_go_into_a_run(
     where: str, out: Path, world: Path, capsys: pytest.CaptureFixture[str]

@@ -89,7 +89,7 @@ def test_not_text(photos):
     (photos / "tags.csv").write_bytes(b"PK\3\4 a spreadsheet under another name")
     assert "tags.csv is a spreadsheet or an archive: save it as CSV UTF-8" in refused(photos)
     (photos / "tags.csv").rename(photos / "tags.xlsx")
-    assert "if they are in tags.xlsx, save it as CSV UTF-8" in refused(photos)
+    assert "tags.xlsx is a spreadsheet: if it holds the tags, save it as CSV UTF-8" in refused(photos)
     (photos / "tags.csv").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20)
     assert "tags.csv" in refused(photos)
 

@@ -179,3 +179,40 @@ def test_class_names_by_number(tmp_path):
 def test_selecting_by_another_spelling(tmp_path):
     table(tmp_path, "1.jpg,Cat", "2.jpg,Dog")
     assert data.load(tmp_path, DataSettings(classes=("cat",))).classes == ("Cat",)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("disc", "ｄｉｓｃ"), ("カ", "ｶ"), ("\u2764", "\u2764\ufe0f"), ("Straße", "STRASSE"), ("cat", "cat\u2060")],
+)
+def test_forms_of_letters_are_one_word(first, second):
+    assert words.folded(first) == words.folded(second)
+
+
+@pytest.mark.parametrize(
+    "tag", ["“cat”", "“cat", "cat”", "«cat»", "‘cat’", "cat:0.9", "&lt", "salt &amp", "#REF!", "#DIV/0!"]
+)
+def test_more_that_programs_write(tag):
+    assert words.no_class(tag)
+
+
+@pytest.mark.parametrize("name", ["mask:2", "'s-Gravenhage", "dogs'", "R&B", "5'", "a:b", "O’Neill"])
+def test_more_words_that_are_classes(name):
+    assert words.no_class(name) is None
+
+
+def test_words_joined_to_others():
+    assert list(words.joined(["cat", "cat & dog", "house cat", "salt and pepper"])) == [("cat & dog", "cat")]
+
+
+def test_separators_of_full_width(tmp_path):
+    photo(tmp_path / "images/1.jpg")
+    write(tmp_path / "tags.csv", "image,tags\n1.jpg,cat；dog｜cow\n")
+    assert tags(data.load(tmp_path)) == {"1": {"cat", "dog", "cow"}}
+    write(tmp_path / "tags.csv", "image,tags\n1.jpg,cat、dog\n")
+    assert "has a comma in it" in refused(tmp_path)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    write(tmp_path / "tags.csv", "image,cat,cat\n1.jpg,1,0\n")
+    assert "has two columns 'cat'" in refused(tmp_path)

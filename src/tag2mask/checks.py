@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from tag2mask import backbones, methods, processes, segment
-from tag2mask.backbones import Backbone, BackboneSettings
+from tag2mask.backbones import Backbone, BackboneSettings, licences
 from tag2mask.data.batches import check_pairs
 from tag2mask.errors import InputError, listed
 from tag2mask.files import read_object
@@ -18,14 +19,17 @@ from tag2mask.plan.facts import Fact, RunData
 from tag2mask.plan.folder import Run
 from tag2mask.plan.source import Source
 from tag2mask.propagation import propagation
-from tag2mask.protocols import ChecksViews
-from tag2mask.recipes import RunSettings
-from tag2mask.refine import refiner
+from tag2mask.protocols import ChecksViews, UsesClassNames
+from tag2mask.recipes import RunSettings, propagation_backbone
+from tag2mask.refine import entries, refiner
 from tag2mask.saliency import SaliencyModel
+from tag2mask.saliency.self_supervised import check_backbone
 from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
 from tag2mask.types import Dataset
+
+log = logging.getLogger("tag2mask")
 
 
 def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) -> None:
@@ -38,7 +42,7 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
         InputError: what is wrong first, in one line.
     """
     check_saliency(dataset, settings)
-    check_networks(settings, len(dataset.classes), wanted)
+    check_networks(settings, dataset.classes, wanted)
     if settings.traits.pairs:
         check_pairs(dataset)
     if settings.oracle_masks:
@@ -103,32 +107,51 @@ def _check_references(settings: RunSettings) -> None:
 
 def _check_propagation(settings: RunSettings) -> None:
     way = propagation(settings.propagate)
-    if way is not None and way.network is not None and settings.frozen:
+    if way is not None and way.network == "trained" and settings.frozen:
         raise InputError(
             f"--propagate {settings.propagate} needs the outputs of the backbone's blocks: leave out --freeze"
         )
+    own = propagation_backbone(settings)
+    if own is not None and (way is None or way.network != "backbone"):
+        raise InputError(
+            f"--propagation.backbone is of --propagate features, attention and tokens, and --propagate "
+            f"{settings.propagate} asks no such network: leave it out"
+        )
+    if own is not None:
+        backbones.check_settings(own)
 
 
-def check_networks(settings: RunSettings, classes: int, wanted: Collection[str]) -> None:
-    """The method can be built on the backbone and learns from views of this size; so can the segmenter.
+def check_networks(settings: RunSettings, classes: Sequence[str], wanted: Collection[str]) -> None:
+    """The method can be built on the backbone, for classes of these names, and learns from views of this size; so can
+    the segmenter.
 
     Raises:
         InputError: what they say of each other, and of the views.
     """
     with torch.random.fork_rng(devices=[]):  # what is drawn here must not change what the run draws
         backbone = backbones.build(replace(settings.backbone, weights="none"))
-        method = methods.build(settings.method, backbone, classes, settings.options)
+        method = methods.build(settings.method, backbone, len(classes), settings.options)
+        if isinstance(method, UsesClassNames):
+            method.check_class_names(classes)
         if not settings.single_stage and names.segmenters(settings)[0] in wanted:
-            _new_segmenter(settings, classes, backbone)
-    if backbone.frozen_until is None:
+            _new_segmenter(settings, len(classes), backbone)
+        _check_propagation_network(settings, backbone)
+    trains = settings.traits.trains
+    if backbone.frozen_until is None and (trains or settings.self_train.students):
         check_view(settings.augment, backbone)
         if isinstance(method, ChecksViews):
             method.check_views(settings.augment.size, settings.augment.size)
-    if settings.train.epochs == 0 and released_state(method, settings.backbone.weights) is None:
+    if trains and settings.train.epochs == 0 and released_state(method, settings.backbone.weights) is None:
         raise InputError(
             "a training of 0 epochs: it must be above 0 (only --epochs may be 0, where --weights holds a whole "
             f"released {settings.method} of these classes, to use it as it is)"
         )
+
+
+def _check_propagation_network(settings: RunSettings, of_maps: Backbone) -> None:
+    way, own = propagation(settings.propagate), propagation_backbone(settings)
+    if way is not None and way.network == "backbone":
+        way.check(of_maps if own is None else backbones.build(replace(own, weights="none")))
 
 
 def check_processes(world: int, photos: int, what: str) -> None:
@@ -151,7 +174,7 @@ def check_source(settings: RunSettings, out: Path) -> None:
         raise InputError(f"--from {settings.start_from} is the run folder itself: give another --out")
 
 
-def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], run: Run) -> None:
+def check_weights(settings: RunSettings, classes: Sequence[str], wanted: Collection[str], run: Run) -> None:
     """What the networks start from can be had and fits them: fetched now, and not when hours have passed.
 
     Weights from the hub are passed over where a finished stage of the run started from them.
@@ -160,13 +183,23 @@ def check_weights(settings: RunSettings, classes: int, wanted: Collection[str], 
         InputError: weights that cannot be fetched or read, or are another network's.
     """
     own = segment.backbone_of(settings.segmenter, settings.backbone)
-    segmenter = names.segmenters(settings)[0]
+    segmenter, walk = names.segmenters(settings)[0], propagation_backbone(settings)
+    for told in dict.fromkeys(licences.terms(one) for one in (settings.backbone, own, walk) if one is not None):
+        if told:
+            log.warning("%s", told)
     with torch.random.fork_rng(devices=[]):
         if not _known(settings.backbone, run, "method", "weights"):
-            new_method(settings, classes)
+            method, _ = new_method(settings, len(classes))
+            if isinstance(method, UsesClassNames):
+                method.take_class_names(classes)
+        if walk is not None and not _known(walk, run, "propagated", "propagation weights"):
+            backbones.build(walk)
         asked = segmenter in wanted and own is not settings.backbone
         if asked and not _known(own, run, segmenter, "segmenter weights"):
             backbones.build(own)
+        for name in (settings.refine, settings.relabel.refine, settings.inference.refine):
+            for entry in entries(name):
+                entry.load()
 
 
 def _known(backbone: BackboneSettings, run: Run, stage: str, fact: Fact) -> bool:
@@ -213,10 +246,15 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
     if settings.data.makes_saliency:
         if not asking:
             raise InputError(
-                f"--saliency auto makes maps that nothing of this run uses (--method {settings.method}): give --recipe "
-                "saliency, --method eps, --self-train smaf --self-train.denoise saliency, or leave it out"
+                f"--saliency {settings.data.saliency} makes maps that nothing of this run uses (--method "
+                f"{settings.method}): give --recipe saliency, --method eps, --self-train smaf "
+                "--self-train.denoise saliency, or leave it out"
             )
-        SaliencyModel.installed()
+        if settings.data.learns_saliency:
+            with torch.random.fork_rng(devices=[]):
+                check_backbone(backbones.build(replace(settings.backbone, weights="none")))
+        else:
+            SaliencyModel.installed()
         return
     if not asking:
         return

@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tag2mask import exchange, need, pipeline
+from tag2mask import exchange, need, passport, pipeline
 from tag2mask.errors import InputError, unknown
 from tag2mask.exchange.photos import About, MaskedPhoto, ScoreTable, shared_root
-from tag2mask.files import read_jsonl, whole_folder
+from tag2mask.files import check_outside_runs, read_jsonl, whole_folder
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.plan.photos import read_records
@@ -87,18 +87,21 @@ def export(
     run, out, form = Run(Path(run_folder), existing=True), Path(out), exchange.format_of(to)
     if limit is not None and limit < 1:
         raise InputError(f"--limit is {limit}: give the number of photos, at least 1")
+    check_outside_runs(out)
     source = masks_of(pipeline.reopen(run), what)
     exchange.check_classes(to, source.dataset.classes)
     having = ranked(source, first)
     chosen = having[:limit]
     root = shared_root([sample.image_path for sample, _ in chosen])
-    about = About(source.dataset.classes, _version(source), chosen[0][0].split or what, root, image_root)
+    block = passport.portable(passport.passport(source.execution))
+    about = About(source.dataset.classes, _version(source), chosen[0][0].split or what, root, image_root, block)
     with whole_folder(out) as folder:
         table = ScoreTable(folder, about.classes)
         photos = table.watch(track(_photos(source, chosen, root), f"writing {to}", len(chosen)))
         notes = [*form.write(folder, photos, about)]
         left_out = len(source.dataset) - len(having)
         notes += [f"{left_out} photos have no mask and are left out"] if left_out else []
+        passport.write_beside(folder, block)
         (folder / "export.txt").write_text(_described(to, what, first, notes, about), encoding="utf-8")
     ids = None if limit is None else [sample.id for sample, _ in chosen]
     _remember(run, {"to": to, "what": what, "first": first, "ids": ids})

@@ -142,6 +142,43 @@ def cache_folder() -> Path:
     return Path(base) / "tag2mask"
 
 
+def check_outside_runs(out: Path) -> None:
+    """Refuse to write into a run, by whatever path.
+
+    Raises:
+        InputError: ``out`` lies in one.
+    """
+    real = out.resolve()
+    inside = next((folder for folder in (real, *real.parents) if (folder / "run.json").exists()), None)
+    if inside is not None:
+        raise InputError(
+            f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
+        )
+
+
+def check_own_folder(out: Path, mark: str) -> None:
+    """Refuse a folder with anything but what earlier calls of one kind wrote: new files could replace others there.
+
+    Args:
+        mark: a file that only such calls write.
+
+    Raises:
+        InputError: there is something else, ``out`` is a file, or it lies in a run.
+    """
+    check_outside_runs(out)
+    above = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"--out {out}: {above} is a file; give a folder")
+    if above != out or (out / mark).is_file():
+        return
+    other = min((path.name for path in out.iterdir() if not path.name.startswith(".")), default=None)
+    if other is not None:
+        raise InputError(
+            f"--out {out} holds files that no earlier such command wrote ({other}), which could be replaced: give a "
+            "new folder"
+        )
+
+
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill that appears at ``out`` when all of it is written; after an error nothing of it is left.

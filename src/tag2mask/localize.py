@@ -42,6 +42,8 @@ class LocalizeSettings:
     references: Annotated[int, NOT_NEGATIVE] = 0
     """Reference photos of each class with which a photo is compared, by any method with class maps. 0: none. (mcis has
     references of its own.)"""
+    fine: bool = True
+    """With references: classes of small objects are located by a finer block of the backbone (LayerCAM)."""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"

@@ -6,6 +6,7 @@ r"""Which photos need a person first: signs, without truth, that a mask is wrong
 * *Uncertainty*: one less the mean of the best label's probability over the photo.
 * *Missing*: a class that the photo is tagged with and its mask does not show.
 * *Classes*: how many the photo is tagged with; borders between objects are what tags say least about.
+* *Tags*: how much the photo's tags are doubted, where `tag2mask tags RUN` has judged them.
 
 Each is turned into ranks among the photos of its split, and a photo's need is the mean of its ranks: the signs have
 different units, and only the order is asked for.
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
+from tag2mask import run_tags, tag_errors
 from tag2mask.errors import InputError
-from tag2mask.files import digest, read_object, write_json
+from tag2mask.files import bytes_digest, digest, read_object, write_json
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
@@ -77,13 +80,16 @@ def keep(execution: Execution) -> dict[SampleKey, float]:
 
 
 def _made_of(execution: Execution) -> str:
-    return digest([stage.key for stage in judged(execution)])
+    tags = execution.run.folder / tag_errors.FILE
+    return digest([[stage.key for stage in judged(execution)], bytes_digest(tags) if tags.exists() else ""])
 
 
 def signs(execution: Execution) -> list[tuple[list[Sample], Signs]]:
     """The photos of each split that have a mask, and their signs."""
     last = names.last_masks(execution.settings, execution.folders)
-    found = [_of_stage(execution, last, execution.data.train.samples, _other_answer(execution, last))]
+    of_tags = run_tags.judged(execution)
+    doubted = {} if of_tags is None else {photo.key: photo.doubt for photo in of_tags.photos}
+    found = [_of_stage(execution, last, execution.data.train.samples, _other_answer(execution, last), doubted)]
     if execution.data.val is not None and "predictions" in execution.folders:
         found.append(_of_stage(execution, "predictions", execution.data.val.samples, None))
     return found
@@ -103,6 +109,7 @@ def _of_stage(
     stage: str,
     samples: Sequence[Sample],
     other: Callable[[Sample], np.ndarray | None] | None,
+    doubted: Mapping[SampleKey, float] = MappingProxyType({}),
 ) -> tuple[list[Sample], Signs]:
     folder = execution.folders[stage]
     masks = MaskReader(folder)
@@ -114,6 +121,7 @@ def _of_stage(
         found["missing"] = np.array([float(len(r["missing_classes"])) for r in of_photos])
     if other is not None:  # tags are known
         found["classes"] = np.array([float(len(sample.labels or ())) for sample in having])
+        found["tags"] = np.array([doubted.get(s.key, 0.0) for s in having])
         found["disagreement"] = np.array([1 - dice(masks.if_any(s), other(s)) for s in having])
     return having, {name: values for name, values in found.items() if np.ptp(values) > 0} if having else {}
 

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from tag2mask import backbones, segment
-from tag2mask.backbones import BackboneSettings
+from tag2mask import backbones, refine, segment
+from tag2mask.backbones import BackboneSettings, licences
 from tag2mask.backbones.embedded import EMBEDDED
-from tag2mask.files import read_object
+from tag2mask.files import atomic, read_object
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.stage import Stage, TrainingStage
 from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
+from tag2mask.recipes import propagation_backbone
 from tag2mask.stages import names
 
+FILE = "passport.json"  # of a run, in its folder
+BESIDE = "passport.jsonl"  # the same block on one line, beside masks that left a run: tools take a .json for theirs
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
 
 
@@ -50,6 +55,7 @@ def passport(run: Execution) -> dict[str, Any]:
             "true_masks": any("truth" in stage.facts for stage in run.done() if _teaches(stage)),
         },
         "signals": list(signals(run)),
+        "supervision": supervision_code(run),
         "started_from": _started_from(run),
         "measured_with": {
             "true_masks_of_training_photos": sum(x.mask_path is not None for x in data.train.samples),
@@ -64,12 +70,48 @@ def passport(run: Execution) -> dict[str, Any]:
     }
 
 
+def portable(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A passport without the folders of the machine that it was made on."""
+    weights = [{**row, "source": _without_folder(row["source"])} for row in block.get("weights", ())]
+    started = block.get("started_from")
+    if started is not None:
+        started = {**started, "run": Path(started["run"]).name}
+    return {**block, "weights": weights, "started_from": started}
+
+
+def _without_folder(source: str) -> str:
+    return f"file {Path(source[5:]).name}" if source.startswith("file ") else source
+
+
+def of_run(folder: Path) -> dict[str, Any]:
+    """The portable passport that lies in a run folder; empty where there is none yet."""
+    block = read_object(folder / FILE)
+    return {} if block is None else portable(block)
+
+
+def write_beside(masks: Path, block: Mapping[str, Any]) -> None:
+    """Put a passport beside masks that leave a run; nothing, where it is empty."""
+    if block:
+        with atomic(masks / BESIDE) as file:
+            file.write(json.dumps(block) + "\n")
+
+
+def signals_of_masks(folder: Path) -> list[str] | None:
+    """What the masks in a folder were learned from, by the passport beside them or that of their run; None: it does
+    not say. A yardstick that was trained on true masks says so."""
+    block = read_object(folder / BESIDE)
+    if block is None and (block := read_object(folder.absolute().parent / FILE)) is not None:
+        oracle = folder.absolute().name.endswith("-oracle")
+        return [*block.get("signals", ()), *(["true masks"] if oracle else [])]
+    return None if block is None else list(block.get("signals", ()))
+
+
 def _started_from(run: Execution) -> dict[str, Any] | None:
     """The run whose weights the trainings started from, and what that learned from, as far as it says."""
     folder = run.settings.start_from
     if folder is None:
         return None
-    theirs = read_object(folder / "passport.json") or {}
+    theirs = read_object(folder / FILE) or {}
     return {"run": str(folder), "learned_from": theirs.get("learned_from"), "signals": theirs.get("signals")}
 
 
@@ -82,7 +124,8 @@ def _saliency(run: Execution) -> dict[str, Any] | None:
     if not uses_saliency(run):
         return None
     if run.settings.data.makes_saliency:
-        return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": True}
+        saw = not run.settings.data.learns_saliency
+        return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": saw}
     return {"source": "given maps", "model_saw_masks": None}
 
 
@@ -91,11 +134,36 @@ def signals(run: Execution) -> tuple[str, ...]:
 
     What the run that it started from had learned from counts too.
     """
-    own = ["image-level tags", *(["saliency maps"] if uses_saliency(run) else [])]
+    labelled = uses_saliency(run) and not run.settings.data.learns_saliency  # those it learns come from no label
+    own = [
+        "image-level tags",
+        *(["saliency maps"] if labelled else []),
+        *run.settings.traits.signals,
+        *_refined_by(run),
+    ]
     own += ["masks that people corrected"] if run.data.taught else []
     if (source := _started_from(run)) is not None:
-        own += source["signals"] or [f"what the run {source['run']} learned from, which it does not say"]
+        own += source["signals"] or [f"what the run {Path(source['run']).name} learned from, which it does not say"]
     return tuple(dict.fromkeys(own))
+
+
+def _refined_by(run: Execution) -> list[str]:
+    """What the refiners of its masks were trained with."""
+    s = run.settings
+    names_of = (s.refine, s.relabel.refine if s.relabel.rounds else "none", s.inference.refine)
+    return list(dict.fromkeys(entry.saw for name in names_of for entry in refine.entries(name) if entry.saw))
+
+
+def supervision_code(run: Execution) -> str:
+    """What the run learned from as tables of the field write it: I, tags; S, saliency maps; L, texts; M, masks of other
+    photos by a network that was trained with them."""
+    told = signals(run)
+    letters = {
+        "S": "saliency maps" in told,
+        "L": any(signal.startswith("texts of photos") for signal in told),
+        "M": any(signal.startswith("masks of other photos") for signal in told),
+    }
+    return "+".join(["I", *(letter for letter, there in letters.items() if there)])
 
 
 def uses_saliency(run: Execution) -> bool:
@@ -111,9 +179,9 @@ def chosen_on_truth(run: Execution) -> list[str]:
     if s.self_train.students and s.self_train.sharpness is None:
         lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     if run.folders["masks"].manifest()["threshold_from"] != "given":
-        lines.append("which label-free rule finds that threshold by default was chosen on VOC's truth")
+        lines.append("which label-free rule finds that threshold by default was chosen on VOC's and tiles' truth")
     way = propagation(s.propagate)
-    if way is not None and way.network != "trained":
+    if way is not None and way.network != "trained" and way.along is None:
         lines.append("the likeness at which the random walk stops was chosen on VOC's truth")
     if "crf" in s.refine:
         lines.append("which published parameter set of the dense CRF is the default was chosen on VOC's truth")
@@ -121,6 +189,8 @@ def chosen_on_truth(run: Execution) -> list[str]:
         lines.append(
             "how many photos of its tag a photo is compared with, and how, was chosen on VOC's and tiles' truth"
         )
+        if s.localize.fine:
+            lines.append("when a finer block locates the objects of a class was chosen on VOC's and tiles' truth")
     if s.refine != "none" and s.pseudo.max_growth:
         lines.append("how much refined masks may outgrow the maps was chosen on VOC's and tiles' truth")
     if s.segmenter.name == "decoder" and not s.single_stage and names.segmenters(s)[-1] in run.folders:
@@ -134,6 +204,8 @@ def _weights(run: Execution) -> list[dict[str, Any]]:
     own = segment.backbone_of(s.segmenter, s.backbone)
     trained = any(name in run.folders for name in names.segmenters(s))
     rows = [("method", s.backbone), *([("segmenter", own)] if own is not s.backbone and trained else [])]
+    walk = propagation_backbone(s)
+    rows += [("propagation", walk)] if walk is not None and "propagated" in run.folders else []
     return [{"network": network, **_of_backbone(settings)} for network, settings in rows]
 
 
@@ -147,7 +219,8 @@ def _of_backbone(settings: BackboneSettings) -> dict[str, Any]:
     elif architecture in EMBEDDED:
         source, licence, masks = f"package {EMBEDDED[architecture]}, ImageNet's labels", LICENCES[architecture], False
     else:
-        source, licence, masks = f"hub, timm/{settings.name}", "see its card on the hub", None
+        source, masks = f"hub, timm/{settings.name}", None
+        licence = licences.licence(settings) or "see its card on the hub"
     return {"backbone": settings.name, "source": source, "digest": digest, "licence": licence, "saw_masks": masks}
 
 

@@ -29,10 +29,10 @@ from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.review import VERDICTS, Review
-from tag2mask.saliency import SaliencyModel
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
 from tag2mask.stages.photos import RECORD
+from tag2mask.stages.saliency import saliency_line
 from tag2mask.told import Told
 
 log = logging.getLogger("tag2mask")
@@ -117,7 +117,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     assert surveyed.train is not None
     checks.check_source(settings, out)
     checks.check_processes(processes.world(), len(surveyed.train), "training photos")
-    checks.check_weights(settings, len(surveyed.train.classes), wanted, Run(out))
+    checks.check_weights(settings, surveyed.train.classes, wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder, told)
@@ -228,8 +228,9 @@ def write_report(execution: Execution) -> Path:
 
     check_finished(execution)
     path = execution.run.folder / "report.html"
-    report.render(summary.report_data(execution), path)
-    write_json(execution.run.folder / "passport.json", passport.passport(execution))
+    block = passport.passport(execution)
+    report.render(replace(summary.report_data(execution), passport=block), path)
+    write_json(execution.run.folder / passport.FILE, block)
     return path
 
 
@@ -296,7 +297,7 @@ def _describe(run: Run, settings: RunSettings, run_data: RunData, told: Told) ->
             "truth_values": list(run_data.train.truth_values),
             "settings": plain(settings),
             **told.to_json(),
-            **({"saliency_network": SaliencyModel.installed().line} if settings.data.makes_saliency else {}),
+            **({"saliency_network": saliency_line(settings)} if settings.data.makes_saliency else {}),
             "sessions": before.get("sessions", []),
             "examined": before.get("examined"),
         }

@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tag2mask import checks, concurrency, data, processes, shards
+from tag2mask import checks, concurrency, data, passport, processes, shards
 from tag2mask.data.images import image_size, write_index_mask
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError, UnreadableImage, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.evaluate.matching import MADE_BY, subfolders
-from tag2mask.files import digest, read_object, write_json
+from tag2mask.files import check_outside_runs, check_own_folder, digest, read_object, write_json
 from tag2mask.naming import levels, spread_name
 from tag2mask.plan.facts import stamp
 from tag2mask.plan.folder import Run, StageFolder
@@ -154,6 +154,7 @@ class Prediction:
             if before.get("key") != key:
                 write_json(path, {"key": key, "run": str(self.run), "subfolders": self.depth})
                 write_classes(self.out, self.classes)
+                passport.write_beside(self.out, passport.of_run(self.run))
             return path.stat().st_mtime_ns
 
 
@@ -283,26 +284,20 @@ def _list_digest(samples: Sequence[Sample]) -> str:
 
 
 def _check_folder(prediction: Prediction, samples: Sequence[Sample]) -> None:
-    """Nothing that is there is written over: no run, no photo.
+    """Nothing that is there is written over: no run, no photo, no file that is no prediction.
 
     Raises:
         InputError: it would be.
     """
     out = prediction.out
-    inside = next((folder for folder in (out, *out.parents) if (folder / "run.json").exists()), None)
-    if inside is not None:
-        raise InputError(
-            f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
-        )
-    above = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not above.is_dir():
-        raise InputError(f"--out {out}: {above} is a file; give a folder")
+    check_outside_runs(out)
     for sample in samples:
         if prediction.path(sample).resolve() == sample.image_path.resolve():
             raise InputError(
                 f"--out {out} holds the photos themselves: the mask of {sample.image_path.name} would replace it; give "
                 "another folder"
             )
+    check_own_folder(out, MADE_BY)
 
 
 @functools.lru_cache(maxsize=10_000)

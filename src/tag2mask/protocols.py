@@ -5,8 +5,9 @@ A method declares what it needs once, in :class:`Traits`; nothing else of it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -18,6 +19,15 @@ from tag2mask.types import Batch, Losses, Reference, Views
 class Traits:
     """What a method with certain settings needs of the pipeline, and what it gives. Known before it is built."""
 
+    trains: bool = True
+    """It learns from the photos (:class:`Trainable`). False: it has all it needs before; it is shown photos, never
+    stored features."""
+    class_names: bool = False
+    """What it needs before all else are the classes' names (:class:`UsesClassNames`)."""
+    files: tuple[Path, ...] = ()
+    """Files and folders that its settings name: their content decides what comes out."""
+    signals: tuple[str, ...] = ()
+    """What it knows beside photos and tags: runs of which this differs do not stand in one column."""
     saliency: bool = False
     """It learns from saliency maps (:attr:`Batch.saliency`); every training photo must have one."""
     pairs: bool = False
@@ -70,13 +80,27 @@ class Localizes(Protocol):
 
 @runtime_checkable
 class Method(Localizes, Protocol):
-    """A weakly supervised method, an ``nn.Module``. It learns from tags and says where the tagged classes are."""
+    """A weakly supervised method, an ``nn.Module``. It says where the tagged classes are; most learn it from tags
+    (:class:`Trainable`)."""
 
     @property
     def traits(self) -> Traits: ...
 
-    def losses(self, batch: Batch, progress: float) -> Losses | Iterator[Losses]:
-        """As of :class:`Trainable`."""
+
+@runtime_checkable
+class UsesClassNames(Protocol):
+    """A method that knows what its classes are called (:attr:`Traits.class_names`)."""
+
+    def check_class_names(self, names: Sequence[str]) -> None:
+        """Raises :class:`~tag2mask.errors.InputError` where these names do not go with its settings; loads nothing."""
+        ...
+
+    def take_class_names(self, names: Sequence[str]) -> None:
+        """Keep in its state what it needs of the names, once for all photos.
+
+        Raises:
+            InputError: what it needs for that cannot be had or does not fit.
+        """
         ...
 
 

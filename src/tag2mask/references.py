@@ -98,5 +98,6 @@ def show_references(
                 images = store.load(sample, view).float()[None]
             yield Reference(images.to(device), labels, sample.domain, stored=store is not None)
 
-    with torch.inference_mode(), compute.autocast(settings.precision, device):
+    # not inference mode: a method may need gradients (tag2mask.layers.fine_maps)
+    with torch.no_grad(), compute.autocast(settings.precision, device):
         method.prepare_localization(shown())

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask import evaluate, need
+from tag2mask import evaluate, need, run_tags
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
-from tag2mask.passport import chosen_on_truth, uses_saliency
+from tag2mask.passport import chosen_on_truth, signals, uses_saliency
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
@@ -47,6 +47,7 @@ def report_data(execution: Execution) -> ReportData:
         scores=[_table(stage, scores[stage.name], splits) for stage in _by_importance(run) if stage.name in scores],
         agreements=[("Masks (train)", evaluate.TagAgreement.from_json(scores["tags"]))],
         tag_precision=precision_rows(run.folders["method"].manifest()),
+        doubted_tags=_doubted_tags(run),
         photos={name: len(split) for name, split in splits.items()},
         class_counts={name: _counts(split) for name, split in splits.items()},
         background_photos={name: sum(s.labels == frozenset() for s in split.samples) for name, split in splits.items()},
@@ -88,7 +89,8 @@ def supervision(run: Execution) -> list[str]:
     if uses_saliency(run):
         made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
         lines.append(
-            f"saliency maps made in the run by {made}, a network that was trained with masks of other photos"
+            f"saliency maps made in the run by {made}"
+            + ("" if s.data.learns_saliency else ", a network that was trained with masks of other photos")
             if made
             else "saliency maps of the training photos (class-agnostic, made by another model)"
         )
@@ -97,6 +99,11 @@ def supervision(run: Execution) -> list[str]:
             f"{taught} corrected masks of training photos, which people drew or accepted: the segmenter learned from "
             "them (--with-masks), the maps did not; those photos are left out of the scores"
         )
+    lines += [
+        line
+        for line in signals(run)
+        if line not in ("image-level tags", "saliency maps", "masks that people corrected")
+    ]
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = run.folders["masks"].manifest()
@@ -105,7 +112,7 @@ def supervision(run: Execution) -> list[str]:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     way = propagation(s.propagate)
     if way is not None and way.network != "trained":
-        lines.append("random walk without training")
+        lines.append("maps propagated without training: " + way.line)
     if "crf" in s.refine:
         lines.append("dense CRF with a published parameter set")
     lines += chosen_on_truth(run)
@@ -118,6 +125,15 @@ def supervision(run: Execution) -> list[str]:
             "for comparison only, a second segmenter was trained on true masks; the run's result did not see them"
         )
     return lines
+
+
+def _doubted_tags(run: Execution) -> tuple[int, int, int] | None:
+    """Tags that look wrong, that look missing, and photos judged."""
+    judged = run_tags.judged(run)
+    if judged is None:
+        return None
+    suspected = judged.suspected
+    return sum(len(p.wrong) for p in suspected), sum(len(p.missing) for p in suspected), len(judged.photos)
 
 
 def warnings(run: Execution) -> list[str]:
@@ -178,6 +194,7 @@ class Galleries:
             groups["New photos (no tags given)"] = [self._row(val, s) for s in val.samples[:ROWS]]
         if self.masks.folder.name in of_photos:
             groups |= self._ranked("training photos", train, of_photos[self.masks.folder.name])
+        groups |= self._doubted(train)
         groups["Most uncertain training photos"] = self._uncertain(train)
         groups["First training photos"] = [self._row(train, s) for s in train.samples[:ROWS]]
         return groups
@@ -191,6 +208,14 @@ class Galleries:
             f"Worst {title}": [row(pair) for pair in ranked[:ROWS]],
             f"Best {title}": [row(pair) for pair in ranked[::-1][:ROWS]],
         }
+
+    def _doubted(self, dataset: Dataset) -> dict[str, list[GalleryRow]]:
+        """Photos whose tags are doubted most, where they were judged."""
+        judged = run_tags.judged(self.run)
+        first = () if judged is None else judged.suspected[:ROWS]
+        samples = {sample.key: sample for sample in dataset.samples}
+        rows = [self._row(dataset, samples[photo.key], note=f"tags: {photo.said}") for photo in first]
+        return {"Training photos whose tags look wrong": rows} if rows else {}
 
     def _uncertain(self, dataset: Dataset) -> list[GalleryRow]:
         uncertainty = {str(r["id"]): float(r["uncertainty"]) for r in read_records(self.masks.records, RECORD)}

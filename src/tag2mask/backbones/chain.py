@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tag2mask.backbones.tokens import TokenBlock, TokenGrid, Tokens
-from tag2mask.errors import InputError, unknown
+from tag2mask.backbones.tokens import TokenBlock, TokenGrid, Tokens, cells_of, part_of
+from tag2mask.errors import unknown
 from tag2mask.types import Views
 
 
@@ -27,6 +26,10 @@ class Backbone(nn.Module):
         mean, std: the normalisation its weights were trained with (per RGB channel, images in [0, 1]).
         blocks: the blocks in order.
         strides: pixels per cell of each block's output, by name (empty when the chain was built without them).
+        name: that it was built by; empty: by none.
+        top: layers of the pretrained model above the last block of a vision transformer, low to high: CLIP's
+            projection, SigLIP's pooling, a classifier; empty: none, or their weights were not given. They are no part
+            of the backbone: a method that has a use for them takes them over.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Backbone(nn.Module):
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.strides: dict[str, int] = dict(zip(self.names, strides, strict=True)) if strides else {}
         self.frozen_until: str | None = None
+        self.name = ""
+        self.top: tuple[nn.Module, ...] = ()  # a tuple, so that they are not registered
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,7 +82,8 @@ class Backbone(nn.Module):
         for name in self.names[: last + 1]:
             x = self.blocks[name](x)
             if name in blocks:
-                yield name, x if self.prefix(name) is None else x[:, :, 1:]
+                prefix = self.prefix(name)
+                yield name, x if prefix is None else cells_of(x, prefix)
 
     def features(self, views: Views) -> Tensor:
         """Features ``[batch channels rows columns]`` of photos, from wherever they start."""
@@ -91,7 +97,7 @@ class Backbone(nn.Module):
         return self.forward_from(self.until(images, self.names[0]), self.names[0])
 
     def prefix(self, block: str) -> int | None:
-        """Number of prefix tokens in the first row of ``block``'s output; None where it is a plain grid."""
+        """Number of prefix tokens above the grid of ``block``'s output; None where it is a plain grid."""
         module = self.blocks[block]
         if isinstance(module, Tokens):
             return module.num_prefix_tokens
@@ -102,28 +108,18 @@ class Backbone(nn.Module):
         return is_pointwise(self.blocks[block])
 
     def grid(self, x: Tensor, block: str) -> tuple[int, int]:
-        """Rows and columns of cells in ``x``, the output of ``block``; a row of prefix tokens is not one of them."""
-        return x.shape[2] - (self.prefix(block) is not None), x.shape[3]
+        """Rows and columns of cells in ``x``, the output of ``block``; rows of prefix tokens are none of them."""
+        prefix = self.prefix(block)
+        cells = x if prefix is None else cells_of(x, prefix)
+        return cells.shape[2], cells.shape[3]
 
     def crop(self, x: Tensor, block: str, rows: slice, columns: slice) -> Tensor:
         """A part of ``x``, the output of ``block``, that the blocks above take for the whole.
 
         A part of a ViT's tokens gets its own copy of the prefix tokens.
-
-        Raises:
-            InputError: the part is narrower than the row of prefix tokens it must carry.
         """
         prefix = self.prefix(block)
-        if prefix is None:
-            return x[:, :, rows, columns]
-        part = x[:, :, 1:][:, :, rows, columns]
-        width = part.shape[3]
-        if width < prefix:
-            raise InputError(
-                f"a patch {width} tokens wide cannot carry the {prefix} prefix tokens of this ViT: "
-                "use larger views or a coarser grid"
-            )
-        return torch.cat([x[:, :, :1, :width], part], 2)
+        return x[:, :, rows, columns] if prefix is None else part_of(x, prefix, rows, columns)
 
     @property
     def resolutions(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from tag2mask.backbones import depthwise, vgg16
 from tag2mask.backbones.chain import Backbone
 from tag2mask.backbones.embedded import EMBEDDED, load_embedded
 from tag2mask.backbones.settings import BackboneSettings
-from tag2mask.backbones.tokens import TokenBlock, TokenGrid, Tokens
+from tag2mask.backbones.tokens import TokenBlock, TokenGrid, Tokens, rope_of
 from tag2mask.backbones.weights import load_file
 from tag2mask.errors import InputError
 
@@ -42,19 +42,22 @@ def build_timm(settings: BackboneSettings) -> Backbone:
     model = _create(timm, name, pretrained, settings.output_stride)
     if settings.weights == "auto" and architecture in EMBEDDED:
         load_embedded(model, architecture)
-    elif settings.weights not in ("auto", "none"):
-        load_file(model, Path(settings.weights))
+    whole = True
+    if settings.weights not in ("auto", "none"):
+        whole = load_file(model, Path(settings.weights))
     config = resolve_data_config(model.pretrained_cfg)
     try:
-        return _wrap(name, model, config, settings.output_stride)
+        backbone = _wrap(name, model, config, settings.output_stride)
     except (AssertionError, RuntimeError) as error:
         raise _of_one_size(name) from error  # the probe is of another size than the model was made for
+    backbone.top = backbone.top if whole else ()
+    return backbone
 
 
 def _of_one_size(name: str) -> InputError:
     return InputError(
         f"'{name}' cannot take photos of any size, since its position embedding cannot be resized: use a plain ViT "
-        "(vit_*, deit_*, deit3_*, flexivit_*), whose embedding can, or a CNN (`tag2mask list backbones`)"
+        "(vit_*, deit_*, deit3_*, flexivit_*; DINOv3), whose embedding can, or a CNN (`tag2mask list backbones`)"
     )
 
 
@@ -81,17 +84,21 @@ def _create(timm: Any, name: str, pretrained: bool, output_stride: int) -> Any:
 def _wrap(name: str, model: Any, config: dict[str, Any], output_stride: int) -> Backbone:
     size_divisor = 1
     if hasattr(model, "patch_embed") and hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens"):
-        if not all(hasattr(model, needed) for needed in Tokens.needs):
+        if not all(hasattr(model, needed) for needed in Tokens.needs) or getattr(model, "rope_mixed", False):
             raise _of_one_size(name)
         prefix = model.num_prefix_tokens
         chain: list[tuple[str, nn.Module]] = [("embed", Tokens(model))]
-        chain += [(f"block{i}", TokenBlock(block, prefix)) for i, block in enumerate(model.blocks)]
+        chain += [(f"block{i}", TokenBlock(block, prefix, rope_of(model))) for i, block in enumerate(model.blocks)]
         chain.append(("norm", TokenGrid(model.norm, prefix)))
         size_divisor = int(model.patch_embed.patch_size[0])
+        pool = [model.attn_pool] if getattr(model, "attn_pool", None) is not None else []
+        top = (*pool, model.fc_norm, model.head)
     else:
-        known_chain = _blocks_of(model)
+        known_chain, top = _blocks_of(model), ()
         chain = known_chain if known_chain is not None else [("features", _Whole(model, model.num_features))]
-    return _measured(chain, config["mean"], config["std"], output_stride, size_divisor)
+    backbone = _measured(chain, config["mean"], config["std"], output_stride, size_divisor)
+    backbone.top = top
+    return backbone
 
 
 def _blocks_of(model: Any) -> list[tuple[str, nn.Module]] | None:

@@ -1,5 +1,6 @@
-"""A vision transformer's tokens as a chain of blocks hands them on: ``[batch channels 1+rows columns]``, prefix tokens
-(class, registers) in the first row, so that a half-way state can be stored and taken up again like any other."""
+"""A vision transformer's tokens as a chain of blocks hands them on: ``[batch channels above+rows columns]``, prefix
+tokens (class, registers) in the first row, or in as many as a narrow grid needs, so that a half-way state can be stored
+and taken up again like any other."""
 
 from __future__ import annotations
 
@@ -16,20 +17,20 @@ class Tokens(nn.Module):
 
     needs = (
         "norm_pre", "pos_drop", "cls_token", "reg_token", "pos_embed", "no_embed_class", "dynamic_img_size",
-        "num_reg_tokens",
-    )  # fmt: skip  # what timm's plain ViTs have, whose position embedding it resizes
+    )  # fmt: skip  # what timm's plain ViTs and those of rotary positions (DINOv3) have, which it resizes
 
     def __init__(self, vit: Any) -> None:
         super().__init__()
         self.patch_embed, self.norm_pre, self.pos_drop = vit.patch_embed, vit.norm_pre, vit.pos_drop
         self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
         self.num_prefix_tokens, self.no_embed_class = vit.num_prefix_tokens, vit.no_embed_class
-        self.dynamic_img_size, self.num_reg_tokens = vit.dynamic_img_size, vit.num_reg_tokens
+        self.dynamic_img_size, self.num_reg_tokens = vit.dynamic_img_size, getattr(vit, "num_reg_tokens", 0)
+        self.rope = rope_of(vit)
         if hasattr(vit, "dist_token"):  # DeiT's second prefix token
             self.dist_token = vit.dist_token
         self.patch = tuple(vit.patch_embed.patch_size)
         self._embed = type(vit)._pos_embed
-        self.patch_drop = nn.Identity()
+        self.patch_drop = nn.Identity() if self.rope is None else None
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -45,18 +46,38 @@ class Tokens(nn.Module):
             )
         grid = self.patch_embed(images)  # [batch rows columns channels], dynamic size
         rows, columns = grid.shape[1:3]
-        tokens = self.norm_pre(self._embed(self, grid))
+        tokens = self._embed(self, grid)
+        tokens = self.norm_pre(tokens if self.rope is None else tokens[0])
         return _pack(tokens, self.num_prefix_tokens, rows, columns)
 
 
+def rope_of(vit: Any) -> nn.Module | None:
+    """What gives the rotary positions of a grid; None for a transformer whose positions are added to the tokens."""
+    return getattr(vit, "rope", None)
+
+
 class TokenBlock(nn.Module):
-    def __init__(self, block: nn.Module, prefix: int) -> None:
+    """A block, of packed tokens.
+
+    Args:
+        rope: of :func:`rope_of`; registered by :class:`Tokens`.
+    """
+
+    def __init__(self, block: nn.Module, prefix: int, rope: nn.Module | None = None) -> None:
         super().__init__()
         self.block, self.prefix = block, prefix
+        self._rope = (rope,)  # a tuple, so that it is not registered again
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape[2] - 1, x.shape[3]
-        return _pack(self.block(_unpack(x, self.prefix)), self.prefix, rows, columns)
+        rows, columns = cells_of(x, self.prefix).shape[2:]
+        return _pack(self.of_tokens(unpack(x, self.prefix), (rows, columns)), self.prefix, rows, columns)
+
+    def of_tokens(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """``[batch prefix+cells channels]``, cells of this (rows, columns), to the same."""
+        (rope,) = self._rope
+        if rope is None:
+            return self.block(tokens)
+        return self.block(tokens, rope=rope.get_embed(shape=grid))  # pyright: ignore[reportCallIssue]
 
 
 class TokenGrid(nn.Module):
@@ -67,22 +88,37 @@ class TokenGrid(nn.Module):
         self.norm, self.prefix = norm, prefix
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape[2] - 1, x.shape[3]
-        tokens = self.norm(_unpack(x, self.prefix))[:, self.prefix :]
+        rows, columns = cells_of(x, self.prefix).shape[2:]
+        tokens = self.norm(unpack(x, self.prefix))[:, self.prefix :]
         return tokens.transpose(1, 2).unflatten(2, (rows, columns))
 
 
+def prefix_rows(prefix: int, columns: int) -> int:
+    """Rows that prefix tokens take above a grid so wide: one, or more above a grid that is narrower than they are."""
+    return 1 if prefix <= columns else -(-prefix // columns)
+
+
 def _pack(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
-    first = tokens.new_zeros(len(tokens), columns, tokens.shape[2])
-    if prefix > columns:
-        raise InputError(
-            f"an image {columns} patches wide is too small for this ViT: use larger views (--augment.size)"
-        )
+    above = prefix_rows(prefix, columns)
+    first = tokens.new_zeros(len(tokens), above * columns, tokens.shape[2])
     first[:, :prefix] = tokens[:, :prefix]
-    return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (1 + rows, columns))
+    return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (above + rows, columns))
 
 
-def _unpack(x: Tensor, prefix: int) -> Tensor:
+def unpack(x: Tensor, prefix: int) -> Tensor:
+    """Packed ``[batch channels above+rows columns]`` to tokens ``[batch prefix+cells channels]``."""
     tokens = x.flatten(2).transpose(1, 2)
-    columns = x.shape[3]
-    return torch.cat([tokens[:, :prefix], tokens[:, columns:]], 1)
+    above = prefix_rows(prefix, x.shape[3]) * x.shape[3]
+    return torch.cat([tokens[:, :prefix], tokens[:, above:]], 1)
+
+
+def cells_of(x: Tensor, prefix: int) -> Tensor:
+    """The grid ``[batch channels rows columns]`` of packed tokens."""
+    return x[:, :, prefix_rows(prefix, x.shape[3]) :]
+
+
+def part_of(x: Tensor, prefix: int, rows: slice, columns: slice) -> Tensor:
+    """A part of the grid of packed tokens, packed with its own copy of the prefix tokens."""
+    part = cells_of(x, prefix)[:, :, rows, columns]
+    tokens = torch.cat([unpack(x, prefix)[:, :prefix], part.flatten(2).transpose(1, 2)], 1)
+    return _pack(tokens, prefix, part.shape[2], part.shape[3])

@@ -86,10 +86,13 @@ def check_weights(state: Mapping[str, Tensor], path: Path) -> None:
             )
 
 
-def load_file(model: nn.Module, path: Path) -> None:
-    """Weights from a user's file; a classifier on top may be missing or of another size, the trunk may not."""
-    matched = matching(model.state_dict(), read_state_dict(path), path, ("classifier.", "fc.", "head.fc.", "head."))
+def load_file(model: nn.Module, path: Path) -> bool:
+    """Weights from a user's file; a classifier on top may be missing or of another size, the trunk may not. Gives
+    whether all of the model was there."""
+    own = model.state_dict()
+    matched = matching(own, read_state_dict(path), path, ("classifier.", "fc.", "head.fc.", "head."))
     model.load_state_dict(matched, strict=False)
+    return all(name in matched or name.endswith("num_batches_tracked") for name in own)
 
 
 def matching(

@@ -20,6 +20,7 @@ tag2mask: image tags in, pixel masks out.
   tag2mask demo                                      embedded data and weights, no network: trains, labels,
                                                      measures, writes a report
   tag2mask doctor DATA                               what is wrong with a data set, before hours are spent on it
+  tag2mask tags DATA [--out FILE]                    tags that look wrong or missing, as a table to correct
   tag2mask train  DATA --method cam --out RUN        tags -> maps -> masks -> trained segmenter -> scores -> report
   tag2mask label  DATA --method cam --out RUN        tags -> masks for those photos; stops before the segmenter
   tag2mask plan   DATA --out RUN                     what train would do: what is done, what is made anew and why
@@ -125,6 +126,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
     return {
         "demo": runs.demo,
         "doctor": tools.doctor,
+        "tags": tools.tags,
         "train": runs.train,
         "label": runs.label,
         "plan": runs.plan,

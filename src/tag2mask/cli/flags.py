@@ -34,11 +34,14 @@ SHORT = {
     "--self-train": "--self-train.name",
     "--threshold": "--pseudo.threshold",
     "--segmenter": "--segmenter.name",
+    "--text": "--text.prompts",
 }
+# each gives one more value
+REPEATED = {"--text.prompts"}
 # accept a,b,c too
 LISTS = {
     "--data.classes", "--data.class-names", "--data.truth-values", "--localize.scales", "--inference.scales",
-    "--self-train.denoise",
+    "--self-train.denoise", "--text.background",
 }  # fmt: skip
 
 
@@ -53,6 +56,7 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
         spelled.append(SHORT.get(flag, flag))
         if equals:
             spelled.append(value)
+    spelled = _joined(spelled)
     out: list[str] = []
     for index, argument in enumerate(spelled):
         if index and spelled[index - 1] in LISTS and not argument.startswith("--"):
@@ -60,6 +64,22 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
         else:
             out.append(argument)
     return out
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Flags that are given more than once become one with all their values."""
+    rest: list[str] = []
+    values: dict[str, list[str]] = {}
+    of: list[str] | None = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            of = values.setdefault(argument, []) if argument in REPEATED else None
+        elif of is not None:
+            of.append(argument)
+            continue
+        if of is None:
+            rest.append(argument)
+    return [*rest, *(part for flag, given in values.items() for part in (flag, *given))]
 
 
 def _listed(flag: str, argument: str) -> list[str]:

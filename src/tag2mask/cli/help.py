@@ -19,11 +19,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "--tags FILE": "where the tags are, if not where the layout has them",
         "--negatives drop": "leave out photos that show none of the classes; they teach background otherwise",
         "--truth DIR": "true masks, only to measure",
-        "--saliency DIR": "saliency maps, for methods that learn from them; auto: made by a packaged network",
+        "--saliency DIR": "saliency maps, for methods that learn from them; auto, self-supervised: made here",
     },
     "how objects are found": {
         "--recipe NAME": "a named set of settings (tag2mask list recipes); quick trains shorter, at one scale",
-        "--method NAME": "cam, ppl, apc, mcis, eps (tag2mask list methods), or package.module:Class",
+        "--method NAME": "cam, ppl, apc, mcis, eps, text (tag2mask list methods), or package.module:Class",
         "--backbone NAME": "any timm model; the default's weights are embedded",
         "--weights FILE": "weights of the backbone, or none",
         "--epochs N": "passes over the photos; more for few photos",

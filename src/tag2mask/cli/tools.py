@@ -1,4 +1,4 @@
-"""The commands that need no run's settings: `doctor`, `predict`, `evaluate`, `report`, `download`."""
+"""The commands that need no run's settings: `doctor`, `tags`, `predict`, `evaluate`, `report`, `download`."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,11 @@ from tag2mask.cli import exchange
 from tag2mask.cli.flags import say, show_progress, spell_out
 
 if TYPE_CHECKING:
+    from tag2mask.backbones import BackboneSettings
+    from tag2mask.data import DataSettings
     from tag2mask.evaluate import Scores
+    from tag2mask.tag_errors import TagErrors
+    from tag2mask.types import Dataset
 
 
 def doctor(arguments: list[str]) -> int:
@@ -32,6 +36,80 @@ def doctor(arguments: list[str]) -> int:
     return 2 if any(f.level == "error" for f in findings) else 0
 
 
+def tags(arguments: list[str]) -> int:
+    import tyro
+
+    from tag2mask.backbones import BackboneSettings
+    from tag2mask.data import DataSettings
+
+    @dataclasses.dataclass(frozen=True)
+    class Tags:
+        """Tags that look wrong or missing, most doubtful first, by classifiers that did not learn from the photo."""
+
+        DATA: tyro.conf.Positional[Path]
+        """A data set; or a run, whose report and `serve` then show what was found."""
+        out: Path | None = None
+        """A CSV of all tags, most doubtful first, to correct and give back with --tags."""
+        limit: int = 20
+        """How many photos are printed."""
+        seed: int = 0
+        backbone: BackboneSettings = BackboneSettings()
+        data: DataSettings = DataSettings()
+
+    parsed = tyro.cli(Tags, args=spell_out(arguments), prog="tag2mask tags")
+    show_progress()
+    if parsed.out is not None and parsed.out.exists():
+        from tag2mask.tag_errors.table import refuse_existing
+
+        refuse_existing(parsed.out)
+    if (parsed.DATA / "run.json").exists():
+        errors, datasets = _tags_of_run(parsed.DATA, parsed.data, parsed.backbone)
+    else:
+        errors, datasets = _tags_of_data(parsed.DATA, parsed.data, parsed.backbone, parsed.seed)
+    print(errors.to_text(max(parsed.limit, 0)))
+    if parsed.out is not None:
+        from tag2mask.tag_errors.table import photo_folder, write_table
+
+        write_table(parsed.out, datasets, errors)
+        print(
+            f"all tags in {parsed.out}: correct the column tags, then train with --layout folder --tags {parsed.out} "
+            f"--data.images {photo_folder(datasets[0])}"
+        )
+    return 0
+
+
+def _tags_of_data(
+    path: Path, settings: "DataSettings", backbone: "BackboneSettings", seed: int
+) -> tuple["TagErrors", list["Dataset"]]:
+    from tag2mask import doctor, tag_errors
+
+    surveyed = doctor.survey(path, settings)
+    doctor.refuse_errors(surveyed.findings)
+    assert surveyed.train is not None
+    others = [] if surveyed.val is None else [surveyed.val]
+    return tag_errors.find(surveyed.train, backbone, seed), [surveyed.train, *others]
+
+
+def _tags_of_run(
+    path: Path, settings: "DataSettings", backbone: "BackboneSettings"
+) -> tuple["TagErrors", list["Dataset"]]:
+    from tag2mask import pipeline, run_tags
+    from tag2mask.errors import InputError
+    from tag2mask.plan.folder import Run
+
+    if settings != type(settings)() or backbone != type(backbone)():
+        raise InputError(f"{path} is a run, which has its own data and backbone: leave the flags out, or give the data")
+    with Run(path, existing=True) as opened:
+        execution = pipeline.reopen(opened)
+        if not execution.folders:
+            raise InputError(f"the photos of {path} have changed or were never checked: run its command again")
+        errors = run_tags.judge(execution)
+        if {"masks", "scores"} <= execution.folders.keys():
+            pipeline.write_report(execution)
+    val = execution.data.val
+    return errors, [execution.data.train, *([] if val is None else [val])]
+
+
 def compare(arguments: list[str]) -> int:
     import json
 
@@ -43,6 +121,8 @@ def compare(arguments: list[str]) -> int:
 
         RUNS: tyro.conf.Positional[tuple[Path, ...]]
         """Finished runs; those of equal settings and other seeds are one row."""
+        mixed: bool = False
+        """Runs that learned from different things (tags, saliency) may stand in one table, which says so."""
         out: Path | None = None
         """Also write a page with the photos on which they differ most."""
         json: bool = False
@@ -51,7 +131,11 @@ def compare(arguments: list[str]) -> int:
     parsed = tyro.cli(Compare, args=arguments, prog="tag2mask compare")
     from tag2mask.compare import compare as compared
 
-    comparison = compared(parsed.RUNS)
+    if parsed.out is not None:
+        from tag2mask.compare.page import check_page
+
+        check_page(parsed.out)
+    comparison = compared(parsed.RUNS, mixed=parsed.mixed)
     if parsed.out is not None:
         from tag2mask.compare.page import render
 
@@ -173,7 +257,7 @@ def evaluate(arguments: list[str]) -> int:
         """Pass over truth masks without a prediction, rather than stop."""
 
     parsed = tyro.cli(Evaluate, args=arguments, prog="tag2mask evaluate")
-    from tag2mask.errors import InputError
+    from tag2mask.errors import InputError, listed
     from tag2mask.evaluate import evaluate_folders, read_classes
 
     try:
@@ -182,10 +266,14 @@ def evaluate(arguments: list[str]) -> int:
         raise InputError(f"--truth-values '{parsed.truth_values}': give whole numbers such as 8,12") from error
     classes = None if parsed.classes is None else read_classes(parsed.classes)
     scores = evaluate_folders(parsed.PREDICTED, parsed.TRUTH, classes, parsed.allow_missing, values)
+    from tag2mask.passport import signals_of_masks
+
+    signals = signals_of_masks(parsed.PREDICTED)
     if parsed.json:
-        print(json.dumps(scores.to_json(), indent=1))
+        print(json.dumps({**scores.to_json(), "supervision": signals}, indent=1))
     else:
         _print_scores(scores)
+        print(f"learned from: {'not known, no passport lies with the masks' if signals is None else listed(signals)}")
     return 0
 
 

@@ -66,11 +66,18 @@ class Comparison:
         """Whether all rows learned from the same; if not, no difference is one of methods alone."""
         return len({row.signals for row in self.rows}) == 1
 
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader must know before the numbers."""
+        lines = [] if self.one_supervision else [UNEQUAL]
+        return [*lines, *([ONE_SEED] if any(len(row.runs) == 1 for row in self.rows) else [])]
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, percent."""
         return {
             "unit": "percent mean IoU",
             "one_supervision": self.one_supervision,
+            "cautions": self.cautions,
             "rows": [
                 {
                     "name": row.name,
@@ -95,12 +102,11 @@ class Comparison:
                 text = f"  {row.name:<{width}}  {_mean(figure)}"
                 lines.append(text + ("" if figure.difference is None else f"   {said(figure.difference)}"))
         lines += [f"{row.name}: {row.minutes:.1f} min, learned from {listed(row.signals)}" for row in self.rows]
-        if not self.one_supervision:
-            lines.append(UNEQUAL)
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.cautions])
 
 
 UNEQUAL = "These runs did not learn from the same: a difference may be that of what they were told, not of the method."
+ONE_SEED = "Intervals are over photos. A row of one seed does not know what other seeds give: train with --seeds 0 1 2."
 
 
 def _mean(figure: Figure) -> str:
@@ -116,14 +122,17 @@ def said(difference: Interval) -> str:
     return text if difference.excludes_zero else f"{text} within the noise of the photos"
 
 
-def compare(folders: Sequence[Path]) -> Comparison:
+def compare(folders: Sequence[Path], *, mixed: bool = False) -> Comparison:
     """Compare finished runs of the same photos and classes.
 
     Intervals are of a paired bootstrap over photos (2,000 draws): what other photos of the same kind would have
     given. They know nothing of other seeds; that is what ``spread`` is for.
 
+    Args:
+        mixed: whether runs that learned from different things may stand in one table, which then says so.
+
     Raises:
-        InputError: fewer than two runs, one that is not finished, other classes or photos.
+        InputError: fewer than two runs, one that is not finished, other classes or photos, other supervision.
     """
     if len(folders) < 2:
         raise InputError("compare needs at least two runs: tag2mask compare RUN RUN ...")
@@ -131,6 +140,8 @@ def compare(folders: Sequence[Path]) -> Comparison:
         raise InputError("a run is named twice: compare different runs")
     runs = [open_run(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
     _check_alike(runs)
+    if not mixed:
+        _check_supervision(runs)
     groups: dict[str, list[MeasuredRun]] = {}
     for run in runs:
         groups.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)
@@ -164,6 +175,16 @@ def _check_alike(runs: Sequence[MeasuredRun]) -> None:
                     f"{run.name} and {first.name} were measured on different photos: {len(one - other)} in "
                     f"{first.name} alone, {len(other - one)} in {run.name} alone; compare runs of the same split"
                 )
+
+
+def _check_supervision(runs: Sequence[MeasuredRun]) -> None:
+    first, *others = runs
+    for run in others:
+        if run.signals != first.signals:
+            raise InputError(
+                f"{first.name} learned from {listed(first.signals)} and {run.name} from {listed(run.signals)}: their "
+                "difference is not one of methods; to see them in one table all the same, say --mixed"
+            )
 
 
 def _row(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun]) -> Row:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask import evaluate
-from tag2mask.compare.comparison import UNEQUAL, Comparison, Row, said
+from tag2mask.compare.comparison import Comparison, Row, said
 from tag2mask.compare.measured import WHAT, MeasuredRun
 from tag2mask.compare.statistics import mean_iou
 from tag2mask.data.images import read_image
+from tag2mask.data.peek import start_of
+from tag2mask.errors import InputError
 from tag2mask.files import atomic
 from tag2mask.report.colors import class_colors, rgb
 from tag2mask.report.pictures import Picture, draw_mask, picture, thumbnail
@@ -22,6 +24,7 @@ from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader
 
 PHOTOS = 12
+_TITLE = b"ways compared"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class PhotoRow:
     id: str
     pictures: list[Picture]
     scores: list[float]  # mean IoU of each row
+
+
+def check_page(path: Path) -> None:
+    """Refuse to replace anything but such a page.
+
+    Raises:
+        InputError: there is something else.
+    """
+    if path.exists() and _TITLE not in start_of(path, 1 << 12):
+        raise InputError(f"--out {path} is there and is no page of a comparison: give a new file")
 
 
 def render(comparison: Comparison, path: Path) -> None:
@@ -57,7 +70,6 @@ def html(comparison: Comparison) -> str:
         rows=comparison.rows,
         first=first,
         what=WHAT,
-        unequal=UNEQUAL,
         legend=list(zip(first.classes, colors, strict=True)),
         settings=sorted({name for row in comparison.rows for name in row.differs}),
         galleries=[(WHAT[kind], list(_differing(comparison, kind))) for kind in reversed(comparison.kinds)],

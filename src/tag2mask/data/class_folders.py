@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import known_classes, user_classes
-from tag2mask.data.companions import existing_folder
+from tag2mask.data.companions import TRUTH_WORDS, existing_folder, word
 from tag2mask.data.finding import Finding, some
+from tag2mask.data.foreign import foreign
 from tag2mask.data.ids import absolute
 from tag2mask.data.listing import Listing
+from tag2mask.data.mixed import masks_among, masks_left_out
 from tag2mask.data.roles import Groups, Meant, Role, groups_of, role_of
-from tag2mask.data.settings import DataSettings, comma_separated, known_split, split_name
+from tag2mask.data.settings import DataSettings, comma_separated, is_split, known_split, split_name
 from tag2mask.data.walk import folders, left_out, walk
 from tag2mask.errors import InputError, listed
 
@@ -52,6 +54,9 @@ class ClassFolders:
         self.base = absolute(existing_folder(settings.images, "the folder of images")) if settings.images else root
         self.files = walk(self.base)
         self._meant = _meant(root, settings)
+        masks = masks_among(self.files.photos, self.base)
+        self._masks = sorted(masks)
+        self.files.photos = [name for name in self.files.photos if name not in masks]
         groups = groups_of(self.files.photos)
         inner = _photo_folder(groups, self._place("", groups).roles)
         if settings.images is None and inner:
@@ -86,18 +91,29 @@ class ClassFolders:
             state = "holds images but no tags" if self.files.photos else "holds no images"
             if good := self._good():
                 state = f"holds photos of no class, only in {listed(good)}, which means none of the classes"
-            sheets = [path.name for ending in ("xlsx", "xls", "ods") for path in self.root.glob(f"*.{ending}")]
-            sheet = f" (if they are in {min(sheets)}, save it as CSV UTF-8)" if sheets else ""
+            found = foreign(self.root)
+            if found:
+                raise InputError(f"{self.base} {state}; {found}")
             raise InputError(
-                f"{self.base} {state}{sheet}: make a file tags.csv with columns image,tags, or one folder for each "
-                "class, or give the layout of VOC or COCO"
+                f"{self.base} {state}: make a file tags.csv with columns image,tags, or one folder for each class, or "
+                "give the layout of VOC or COCO"
             )
+        if self.nested:
+            return
+        inner = {name: groups_of(groups[name]) for name in self._places[""].classes if name not in self._meant.classes}
         (only, *more) = origins
-        inner = groups_of(groups[only]) if not self.nested and not more and not self._good() else {}
-        if only not in self._meant.classes and "" not in inner and len(inner) > 1:
+        deeper = inner.get(only, {"": []})
+        roles = self._place(f"{only}/", deeper).roles.values()
+        if not more and not self._good() and "" not in deeper and (len(deeper) > 1 or "class" not in roles):
             raise InputError(
                 f"{self.base} holds one folder of folders, {only}: did you mean {self.base / only}? If '{only}' is the "
                 f"only class, say --classes {only}"
+            )
+        split = sorted({name for deeper in inner.values() for name in deeper if is_split(name)})
+        if len({*map(split_name, split)}) > 1 and all(deeper.keys() & {*split} for deeper in inner.values()):
+            raise InputError(
+                f"the folders of {self.base} hold one for each split ({listed(split)}): if they are classes, put the "
+                f"splits outside ({split[0]}/{min(inner)}), or write tags.csv with columns image,tags,split"
             )
 
     def _good(self) -> list[str]:
@@ -141,11 +157,29 @@ class ClassFolders:
         for name, count in self._untagged():
             photos = f"{some(count, 'photo')} in {self.base / name}"
             yield Finding("note", f"{photos} {state}", "nobody tagged them, so they are not used")
+        for prefix, place in self._places.items():
+            for name, role in place.roles.items():
+                if role == "truth" and word(name) not in TRUTH_WORDS:
+                    said = f"{some(place.sizes[name], 'file')} in {self.base / prefix / name} taken for masks of photos"
+                    yield Finding("note", said, "to measure on them, put them in a folder masks")
+        yield from masks_left_out(self._masks, self.root)
+        yield from self._deeper()
         for prefix in self._prefixes:
             empty = sorted(set(folders(self.base / prefix)) - self._places[prefix].sizes.keys())
             if empty:
                 yield Finding("note", f"{self.base / prefix}: folders without photos are no classes: {listed(empty)}")
         yield from left_out(self.files, self.base)
+
+    def _deeper(self) -> Iterator[Finding]:
+        """Folders inside those of classes, which might be the classes that the user means."""
+        for prefix in self._prefixes:
+            for name in self._places[prefix].classes:
+                start = f"{prefix}{name}/"
+                inner = sorted(groups_of(self.files.photos, start).keys() - {""})
+                if len(inner) > 1:
+                    photos = f"photos in {listed(start + deeper for deeper in inner)} are all of class '{name}'"
+                    yield Finding("note", photos, "if the inner folders are the classes, move them up")
+                    return
 
     def _untagged(self) -> Iterator[tuple[str, int]]:
         """Folders of photos without a class, and how many those are."""

@@ -9,7 +9,6 @@ never looked at: to measure, give rendered index masks (``masks/``, or ``--truth
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -21,11 +20,12 @@ from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_fold
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.ids import absolute
 from tag2mask.data.instances import Instances, read_instances
-from tag2mask.data.lines import missing_images
 from tag2mask.data.listing import Listing
+from tag2mask.data.locating import locate, missing_images
+from tag2mask.data.mixed import not_named
 from tag2mask.data.peek import start_of
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
-from tag2mask.data.walk import Present, folders, left_out, not_named, walk
+from tag2mask.data.walk import Present, folders, left_out, walk
 from tag2mask.errors import InputError, listed, unknown
 
 _START = "instances_"
@@ -124,12 +124,14 @@ class Coco:
                 raise InputError(f"{path}: {unknown('class', category, known.names)}; the training split lacks it")
         images, present = self._images(name, list(tags)), Present()
         self._used[name] = images
-        missing = [photo for photo in tags if not present(os.path.normpath(images / photo))]
+        places = {photo: locate(photo, [images], present) for photo in tags}
+        missing = [photo for photo, place in places.items() if place is None]
         if missing:
             raise missing_images(missing, len(tags), str(path), images)
         sets: dict[frozenset[int], frozenset[int]] = {}
         labels = (frozenset(known.number[category] for category in shown) for shown in tags.values())
-        photos = Photos(images, list(tags), (sets.setdefault(label, label) for label in labels))
+        files = [place for place in places.values() if place is not None]
+        photos = Photos(images, files, (sets.setdefault(label, label) for label in labels))
         lost = _lost(instances, path)
         return listing(self.root, self.settings, split, photos, known, str(path), present=present, findings=lost)
 
@@ -142,12 +144,13 @@ class Coco:
         if self.settings.images:
             return absolute(existing_folder(self.settings.images, "the folder of images"))
         photo_folders = [self.root / folder for folder in folders(self.root) if word(folder) in PHOTO_WORDS]
-        folder = self.files[name].parent
-        places = [self.root / name, *(place / name for place in photo_folders), *photo_folders]
+        folder, own = self.files[name].parent, self.files[name].stem.removeprefix(_START)
+        parts = list(dict.fromkeys((name, own)))  # instances_default.json: images/default
+        places = [place / part for place in (self.root, *photo_folders) for part in parts] + photo_folders
         places += [folder, folder / "images", folder / "data", self.root]
         present, examples = Present(), photos[:: max(1, len(photos) // 20)]
         for place in places:
-            if any(present(os.path.normpath(place / photo)) for photo in examples):
+            if any(locate(photo, [place], present) for photo in examples):
                 return place
         return existing_folder(
             next((place for place in places[:-4] if place.is_dir()), places[0]), "the folder of images"
@@ -157,7 +160,9 @@ class Coco:
         """What lies in the folders of the photos read so far and is not named."""
         for images in dict.fromkeys(self._used.values()):
             files = [name for name, place in self._used.items() if place == images]
-            named = {photo for name in files for photo in self._instances(name).photos.values()}
+            present = Present()
+            photos = {photo for name in files for photo in self._instances(name).photos.values()}
+            named = {file for photo in photos if (file := locate(photo, [images], present))}
             contents = walk(images, companion_names(images))
             yield from not_named(contents.photos, named, images, listed(self.files[name].name for name in files))
             yield from left_out(contents, images)

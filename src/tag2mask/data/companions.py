@@ -23,7 +23,8 @@ PHOTO_WORDS = frozenset(["images", "imgs", "img", "photos", "jpegimages"])
 GOOD_WORDS = frozenset(["good", "ok", "normal", "nodefect", "defectfree"])
 """Names of folders of photos that show none of the classes, likewise."""
 
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".jpg", ".jpeg")  # a JPEG is found, then refused
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".jpg", ".jpeg", ".webp")
+"""A JPEG and a WebP are found, then refused: neither holds numbers of classes."""
 SALIENCY_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 MARK = re.compile(
@@ -42,9 +43,15 @@ def word(name: str) -> str:
 class Companions:
     """Which of some places has the file of each photo: one byte a photo."""
 
-    def __init__(self, places: Sequence[tuple[Path, str]], ids: Iterable[str], present: Present) -> None:
-        """``places``: folder and ending (``_mask.png``); the first that has a photo's file wins."""
+    def __init__(
+        self, places: Sequence[tuple[Path, str]], ids: Iterable[str], present: Present, folders: Iterable[Path] = ()
+    ) -> None:
+        """``places``: folder and ending (``_mask.png``); the first that has a photo's file wins.
+
+        ``folders``: further ones, in which there is no such file.
+        """
         assert len(places) < 256, len(places)
+        self.folders = tuple(dict.fromkeys((*(folder for folder, _ in places), *folders)))
         self._places = tuple(places)
         starts = [(f"{folder}{os.sep}", ending) for folder, ending in self._places]
         self._which = bytearray()
@@ -57,10 +64,6 @@ class Companions:
             self._which.append(next(numbers, 0))
         self.any = any(self._which)  # whether any photo of the split has one
 
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys(folder for folder, _ in self._places))
-
     def path(self, index: int, id_: str) -> Path | None:
         if not self._which or not self._which[index]:
             return None
@@ -68,7 +71,7 @@ class Companions:
         return folder / f"{id_}{ending}"
 
     def take(self, indices: Sequence[int]) -> Companions:
-        taken = Companions(self._places, (), Present())
+        taken = Companions(self._places, (), Present(), self.folders)
         taken.any = self.any
         if self._which:
             taken._which = bytearray(self._which[index] for index in indices)
@@ -79,8 +82,9 @@ def companions(
     folders: Sequence[Path], suffixes: Sequence[str], ids: Iterable[str], present: Present
 ) -> Companions | None:
     """Where the files that accompany photos lie, or None when none of the folders holds such files."""
-    places = [(place, ending) for place in folders if place.is_dir() for ending in _endings(place, suffixes)]
-    return Companions(places, ids, present) if places else None
+    existing = [place for place in folders if place.is_dir()]
+    places = [(place, ending) for place in existing for ending in _endings(place, suffixes)]
+    return Companions(places, ids, present, existing) if existing else None
 
 
 def _endings(place: Path, suffixes: Sequence[str]) -> list[str]:

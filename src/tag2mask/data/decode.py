@@ -128,6 +128,7 @@ class Photo:
         self._path, self._content, self._image = path, content, image
         self._packing, self._orientation = packing_of(image), _orientation(image)
         self.size = _upright(image.height, image.width, self._orientation)  # (height, width)
+        self.turned = self._orientation in _UPRIGHT  # its EXIF mark says that the stored pixels are not upright
 
     def decode(self, view: tuple[int, int] | None = None) -> tuple[np.ndarray, str]:
         """Pixels as of :func:`read_image`, and what is odd about them, as of :func:`~tag2mask.data.pixels.to_rgb`.

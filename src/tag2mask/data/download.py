@@ -45,6 +45,9 @@ def download(name: str, to: Path | str) -> Path:
         InputError: an unknown name, no connection, a download that does not match its checksum, COCO not complete.
     """
     to = absolute(Path(to))
+    above = next(folder for folder in (to, *to.parents) if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"--to {to}: {above} is a file; give a folder")
     if name == "voc2012":
         return _voc2012(to)
     if name == "pets":

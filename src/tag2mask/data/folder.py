@@ -13,7 +13,8 @@ order; ``name value`` when truth masks use other values than 1, 2, ...), ``masks
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tag2mask.data.assemble import Photos, listing
@@ -21,11 +22,13 @@ from tag2mask.data.class_file import known_classes, user_classes
 from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute
-from tag2mask.data.lines import DistinctTags, Lines, locate, missing_images
+from tag2mask.data.lines import DistinctTags, Lines
 from tag2mask.data.listing import Listing
+from tag2mask.data.locating import locate, missing_images
+from tag2mask.data.mixed import not_named
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.table import form_of, rows
-from tag2mask.data.walk import Present, folders, left_out, not_named, walk
+from tag2mask.data.walk import Present, folders, left_out, walk
 from tag2mask.data.words import check_class, several_words
 from tag2mask.errors import InputError, listed
 
@@ -34,14 +37,19 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
     """Why a folder is of this layout, or None."""
     if settings.tags is not None:
         return f"tags in {settings.tags}"
-    tables = [path.relative_to(root).as_posix() for path in csv_files(root) if _holds_tags(path)]
-    return f"tags in {listed(tables)}" if tables else None
+    tables = [path for path in csv_files(root) if _holds_tags(path)]
+    tables = _of_splits(root, tables, settings) or tables
+    return f"tags in {listed(path.relative_to(root).as_posix() for path in tables)}" if tables else None
+
+
+_TABLE_WORDS = frozenset(["annotations", "annotation", "labels", "label", "tags", "csv", "meta", "metadata"])
 
 
 def csv_files(root: Path) -> list[Path]:
-    """CSV files in the data set's folder; where there is none, in folders called as splits are."""
-    places = [root], [root / name for name in folders(root) if is_split(name)]
-    for group in places:
+    """CSV files in the data set's folder; where there is none, in folders called as splits or as tables are."""
+    names = folders(root)
+    of_splits = [root / name for name in names if is_split(name)]
+    for group in ([root], of_splits, [root / name for name in names if word(name) in _TABLE_WORDS]):
         paths = (path for place in group for path in sorted(place.glob("*.[cCtT][sS][vV]")))
         tables = [path for path in paths if path.is_file() and not path.name.startswith(".")]
         if tables:
@@ -58,23 +66,39 @@ def _holds_tags(path: Path) -> bool:
     return "tags" in form.at or bool(form.one_hot) or is_split(path.stem)
 
 
+def _split_of(path: Path, root: Path) -> str:
+    """The split that a table's name says, or its folder's."""
+    return path.parent.name if path.parent != root and is_split(path.parent.name) else path.stem
+
+
+def _of_splits(root: Path, tables: Sequence[Path], settings: DataSettings) -> list[Path]:
+    """Those called as splits are; none where one is tags.csv."""
+    names = {path: _split_of(path, root) for path in tables}
+    asked = (settings.train_split, settings.val_split)
+    chosen = [path for path, name in names.items() if is_split(name) or name in asked]
+    return chosen if "tags" not in names.values() else []
+
+
 def tag_files(root: Path, settings: DataSettings) -> list[tuple[str, Path]]:
     """Every CSV of tags, with the split its rows belong to when they do not say."""
     train = split_name(settings.train_split)
     if settings.tags is not None:
         return [(train, settings.tags)]
     tables = csv_files(root)
-    chosen = [path for path in tables if _holds_tags(path)] or tables
-    names = {path: path.stem if path.parent == root else path.parent.name for path in chosen}
-    general = next((path for path, name in names.items() if name == "tags"), None)
-    if general:
+    tables = [path for path in tables if _holds_tags(path)] or tables
+    names = {_split_of(path, root): path for path in tables}
+    if "tags" in names:
         for name in (settings.train_split, settings.val_split):
-            if name in names.values() and name != "tags":
+            if name in names and name != "tags":
                 raise InputError(f"{root} has both tags.csv and {name}.csv: remove one, or say which with --tags")
-        return [(train, general)]
-    if len(chosen) == 1 and not is_split(names[chosen[0]]):
-        return [(train, chosen[0])]  # labels.csv: all are for training
-    return [(split_name(name), path) for path, name in names.items()]
+        return [(train, names["tags"])]
+    of_splits = _of_splits(root, tables, settings)
+    if not of_splits and len(tables) > 1:
+        shown = listed(path.relative_to(root).as_posix() for path in tables)
+        raise InputError(f"{root} has several tables of tags, {shown}: say which with --tags FILE")
+    if not of_splits:
+        return [(train, path) for path in tables]  # labels.csv: all are for training
+    return [(split_name(_split_of(path, root)), path) for path in of_splits]
 
 
 class Folder:
@@ -119,11 +143,21 @@ class Folder:
     def _joined(self, split: str) -> Lines:
         lines = self._lines[split]
         if not lines.names:
-            places = list(dict.fromkeys((self.base, self.root, lines.path.parent)))
+            places = self._places(split, lines.path)
             missing = lines.join(lambda image: locate(image, places, self._present))
             if missing:
                 raise missing_images(missing, len(lines), str(lines.path), self.base)
         return lines
+
+    def _places(self, split: str, table: Path) -> list[Path]:
+        """Where the photos of a split may lie: names start from there."""
+        places = list(dict.fromkeys((self.base, self.root, table.parent)))
+        return places + [
+            place / name
+            for place in places
+            for name in folders(place)
+            if split_name(name) == split or (word(name) in PHOTO_WORDS and place / name not in places)
+        ]
 
     def left_out(self) -> Iterator[Finding]:
         """What lies in the folder of photos and is not read."""
@@ -148,7 +182,7 @@ def check_tags(origins: Mapping[str, str]) -> None:
         origins: every tag, and where it is first met.
     """
     for tag, place in origins.items():
-        if "," in tag:
+        if re.search("[,，、]", tag):
             check_class(tag, place)  # a list in a program's notation has commas, too
             raise InputError(f"{place}: tag '{tag}' has a comma in it: separate tags by ;")
     for name, parts in several_words(origins):

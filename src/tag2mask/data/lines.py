@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tag2mask.data.finding import Finding, some
-from tag2mask.data.ids import absolute
 from tag2mask.data.samples import Labels
 from tag2mask.data.table import Row
-from tag2mask.data.walk import SUFFIXES, Present
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError
 from tag2mask.types import DOMAINS, Domain
 
 
@@ -128,31 +125,3 @@ class Lines:
 
 def _numbers(tags: Iterable[str], number: Mapping[str, int]) -> frozenset[int]:
     return frozenset(number[tag] for tag in tags if tag in number)
-
-
-def locate(name: str, places: Sequence[Path], present: Present) -> str | None:
-    """A photo's file relative to the first of the places (absolute when it lies elsewhere), or None if it is not there.
-
-    A table may name a photo from the folder of images, from the data set's folder, or by its id without suffix.
-    """
-    base = places[0]
-    is_absolute = os.path.isabs(name)  # noqa: PTH117
-    if not is_absolute and not name.startswith("../") and present(f"{base}{os.sep}{name}"):
-        return name  # nearly always, and there may be a million
-    suffixes = ("",) if name.lower().endswith(SUFFIXES) else ("", *SUFFIXES, *map(str.upper, SUFFIXES))
-    for place in [base] if is_absolute else places:
-        path = os.path.normpath(name if is_absolute else f"{place}{os.sep}{name}")
-        for suffix in suffixes:
-            if present(path + suffix):
-                inside = path.startswith(f"{base}{os.sep}")
-                relative = path[len(str(base)) + 1 :] if inside else str(absolute(Path(path)))
-                return (relative + suffix).replace(os.sep, "/")
-    return None
-
-
-def missing_images(missing: Sequence[str], total: int, source: str, base: Path) -> InputError:
-    """The error for photos that a table or list names and that are not there."""
-    return InputError(
-        f"{len(missing)} of {total} images named in {source} are not in {base}: {listed(missing)}; "
-        "copy them there or remove their lines"
-    )

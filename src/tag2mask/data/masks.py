@@ -55,9 +55,10 @@ def _check_kind(image: Image.Image, path: Path) -> None:
     if image.format in ("JPEG", "MPO"):
         raise UnreadableImage(f"mask {path} is a JPEG, whose compression changes class values: save masks as PNG")
     if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        kind = "an image of floats" if image.mode == "F" else f"a colour image ({image.mode})"
         raise UnreadableImage(
-            f"mask {path} is a colour image ({image.mode}): save it as a grey or palette PNG whose pixel values are "
-            "0 for background and the number of the class elsewhere"
+            f"mask {path} is {kind}: save it as a grey or palette PNG whose pixel values are 0 for background and the "
+            "number of the class elsewhere"
         )
 
 

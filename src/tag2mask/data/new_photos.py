@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tag2mask.data.finding import some
 from tag2mask.data.ids import absolute
-from tag2mask.data.lines import DistinctTags, Lines, locate
+from tag2mask.data.lines import DistinctTags, Lines
+from tag2mask.data.locating import locate
 from tag2mask.data.samples import Labels, Samples
 from tag2mask.data.table import form_of, rows
 from tag2mask.data.walk import Present

@@ -48,7 +48,7 @@ def role_of(folder: str, groups: Groups, base: Path, meant: Meant) -> Role:
         return "class"
     if word(folder) in GOOD_WORDS:
         return "good"
-    if _are_masks(folder, groups, base):
+    if _are_masks(folder, groups, base) or _mirrors(folder, groups, base):
         return "truth"
     if is_split(folder):
         return "split" if _is_split(folder, groups) else "class"
@@ -73,6 +73,17 @@ def _are_masks(folder: str, groups: Groups, base: Path) -> bool:
     """Whether a folder holds index masks that name their classes, as tag2mask writes its predictions."""
     named = (base / folder / "classes.txt").is_file()
     return named and all(is_colour(base / folder / name) is False for name in _spread(groups[folder]))
+
+
+def _mirrors(folder: str, groups: Groups, base: Path) -> bool:
+    """Whether ``disc_mask`` holds files without colour, most of them named after the photos in ``disc``."""
+    of = MARK.sub("", folder)
+    if of == folder or not groups.get(of):
+        return False
+    photos = {sample_id(name) for name in groups[of]}
+    own = groups[folder]
+    named = sum(bool(photos & {sample_id(name), MARK.sub("", sample_id(name))}) for name in own)
+    return 2 * named >= len(own) and not any(is_colour(base / folder / name) for name in _spread(own))
 
 
 def _spread(names: Sequence[str]) -> Sequence[str]:

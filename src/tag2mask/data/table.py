@@ -34,7 +34,7 @@ _NAMES = {
 }  # fmt: skip
 
 _UNNAMED = re.compile(r"$|unnamed: \d+$", re.IGNORECASE)  # the numbers of lines that pandas writes
-_SEPARATORS = re.compile(r"[;|]")
+_SEPARATORS = re.compile(r"[;|；｜]")
 _ABSENT, _PRESENT = frozenset({"", "0", "0.0", "false", "no"}), frozenset({"1", "1.0", "true", "yes"})
 
 
@@ -87,6 +87,9 @@ def _read_form(file: TextIO, path: Path) -> tuple[Form, int]:
     except (csv.Error, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a CSV file ({error}): save it as CSV UTF-8") from error
     lower = [name.lower() for name in columns]
+    twice = next((name for place, name in enumerate(columns) if name and name in columns[:place]), None)
+    if twice:
+        raise InputError(f"{path} has two columns '{twice}': rename one, or join them")
     at = {what: lower.index(name) for what, names in _NAMES.items() for name in reversed(names) if name in lower}
     if "image" not in at:
         raise InputError(

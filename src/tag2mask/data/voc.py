@@ -13,15 +13,17 @@ from functools import cached_property
 from pathlib import Path
 
 from tag2mask.data.assemble import Photos, listing
-from tag2mask.data.companions import companion_names, existing_folder, word
+from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
+from tag2mask.data.folder import recognise as holds_tags
 from tag2mask.data.ids import absolute, sample_id
-from tag2mask.data.lines import locate, missing_images
 from tag2mask.data.listing import Listing
+from tag2mask.data.locating import locate, missing_images
+from tag2mask.data.mixed import not_named
 from tag2mask.data.reading import text_lines
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.voc_tags import CLASSES, VocTags, of_annotations, photo_id, read_tags
-from tag2mask.data.walk import Present, folders, image_files, left_out, not_named, walk
+from tag2mask.data.walk import Present, folders, image_files, left_out, walk
 from tag2mask.errors import InputError, listed
 from tag2mask.types import Domain
 
@@ -33,6 +35,8 @@ _FIRST_OF = {"train": ("train_aug", "train", "trainval")}  # the field trains on
 def recognise(root: Path, settings: DataSettings) -> str | None:
     """Why a folder is of this layout, or None."""
     images, parts = _photo_folder(root), {word(name) for name in folders(root)}
+    if images and word(images.name) != "jpegimages" and holds_tags(root, settings):
+        return None  # a table of tags next to images/ and annotations/ says more than their XML
     if images and parts & {"imagesets", "annotations", "segmentationclass"}:
         return f"PASCAL VOC's folders, {images.name} and the like"
     places = [root, *(root / name for name in folders(root) if is_split(name))]
@@ -41,7 +45,13 @@ def recognise(root: Path, settings: DataSettings) -> str | None:
 
 
 def _photo_folder(root: Path) -> Path | None:
-    return next((root / name for name in folders(root) if word(name) == "jpegimages"), None)
+    """``JPEGImages``; or another folder of photos, where ``annotations`` holds XML."""
+    names = {word(name): root / name for name in folders(root)}
+    annotations = names.get("annotations")
+    others = [place for name, place in names.items() if name in PHOTO_WORDS]
+    if "jpegimages" in names or not annotations or len(others) != 1:
+        return names.get("jpegimages")
+    return others[0] if next(annotations.glob("*.xml"), None) else None
 
 
 def _has_annotations(place: Path) -> bool:
@@ -59,6 +69,8 @@ class Voc:
         self.next_to = images is None  # the XML lies next to the photos
         self.base = absolute(existing_folder(images, "the folder of images")) if images else root
         self.lists = {} if self.next_to else _lists(root)
+        if len(self.lists) == 1 and not any(map(self._list_of, ("train", "val", "test", settings.train_split))):
+            self.lists = {"train": next(iter(self.lists.values()))}  # default.txt: all is for training
         self._present = Present()
         self._tags: dict[Path, VocTags] = {}  # by the file that they come from
 
@@ -142,8 +154,9 @@ class Voc:
     @cached_property
     def _annotated(self) -> VocTags:
         """Tags from XML, of the splits that are used, so that classes have the same numbers in each."""
-        folder = self.base if self.next_to else self.root / "Annotations"
-        if not folder.is_dir():
+        of_root = (self.root / name for name in folders(self.root) if word(name) == "annotations")
+        folder = self.base if self.next_to else next(of_root, None)
+        if folder is None:
             raise InputError(
                 f"{self.root} has no tags (no tags.csv, cls_labels.npy, list of lines 'id 0 14' called train_cls.txt "
                 "or Annotations folder): add one or give --tags"

@@ -6,11 +6,12 @@ import os
 import posixpath
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tag2mask.data.finding import Finding, some
+from tag2mask.data.words import folded
 from tag2mask.errors import InputError, listed
 
 SUFFIXES = (
@@ -139,6 +140,7 @@ class Present:
 
     def __init__(self) -> None:
         self._folders: dict[str, frozenset[str]] = {}
+        self._alike: dict[tuple[str, bool], dict[str, list[str]]] = {}
 
     def names(self, folder: str) -> frozenset[str]:
         if folder not in self._folders:
@@ -155,6 +157,15 @@ class Present:
         folder, name = os.path.split(path)
         names = self.names(folder)
         return name in names or (self._CASE_BLIND and bool(names) and Path(path).is_file())
+
+    def alike(self, folder: str, name: str, *, folders_: bool = False) -> list[str]:
+        """The files in a folder (or the folders) whose names differ from this one in capitals or composed letters."""
+        if (folder, folders_) not in self._alike:
+            groups: dict[str, list[str]] = {}
+            for other in folders(Path(folder)) if folders_ else sorted(self.names(folder)):
+                groups.setdefault(folded(other), []).append(other)
+            self._alike[folder, folders_] = groups
+        return self._alike[folder, folders_].get(folded(name), [])
 
 
 def left_out(files: Walk, base: Path) -> Iterator[Finding]:
@@ -174,14 +185,3 @@ def left_out(files: Walk, base: Path) -> Iterator[Finding]:
         )
     if files.runs:
         yield Finding("note", f"runs of tag2mask in {base} are not read: {listed(files.runs)}")
-
-
-def not_named(photos: Iterable[str], named: Container[str], base: Path, by: str) -> Iterator[Finding]:
-    """Photos that no list names."""
-    unnamed = [name for name in photos if name not in named]
-    if unnamed:
-        yield Finding(
-            "note",
-            f"{some(len(unnamed), 'photo')} in {base} not named in {by}: {listed(unnamed)}",
-            "nobody tagged them, so they are not used",
-        )

@@ -21,7 +21,7 @@ LONGEST = 200  # characters of a class name
 
 MISSING = frozenset({
     "nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat", "-", "--", "---", "?", "[]", "{}", "()", '""',
-    "''",
+    "''", "#ref!", "#name?", "#value!", "#null!", "#num!", "#div/0!",
 })  # fmt: skip
 """How programs and people write an empty cell, folded."""
 
@@ -42,9 +42,20 @@ def clean(text: str) -> str:
     return " ".join("".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs")).split())
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def folded(text: str) -> str:
     """Equal for spellings of one word."""
-    return unicodedata.normalize("NFC", clean(text).casefold())
+    if text.isascii() and text.isprintable():
+        return clean(text).lower()
+    return unicodedata.normalize("NFC", clean("".join(map(_usual, text))).casefold())
+
+
+def _usual(character: str) -> str:
+    """Letters of East Asian width as usual ones; of a symbol's forms (an emoji, a text) none."""
+    if "\ufe00" <= character <= "\ufe0f":
+        return ""
+    wide = "\uff00" <= character <= "\uffef"
+    return unicodedata.normalize("NFKC", character) if wide else character
 
 
 def _skeleton(text: str) -> str:
@@ -111,8 +122,10 @@ def no_class(name: str) -> str | None:
             f"'{printable(name)}' is how programs write an empty cell: leave the tag empty if the photo shows none of "
             "the classes, leave the photo out if nobody tagged it; or list it in classes.txt if it is a class"
         )
-    if re.match(r"[\[{]|\(.*\)$|(['\"`]).*\1$", name) or name[-1:] in "]}":
+    if re.match(r"[\[{\"“”„«»]|\(.*\)$|(['`]).*\1$|‘.*’$", name) or re.search(r"[\]}\"“”„«»]$|:[01]?\.\d+$", name):
         return f"{printable(name)} is in a program's notation: write the tags themselves, separated by ;"
+    if re.search(r"&(#\d+|[a-z]+)$", name):
+        return f"{printable(name)} was cut at the ; of a character written as in web pages: write the character itself"
     if len(name) > LONGEST:
         return f"'{printable(name[:40])}...' has {len(name)} characters: shorten it"
     return None
@@ -133,6 +146,16 @@ def several_words(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
         parts = [part for part in re.split(r"(?:[\s/&+]|\band\b)+", name) if part]
         if len(parts) > 1 and all(folded(part) in known for part in parts):
             yield name, parts
+
+
+def joined(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names in which another is joined to a word that is none, ``cat & dog`` where there is ``cat``, and that other."""
+    known = {folded(name): name for name in names}
+    for name in known.values():
+        parts = [part.strip() for part in re.split(r"[/&+]|\band\b", name)]
+        part = next((known[folded(part)] for part in parts if folded(part) in known), None)
+        if len(parts) > 1 and part is not None:
+            yield name, part
 
 
 def look_alike(names: Iterable[str]) -> Iterator[tuple[str, ...]]:

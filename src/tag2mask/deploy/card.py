@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -10,8 +11,6 @@ import yaml
 from tag2mask.deploy.stored import Stored
 from tag2mask.files import read_object
 from tag2mask.plan.execute import Execution
-
-EMBEDDED = ("efficientnet-lite0", "efficientnet_lite0")
 
 
 def model_card(stored: Stored, execution: Execution, supervision: Sequence[str]) -> str:
@@ -81,15 +80,20 @@ mask, probabilities = segmenter.predict("photo.jpg")
 
 {told}
 
+In full, for programs (`signals` are equal for models whose scores may stand in one column):
+
+```json
+{json.dumps(dict(stored.passport), indent=1)}
+```
+
 ## How good it is
 
 {_measured(scores)}
 
 ## Licences
 
-The code is Apache-2.0. The weights began as those of the backbone `{execution.settings.backbone.name}`
-{_origin(execution)} and learnt from {len(execution.data.train)} photos whose licence this card does not know: whoever
-shares this model must.
+The code is Apache-2.0. The weights began as those of {_origin(stored.passport)}
+and learnt from {len(execution.data.train)} photos whose licence this card does not know; whoever shares it must.
 """
 
 
@@ -103,10 +107,9 @@ def _measured(scores: dict[str, Any] | None) -> str:
     )
 
 
-def _origin(execution: Execution) -> str:
-    backbone = execution.settings.backbone
-    if backbone.weights == "none":
-        return "(drawn at random)"
-    if backbone.name in EMBEDDED:
-        return "(ImageNet, Apache-2.0)"
-    return "(under the licence of their publisher)"
+def _origin(passport: Mapping[str, Any]) -> str:
+    """Of the segmenter's weights, or of the method's, which the segmenter shares."""
+    of = {row["network"]: row for row in passport["weights"]}
+    row = of.get("segmenter", of["method"])
+    licence = "" if row["licence"] is None else f"; licence: {row['licence']}"
+    return f"the backbone `{row['backbone']}` ({row['source']}{licence})"

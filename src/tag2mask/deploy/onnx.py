@@ -23,7 +23,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.deploy.stored import Stored, open_stored
 from tag2mask.errors import InputError
 from tag2mask.evaluate import with_background
-from tag2mask.files import whole_folder
+from tag2mask.files import check_outside_runs, whole_folder
 from tag2mask.protocols import Segmenter
 from tag2mask.stages.segmenter import load_segmenter
 from tag2mask.types import Photos
@@ -53,6 +53,7 @@ def write_onnx(path: Path | str, out: Path | str) -> float:
         InputError: no such segmenter, ONNX is not installed, the model cannot be written as ONNX or gives other logits,
             or ``out`` is not empty.
     """
+    check_outside_runs(Path(out))
     onnx, runtime = _needed("onnx"), _needed("onnxruntime")
     _needed("onnxscript")
     stored = open_stored(path)
@@ -117,6 +118,7 @@ def _metadata(stored: Stored, backbone: Backbone) -> dict[str, str]:
         "long_side": stored.settings.inference.long_side,
         "multiple": backbone.size_divisor,
         "model": stored.version,
+        "passport": dict(stored.passport),
     }
     return {key: json.dumps(value) for key, value in content.items()}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tag2mask.data import DataSettings
 from tag2mask.errors import InputError
 from tag2mask.files import read_object
+from tag2mask.passport import of_run
 from tag2mask.plan.execute import is_whole
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.prediction import Prediction
@@ -25,12 +27,14 @@ class Stored:
     Attributes:
         weights: the folder of ``model.safetensors``.
         version: which model this is, in words.
+        passport: what it learned from (:mod:`tag2mask.passport`); empty where the run or bundle does not say.
     """
 
     settings: RunSettings
     classes: tuple[str, ...]
     weights: StageFolder
     version: str
+    passport: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_stored(path: Path | str) -> Stored:
@@ -49,9 +53,8 @@ def open_stored(path: Path | str) -> Stored:
         )
     made = Prediction.of(path, path)
     by = Run(path, existing=True).description()["tag2mask"]
-    return Stored(
-        made.settings, made.classes, made.stage, f"tag2mask {by} {made.stage.folder.name} {made.stage.key[:8]}"
-    )
+    version = f"tag2mask {by} {made.stage.folder.name} {made.stage.key[:8]}"
+    return Stored(made.settings, made.classes, made.stage, version, of_run(path))
 
 
 def _of_bundle(path: Path) -> Stored:
@@ -71,7 +74,8 @@ def _of_bundle(path: Path) -> Stored:
     weights = StageFolder(path, "")
     if not is_whole(weights.model):
         raise InputError(f"{path} has no {weights.model.name}, or not all of it: copy the bundle again")
-    return Stored(settings, classes, weights, version)
+    block = content.get("passport")
+    return Stored(settings, classes, weights, version, block if isinstance(block, dict) else {})
 
 
 def described(stored: Stored) -> dict[str, Any]:
@@ -87,4 +91,5 @@ def described(stored: Stored) -> dict[str, Any]:
         "model": stored.version,
         "classes": list(stored.classes),
         "settings": plain(clean),
+        "passport": stored.passport,
     }

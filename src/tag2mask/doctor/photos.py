@@ -90,7 +90,8 @@ def _copies(checked: Checks) -> Iterator[Finding]:
     copies = [places for places in same.values() if len(places) > 1]
     across = [places for places in copies if len({split for split, _ in places}) > 1]
     if across:
-        shown = listed([" = ".join(f"{split}/{id_}" for split, id_ in places[:3]) for places in across])
+        of_splits = [list({split: (split, id_) for split, id_ in reversed(places)}.values()) for places in across]
+        shown = listed([" = ".join(f"{split}/{id_}" for split, id_ in sorted(places)) for places in of_splits])
         yield Finding(
             "error",
             f"{some(len(across), 'photo')} in more than one split: {shown}",

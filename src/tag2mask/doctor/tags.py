@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from tag2mask.data import Selection
 from tag2mask.data.companions import GOOD_WORDS, word
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.samples import domains_of, label_counts
-from tag2mask.data.words import look_alike, misspelt
+from tag2mask.data.words import joined, look_alike, misspelt
 from tag2mask.errors import listed
 from tag2mask.types import Dataset
+
+_NEGATIVE = frozenset(["negative", "healthy", "0", "no", "nothing", "empty", "false", "nodefects", "noobject"])
+_NOBODY_SAID = frozenset(["unknown", "unlabeled", "unlabelled", "undefined", "unsure", "todo", "tbd", "ignore", "void"])
 
 FEW = 20  # photos of a class below which a classifier hardly learns what the photos have in common
 IMBALANCE = 20  # ratio of the most to the least frequent class above which the rare ones are drowned
@@ -95,7 +99,20 @@ def _words(numbers: Mapping[str, int]) -> Iterator[Finding]:
             f"class '{rare}' ({some(numbers[rare], 'photo')}) may be a misspelt '{frequent}' ({numbers[frequent]})",
             "if it is, mend the tags",
         )
-    good = [name for name in numbers if word(name) in GOOD_WORDS | {"negative", "healthy", "0"}]
+    for name, part in joined(numbers):
+        yield Finding(
+            "warning",
+            f"class '{name}' looks like several tags, '{part}' among them",
+            "if it is, write a ; between them; if not, never mind",
+        )
+    nobody = [name for name in numbers if word(name) in _NOBODY_SAID]
+    if nobody:
+        yield Finding(
+            "warning",
+            f"class '{nobody[0]}' sounds as if nobody knew what its photos show",
+            "if so, leave those photos out of the tags: as a class it would be learned",
+        )
+    good = [name for name in numbers if word(name) in GOOD_WORDS | _NEGATIVE or _is_opposite(name, numbers)]
     if good and len(numbers) > 1:
         rest = ",".join(name for name in numbers if name not in good)
         yield Finding(
@@ -103,6 +120,12 @@ def _words(numbers: Mapping[str, int]) -> Iterator[Finding]:
             f"class '{good[0]}' sounds as if its photos showed none of the classes",
             f"if so, select the others (--classes {rest}): its photos then teach what background looks like",
         )
+
+
+def _is_opposite(name: str, names: Iterable[str]) -> bool:
+    """``no disc`` and ``!disc`` where there is a class ``disc``."""
+    thing = re.sub(r"^(no|not|non|without)[ _-]+|^[!~-]", "", name.casefold())
+    return thing != name.casefold() and thing in {other.casefold() for other in names}
 
 
 def _amounts(present: Mapping[str, int]) -> Iterator[Finding]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from tag2mask.data import DataSettings
+from tag2mask.data.decode import open_photo
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.images import index_mask_size, read_saliency
 from tag2mask.data.samples import Samples
@@ -17,6 +19,7 @@ from tag2mask.errors import InputError, listed
 from tag2mask.types import BACKGROUND, IGNORE, Dataset, Sample, SampleKey
 
 LOOKED_AT = 300  # masks and maps whose pixels are read, per split; spread evenly, enough to see wrong values
+_ARRAYS = (".npy", ".npz", ".mat", ".nii", ".gz", ".h5", ".hdf5", ".raw", ".exr", ".tga", ".pkl", ".svg", ".pt")
 BINARY = 0.01  # share of pixels of value 255 from which on they are objects, not borders
 
 Sizes = Mapping[SampleKey, tuple[int, int]]
@@ -73,10 +76,11 @@ def examine_truth_files(
         for folder in dataset.samples.truth.folders
     )
     photos = [sample for dataset in datasets.values() for sample in dataset.samples]
-    if settings.truth and not folders and photos:
-        yield Finding("error", f"{settings.truth} holds no truth masks", "give the folder of index masks")
     matched = {sample.mask_path for sample in photos if sample.mask_path}
     files = [folder / name for folder in folders for name in image_files(folder)]
+    yield from _arrays(folders)
+    if settings.truth and not files and photos:
+        yield Finding("error", f"{settings.truth} holds no truth masks", "give the folder of index masks")
     strange = [path for path in files if path not in matched]
     lacking = [sample for sample in photos if not sample.mask_path]
     if not strange or not lacking:
@@ -90,6 +94,38 @@ def examine_truth_files(
     else:
         of_files = f"{len(strange)} of {some(len(files), 'truth mask')} in {listed(map(str, folders))}"
         yield Finding("warning" if all_splits else "info", f"{of_files} named like no photo: {said}", advice)
+
+
+def _arrays(folders: Iterable[Path]) -> Iterator[Finding]:
+    """Files that programs take for masks, in folders of masks."""
+    for folder in folders:
+        names = [name.name for name in sorted(folder.glob("*")) if name.suffix.lower() in _ARRAYS]
+        if names:
+            yield Finding(
+                "warning",
+                f"{some(len(names), 'file')} in {folder} that are no images are not read: {listed(names)}",
+                "if they are truth masks, save them as PNG: what is not found is not measured",
+            )
+
+
+def _turned(split: str, samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Photos that are shown otherwise than their pixels are stored, for which masks may not be."""
+    turned = [sample.id for sample in samples if _is_turned(sample.image_path)]
+    if turned:
+        yield Finding(
+            "warning",
+            f"{split}: {len(turned)} of {some(len(samples), 'photo')} with truth looked at turned by their EXIF mark: "
+            f"{listed(turned)}",
+            "photos are read upright, as they are shown: check that their masks are drawn so, too",
+        )
+
+
+def _is_turned(path: Path) -> bool:
+    try:
+        with open_photo(path) as photo:
+            return photo.turned
+    except InputError:  # gone since it was checked
+        return False
 
 
 def examine_truth(split: str, dataset: Dataset, known: frozenset[int], sizes: Sizes) -> Iterator[Finding]:
@@ -109,6 +145,7 @@ def examine_truth(split: str, dataset: Dataset, known: frozenset[int], sizes: Si
     yield from (Finding("error", f"{split}: {problem}") for problem in shown[:5])
     if len(shown) > 5:
         yield Finding("error", f"{split}: {len(shown)} of {some(len(having), 'truth mask')} have such problems")
+    yield from _turned(split, _spread(having))
     yield from _values(split, dataset, [sample for sample in _spread(having) if sample.key not in problems], known)
 
 
@@ -152,8 +189,15 @@ def _values(split: str, dataset: Dataset, examples: Sequence[Sample], known: fro
         return
     strange = [value for value in np.flatnonzero(pixels).tolist() if value not in known | {BACKGROUND, IGNORE}]
     absent = [dataset.classes[label] for label, count in sorted(tagged.items()) if count >= 3 and not agreeing[label]]
+    if pixels.sum() and not pixels[BACKGROUND] and not strange:
+        yield Finding(
+            "warning",
+            f"{split}: the truth masks looked at have no pixel of background (0)",
+            f"check their values: 0 is background, 255 is 'do not care', {wanted}",
+        )
     if strange or absent:
         message = f"{split}: truth masks"
+        message += " have no pixel of background (0)," * (not pixels[BACKGROUND])
         if strange:
             message += f" hold values {listed(map(str, strange), 8)} that are no class ({wanted})"
         if absent:

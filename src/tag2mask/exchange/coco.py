@@ -25,7 +25,7 @@ def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
     """``instances.json``: ids from 1, ``iscrowd`` 0, a score with each image and annotation."""
     masks, lost, shown = _pycocotools(), Undecided(), []
     head = {
-        "info": {"description": about.version},
+        "info": {"description": about.version, **({"passport": about.passport} if about.passport else {})},
         "licenses": [],
         "categories": [{"id": c, "name": name, "supercategory": ""} for c, name in enumerate(about.classes, 1)],
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class About:
         root: the folder that the photos share.
         image_root: what stands before a photo's name where a tool asks for an address; None: what the tool needs for
             files of its own disk.
+        passport: what the masks were learned from (:mod:`tag2mask.passport`), for formats that have room for it.
     """
 
     classes: tuple[str, ...]
@@ -60,6 +62,7 @@ class About:
     split: str
     root: Path
     image_root: str | None = None
+    passport: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.layers.cross_attention import ClassReferences, attend_to_references, stack_references
+from tag2mask.layers.fine_maps import SMALL_PART, fine_map, grown, part, sharpened, watched
 from tag2mask.protocols import ClassMaps, Traits
 from tag2mask.types import Batch, Reference
 
@@ -39,13 +41,16 @@ class ComparedWithReferences(nn.Module):
 
     Args:
         method: in eval mode, a :class:`tag2mask.protocols.ClassMaps`.
+        finer: a block of its backbone, below which classes of small objects are located
+            (:mod:`tag2mask.layers.fine_maps`); None: no class is.
     """
 
-    def __init__(self, method: nn.Module) -> None:
+    def __init__(self, method: nn.Module, finer: nn.Module | None = None) -> None:
         super().__init__()
         assert isinstance(method, ClassMaps), type(method)
-        self.method = method
+        self.method, self.finer = method, finer
         self.references: dict[int, ClassReferences] = {}
+        self.small: tuple[int, ...] = ()  # classes located by the finer block
 
     def features_and_scores(self, views: Batch | Reference) -> tuple[Tensor, Tensor]:
         """The method's, in float32; features of length one."""
@@ -53,26 +58,55 @@ class ComparedWithReferences(nn.Module):
         features, scores = self.method.features_and_scores(views)
         return F.normalize(features.float(), dim=1), scores.float()
 
+    def with_fine_maps(
+        self, views: Batch | Reference, labels: Iterable[int]
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Features and scores, and the maps of the finer block ``[batch rows columns]`` of these classes: none where it
+        has no output, since stored features begin above it."""
+        if self.finer is None:
+            return *self.features_and_scores(views), {}
+        with watched(self.finer) as outputs:
+            features, scores = self.features_and_scores(views)
+            fine = {label: fine_map(scores[:, label], outputs[0]) for label in labels} if outputs else {}
+        return features.detach(), scores.detach(), fine
+
     @torch.no_grad()
     def prepare_localization(self, references: Iterable[Reference]) -> None:
-        """Keep features and scores of each reference, once for all photos to come."""
+        """Keep features and scores of each reference, once for all photos to come; see which classes are small."""
         shown: dict[int, list[tuple[dict[bool, Tensor], Tensor]]] = {}
+        parts: dict[int, list[float]] = {}
         for reference in references:
-            features, scores = self.features_and_scores(reference)
+            features, scores, fine = self.with_fine_maps(reference, reference.classes)
             keys = features[0].flatten(1) / TEMPERATURE
             for label in reference.classes:
                 values = scores[0, label].flatten().relu()
                 shown.setdefault(label, []).append(({False: keys}, values / (values.max() + 1e-5)))
+                if label in fine and (share := part(scores[:, label].relu(), fine[label])) is not None:
+                    parts.setdefault(label, []).append(share)
         self.references = {label: stack_references(of_class) for label, of_class in shown.items()}
+        self.small = tuple(sorted(label for label, shares in parts.items() if median(shares) <= SMALL_PART))
 
     def localize(self, batch: Batch) -> Tensor:
         """Maps in [0, 1] of the tagged classes ``[batch classes rows columns]``, each of which has a reference; of the
-        others zero."""
-        features, scores = self.features_and_scores(batch)
+        others zero. Where some class is located by the finer block, all maps are on its grid."""
+        tagged = batch.labels.any(0).nonzero().flatten().tolist()
+        if not self.small:
+            return self._compared(*self.features_and_scores(batch), batch.labels, tagged)
+        features, scores, fine = self.with_fine_maps(batch, self.small)
+        maps = self._compared(features, scores, batch.labels, tagged)
+        if not fine:
+            return maps
+        out = torch.zeros(*maps.shape[:2], *next(iter(fine.values())).shape[1:], device=maps.device)
+        for label in tagged:
+            of_class = maps[:, label]
+            out[:, label] = sharpened(of_class, fine[label]) if label in fine else grown(of_class, out[:, label])
+        return out
+
+    def _compared(self, features: Tensor, scores: Tensor, labels: Tensor, tagged: Iterable[int]) -> Tensor:
         out = torch.zeros_like(scores)
         with torch.autocast(scores.device.type, enabled=False):  # exponentials of sums over hundreds of channels
-            for label in batch.labels.any(0).nonzero().flatten().tolist():
-                rows, of_class = batch.labels[:, label] > 0, self.references[label]
+            for label in tagged:
+                rows, of_class = labels[:, label] > 0, self.references[label]
                 total = attend_to_references(
                     features[rows].flatten(2), of_class.keys[False], of_class.values, of_class.inside
                 )
@@ -82,7 +116,8 @@ class ComparedWithReferences(nn.Module):
 
 def compared_traits(traits: Traits, references: int) -> Traits:
     """Those of a method whose maps come from so many references of each class (0: its own). They are means of scores,
-    no probabilities, and their background lies higher than that of a photo's own map: Otsu's threshold suits them."""
+    no probabilities, and what surrounds objects lies between them and the background, so Otsu's threshold of three
+    groups suits them."""
     if not references:
         return traits
-    return replace(traits, references=references, maps="evidence", threshold_rule="otsu")
+    return replace(traits, references=references, maps="evidence", threshold_rule="otsu3")

@@ -24,6 +24,8 @@ from tag2mask.methods.eps import Eps, EpsSettings
 from tag2mask.methods.mcis_released import ReleasedMcis
 from tag2mask.methods.mcis_settings import McisSettings
 from tag2mask.methods.ppl import Ppl, PplSettings
+from tag2mask.methods.text import TextMaps
+from tag2mask.methods.text_settings import TOWERS, TextSettings
 from tag2mask.protocols import MethodSettings, Traits
 from tag2mask.train import TrainSettings
 
@@ -40,6 +42,8 @@ class Entry:
     """For `tag2mask list methods`."""
     train: Callable[[TrainSettings], TrainSettings] = lambda settings: settings
     """From the training of a classifier to this method's, where its loss wants another."""
+    backbone: str | None = None
+    """The backbone in the place of the default one, where the method needs one of another kind."""
 
 
 METHODS: dict[str, Entry] = {
@@ -59,6 +63,12 @@ METHODS: dict[str, Entry] = {
         "adaptive patch contrast, itself a segmenter (Wu et al., EAAI 2025)",
         # single patches carry the gradient: at a classifier's rate the tags are never learnt (docs/log.md)
         lambda train: replace(train.times(2), learning_rate=train.learning_rate / 5),
+    ),
+    "text": Entry(
+        TextMaps,
+        TextSettings,
+        "maps of the tags' words by CLIP or SigLIP 2, nothing is trained (Lin et al., CVPR 2023)",
+        backbone=next(iter(TOWERS)),
     ),
 }
 

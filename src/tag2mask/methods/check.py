@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.layers.class_references import ComparedWithReferences
-from tag2mask.protocols import ClassMaps, Method, MethodSettings, PredictsTags, Segmenter, Traits, UsesReferences
+from tag2mask.protocols import (
+    ClassMaps,
+    Method,
+    MethodSettings,
+    PredictsTags,
+    Segmenter,
+    Trainable,
+    Traits,
+    UsesClassNames,
+    UsesReferences,
+)
 from tag2mask.types import Batch, Losses, Photos, Reference
 
 Build = Callable[[Backbone, int, Any], nn.Module]
@@ -39,18 +49,13 @@ def check_method(build: Build, settings: MethodSettings, backbone: Make) -> None
     new: Callable[[Backbone], nn.Module] = lambda trunk: build(trunk, CLASSES, settings)  # noqa: E731
     for check in (
         check_traits_agree_with_promises,
-        check_losses_are_named_finite_scalars,
-        check_gradients_reach_backbone_and_head,
-        check_photos_without_classes_teach,
         check_localize_shape_and_range,
         check_localize_depends_on_nothing_but_its_input,
         check_weights_round_trip,
-        check_one_step_on_one_batch_lowers_the_loss,
-        check_stored_features_serve_as_well_as_photos,
-        check_padding_takes_no_part,
         check_class_maps_serve_references,
         check_tags_are_predicted_from_the_photo_alone,
         check_a_single_stage_method_segments,
+        *(LEARNING if settings.traits.trains else ()),
     ):
         check(new, backbone)
     check_inference_settings_change_no_training(build, settings, backbone)
@@ -74,12 +79,13 @@ def batch_of(size: int = 3, height: int = 32, width: int = 48, seed: int = 0) ->
 
 
 def _method(network: nn.Module) -> Method:
-    assert isinstance(network, Method), "a method has traits, losses(batch, progress) and localize(batch)"
+    assert isinstance(network, Method), "a method has traits and localize(batch)"
     return network
 
 
 def _losses(network: nn.Module, batch: Batch, progress: float = 0.5) -> list[Losses]:
-    result = _method(network).losses(batch, progress)
+    assert isinstance(network, Trainable), "a method that trains has losses(batch, progress)"
+    result = network.losses(batch, progress)
     return [result] if isinstance(result, Losses) else list(result)
 
 
@@ -119,6 +125,10 @@ def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
     assert traits.single_stage == isinstance(method, Segmenter), (
         "traits.single_stage and segment() contradict each other"
     )
+    assert traits.trains == isinstance(method, Trainable), "traits.trains and losses() contradict each other"
+    assert traits.class_names == isinstance(method, UsesClassNames), (
+        "traits.class_names and take_class_names() contradict each other"
+    )
     assert traits.class_maps == isinstance(method, ClassMaps), (
         "traits.class_maps and features_and_scores() contradict each other"
     )
@@ -132,7 +142,7 @@ def check_traits_agree_with_promises(new: New, backbone: Make) -> None:
             pass
         else:
             raise AssertionError("traits.saliency, but losses() needs none: it must say when a batch has none")
-    else:
+    elif traits.trains:
         _losses(network, replace(batch, saliency=None))
     if traits.maps == "probabilities":
         sums = _maps(network.eval(), batch).sum(1)
@@ -328,8 +338,21 @@ def check_inference_settings_change_no_training(build: Build, settings: MethodSe
         second = build(backbone(), CLASSES, other)
         assert first.state_dict().keys() == second.state_dict().keys(), f"{name} changes what is trained"
         second.load_state_dict(first.state_dict())
+        if not settings.traits.trains:
+            continue
         totals = [_totals(network.eval(), batch_of()) for network in (first, second)]
         assert totals[0] == totals[1], f"{name} is declared to be of inference only and changes the losses"
+
+
+LEARNING = (
+    check_losses_are_named_finite_scalars,
+    check_gradients_reach_backbone_and_head,
+    check_photos_without_classes_teach,
+    check_one_step_on_one_batch_lowers_the_loss,
+    check_stored_features_serve_as_well_as_photos,
+    check_padding_takes_no_part,
+)
+"""Of methods that train."""
 
 
 def _changed(settings: Any, name: str) -> MethodSettings | None:

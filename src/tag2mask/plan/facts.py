@@ -22,6 +22,7 @@ from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact
+from tag2mask.recipes import propagation_backbone
 from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 
@@ -156,7 +157,9 @@ class RunData:
             "val truth": lambda: self._truth(val),
             "weights": lambda: weights_digest(self.settings.backbone),
             "segmenter weights": lambda: self._segmenter_weights(),
+            "propagation weights": lambda: self._propagation_weights(),
             "method code": lambda: self._code(),
+            "method files": lambda: self._method_files(),
             "source": lambda: "" if self.source is None else self.source.content(self.digests),
         }
         return {name: _once(function) for name, function in lazily.items()}
@@ -186,6 +189,15 @@ class RunData:
     def _segmenter_weights(self) -> str:
         own = self.settings.segmenter
         return "" if own.backbone is None else weights_digest(segment.backbone_of(own, self.settings.backbone))
+
+    def _propagation_weights(self) -> str:
+        own = propagation_backbone(self.settings)
+        return "" if own is None else weights_digest(own)
+
+    def _method_files(self) -> str:
+        paths = self.settings.traits.files
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        return digest([(file.name, self.digests.of(file)) for file in files if file.is_file()])
 
     def _code(self) -> str:
         source = methods.source(self.settings.method)

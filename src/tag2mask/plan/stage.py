@@ -22,7 +22,9 @@ Fact = Literal[
     "val truth",
     "weights",  # the file of the backbone's weights, by content
     "segmenter weights",
+    "propagation weights",
     "method code",  # of a method from outside of the package
+    "method files",  # that the method's settings name, by content
     "source",  # the weights of the run to start from, and what they learned
 ]
 """What a stage may depend on apart from settings and other stages."""

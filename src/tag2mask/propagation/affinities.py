@@ -22,7 +22,7 @@ def of_network(
     net: AffinityNet, image: np.ndarray, localize: LocalizeSettings, settings: PropagationSettings
 ) -> Tensor:
     """``[1 offsets rows columns]`` of a photo ``[height width 3]`` uint8, plain and mirrored view together."""
-    pixels, device = _view(image, localize, net.backbone), next(net.parameters()).device
+    pixels, device = view_of(image, localize, net.backbone), next(net.parameters()).device
     both = torch.cat([pixels, pixels.flip(3)]).to(device)
     with torch.inference_mode(), compute.autocast(localize.precision, device):
         grid = net.grid(both).float()
@@ -40,7 +40,7 @@ def of_features(
 
     Nothing is trained. Features tell objects of one colour apart, but their cells are coarse: colours find the edge.
     """
-    pixels, device = _view(image, localize, backbone), next(backbone.parameters()).device
+    pixels, device = view_of(image, localize, backbone), next(backbone.parameters()).device
     with torch.inference_mode(), compute.autocast(localize.precision, device):
         features = backbone(pixels.to(device)).float().cpu()
     grid = grid_of(pixels.shape[2:], settings.stride)
@@ -60,6 +60,7 @@ def _of_colours(image: np.ndarray, localize: LocalizeSettings, settings: Propaga
     return neighbours.colour_affinity(F.interpolate(small, size, mode="area"), settings.walk_radius, settings.sigma)
 
 
-def _view(image: np.ndarray, localize: LocalizeSettings, backbone: Backbone) -> Tensor:
+def view_of(image: np.ndarray, localize: LocalizeSettings, backbone: Backbone) -> Tensor:
+    """A photo ``[height width 3]`` uint8 at scale 1, as the backbone takes it: ``[1 3 height width]``."""
     height, width = fit_size(image.shape[0], image.shape[1], localize.long_side, 1.0, backbone.size_divisor)
     return view_batch([image], View(height, width, False), backbone)

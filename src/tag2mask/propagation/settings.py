@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from tag2mask.errors import InputError
-from tag2mask.settings import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, POSITIVE, WIDTH, ByFact, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ class PropagationSettings:
     affinity is 0.61; wider lets 256 steps wander across everything (docs/log.md; chosen on photos with truth)."""
     cosine: Annotated[float, NOT_NEGATIVE] = 3.0
     """Of `--propagate features`: exponent of the features' cosine, with the colours."""
+    token_cosine: Annotated[float, Range(above=0, at_most=1000)] = 8.0
+    """Of `--propagate tokens`: exponent of the features' cosine (ours, not measured)."""
+    blocks: Annotated[int, Range(at_least=1, at_most=100)] = 8
+    """Of `--propagate attention`: last blocks whose attention is averaged (CLIP-ES)."""
+    box: Annotated[float, Range(at_least=0, below=1)] = 0.4
+    """Of `--propagate attention` and `tokens`: maps move out of the boxes around what is above this share of their
+    maximum (CLIP-ES)."""
+    backbone: str | None = None
+    """Of `--propagate features`, `attention` and `tokens`: a network of its own, by its timm name; None: the one that
+    made the maps."""
+    weights: Annotated[str, ByFact("propagation weights", "none")] = "auto"
+    """Of that network: auto, timm's from the hub; none: random; or a file."""
     channels: Annotated[int, WIDTH] = 32
     """Width of each depth's features (IRN)."""
     learn_backbone: bool = False

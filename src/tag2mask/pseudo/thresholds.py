@@ -8,6 +8,9 @@ Otherwise it splits the largest scores of that sample into two groups, by defaul
 answers: Otsu's (IEEE Trans. SMC 1979) takes the spread in both groups for equal, so the long tail of foreground scores
 pulls it up; Li's minimum cross entropy (Li and Lee, Pattern Recognition 1993) takes it to grow with the mean, and falls
 low where the maps rest on a haze. Maps lie between.
+
+Maps that come from references have three groups: background, what surrounds objects, and objects. Otsu's two take
+the surroundings for object; of his three groups (section IV of his paper), the highest is the objects.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ def find_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto") -> tupl
     if rule == "auto" and own and len(own) == len(shares):
         return covering_threshold(histogram, sum(own) / len(own)), "by the method's own background, no truth"
     rule = "between" if rule == "auto" else rule
-    threshold = {"otsu": otsu_threshold, "li": li_threshold, "between": between_threshold}[rule](histogram)
+    rules = {"otsu": otsu_threshold, "otsu3": otsu3_threshold, "li": li_threshold, "between": between_threshold}
+    threshold = rules[rule](histogram)
     return threshold, f"rule '{rule}' on the maps, no truth"
 
 
@@ -74,6 +78,23 @@ def otsu_threshold(histogram: np.ndarray) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         between = (mean_below[-1] * below - mean_below) ** 2 / (below * (1 - below))
     return _best(between, below)
+
+
+def otsu3_threshold(histogram: np.ndarray) -> float:
+    """Otsu's of three groups: the upper one of the two edges between which and beside which the variance between the
+    groups is largest; of two groups where there are scores in two bins only."""
+    weight, centres = _below(histogram)
+    below, mass = np.cumsum(weight), np.cumsum(weight * centres)
+    # rows: last bin of the lowest group, columns: last bin of the middle one
+    weights = below[:, None], below[None] - below[:, None], np.broadcast_to(1 - below, (len(below),) * 2)
+    masses = mass[:, None], mass[None] - mass[:, None], mass[-1] - mass[None]
+    filled = np.logical_and.reduce(np.broadcast_arrays(*(w > 1e-9 for w in weights)))
+    if not filled.any():
+        return otsu_threshold(histogram)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = sum(m**2 / w for m, w in zip(masses, weights, strict=True))
+    of_upper = np.where(filled, between, -np.inf).max(0)
+    return _best(of_upper, below)
 
 
 def li_threshold(histogram: np.ndarray) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from tag2mask.errors import unknown
 from tag2mask.recipes import apc, eps, general, mcis, ppl
-from tag2mask.recipes.settings import RunSettings, settings_from, with_method
+from tag2mask.recipes.settings import RunSettings, propagation_backbone, settings_from, with_method
 
-__all__ = ["RECIPES", "RunSettings", "recipe", "settings_from", "with_method"]
+__all__ = ["RECIPES", "RunSettings", "propagation_backbone", "recipe", "settings_from", "with_method"]
 
 RECIPES: dict[str, Callable[[], RunSettings]] = {
     "default": general.default,

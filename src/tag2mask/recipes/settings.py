@@ -19,6 +19,7 @@ from tag2mask.methods.smaf import SelfTrainSettings
 from tag2mask.propagation import PropagationSettings
 from tag2mask.protocols import Traits
 from tag2mask.pseudo import PseudoSettings
+from tag2mask.saliency import SelfSupervisedSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
 from tag2mask.settings import NOT_NEGATIVE, THREADS, DecidesNothing, Range, check_values
 from tag2mask.train import TrainSettings
@@ -43,6 +44,8 @@ class RunSettings:
     localize: LocalizeSettings = LocalizeSettings(references=5)
     self_train: SelfTrainSettings = SelfTrainSettings()
     """Students that learn from the method's maps."""
+    self_supervised: SelfSupervisedSettings = SelfSupervisedSettings()
+    """Of `--saliency self-supervised`."""
     student_train: TrainSettings = TrainSettings(epochs=5.0)
     """Of each student; it goes on from the network whose maps it learns, but most get a new head."""
     propagate: str = "none"
@@ -104,14 +107,23 @@ class RunSettings:
         return self.traits.single_stage
 
 
+def propagation_backbone(settings: RunSettings) -> BackboneSettings | None:
+    """The network of its own that a propagation has; None: it has none."""
+    own = settings.propagation
+    return None if own.backbone is None else BackboneSettings(own.backbone, own.weights)
+
+
 def with_method(settings: RunSettings, method: str) -> RunSettings:
     """The same run with another method at its default settings, trained as that method wants, on its own maps: the
-    default run's references are CAM's."""
+    default run's references are CAM's. On the backbone that the method asks for, where the run has the default one."""
     if method == settings.method:
         return settings
     entry = methods.entry(method)
     train, localize = entry.train(settings.train), replace(settings.localize, references=0)
-    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize)
+    backbone = settings.backbone
+    if entry.backbone is not None and backbone.name == BackboneSettings().name:
+        backbone = replace(backbone, name=entry.backbone)
+    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize, backbone=backbone)
 
 
 def settings_from(content: dict[str, Any]) -> RunSettings:

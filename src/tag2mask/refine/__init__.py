@@ -4,7 +4,8 @@ from tag2mask.refine.crf import DenseCrf, LabelCrf, dense_crf, dense_crf_from_la
 from tag2mask.refine.crf_settings import PRESETS, CrfSettings
 from tag2mask.refine.par import Par, par, pixel_adaptive
 from tag2mask.refine.par_spread import ParSettings
-from tag2mask.refine.refiners import REFINERS, Bounded, Chain, Entry, refiner
+from tag2mask.refine.proposals import ProposalRefiner, Proposer
+from tag2mask.refine.refiners import REFINERS, Bounded, Chain, Entry, entries, refiner
 from tag2mask.refine.walk import random_walk
 
 __all__ = [
@@ -18,8 +19,11 @@ __all__ = [
     "LabelCrf",
     "Par",
     "ParSettings",
+    "ProposalRefiner",
+    "Proposer",
     "dense_crf",
     "dense_crf_from_labels",
+    "entries",
     "par",
     "pixel_adaptive",
     "random_walk",

@@ -5,6 +5,7 @@ In the manner of scikit-learn's ``check_estimator``: call it on your own refiner
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -15,11 +16,12 @@ from tag2mask.protocols import Refiner
 Make = Callable[[], Refiner]
 
 
-def check_refiner(make: Make) -> None:
+def check_refiner(make: Make, *, background: bool = False) -> None:
     """Run every check of the contract.
 
     Args:
         make: gives the refiner; called several times.
+        background: whether it takes label 0 for background, so that this label has its place.
 
     Raises:
         AssertionError: a promise is not kept; the message says which.
@@ -28,7 +30,7 @@ def check_refiner(make: Make) -> None:
         check_probabilities_in_and_out,
         check_input_is_left_alone,
         check_same_input_same_result,
-        check_permuted_labels_permute_the_result,
+        functools.partial(check_permuted_labels_permute_the_result, background=background),
         check_an_image_of_one_colour,
         check_thin_images,
         check_certain_scores,
@@ -80,9 +82,9 @@ def check_same_input_same_result(make: Make) -> None:
     assert torch.equal(first, again), "refine() depends on more than the values it is given"
 
 
-def check_permuted_labels_permute_the_result(make: Make) -> None:
+def check_permuted_labels_permute_the_result(make: Make, background: bool = False) -> None:
     images, scores = example(labels=4)
-    order = [2, 0, 3, 1]
+    order = [0, 2, 3, 1] if background else [2, 0, 3, 1]
     first, moved = make().refine(images, scores)[:, order], make().refine(images, scores[:, order])
     near = ((first - moved).abs() < 1e-2).float().mean()  # where labels are nearly even, rounding grows
     assert float(near) > 0.99, "the order of labels changes the result"

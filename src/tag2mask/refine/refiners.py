@@ -16,6 +16,7 @@ from tag2mask.refine.crf import DenseCrf, LabelCrf
 from tag2mask.refine.crf_settings import PRESETS
 from tag2mask.refine.par import Par
 from tag2mask.refine.par_spread import ParSettings
+from tag2mask.refine.proposals import MODELS, ProposalRefiner, check_installed, loaded
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,22 @@ class Entry:
 
     build: Callable[[], Refiner]
     line: str
+    check: Callable[[], object] = lambda: None
+    """Raises :class:`~tag2mask.errors.InputError` where it is not installed; loads nothing."""
+    load: Callable[[], object] = lambda: None
+    """Fetches what it needs, so that a run knows at its start whether it can be had."""
+    saw: str = ""
+    """What it was trained with, where that is more than nothing: the passport says so."""
+
+
+def _proposals(name: str) -> Entry:
+    return Entry(
+        functools.partial(ProposalRefiner, name),
+        f"parts exchanged for proposals of {MODELS[name].line}; extra sam, weights from the hub",
+        functools.partial(check_installed, name),
+        functools.partial(loaded, name),
+        f"masks of other photos ({MODELS[name].hub})",
+    )
 
 
 def _preset(name: str, line: str) -> Entry:
@@ -46,6 +63,7 @@ REFINERS: dict[str, Entry] = {
         "pixel-adaptive refinement at half resolution (AFA, ToCo)",
     ),
     "par/full": Entry(Par, "pixel-adaptive refinement at full resolution"),
+    **{name: _proposals(name) for name in MODELS},
 }
 
 
@@ -82,6 +100,11 @@ class Bounded:
         return F.interpolate(refined, (height, width), mode="bilinear", align_corners=False)
 
 
+def entries(name: str) -> list[Entry]:
+    """Of the refiners that a name stands for, which is known to be one."""
+    return [REFINERS[part] for part in _split(name) if part != "none"]
+
+
 def refiner(name: str, long_side: int = 0) -> Refiner:
     """The refiner a name stands for: one of :data:`REFINERS`, several joined by commas, or ``none``.
 
@@ -95,7 +118,7 @@ def refiner(name: str, long_side: int = 0) -> Refiner:
 
 
 def _named(name: str) -> Refiner:
-    names = [part.strip() for part in name.split(",")]
+    names = _split(name)
     if names == ["none"]:
         return Chain(())
     if "none" in names:
@@ -103,6 +126,11 @@ def _named(name: str) -> Refiner:
     for part in names:
         if part not in REFINERS:
             raise unknown("refiner", part, [*REFINERS, "none"])
+        REFINERS[part].check()
     if len(names) == 1:
         return REFINERS[names[0]].build()
     return Chain(tuple(REFINERS[part].build() for part in names))
+
+
+def _split(name: str) -> list[str]:
+    return [part.strip() for part in name.split(",")]

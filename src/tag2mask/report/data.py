@@ -63,6 +63,8 @@ class ReportData:
     scores: Sequence[ScoreTable] = ()
     agreements: Sequence[tuple[str, TagAgreement]] = ()  # name, masks against tags
     tag_precision: Sequence[TagPrecision] = ()  # of the method, on photos held out of its training
+    doubted_tags: tuple[int, int, int] | None = None
+    # tags that look wrong, that look missing, photos judged; None: nobody judged them
     photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos
     class_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)  # split -> photos tagged, by class
     background_photos: Mapping[str, int] = field(default_factory=dict)  # split -> photos tagged with no class
@@ -74,6 +76,7 @@ class ReportData:
     risk: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     # split -> (percent of the photos, those of least need first; mean of their own mean IoU)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    passport: Mapping[str, Any] = field(default_factory=dict)  # what the run knew, for programs
     warnings: Sequence[str] = ()  # photos set aside, and the like
     environment: Mapping[str, str] = field(default_factory=dict)  # name -> version
     peak_memory: int | None = None  # bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def html(data: ReportData) -> str:
         sweep=None if data.sweep is None else sweep_chart(data.sweep),
         risk=[line_chart(split, points, smoothed=False) for split, points in data.risk.items()],
         settings=flat_settings(data.settings),
+        passport=markupsafe.escape(json.dumps(data.passport, indent=1)),
         seconds=sum(stage.seconds for stage in data.stages),
     )
 

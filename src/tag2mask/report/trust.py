@@ -19,6 +19,7 @@ FEW_PHOTOS = 20  # a class tagged on fewer is called thin: its classifier sees e
 WEAK_IOU = 40.0  # percent; below it a mask shares less of its area with the object than it gets wrong
 CONFUSED = 10.0  # percent of a class's pixels that go to one other class before it is worth a line
 MANY_ALARMS = 5.0  # percent of the photos without a class whose masks show one, above which that is no good sign
+MANY_DOUBTS = 0.05  # doubted tags per photo above which that is worth a caution: tags that are right give 0.02 to 0.05
 DISAGREES = 80.0  # percent of a class's tags shown in the masks, below which the class is named
 
 
@@ -37,6 +38,7 @@ def trust(data: ReportData) -> list[Remark]:
         *_of_measures(data),
         *learnt,
         *(r for name, tags in data.agreements for r in _of_tags(name, tags)),
+        *_of_doubted_tags(data.doubted_tags),
         *_of_data(data),
     ]
 
@@ -152,6 +154,17 @@ def _of_tags(name: str, agreement: TagAgreement) -> Iterator[Remark]:
     ]
     if seldom:
         yield Remark("caution", f"{name}: tagged but often not shown: {', '.join(seldom)}.")
+
+
+def _of_doubted_tags(counts: tuple[int, int, int] | None) -> Iterator[Remark]:
+    if counts is None:
+        return
+    wrong, missing, photos = counts
+    yield Remark(
+        "caution" if wrong + missing > MANY_DOUBTS * photos else "note",
+        f"Of the tags of {photos} training photos, {wrong} look wrong and {missing} look missing to classifiers "
+        "that did not learn from the photo (`tag2mask tags`). They may err: look before you correct.",
+    )
 
 
 def _of_data(data: ReportData) -> Iterator[Remark]:

@@ -11,6 +11,7 @@ import numpy as np
 from tag2mask import concurrency, data
 from tag2mask.data.images import read_image
 from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.files import check_own_folder, write_json
 from tag2mask.progress import track
 from tag2mask.saliency.network import SaliencyDetector, SaliencyModel, write_saliency
 from tag2mask.types import Sample
@@ -18,6 +19,7 @@ from tag2mask.types import Sample
 log = logging.getLogger("tag2mask")
 
 Found = np.ndarray | UnreadableImage
+MADE_BY = ".saliency.json"  # says that the maps in a folder are of this module
 BYTES = 6e6  # of a decoded photo whose size is not known
 
 
@@ -39,7 +41,9 @@ def make_saliency_maps(path: Path | str, out: Path | str, settings: data.DataSet
         if _place(out, sample).resolve() == sample.image_path.resolve():
             raise InputError(f"--out {out} holds the photos themselves: the map of {sample.image_path.name} would "
                              "replace it; give another folder")  # fmt: skip
+    check_own_folder(out, MADE_BY)
     log.info("%s: %s", opened.line, model.line)
+    write_json(out / MADE_BY, {"model": model.line})
     detector = SaliencyDetector(model)
 
     def read(sample: Sample) -> Found:

@@ -65,6 +65,7 @@ class Photos:
             "split": sample.split,
             "need": round(place.need, 4) if place.need >= 0 else None,
             "tagged": labels is not None,
+            "doubted": self.queue.tags_said.get(sample.key, ""),
             "tags": sorted(labels or ()),
             "size": size,
             "work": pixels.work_size(size),

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from tag2mask import run_tags
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.serve.order import need_of
@@ -32,6 +33,8 @@ class Queue:
         self.execution = execution
         self.masks = _last_masks(execution)
         self.predictions = execution.folders.get("predictions")
+        judged = run_tags.judged(execution)
+        self.tags_said = {} if judged is None else {photo.key: photo.said for photo in judged.suspected}
         of_photos = need_of(execution)
         self.places = sorted(self._listed(of_photos), key=lambda place: -place.need if place.need >= 0 else 1)
         self._position = {self.key(position): position for position in range(len(self.places))}

@@ -13,7 +13,7 @@ from tag2mask.stages.method import make_maps, train_method
 from tag2mask.stages.photos import check_photos
 from tag2mask.stages.predictions import make_oracle_masks, predict_validation
 from tag2mask.stages.propagation import propagate_maps
-from tag2mask.stages.saliency import make_saliency
+from tag2mask.stages.saliency import saliency_stages
 from tag2mask.stages.scores import make_scores
 from tag2mask.stages.segmenter import relabel, train_segmenter
 from tag2mask.stages.self_training import train_student
@@ -23,7 +23,7 @@ def plan(settings: RunSettings) -> tuple[Stage, ...]:
     """All stages of a run with these settings, in order: photos -> method -> maps -> masks -> segmenter -> predictions
     -> scores. A single-stage method is the segmenter; after it none is trained."""
     stages: list[Stage] = [check_photos(verify=settings.verify)]
-    stages += [make_saliency()] if settings.data.makes_saliency else []
+    stages += saliency_stages(settings)
     stages += [train_method(settings), make_maps(settings)]
     for turn in range(1, settings.self_train.students + 1):
         stages += [train_student(settings, turn), make_maps(settings, turn)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
-from tag2mask import compute
+from tag2mask import compute, processes
 from tag2mask.backbones import Backbone
 from tag2mask.errors import listed
 from tag2mask.localize import Localizer, LocalizeSettings, batches_by
@@ -30,15 +31,21 @@ def without_held_out(context: Context) -> tuple[Dataset, list[Sample]]:
     return learnt, [samples[i] for i in sorted(held)]
 
 
-def check_tags(context: Context, method: nn.Module, backbone: Backbone, held: list[Sample]) -> dict[str, Any]:
-    """Say, and give for the manifest, how well the tags of the held-out photos are predicted."""
+def measure_tags(context: Context, method: nn.Module, backbone: Backbone, held: list[Sample]) -> list[TagPrecision]:
+    """How well the tags of the held-out photos are predicted; nothing where the method predicts none."""
     if not held or not isinstance(method, PredictsTags):
-        return {}
+        return []
     scores = _tag_scores(context, method.eval(), backbone, held)
     tags = torch.stack([label_vector(sample.labels or frozenset(), len(context.classes)) for sample in held])
-    rows = tag_precision(scores.numpy(), tags.numpy() > 0, context.classes)
+    return processes.from_main(lambda: tag_precision(scores.numpy(), tags.numpy() > 0, context.classes))
+
+
+def say_tags(rows: Sequence[TagPrecision]) -> dict[str, Any]:
+    """Say, and give for the manifest, how well the tags of held-out photos are predicted."""
+    if not rows:
+        return {}
     mean = sum(row.average_precision for row in rows) / len(rows)
-    log.info("tags of %d held-out photos: mean average precision %.2f", len(held), mean)
+    log.info("tags of %d held-out photos: mean average precision %.2f", rows[0].photos, mean)
     if missed := [f"{row.name} ({row.average_precision:.2f})" for row in rows if not row.learnt]:
         log.warning(
             "not learnt from its tags: %s. Its maps and masks mean little: train longer (--epochs), add photos of it, "
@@ -49,7 +56,7 @@ def check_tags(context: Context, method: nn.Module, backbone: Backbone, held: li
 
 
 def precision_rows(manifest: dict[str, Any]) -> list[TagPrecision]:
-    """What :func:`check_tags` left in a manifest."""
+    """What :func:`say_tags` left in a manifest."""
     return [TagPrecision(**row) for row in manifest.get("held_out", ())]
 
 

@@ -7,21 +7,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tag2mask import methods, processes
+from tag2mask.backbones import Backbone
+from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
+from tag2mask.errors import listed
+from tag2mask.layers.class_references import ComparedWithReferences
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.source import learned, write_learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
+from tag2mask.protocols import UsesClassNames
 from tag2mask.recipes import RunSettings
 from tag2mask.references import check_references, draw_references, reference_view, show_references
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import write_maps
-from tag2mask.stages.held_out import check_tags, without_held_out
+from tag2mask.stages.attempts import best_of_two, gentler
+from tag2mask.stages.held_out import measure_tags, say_tags, without_held_out
 from tag2mask.stages.networks import (
     STRUCTURE,
     STUDENTS,
@@ -36,16 +42,17 @@ from tag2mask.stages.networks import (
     tagged_source,
 )
 from tag2mask.stages.saliency import saliency_inputs
-from tag2mask.train import fit, save_model
+from tag2mask.train import TagPrecision, fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
 log = logging.getLogger("tag2mask")
 
 
 def train_method(settings: RunSettings) -> TrainingStage:
-    """The method learns from the tags."""
+    """The method learns from the tags, or is made ready where it learns nothing."""
+    if not settings.traits.trains:
+        return _prepare_method(settings)
     saliency, made = saliency_inputs(settings, used=settings.traits.saliency)
-    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
     return TrainingStage(
         name="method",
         title=f"training {settings.method}",
@@ -54,30 +61,68 @@ def train_method(settings: RunSettings) -> TrainingStage:
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", "held_out",
             "localize.precision", *frozen_settings(settings),
         ),
-        facts=("photos", "tags", "weights", *saliency, *code, *source_fact(settings)),
+        facts=("photos", "tags", "weights", *saliency, *_own_facts(settings), *source_fact(settings)),
         train=_train,
     )  # fmt: skip
+
+
+def _own_facts(settings: RunSettings) -> tuple[Fact, ...]:
+    """What lies in files of the method's own."""
+    code: tuple[Fact, ...] = ("method code",) if methods.source(settings.method) else ()
+    return (*code, "method files") if settings.traits.files else code
+
+
+def _prepare_method(settings: RunSettings) -> TrainingStage:
+    return TrainingStage(
+        name="method",
+        title=f"preparing {settings.method}",
+        settings=(*STRUCTURE, own_settings(settings, inference=False)),
+        facts=("photos", "tags", "weights", *_own_facts(settings)),
+        train=_prepare,
+    )
+
+
+def _prepare(context: Context) -> dict[str, Any]:
+    save_model(_begin(context)[0], context.folder.model)
+    return {}
+
+
+def _begin(context: Context) -> tuple[nn.Module, Backbone]:
+    """The method, told what it may know before it learns, on its backbone; what the run remembers of it is written."""
+    method, backbone = build_method(context)
+    if isinstance(method, UsesClassNames):
+        method.take_class_names(context.classes)
+    of_photos = learned(context.train.samples, context.photos, context.classes)
+    processes.from_main(lambda: write_learned(context.folder, of_photos))
+    return method, backbone
 
 
 def _train(context: Context) -> dict[str, Any]:
     s = context.settings
     traits = methods.traits(s.options)
-    torch.manual_seed(s.seed)
-    method, backbone = build_method(context)
-    of_photos = learned(context.train.samples, context.photos, context.classes)
-    processes.from_main(lambda: write_learned(context.folder, of_photos))
     if traits.saliency:
         _check_saliency(context)
     if not s.train.epochs:  # a whole released network, as it is
-        save_model(method, context.folder.model)
-        return {}
+        torch.manual_seed(s.seed)
+        return _prepare(context)
     dataset, held = without_held_out(context)
-    source: Any = tagged_source(context, backbone, s.augment, s.seed, saliency=traits.saliency, dataset=dataset)
-    if traits.pairs:
-        source = Pairs(source, s.seed)
-    train = from_source(context, method, s.train)
-    fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
-    return check_tags(context, method, backbone, held)
+
+    def trained(augment: AugmentSettings) -> list[TagPrecision]:
+        torch.manual_seed(s.seed)
+        method, backbone = _begin(context)
+        source: Any = tagged_source(context, backbone, augment, s.seed, saliency=traits.saliency, dataset=dataset)
+        if traits.pairs:
+            source = Pairs(source, s.seed)
+        train = from_source(context, method, s.train)
+        fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
+        return measure_tags(context, method, backbone, held)
+
+    stored = s.backbone.freeze or s.backbone.freeze_until is not None  # features of whole photos: no views to choose
+    gentle = gentler(s.augment) if s.train.epochs == "auto" and held and not stored else None
+    if gentle is None:
+        return say_tags(trained(s.augment))
+    rows, again = best_of_two(context.folder.folder, lambda: trained(s.augment), lambda: trained(gentle))
+    return say_tags(rows) | ({"scale": list(gentle.scale)} if again else {})
 
 
 def _check_saliency(context: Context, limit: int = 50) -> None:
@@ -116,13 +161,14 @@ def _localize(context: Context, name: str) -> PhotoWork:
     settings = context.settings.localize
     network = load_map_network(context, name)
     if name == "method" and settings.references:  # a student has learnt from them
-        network = network.compared(settings.references)
-    store = feature_store(context, network.backbone)
+        network = network.compared(settings)
+    store = feature_store(context, network.backbone) if network.traits.trains else None
     samples = context.train.samples
     if store is not None:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
     if network.traits.references:
         _show_references(context, network)
+        _say_which_are_small(network.network, context.classes)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
 
     def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
@@ -136,6 +182,12 @@ def _localize(context: Context, name: str) -> PhotoWork:
             samples, lambda sample: localizer.group(context.size(sample)), settings.batch_size, localizer.device
         ),
     )
+
+
+def _say_which_are_small(network: nn.Module, classes: Sequence[str]) -> None:
+    if isinstance(network, ComparedWithReferences) and network.small:
+        names = listed((classes[label] for label in network.small), 10)
+        log.info("small objects: %s: located by a finer block of the backbone (--localize.no-fine: not)", names)
 
 
 def _show_references(context: Context, network: MapNetwork) -> None:

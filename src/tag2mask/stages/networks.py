@@ -16,6 +16,8 @@ from tag2mask.data.batches import StoredFeatures, TaggedImages
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.layers.class_references import ComparedWithReferences, compared_traits
+from tag2mask.layers.fine_maps import finer_block
+from tag2mask.localize import LocalizeSettings
 from tag2mask.methods.released import released_state
 from tag2mask.methods.smaf import student_of
 from tag2mask.plan.context import Context
@@ -72,10 +74,12 @@ class MapNetwork:
     traits: Traits
     backbone: Backbone
 
-    def compared(self, references: int) -> MapNetwork:
+    def compared(self, settings: LocalizeSettings) -> MapNetwork:
         """The same network, whose maps come from references; they are still to be shown to it."""
-        traits = compared_traits(self.traits, references)
-        return MapNetwork(ComparedWithReferences(self.network), traits, self.backbone)
+        traits = compared_traits(self.traits, settings.references)
+        name = finer_block(self.backbone) if settings.fine else None
+        finer = None if name is None else self.backbone.blocks[name]
+        return MapNetwork(ComparedWithReferences(self.network, finer), traits, self.backbone)
 
 
 def load_map_network(context: Context, name: str) -> MapNetwork:

@@ -15,7 +15,7 @@ from tag2mask.data.batches import MaskedImages
 from tag2mask.data.images import read_image
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Stage, TrainingStage
-from tag2mask.recipes import RunSettings
+from tag2mask.recipes import RunSettings, propagation_backbone
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader, write_maps, write_mask
 from tag2mask.stages.networks import (
@@ -30,7 +30,7 @@ from tag2mask.stages.networks import (
 from tag2mask.train import fit, load_model
 from tag2mask.types import LocalizationMaps, Sample
 
-LEARNT = Part("propagation", ("beta", "steps", "sigma", "cosine"))
+LEARNT = Part("propagation", ("beta", "steps", "sigma", "cosine", "token_cosine", "blocks", "box"))
 """Settings of propagation without those of the walk alone, on which no network depends."""
 
 
@@ -93,15 +93,18 @@ def _network(context: Context) -> tuple[propagation.AffinityNet, Backbone]:
 
 def _propagate(settings: RunSettings, way: propagation.Propagation) -> PhotoStage:
     source, network = names.maps(settings)[-1], names.networks(settings)[-1]
-    reads = {"trained": ("affinity",), "backbone": (network,), None: ()}[way.network]
-    structure = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS) if way.network == "backbone" else ()
+    own = way.network == "backbone" and propagation_backbone(settings) is not None
+    of_maps = way.network == "backbone" and not own
+    reads = ("affinity",) if way.network == "trained" else (network,) if of_maps else ()
+    structure = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS) if of_maps else ()
+    along = way.along or propagation.propagate
 
     def start(context: Context) -> PhotoWork:
         maps, s = MapReader(context.read(source)), context.settings.propagation
         affinities = _affinities(context, way, network)
 
         def write(sample: Sample, inputs: tuple[LocalizationMaps, Tensor]) -> None:
-            write_maps(context.folder.path(sample.id, ".npz"), propagation.propagate(*inputs, s))
+            write_maps(context.folder.path(sample.id, ".npz"), along(*inputs, s))
 
         return PhotoWork(
             read=lambda sample: (maps(sample), read_image(sample.image_path)),
@@ -114,7 +117,7 @@ def _propagate(settings: RunSettings, way: propagation.Propagation) -> PhotoStag
         title="propagated maps",
         reads=(source, *reads),
         settings=("propagate", "propagation", "localize", *(structure or ("backbone",))),
-        facts=("photos",),
+        facts=("photos", *(("propagation weights",) if own else ())),
         suffix=".npz",
         measured=Measured("maps", "Maps after propagation", "train"),
         start=start,
@@ -122,9 +125,12 @@ def _propagate(settings: RunSettings, way: propagation.Propagation) -> PhotoStag
 
 
 def _affinities(context: Context, way: propagation.Propagation, maps_by: str) -> Callable[[np.ndarray], Tensor]:
-    """What gives the affinities ``[1 offsets rows columns]`` of a photo ``[height width 3]`` uint8."""
+    """What gives the affinities of a photo ``[height width 3]`` uint8 (:class:`.Propagation`)."""
     s, network = context.settings, None
-    if way.network == "backbone":
+    own = propagation_backbone(s)
+    if way.network == "backbone" and own is not None:
+        network = backbones.build(own).to(compute.device()).eval()
+    elif way.network == "backbone":
         network = load_map_network(context, maps_by).backbone
     elif way.network == "trained":
         network, _ = _network(context)

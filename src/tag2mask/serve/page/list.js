@@ -90,7 +90,7 @@ export class List {
     const said = row.decision ?? "open";
     button.append(image, text("span", row.id, "name"), need, text("span", MARKS[row.decision] ?? "", `mark ${said}`));
     button.setAttribute("aria-label", `${row.id}, ${said}` + (row.need === null ? "" : `, need ${row.need.toFixed(2)}`));
-    button.title = `${row.id} (${row.split})`;
+    button.title = `${row.id} (${row.split})` + (row.doubted ? `: tags: ${row.doubted}` : "");
     button.addEventListener("click", () => this.open(position));
     return button;
   }

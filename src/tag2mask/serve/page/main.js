@@ -79,6 +79,7 @@ function describe(item) {
   if (row.size[1] !== row.work[1]) parts.push(`shown at ${row.work[1]} × ${row.work[0]}`);
   if (row.split) parts.push(row.split);
   if (row.need !== null) parts.push(`need ${row.need.toFixed(2)}`);
+  if (row.doubted) parts.push(`tags: ${row.doubted}`);
   if (row.decision) parts.push(row.decision + (row.who ? ` by ${row.who}` : ""));
   $("photo-note").textContent = parts.join(" · ");
 }
