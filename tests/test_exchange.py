@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from tag2mask import need, pipeline
 from tag2mask.errors import InputError
 from tag2mask.exchange import FORMATS, About, MaskedPhoto, check_classes, labelme
 from tag2mask.exchange.brush import packed, unpacked
 from tag2mask.exchange.check import CLASSES, check_format, check_same, odd_photos
 from tag2mask.exchange.outlines import filled, outline, parts
 from tag2mask.exchange.runs import from_runs, runs_of
+from tag2mask.plan.folder import Run
 from world import SMALL, fails, run
 
 PIXELS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=17))
@@ -204,18 +206,21 @@ def test_classes_that_a_format_cannot_hold(name: str, of_class: str, word: str) 
 
 
 def test_a_run_is_exported_with_scores_in_order(trained: Path, world: Path, tmp_path: Path) -> None:
+    """By need of a person, the order of the review page."""
+    needed = need.scores(pipeline.reopen(Run(trained, existing=True)))
+    assert len(set(needed.values())) > 4
     for first in ("worst", "best", "both", "random"):
         out = tmp_path / first
         assert run("export", trained, "--to", "png", "--out", out, "--first", first) == 0
         with (out / "scores.csv").open() as file:
             rows = list(csv.DictReader(file))
-        scores = [float(row["confidence"]) for row in rows]
-        assert len(rows) == 9 and all(0 <= score <= 1 for score in scores)
-        ranked = sorted(scores, reverse=first == "best")
+        assert len(rows) == 9 and all(0 <= float(row["confidence"]) <= 1 for row in rows)
+        needs = [needed["train", row["id"]] for row in rows]
+        ranked = sorted(needs, reverse=first != "best")
         if first == "both":
-            assert scores[:4] == [ranked[0], ranked[-1], ranked[1], ranked[-2]]
+            assert needs[:4] == [ranked[0], ranked[-1], ranked[1], ranked[-2]]
         elif first != "random":
-            assert scores == ranked
+            assert needs == ranked
         for row in rows:
             sent = (trained / "masks" / f"{row['id']}.png").read_bytes()
             assert (out / f"{row['id']}.png").read_bytes() == sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -255,3 +256,17 @@ def test_torchrun_and_more_processes_than_photos(world: Path, tmp_path: Path) ->
     done = subprocess.run([*torchrun, "2", *command], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9
+
+
+@pytest.mark.exhaustive
+def test_accelerate_launch(world: Path, tmp_path: Path) -> None:
+    """The other launcher: the same masks as one process."""
+    command = ["-m", "tag2mask", "label", str(world), *SAME, "--out"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *command, str(tmp_path / "two")], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["sessions"][-1]["processes"] == 2
+    subprocess.run([sys.executable, *command, str(tmp_path / "one")], check=True, capture_output=True, env=environment)
+    same_artefacts(tmp_path / "one", tmp_path / "two", ["masks"])

@@ -160,7 +160,7 @@ def test_the_queue_begins_with_the_greatest_need(small_run, page: Served):
 
 def test_a_large_run_opens_before_it_is_scored(copy, monkeypatch):
     """By the recorded uncertainty at first; by the score at the next start."""
-    (copy / order.FILE).unlink(missing_ok=True)
+    (copy / need.FILE).unlink(missing_ok=True)
     monkeypatch.setattr(order, "AT_ONCE", 3)
     with served(copy) as page:
         records = (copy / "masks-1" / ".stage" / "records.jsonl").read_text().splitlines()
@@ -168,7 +168,7 @@ def test_a_large_run_opens_before_it_is_scored(copy, monkeypatch):
         rows = [row for row in page.rows() if row["split"] == "train"]
         assert [row["need"] for row in rows] == pytest.approx([uncertain[row["id"]] for row in rows], abs=1e-3)
         for _ in range(600):
-            if (copy / order.FILE).exists():
+            if (copy / need.FILE).exists():
                 break
             time.sleep(0.1)
     with served(copy) as page:

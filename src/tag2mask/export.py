@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tag2mask import exchange, passport, pipeline
+from tag2mask import exchange, need, passport, pipeline
 from tag2mask.errors import InputError, unknown
 from tag2mask.exchange.photos import About, MaskedPhoto, ScoreTable, shared_root
 from tag2mask.files import check_outside_runs, read_jsonl, whole_folder
@@ -76,8 +76,8 @@ def export(
     Args:
         out: a new or empty folder.
         what: "masks" of the tagged photos or "predictions" of the validation photos.
-        first: the order of the photos by how sure the model is of their masks: "worst", "best", "both" in turn, or
-            "random", which alone makes figures on corrected masks hold for all photos.
+        first: the order of the photos by their need of a person: "worst", "best", "both" in turn, or "random", which
+            alone makes figures on corrected masks hold for all photos.
         limit: only so many photos.
         image_root: what stands before a photo's name where the format asks for an address.
 
@@ -109,10 +109,11 @@ def export(
 
 
 def ranked(source: Source, first: str) -> list[tuple[Sample, float]]:
-    """The photos that have a mask, with their score, in this order.
+    """The photos that have a mask, with their score, in this order: by their need of a person (:mod:`tag2mask.need`),
+    as on the page of the run.
 
     The score is 1 less the mean uncertainty that was recorded with the mask: the mean over its pixels of the highest
-    probability. Nothing of it comes from truth.
+    probability. Nothing of either comes from truth.
 
     Raises:
         InputError: no such order, or the records are not there.
@@ -129,7 +130,9 @@ def ranked(source: Source, first: str) -> list[tuple[Sample, float]]:
     if first == "random":
         Random(0).shuffle(scored)
         return scored
-    scored.sort(key=lambda pair: pair[1], reverse=first == "best")  # ties stay in the data set's order
+    known = need.kept(source.execution)
+    needs = need.keep(source.execution) if known is None else known
+    scored.sort(key=lambda pair: needs.get(pair[0].key, 0.0), reverse=first != "best")  # ties: the data set's order
     if first != "both":
         return scored
     turns = (scored[i // 2] if i % 2 == 0 else scored[-1 - i // 2] for i in range(len(scored)))

@@ -14,18 +14,26 @@ different units, and only the order is asked for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 
-from tag2mask import run_tags
+from tag2mask import run_tags, tag_errors
+from tag2mask.errors import InputError
+from tag2mask.files import bytes_digest, digest, read_object, write_json
 from tag2mask.plan.execute import Execution
+from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.masks import unrefined
 from tag2mask.types import BACKGROUND, IGNORE, Sample, SampleKey
+
+log = logging.getLogger("tag2mask")
+
+FILE = ".need.json"  # in the run folder
 
 Signs = Mapping[str, np.ndarray]
 """Name to ``[photos]`` float, larger where a person is needed more."""
@@ -46,11 +54,41 @@ def scores(execution: Execution) -> dict[SampleKey, float]:
     return needs
 
 
+def judged(execution: Execution) -> list[StageFolder]:
+    """The stages whose masks are judged: the last masks of the training photos, the predictions of val."""
+    last = [name for name in names.masks(execution.settings) if name in execution.folders][-1:]
+    return [execution.folders[name] for name in (*last, "predictions") if name in execution.folders]
+
+
+def kept(execution: Execution) -> dict[SampleKey, float] | None:
+    """The scores that :func:`keep` left in the run, if they are of its masks."""
+    content = read_object(execution.run.folder / FILE) or {}
+    if content.get("made of") != _made_of(execution):
+        return None
+    return {(split, id_): score for split, id_, score in content["needs"]}
+
+
+def keep(execution: Execution) -> dict[SampleKey, float]:
+    """:func:`scores`, kept in the run, since they are read off every mask."""
+    needs = scores(execution)
+    rounded = [[*key, round(score, 4)] for key, score in needs.items()]
+    try:
+        write_json(execution.run.folder / FILE, {"made of": _made_of(execution), "needs": rounded})
+    except (InputError, OSError) as error:  # a run may be looked at where nothing can be written
+        log.info("the order of photos is not kept: %s", error)
+    return needs
+
+
+def _made_of(execution: Execution) -> str:
+    tags = execution.run.folder / tag_errors.FILE
+    return digest([[stage.key for stage in judged(execution)], bytes_digest(tags) if tags.exists() else ""])
+
+
 def signs(execution: Execution) -> list[tuple[list[Sample], Signs]]:
     """The photos of each split that have a mask, and their signs."""
     last = names.last_masks(execution.settings, execution.folders)
-    judged = run_tags.judged(execution)
-    doubted = {} if judged is None else {photo.key: photo.doubt for photo in judged.photos}
+    of_tags = run_tags.judged(execution)
+    doubted = {} if of_tags is None else {photo.key: photo.doubt for photo in of_tags.photos}
     found = [_of_stage(execution, last, execution.data.train.samples, _other_answer(execution, last), doubted)]
     if execution.data.val is not None and "predictions" in execution.folders:
         found.append(_of_stage(execution, "predictions", execution.data.val.samples, None))

@@ -6,15 +6,16 @@ when one is asked for.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 from tag2mask.data.companions import Companions
 from tag2mask.data.ids import Ids, is_outside
-from tag2mask.types import DOMAINS, Dataset, Domain, Sample
+from tag2mask.types import DOMAINS, Dataset, Domain, Sample, SampleKey
 
 Labels = frozenset[int] | None
 """Foreground classes; empty: the photo shows none of them; None: nobody said."""
@@ -84,10 +85,19 @@ class Samples(Sequence[Sample]):
     def ids(self) -> Iterator[str]:
         return map(self._id_of, self._names)
 
+    def keys(self) -> Iterator[SampleKey]:
+        """The key of each sample, without making samples."""
+        return ((self.split, id_) for id_ in self.ids())
+
     @property
     def truth(self) -> Companions | None:
         """Where the truth masks lie, if anywhere."""
         return self._truth
+
+    @property
+    def saliency(self) -> Companions | None:
+        """Where the saliency maps lie, if anywhere."""
+        return self._saliency
 
     def names(self) -> Sequence[str]:
         """The photos' files, relative to the folder of photos, or absolute."""
@@ -142,6 +152,42 @@ class Samples(Sequence[Sample]):
 
     def distinct_labels(self) -> tuple[Labels, ...]:
         return tuple(self._sets)
+
+
+class Joined(Sequence[Sample]):
+    """The samples of several sequences, one behind the other, made when asked for."""
+
+    def __init__(self, *parts: Sequence[Sample]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        index = range(len(self))[index]
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return itertools.chain.from_iterable(self.parts)
+
+    def keys(self) -> Iterator[SampleKey]:
+        return itertools.chain.from_iterable(map(keys_of, self.parts))
+
+
+def keys_of(samples: Sequence[Sample]) -> Iterator[SampleKey]:
+    """The key of each sample in order, without making samples where that can be had."""
+    keys: Callable[[], Iterator[SampleKey]] | None = getattr(samples, "keys", None)
+    return keys() if keys is not None else (sample.key for sample in samples)
 
 
 def labels_of(dataset: Dataset) -> Iterator[Labels]:

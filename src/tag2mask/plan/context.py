@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from tag2mask.data.samples import keys_of
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.source import Source
@@ -159,6 +160,9 @@ class _Restricted(Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return map(self._seen, self.samples)
+
+    def keys(self) -> Iterator[SampleKey]:
+        return keys_of(self.samples)
 
     def _seen(self, sample: Sample) -> Sample:
         seen = object.__new__(_SeenSample)

@@ -8,6 +8,7 @@ only when one of those changed.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 
 from tag2mask import methods, segment
 from tag2mask.backbones import weights_digest
+from tag2mask.data.samples import Samples, domains_of, keys_of, labels_of
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.source import Source
@@ -124,7 +126,7 @@ class RunData:
                 bad.append(dict(record))
             else:
                 facts = PhotoFacts(record["height"], record["width"], record["digest"])
-                photos[record["split"], record["id"]] = facts
+                photos[sys.intern(record["split"]), record["id"]] = facts
         train = _readable(self.train, photos)
         val = None if self.val is None else _readable(self.val, photos)
         if not len(train):
@@ -146,12 +148,12 @@ class RunData:
         train, val = self.train, self.val
         lazily: dict[Fact, Callable[[], str]] = {
             "files": lambda: "",  # its stage compares the stamp of every photo
-            "photos": lambda: digest([(s.id, self.photos[s.key].digest) for s in train.samples]),
-            "tags": lambda: digest([[(s.id, sorted(s.labels or ()), s.domain) for s in train.samples], train.classes]),
-            "saliency": lambda: self._files([(s.id, s.saliency_path) for s in train.samples]),
+            "photos": lambda: self._content(train),
+            "tags": lambda: _tags(train),
+            "saliency": lambda: self._saliency(train),
             "truth": lambda: self._truth(train),
             "corrected masks": lambda: self._files([(s.id, self.corrected.get(s.key)) for s in train.samples]),
-            "val photos": lambda: digest([(s.id, self.photos[s.key].digest) for s in val.samples] if val else None),
+            "val photos": lambda: self._content(val),
             "val truth": lambda: self._truth(val),
             "weights": lambda: weights_digest(self.settings.backbone),
             "segmenter weights": lambda: self._segmenter_weights(),
@@ -162,14 +164,26 @@ class RunData:
         }
         return {name: _once(function) for name, function in lazily.items()}
 
+    def _content(self, dataset: Dataset | None) -> str:
+        keys = None if dataset is None else keys_of(dataset.samples)
+        return digest(None if keys is None else [(key[1], self.photos[key].digest) for key in keys])
+
+    def _saliency(self, dataset: Dataset) -> str:
+        samples = dataset.samples
+        none = isinstance(samples, Samples) and samples.saliency is None
+        return self._files([] if none else [(s.id, s.saliency_path) for s in samples])
+
     def _files(self, paths: Sequence[tuple[str, Path | None]]) -> str:
         return digest([(id, self.digests.of(path)) for id, path in paths if path is not None])
 
     def _truth(self, dataset: Dataset | None) -> str:
         if dataset is None:
             return ""
-        masks = self._files([(s.id, s.mask_path) for s in dataset.samples])
-        background = [s.id for s in dataset.samples if s.all_background]
+        samples: Sequence[Sample] = dataset.samples
+        if isinstance(samples, Samples) and samples.truth is None:
+            samples = ()
+        masks = self._files([(s.id, s.mask_path) for s in samples])
+        background = [s.id for s in samples if s.all_background]
         return digest([masks, background, dataset.classes, dataset.truth_values])
 
     def _segmenter_weights(self) -> str:
@@ -201,7 +215,17 @@ def _once(function: Callable[[], str]) -> Callable[[], str]:
     return value
 
 
+def _tags(dataset: Dataset) -> str:
+    ids = (id_ for _, id_ in keys_of(dataset.samples))
+    rows = zip(ids, labels_of(dataset), domains_of(dataset), strict=True)
+    return digest([[(id_, sorted(labels or ()), domain) for id_, labels, domain in rows], dataset.classes])
+
+
 def _readable(dataset: Dataset, photos: Mapping[SampleKey, PhotoFacts]) -> Dataset:
-    if all(s.key in photos for s in dataset.samples):
+    samples = dataset.samples
+    left = [index for index, key in enumerate(keys_of(samples)) if key in photos]
+    if len(left) == len(samples):
         return dataset
-    return dataset.with_samples([s for s in dataset.samples if s.key in photos])
+    return dataset.with_samples(
+        samples.take(left) if isinstance(samples, Samples) else [samples[index] for index in left]
+    )

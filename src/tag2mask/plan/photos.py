@@ -6,6 +6,7 @@ many processes there are; each process keeps records of its own, which the main 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tag2mask import concurrency, processes, progress
+from tag2mask.data.samples import Joined, keys_of
 from tag2mask.errors import InputError
 from tag2mask.files import atomic, end_last_line, iterate_jsonl
 from tag2mask.naming import safe_name
@@ -25,7 +27,7 @@ def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     """The photos that a stage is about."""
     of_train = context.train.samples if stage.split in ("train", "all") else ()
     of_val = context.val.samples if stage.split in ("val", "all") and context.val is not None else ()
-    return of_train if not len(of_val) else of_val if not len(of_train) else [*of_train, *of_val]
+    return of_train if not len(of_val) else of_val if not len(of_train) else Joined(of_train, of_val)
 
 
 def missing(stage: PhotoStage, context: Context, worker: str = "0") -> list[Sample]:
@@ -34,14 +36,16 @@ def missing(stage: PhotoStage, context: Context, worker: str = "0") -> list[Samp
     Args:
         worker: one whose records were not gathered yet, and count.
     """
+    samples = samples_of(stage, context)
+    unrecorded = _unrecorded(stage, context, worker, samples) if stage.keeps_records else []
+    if stage.suffix is None:
+        return [samples[index] for index in unrecorded]
     without = set(context.folder.manifest().get("without", ()))
-    recorded = _recorded(stage, context, worker) if stage.keeps_records else None
-    present = Present(context.folder.folder, stage.suffix)
+    present, todo = Present(context.folder.folder, stage.suffix), set(unrecorded)
     return [
         sample
-        for sample in samples_of(stage, context)
-        if (recorded is not None and sample.key not in recorded)
-        or (stage.suffix is not None and sample.id not in without and not present(sample))
+        for index, sample in enumerate(samples)
+        if index in todo or (sample.id not in without and not present(sample))
     ]
 
 
@@ -166,12 +170,25 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _recorded(stage: PhotoStage, context: Context, worker: str) -> set[SampleKey]:
-    """Photos whose record is there and up to date."""
-    stamps: dict[SampleKey, Any] = {}
-    for path in dict.fromkeys([context.folder.records, context.folder.records_of(worker)]):
-        for record in read_records(path, stage.record):
+def _unrecorded(stage: PhotoStage, context: Context, worker: str, samples: Sequence[Sample]) -> list[int]:
+    """Places of the photos whose record is not there, or out of date.
+
+    A finished stage has its records in the order of its photos, so that of very many none waits in memory for another.
+    """
+    stamp_of = stage.stamp or (lambda sample: None)
+    paths = dict.fromkeys([context.folder.records, context.folder.records_of(worker)])
+    records = itertools.chain.from_iterable(read_records(path, stage.record) for path in paths)
+    stamps: dict[SampleKey, Any] = {}  # of records that are not in the place of their photo
+    left: list[int] = []
+    for index, key in enumerate(keys_of(samples)):
+        record = next(records, None)
+        if record is not None and (record["split"], record["id"]) != key:
             stamps[record["split"], record["id"]] = record.get("stamp")
-    if stage.stamp is None:
-        return set(stamps)
-    return {s.key for s in samples_of(stage, context) if s.key in stamps and stage.stamp(s) == stamps[s.key]}
+            record = None
+        if record is None or (stage.stamp is not None and record.get("stamp") != stage.stamp(samples[index])):
+            left.append(index)
+    stamps |= {(record["split"], record["id"]): record.get("stamp") for record in records}
+    if not stamps:
+        return left
+    fresh = lambda sample: sample.key in stamps and stamp_of(sample) in (None, stamps[sample.key])  # noqa: E731
+    return [index for index in left if not fresh(samples[index])]

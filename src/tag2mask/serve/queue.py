@@ -35,7 +35,7 @@ class Queue:
         self.predictions = execution.folders.get("predictions")
         judged = run_tags.judged(execution)
         self.tags_said = {} if judged is None else {photo.key: photo.said for photo in judged.suspected}
-        of_photos = need_of(execution, [stage for stage in (self.masks, self.predictions) if stage is not None])
+        of_photos = need_of(execution)
         self.places = sorted(self._listed(of_photos), key=lambda place: -place.need if place.need >= 0 else 1)
         self._position = {self.key(position): position for position in range(len(self.places))}
 
