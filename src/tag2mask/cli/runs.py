@@ -88,7 +88,8 @@ def _of_each_seed(command: Literal["train", "label"], arguments: list[str], reci
 def _result(out: Path) -> dict[str, Any]:
     """Where a run's results lie, and its mean IoU by stage where there was truth."""
     scores = read_object(out / "scores" / "scores.json") or {}
-    measured = {name: of["mean_iou"] for name, of in scores.items() if isinstance(of, dict) and "mean_iou" in of}
+    found = {name: of.get("mean_iou") for name, of in scores.items() if isinstance(of, dict)}
+    measured = {name: value for name, value in found.items() if isinstance(value, (int, float))}  # a sweep has a list
     return {"run": str(out), "report": str(out / "report.html"), "mean_iou": measured}
 
 
