@@ -25,19 +25,24 @@ def covering(share: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "limit", "believed"),
+    ("before", "after", "most", "least", "believed"),
     [
-        (0.4, 0.6, 1.5, True),
-        (0.4, 0.61, 1.5, False),  # the refiner floods the photo
-        (0.4, 1.0, 0.0, True),  # always believed
-        (0.4, 0.05, 1.5, True),  # cut back
-        (0.4, 0.0, 1.5, True),
-        (0.0, 0.1, 1.5, False),  # from nothing
-        (0.0, 0.0, 1.0, True),
+        (0.4, 0.6, 1.5, 0.0, True),
+        (0.4, 0.61, 1.5, 0.0, False),  # the refiner floods the photo
+        (0.4, 1.0, 0.0, 0.0, True),  # always believed
+        (0.4, 1.0, 0.0, 0.1, True),
+        (0.4, 0.05, 1.5, 0.1, True),  # cut back
+        (0.4, 0.03, 1.5, 0.1, False),  # next to nothing is left
+        (0.4, 0.03, 0.0, 0.1, False),
+        (0.4, 0.0, 1.5, 0.0, True),
+        (0.0, 0.1, 1.5, 0.1, False),  # from nothing
+        (0.0, 0.0, 1.0, 0.1, True),
     ],
 )
-def test_growth_is_limited_and_shrinking_is_not(before: float, after: float, limit: float, believed: bool) -> None:
-    settings = PseudoSettings(max_growth=limit)
+def test_growth_is_limited_and_so_is_vanishing(
+    before: float, after: float, most: float, least: float, believed: bool
+) -> None:
+    settings = PseudoSettings(max_growth=most, min_growth=least)
     mask, found = decide_refined("x", (3,), covering(before), covering(after), settings)
     assert found == believed
     expected = decide("x", (3,), covering(after if believed else before), settings)
@@ -65,8 +70,8 @@ def masks(out: Path, stage: str = "masks") -> dict[str, np.ndarray]:
 @pytest.mark.slow
 def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path) -> None:
     runs = {
-        "limited": ("--pseudo.max-growth", "1"),
-        "refined": ("--pseudo.max-growth", "0"),
+        "limited": ("--pseudo.max-growth", "1", "--pseudo.min-growth", "0"),
+        "refined": ("--pseudo.max-growth", "0", "--pseudo.min-growth", "0"),
         "bare": ("--refine", "none"),
     }
     for name, flags in runs.items():
@@ -78,7 +83,7 @@ def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path
     for name in limited:
         np.testing.assert_array_equal(limited[name], (bare if name in kept else refined)[name])
     assert manifest(tmp_path / "limited", "masks")["unrefined"] == len(kept)
-    said = f"{len(kept)} of the 9 masks: the refined mask was much larger than its scores say"
+    said = f"{len(kept)} of the 9 masks: the refined mask was much larger or smaller than its scores say"
     assert said in (tmp_path / "limited" / "report.html").read_text()
     assert "the refined mask was much larger" not in (tmp_path / "refined" / "report.html").read_text()
 
@@ -86,4 +91,4 @@ def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path
 @pytest.mark.parametrize("name", [n for n in RECIPES if "/" in n or n in ("eps", "smaf")])
 def test_refined_masks_are_always_believed_in_the_papers_recipes(name: str) -> None:
     small = name.endswith("-small") or name == "ppl/agree"
-    assert small or recipe(name).pseudo.max_growth == 0
+    assert small or recipe(name).pseudo.max_growth == recipe(name).pseudo.min_growth == 0

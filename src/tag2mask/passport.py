@@ -192,8 +192,10 @@ def chosen_on_truth(run: Execution) -> list[str]:
         )
         if s.localize.fine:
             lines.append("when a finer block locates the objects of a class was chosen on VOC's and tiles' truth")
-    if s.refine != "none" and s.pseudo.max_growth:
-        lines.append("how much refined masks may outgrow the maps was chosen on VOC's and tiles' truth")
+    if s.refine != "none" and (s.pseudo.max_growth or s.pseudo.min_growth):
+        lines.append(
+            "how much larger or smaller than the maps refined masks may be was chosen on VOC's and tiles' truth"
+        )
     if s.segmenter.name == "decoder" and not s.single_stage and names.segmenters(s)[-1] in run.folders:
         lines.append("that the decoder is the default segmenter was chosen on VOC's truth")
     return lines

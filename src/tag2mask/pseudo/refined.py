@@ -3,7 +3,8 @@
 A refiner follows the photo's edges. Where colour does not tell the object from its surroundings it floods the photo.
 The maps say roughly how large objects are: a refined mask whose objects are much larger than the unrefined one's is
 not justified by them, and the unrefined one is kept. A smaller one is believed: maps overflow their objects, and a
-refiner that cuts them back is right far more often than not (docs/log.md).
+refiner that cuts them back is right far more often than not (docs/log.md). But where next to nothing is left, the
+objects were smaller than what the refiner smooths away, and the unrefined mask is kept, too.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ def decide_refined(
         scores, refined: probabilities ``[1+present height width]`` before and after the refiner.
     """
     mask = decide(id, classes, refined, settings)
-    if not settings.max_growth:
+    if not settings.max_growth and not settings.min_growth:
         return mask, True
     unrefined = decide(id, classes, scores, settings)
     before, after = (float(shows_object(of.mask).mean()) for of in (unrefined, mask))
-    believed = after <= before * settings.max_growth
+    believed = after >= before * settings.min_growth
+    if settings.max_growth:
+        believed = believed and after <= before * settings.max_growth
     return (mask, True) if believed else (unrefined, False)

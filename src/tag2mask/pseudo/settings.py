@@ -59,6 +59,8 @@ class PseudoSettings:
     max_growth: Annotated[float, NOT_NEGATIVE] = 0.0
     """A refined mask whose objects cover more than so many times the area of the unrefined mask's is not believed, and
     the photo keeps the unrefined one. 0: always believed."""
+    min_growth: Annotated[float, SHARE] = 0.0
+    """The same of one whose objects cover less than so many times that area: they were too small or thin to survive."""
     saliency_rule: SaliencyRule = SaliencyRule()
     """Of `--background saliency-rule`, which has no use for the threshold, its rule and the margin."""
 

@@ -56,7 +56,7 @@ class RunSettings:
     """Of the network that learns affinities."""
     propagation_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Of its views."""
-    pseudo: PseudoSettings = PseudoSettings(max_growth=1.5)
+    pseudo: PseudoSettings = PseudoSettings(max_growth=1.5, min_growth=0.1)
     refine: str = "crf"
     """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""
     refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024

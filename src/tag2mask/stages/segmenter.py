@@ -125,7 +125,7 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         reads=(trained,),
         settings=(
             *structure(settings), Part("inference", ("scales", "flip", "refine")), "relabel.scales", "relabel.refine",
-            "refine_long_side", "pseudo.margin", "pseudo.max_growth",
+            "refine_long_side", "pseudo.margin", "pseudo.max_growth", "pseudo.min_growth",
         ),
         facts=("photos", "tags", *taught_facts(settings)),
         constants={"refiner": repr(refiner(settings.relabel.refine, settings.refine_long_side))},
@@ -141,7 +141,8 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
-    decide = pseudo.PseudoSettings(margin=s.pseudo.margin, max_growth=s.pseudo.max_growth)
+    limits = {"max_growth": s.pseudo.max_growth, "min_growth": s.pseudo.min_growth}
+    decide = pseudo.PseudoSettings(margin=s.pseudo.margin, **limits)
     corrected = taught(context)
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
