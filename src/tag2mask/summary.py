@@ -152,8 +152,8 @@ def warnings(run: Execution) -> list[str]:
     for name in names.masks(run.settings):
         if name in run.folders and (count := run.folders[name].manifest().get("unrefined")):
             lines.append(
-                f"{count} of the {len(run.data.train)} {name}: the refined mask was much larger or smaller than its scores say, "
-                "so the unrefined one was kept"
+                f"{count} of the {len(run.data.train)} {name}: the refined mask was much larger or smaller than its "
+                "scores say, so the unrefined one was kept"
             )
     records = read_records(run.folders[names.last_masks(run.settings, run.folders)].records, RECORD)
     lacking = [r for r in records if r["missing_classes"]]

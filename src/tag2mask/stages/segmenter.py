@@ -141,8 +141,10 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
-    limits = {"max_growth": s.pseudo.max_growth, "min_growth": s.pseudo.min_growth}
-    decide = pseudo.PseudoSettings(margin=s.pseudo.margin, **limits)
+    of_masks = s.pseudo
+    decide = pseudo.PseudoSettings(
+        margin=of_masks.margin, max_growth=of_masks.max_growth, min_growth=of_masks.min_growth
+    )
     corrected = taught(context)
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
