@@ -118,7 +118,8 @@ def student(**changes: Any) -> nn.Module:
 def segmenter(**changes: Any) -> nn.Module:
     settings = replace(SegmenterSettings(channels=8, dropout=0.0), **changes)
     body = backbone()
-    return segment.SegmenterTask(segment.build(settings, body, CLASSES, BackboneSettings("resnet10t", weights="none")))
+    network = segment.build(settings, body, CLASSES, BackboneSettings("resnet10t", weights="none"))
+    return segment.SegmenterTask(network, settings.balance)
 
 
 def affinity(name: str, **changes: Any) -> nn.Module:
@@ -155,6 +156,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Any, TrainSettings]]] = {
     "apc, batches": lambda: (method("apc", replace(APC, scope="batch", single_stage=True)), TAGGED, TRAIN),
     "segmenter": lambda: (segmenter(), MASKED, TRAIN),
     "segmenter, scales": lambda: (segmenter(pyramid=(0.5,)), MASKED, TRAIN),
+    "segmenter, balanced": lambda: (segmenter(balance=0.5), MASKED, TRAIN),
     "irn": lambda: (affinity("irn"), MASKED, TRAIN),
     "psa": lambda: (affinity("psa", pairs=6), MASKED, TRAIN),
 }

@@ -92,3 +92,27 @@ def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path
 def test_refined_masks_are_always_believed_in_the_papers_recipes(name: str) -> None:
     small = name.endswith("-small") or name == "ppl/agree"
     assert small or recipe(name).pseudo.max_growth == recipe(name).pseudo.min_growth == 0
+
+
+@pytest.mark.slow
+def test_where_the_segmenter_loses_an_object_the_earlier_mask_stays(world: Path, tmp_path: Path) -> None:
+    """With a limit of 1 every relabelled mask that is smaller is not believed; the others are the segmenter's."""
+    for name, least in (("limited", "1"), ("free", "0")):
+        flags = (
+            "--pseudo.min-growth",
+            least,
+            "--pseudo.max-growth",
+            "0",
+            "--refine",
+            "none",
+            "--relabel.refine",
+            "none",
+        )
+        assert run("train", world, "--out", tmp_path / name, *SMALL, *flags, "--relabel.rounds", "1") == 0
+    first, free, limited = masks(tmp_path / "free"), *(masks(tmp_path / n, "masks-1") for n in ("free", "limited"))
+    area = lambda mask: int(((mask > 0) & (mask < 255)).sum())  # noqa: E731
+    lost = {name for name in first if area(free[name]) < area(first[name])}
+    assert lost
+    for name in first:
+        np.testing.assert_array_equal(limited[name], (first if name in lost else free)[name])
+    assert manifest(tmp_path / "limited", "masks-1")["unrefined"] == len(lost)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
@@ -14,6 +15,7 @@ from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.decoder import fine_block
 from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
+from tag2mask.segment.task import mask_loss
 from tag2mask.train import TrainSettings, parameter_groups
 from tag2mask.types import MaskedBatch, Photos, Views
 
@@ -239,3 +241,18 @@ def test_aspp_is_the_sum_of_four_dilated_convolutions() -> None:
         for b, r in zip(head.branches, (6, 12, 18, 24), strict=True)
     )
     torch.testing.assert_close(head(x), expected)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_a_balanced_loss_is_the_weighted_mean_over_decided_pixels(balance: float) -> None:
+    torch.manual_seed(0)
+    logits, masks = torch.randn(2, 4, 5, 6), torch.zeros(2, 5, 6, dtype=torch.int64)
+    masks[0, 0], masks[1, 2, 2:4] = 255, 2  # no pixel has labels 1 and 3
+    each = functional.cross_entropy(logits, masks, ignore_index=255, reduction="none")
+    few, many = each[masks == 2], each[masks == 0]
+    weights = len(few) ** -balance, len(many) ** -balance
+    expected = (weights[0] * few.sum() + weights[1] * many.sum()) / (weights[0] * len(few) + weights[1] * len(many))
+    torch.testing.assert_close(mask_loss(logits, masks, balance), expected)
+    if balance == 1:
+        torch.testing.assert_close(expected, (few.mean() + many.mean()) / 2)
+    assert mask_loss(logits, torch.full_like(masks, 255), balance) == 0

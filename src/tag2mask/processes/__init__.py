@@ -32,6 +32,7 @@ from tag2mask.processes.tensors import (
     rows,
     set_share,
     sum_gradients,
+    whole_batch,
 )
 
 __all__ = [
@@ -59,5 +60,6 @@ __all__ = [
     "tell_failure",
     "tell_said",
     "together",
+    "whole_batch",
     "world",
 ]

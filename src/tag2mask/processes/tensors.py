@@ -45,6 +45,13 @@ def ratio(total: Tensor, count: Tensor, least: float = 1.0) -> Tensor:
     return total / divisor / _share if _share else total * 0
 
 
+def whole_batch(counts: Tensor) -> Tensor:
+    """Counts of what this process's part of a batch shows, added up over the whole batch. No gradient."""
+    if world() == 1:
+        return counts
+    return all_sum(counts if _share else counts * 0)
+
+
 def mean(values: Tensor, counted: bool = True) -> Tensor:
     """A loss that is a mean over things of which processes have different numbers (pairs of photos).
 

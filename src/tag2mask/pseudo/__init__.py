@@ -10,7 +10,7 @@ from tag2mask.pseudo.masks import (
     refine,
     shows_object,
 )
-from tag2mask.pseudo.refined import decide_refined
+from tag2mask.pseudo.refined import decide_refined, vanished
 from tag2mask.pseudo.saliency import by_saliency_rule
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
 from tag2mask.pseudo.sizes import cells_above, hardly_shown
@@ -49,4 +49,5 @@ __all__ = [
     "score_histogram",
     "shows_object",
     "threshold_of",
+    "vanished",
 ]

@@ -35,7 +35,7 @@ def frozen() -> RunSettings:
         backbone=replace(run.backbone, freeze=True),
         train=replace(run.train, epochs=8.0),
         localize=replace(run.localize, scales=(1.0,)),
-        segmenter=replace(run.segmenter, name="deeplab-largefov", warm_start=False),
+        segmenter=replace(run.segmenter, name="deeplab-largefov", warm_start=False, balance=0.0),
         # wide heads on features that do not give way: at the rate of the default they diverge
         segmenter_train=replace(run.segmenter_train, epochs=4.0, learning_rate=1e-4),
         relabel=replace(run.relabel, rounds=0),  # it reads the photos again, which costs more than all the rest

@@ -62,7 +62,7 @@ class RunSettings:
     refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024
     """Larger photos are refined at this many pixels a side: a CRF on 12 megapixels takes minutes. 0: as they are."""
     features: FeatureSettings = FeatureSettings()
-    segmenter: SegmenterSettings = SegmenterSettings()
+    segmenter: SegmenterSettings = SegmenterSettings(balance=0.5)
     segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Larger than for the classifier: borders are learnt from detail."""
     segmenter_train: TrainSettings = TrainSettings(epochs=5.0)

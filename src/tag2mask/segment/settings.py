@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from tag2mask.settings import REACH, WIDTH, ByFact, Range, check_values
+from tag2mask.settings import REACH, SHARE, WIDTH, ByFact, Range, check_values
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class SegmenterSettings:
     """Of that backbone, in pixels per cell; None: the method's."""
     freeze_norms: bool = False
     """Scale and shift of that backbone's batch norms do not learn (DeepLab's published codes)."""
+    balance: Annotated[float, SHARE] = 0.0
+    """Rare labels weigh more in the loss: a pixel weighs (number of its label's pixels in the batch)^-balance. 0: all
+    pixels weigh alike; 1: all labels do."""
     pyramid: Annotated[tuple[float, ...], Range(above=0, at_most=4)] = ()
     """Also segment these scales of every view, in training too; at each pixel the largest logit wins (DeepLab-v2's MSC:
     0.5, 0.75)."""

@@ -20,6 +20,7 @@ from tag2mask.plan.stage import Measured, Part, PhotoStage, PhotoWork, Record, T
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
+from tag2mask.stages.artefacts import MaskReader
 from tag2mask.stages.masks import RECORD, Decided, by_best_score, count_unrefined, keep_mask
 from tag2mask.stages.networks import (
     STRUCTURE,
@@ -84,7 +85,7 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
         load_model(segmenter, context.read(before).model)
     source = _source(context, backbone, context.read(masks))
     train = from_source(context, segmenter, train)
-    task = segment.SegmenterTask(segmenter).to(compute.device())
+    task = segment.SegmenterTask(segmenter, s.segmenter.balance).to(compute.device())
     fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     save_model(segmenter, context.folder.model)  # without the task around it
 
@@ -117,12 +118,13 @@ def _source(context: Context, backbone: Backbone, masks: StageFolder) -> MaskedI
 
 
 def relabel(settings: RunSettings, turn: int) -> PhotoStage:
-    """The masks of round ``turn``, from 1: the segmenter's of the training photos, gated by their tags and refined."""
-    trained = names.segmenters(settings)[turn - 1]
+    """The masks of round ``turn``, from 1: the segmenter's of the training photos, gated by their tags and refined. A
+    tag says that its object is there: where the segmenter finds next to nothing of it, the mask of before stays."""
+    trained, before = names.segmenters(settings)[turn - 1], names.masks(settings)[turn - 1]
     return PhotoStage(
         name=names.masks(settings)[turn],
         title="relabelled masks",
-        reads=(trained,),
+        reads=(trained, before),
         settings=(
             *structure(settings), Part("inference", ("scales", "flip", "refine")), "relabel.scales", "relabel.refine",
             "refine_long_side", "pseudo.margin", "pseudo.max_growth", "pseudo.min_growth",
@@ -132,11 +134,11 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         keeps_records=True,
         record=RECORD,
         measured=Measured("masks", f"Relabelled masks, round {turn}", "train"),
-        start=lambda context: _relabel(context, trained),
+        start=lambda context: _relabel(context, trained, before),
     )  # fmt: skip
 
 
-def _relabel(context: Context, trained: str) -> PhotoWork:
+def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
     s = context.settings
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
@@ -145,7 +147,7 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
     decide = pseudo.PseudoSettings(
         margin=of_masks.margin, max_growth=of_masks.max_growth, min_growth=of_masks.min_growth
     )
-    corrected = taught(context)
+    corrected, earlier = taught(context), MaskReader(context.read(before))
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
         pixels = read_image(sample.image_path)
@@ -170,7 +172,11 @@ def _relabel(context: Context, trained: str) -> PhotoWork:
             return keep_mask(context, sample, Decided(PseudoMask(sample.id, corrected_mask(context, sample)), 0.0))
         pixels, scores, classes = output
         refined = pseudo.refine(pixels, scores, sharpen)
-        return keep_mask(context, sample, by_best_score(sample, classes, scores, refined, decide))
+        decided = by_best_score(sample, classes, scores, refined, decide)
+        mask = earlier.if_any(sample) if decide.min_growth else None
+        if mask is not None and pseudo.vanished(mask, decided.mask.mask, decide.min_growth):
+            decided = Decided(PseudoMask(sample.id, mask), decided.uncertainty, refined=False)
+        return keep_mask(context, sample, decided)
 
     return PhotoWork(
         read=read,
