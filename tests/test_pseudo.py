@@ -122,7 +122,7 @@ def test_the_methods_own_background_sets_the_threshold_where_there_is_one() -> N
     assert covering_threshold(np.zeros(256), 0.3) == 0.5
 
 
-@pytest.mark.parametrize("rule", ["otsu", "otsu3", "otsu23", "li", "between", "auto"])
+@pytest.mark.parametrize("rule", ["otsu", "otsu3", "li", "between", "auto"])
 def test_rules_weigh_images_alike_and_survive_degenerate_maps(rule: str) -> None:
     split = maps([[[0.1, 0.9]]], (0,))
     assert 0.1 < threshold_of([split], rule) < 0.9

@@ -10,9 +10,7 @@ pulls it up; Li's minimum cross entropy (Li and Lee, Pattern Recognition 1993) t
 low where the maps rest on a haze. Maps lie between.
 
 Maps that come from references have three groups: background, what surrounds objects, and objects. Otsu's two take
-the surroundings for object; of his three groups (section IV of his paper), the highest is the objects. Its edge gives
-the best masks, but a segmenter learns to leave out what masks leave out, so their threshold is the geometric mean of
-both (docs/decisions/0002).
+the surroundings for object; of his three groups (section IV of his paper), the highest is the objects.
 """
 
 from __future__ import annotations
@@ -113,16 +111,10 @@ def between_threshold(histogram: np.ndarray) -> float:
     return math.sqrt(otsu_threshold(histogram) * li_threshold(histogram))
 
 
-def otsu23_threshold(histogram: np.ndarray) -> float:
-    """The geometric mean of Otsu's for two groups and of his upper one for three."""
-    return math.sqrt(otsu_threshold(histogram) * otsu3_threshold(histogram))
-
-
 RULES = {
     "between": between_threshold,
     "otsu": otsu_threshold,
     "otsu3": otsu3_threshold,
-    "otsu23": otsu23_threshold,
     "li": li_threshold,
 }
 
