@@ -665,7 +665,10 @@ def test_the_whole_of_smaf_small(world: Path, tmp_path: Path, capsys: pytest.Cap
     assert "--self-train.denoise saliency needs a saliency map for every photo" in said and "leave it out" in said
 
 
-@pytest.mark.parametrize("name", [n if n == "cam" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
+OTHERS = [name for name in METHODS if name not in ("cam", "text")]  # text needs its towers' own network: test_text
+
+
+@pytest.mark.parametrize("name", ["cam", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_the_maps_of_every_method_teach(name: str, world: Path, tmp_path: Path) -> None:
     data = with_saliency(world, tmp_path / "data") if METHODS[name].settings().traits.saliency else world
     flags = [*SMALL, *STUDENTS, "--method", name, "--refine", "none"]
