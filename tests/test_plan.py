@@ -838,3 +838,17 @@ def test_the_plan_sees_photos_that_are_new_or_changed_and_artefacts_that_are_gon
     assert redone(before, stamps(out)) == {"images", "method", "maps", "masks", "scores"}
     rows = outlook(capsys, *command)
     assert {states(rows)[name] for name in ("images", "method", "maps", "masks")} == {"done"}
+
+
+def test_what_the_default_threshold_rule_comes_to_is_in_the_key_of_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later version may have another: masks of the old one are not its own."""
+    from tag2mask.layers import class_references
+    from tag2mask.stages import thresholds
+
+    before, given = KEYS["default"], replace(RunSettings(), pseudo=PseudoSettings(threshold=0.4))
+    of_given = keys_with(given)
+    other = lambda *a: replace(class_references.compared_traits(*a), threshold_rule="li")  # noqa: E731
+    monkeypatch.setattr(thresholds, "compared_traits", other)
+    after = keys_with(RunSettings())
+    assert after["masks"] != before["masks"] and after["maps"] == before["maps"]
+    assert keys_with(given) == of_given

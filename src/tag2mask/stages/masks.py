@@ -22,7 +22,7 @@ from tag2mask.refine import refiner
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, write_mask
 from tag2mask.stages.saliency import saliency_inputs
-from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
+from tag2mask.stages.thresholds import chosen_threshold, threshold_constants, threshold_settings
 from tag2mask.types import IGNORE, LocalizationMaps, PseudoMask, Sample
 
 log = logging.getLogger("tag2mask")
@@ -51,7 +51,10 @@ def make_masks(settings: RunSettings) -> PhotoStage:
         reads=(source, *made),
         settings=("pseudo", "refine", "refine_long_side", *threshold_settings(settings)),
         facts=("photos", "tags", *salient),
-        constants={"refiner": repr(refiner(settings.refine, settings.refine_long_side))},
+        constants={
+            "refiner": repr(refiner(settings.refine, settings.refine_long_side)),
+            **threshold_constants(settings, source),
+        },
         keeps_records=True,
         record=RECORD,
         measured=Measured("masks", "Pseudo masks", "train"),

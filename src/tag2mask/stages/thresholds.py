@@ -16,6 +16,19 @@ def threshold_settings(settings: RunSettings) -> tuple[str, ...]:
     return ("pseudo.rule", "pseudo.threshold", "method", "options", "localize.references")
 
 
+def threshold_rule(settings: RunSettings, name: str) -> str:
+    """The rule for the maps of this stage: the user's, or the one that is named for the method's own maps."""
+    rule = settings.pseudo.rule
+    if rule == "auto" and name == "maps":  # neither a student's nor propagated
+        return compared_traits(methods.traits(settings.options), settings.localize.references).threshold_rule
+    return rule
+
+
+def threshold_constants(settings: RunSettings, name: str) -> dict[str, str]:
+    """For a stage's key: what `auto` comes to, so that masks of another default are not taken for this one's."""
+    return {"threshold rule": threshold_rule(settings, name)} if settings.pseudo.threshold is None else {}
+
+
 def chosen_threshold(context: Context, name: str) -> tuple[float, str]:
     """The user's threshold, or the rule's on the maps of this stage, and where it is from. No truth is seen."""
     if context.settings.pseudo.threshold is not None:
@@ -27,8 +40,5 @@ def ruled_threshold(context: Context, name: str) -> tuple[float, str]:
     """What the rule finds on an evenly spread sample of the maps of this stage, whatever the user gave, and how."""
     samples = [s for s in context.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // SAMPLE)]
-    s = context.settings
-    rule = s.pseudo.rule
-    if rule == "auto" and name == "maps":  # the method's own, neither a student's nor propagated
-        rule = compared_traits(methods.traits(s.options), s.localize.references).threshold_rule
+    rule = threshold_rule(context.settings, name)
     return pseudo.find_threshold(map(MapReader(context.read(name)), samples), rule)
