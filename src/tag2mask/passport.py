@@ -196,8 +196,13 @@ def chosen_on_truth(run: Execution) -> list[str]:
         lines.append(
             "how much larger or smaller than the maps refined masks may be was chosen on VOC's and tiles' truth"
         )
-    if s.segmenter.name == "decoder" and not s.single_stage and names.segmenters(s)[-1] in run.folders:
+    segments = not s.single_stage and names.segmenters(s)[-1] in run.folders
+    if segments and s.segmenter.name == "decoder":
         lines.append("that the decoder is the default segmenter was chosen on VOC's truth")
+    if segments and s.segmenter.balance:
+        lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's truth")
+    if run.folders["method"].manifest().get("scale"):
+        lines.append("the scales of the views of the second training were chosen on VOC's and tiles' truth")
     return lines
 
 
