@@ -26,31 +26,31 @@ def masks_among(names: Sequence[str], base: Path, photos: Iterable[str] = ()) ->
         names: of files, relative to ``base``.
         photos: further ones, which are no masks.
     """
-    beside: defaultdict[str, set[str]] = defaultdict(set)  # file by the photo that it may be a mask of
+    candidates: defaultdict[str, set[str]] = defaultdict(set)  # file by the photo that it may be a mask of
     for name in names:
         folder, _, last = name.rpartition("/")
         stem = sample_id(last)
         plain = MARK.sub("", stem)
         if plain != stem:
-            beside[f"{folder}/{plain}"].add(name)
+            candidates[f"{folder}/{plain}"].add(name)
         parent, _, inner = folder.rpartition("/")
         if parent and word(inner) in _WORDS:
-            beside[f"{parent}/{plain}"].add(name)
-    if not beside:
+            candidates[f"{parent}/{plain}"].add(name)
+    if not candidates:
         return frozenset()
-    return frozenset(_of_photos((*names, *photos), beside, base))
+    return frozenset(_of_photos((*names, *photos), candidates, base))
 
 
-def _of_photos(names: Iterable[str], beside: dict[str, set[str]], base: Path) -> Iterator[str]:
+def _of_photos(names: Iterable[str], candidates: dict[str, set[str]], base: Path) -> Iterator[str]:
     """The candidates whose photo is there."""
     for name in names:
         folder, _, last = name.rpartition("/")
         stem = sample_id(last)
-        for mask in beside.get(f"{folder}/{stem}", ()):
+        for mask in candidates.get(f"{folder}/{stem}", ()):
             if mask != name and (mask.rpartition("/")[0] != folder or is_colour(base / mask) is False):
                 yield mask
         parent = folder.rpartition("/")[0]  # cat/images/7.jpg and cat/masks/7.png
-        yield from (mask for mask in beside.get(f"{parent}/{stem}", ()) if _apart(mask, name))
+        yield from (mask for mask in candidates.get(f"{parent}/{stem}", ()) if _apart(mask, name))
 
 
 def _apart(mask: str, photo: str) -> bool:
