@@ -94,7 +94,7 @@ def test_sharpened_and_part_by_hand() -> None:
     fine = torch.zeros(1, 4, 4)
     fine[0, 0, 0], fine[0, 3, 3] = 2.0, 1.0
     maps = torch.ones(1, 2, 2)
-    found = sharpened(maps, fine)
+    found = sharpened(torch.ones(1, 4, 4), fine)
     torch.testing.assert_close(found[0, 0, 0], torch.tensor(2.0).tanh())
     torch.testing.assert_close(found[0, 3, 3], torch.tensor(1.0).tanh())
     assert float(found.sum()) == pytest.approx(float(torch.tensor([2.0, 1.0]).tanh().sum()))

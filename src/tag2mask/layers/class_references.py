@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.layers.cross_attention import ClassReferences, attend_to_references, stack_references
-from tag2mask.layers.fine_maps import SMALL_PART, fine_map, grown, part, sharpened, watched
+from tag2mask.layers.fine_maps import SMALL_PART, fine_map, part, sharpened, watched
 from tag2mask.protocols import ClassMaps, Traits
 from tag2mask.types import Batch, Reference
 
@@ -60,15 +60,16 @@ class ComparedWithReferences(nn.Module):
 
     def with_fine_maps(
         self, views: Batch | Reference, labels: Iterable[int]
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """Features and scores, and the maps of the finer block ``[batch rows columns]`` of these classes: none where it
-        has no output, since stored features begin above it."""
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor], tuple[int, int] | None]:
+        """Features and scores; the finer block's maps ``[batch rows columns]`` of these classes, and its grid: None where
+        it has no output, since stored features begin above it."""
         if self.finer is None:
-            return *self.features_and_scores(views), {}
+            return *self.features_and_scores(views), {}, None
         with watched(self.finer) as outputs:
             features, scores = self.features_and_scores(views)
             fine = {label: fine_map(scores[:, label], outputs[0]) for label in labels} if outputs else {}
-        return features.detach(), scores.detach(), fine
+        grid = (outputs[0].shape[2], outputs[0].shape[3]) if outputs else None
+        return features.detach(), scores.detach(), fine, grid
 
     @torch.no_grad()
     def prepare_localization(self, references: Iterable[Reference]) -> None:
@@ -76,7 +77,7 @@ class ComparedWithReferences(nn.Module):
         shown: dict[int, list[tuple[dict[bool, Tensor], Tensor]]] = {}
         parts: dict[int, list[float]] = {}
         for reference in references:
-            features, scores, fine = self.with_fine_maps(reference, reference.classes)
+            features, scores, fine, _ = self.with_fine_maps(reference, reference.classes)
             keys = features[0].flatten(1) / TEMPERATURE
             for label in reference.classes:
                 values = scores[0, label].flatten().relu()
@@ -92,14 +93,13 @@ class ComparedWithReferences(nn.Module):
         tagged = batch.labels.any(0).nonzero().flatten().tolist()
         if not self.small:
             return self._compared(*self.features_and_scores(batch), batch.labels, tagged)
-        features, scores, fine = self.with_fine_maps(batch, self.small)
+        features, scores, fine, grid = self.with_fine_maps(batch, (label for label in tagged if label in self.small))
         maps = self._compared(features, scores, batch.labels, tagged)
-        if not fine:
+        if grid is None:
             return maps
-        out = torch.zeros(*maps.shape[:2], *next(iter(fine.values())).shape[1:], device=maps.device)
-        for label in tagged:
-            of_class = maps[:, label]
-            out[:, label] = sharpened(of_class, fine[label]) if label in fine else grown(of_class, out[:, label])
+        out = F.interpolate(maps, grid, mode="bilinear", align_corners=False)
+        for label, of_class in fine.items():
+            out[:, label] = sharpened(out[:, label], of_class)
         return out
 
     def _compared(self, features: Tensor, scores: Tensor, labels: Tensor, tagged: Iterable[int]) -> Tensor:

@@ -73,14 +73,8 @@ def fine_map(scores: Tensor, output: Tensor) -> Tensor:
 
 
 def sharpened(maps: Tensor, fine: Tensor) -> Tensor:
-    """Maps of one class ``[batch rows columns]`` times those of the finer block, on its grid."""
-    scaled = fine / (fine.amax((1, 2), keepdim=True) + 1e-12)
-    return grown(maps, fine) * torch.tanh(2 * scaled)
-
-
-def grown(maps: Tensor, fine: Tensor) -> Tensor:
-    """Maps ``[batch rows columns]`` on the grid of the fine ones."""
-    return F.interpolate(maps[:, None], fine.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    """Maps of one class times those of the finer block, both ``[batch rows columns]`` on its grid."""
+    return maps * torch.tanh(2 * fine / (fine.amax((1, 2), keepdim=True) + 1e-12))
 
 
 def part(map_: Tensor, fine: Tensor) -> float | None:
@@ -90,7 +84,7 @@ def part(map_: Tensor, fine: Tensor) -> float | None:
         map_: ``[1 rows columns]`` at least 0.
         fine: ``[1 fine_rows fine_columns]`` at least 0.
     """
-    map_ = grown(map_, fine)
+    map_ = F.interpolate(map_[None], fine.shape[1:], mode="bilinear", align_corners=False)[0]
     map_, fine = (x / (x.amax() + 1e-12) for x in (map_, fine))
     both = _effective_area(map_ * fine)
     return both / _effective_area(map_) if both > 0 else None

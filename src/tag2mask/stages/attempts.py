@@ -17,7 +17,7 @@ from tag2mask import processes
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.errors import listed
 from tag2mask.files import write_json
-from tag2mask.train import TagPrecision
+from tag2mask.train import TagPrecision, mean_precision
 
 log = logging.getLogger("tag2mask")
 
@@ -56,17 +56,13 @@ def best_of_two(folder: Path, first: Callable[[], Rows], second: Callable[[], Ro
         log.info("not learnt from its tags yet: %s: training again with views that cut less of a photo away", names)
         processes.from_main(lambda: kept.put_aside(before))
     again = second()
-    if better := mean(again) >= mean(before):
+    if better := mean_precision(again) >= mean_precision(before):
         processes.from_main(kept.forget)
     else:
-        log.info("the first training predicts tags better (%.2f, now %.2f) and is kept", mean(before), mean(again))
+        reached = mean_precision(before), mean_precision(again)
+        log.info("the first training predicts tags better (%.2f, now %.2f) and is kept", *reached)
         processes.from_main(kept.take_back)
     return (again if better else before), better
-
-
-def mean(rows: Rows) -> float:
-    """Mean average precision; 0 without any class."""
-    return sum(row.average_precision for row in rows) / max(1, len(rows))
 
 
 class _Kept:

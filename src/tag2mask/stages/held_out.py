@@ -17,7 +17,7 @@ from tag2mask.localize import Localizer, LocalizeSettings, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.protocols import PredictsTags
 from tag2mask.stages.networks import feature_store
-from tag2mask.train import TagPrecision, hold_out, tag_precision
+from tag2mask.train import TagPrecision, hold_out, mean_precision, tag_precision
 from tag2mask.types import Dataset, Sample, label_vector
 
 log = logging.getLogger("tag2mask")
@@ -44,8 +44,7 @@ def say_tags(rows: Sequence[TagPrecision]) -> dict[str, Any]:
     """Say, and give for the manifest, how well the tags of held-out photos are predicted."""
     if not rows:
         return {}
-    mean = sum(row.average_precision for row in rows) / len(rows)
-    log.info("tags of %d held-out photos: mean average precision %.2f", rows[0].photos, mean)
+    log.info("tags of %d held-out photos: mean average precision %.2f", rows[0].photos, mean_precision(rows))
     if missed := [f"{row.name} ({row.average_precision:.2f})" for row in rows if not row.learnt]:
         log.warning(
             "not learnt from its tags: %s. Its maps and masks mean little: train longer (--epochs), add photos of it, "

@@ -143,10 +143,8 @@ def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
-    of_masks = s.pseudo
-    decide = pseudo.PseudoSettings(
-        margin=of_masks.margin, max_growth=of_masks.max_growth, min_growth=of_masks.min_growth
-    )
+    own = s.pseudo
+    decide = pseudo.PseudoSettings(margin=own.margin, max_growth=own.max_growth, min_growth=own.min_growth)
     corrected, earlier = taught(context), MaskReader(context.read(before))
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:

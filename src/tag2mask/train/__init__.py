@@ -5,7 +5,7 @@ anywhere continues from its last checkpoint as if nothing had happened: to the b
 """
 
 from tag2mask.train.checkpoint import load_model, save_model
-from tag2mask.train.held_out import TagPrecision, hold_out, tag_precision
+from tag2mask.train.held_out import TagPrecision, hold_out, mean_precision, tag_precision
 from tag2mask.train.loop import fit
 from tag2mask.train.optimizer import clipped_together, parameter_groups, schedule
 from tag2mask.train.settings import TrainSettings
@@ -17,6 +17,7 @@ __all__ = [
     "fit",
     "hold_out",
     "load_model",
+    "mean_precision",
     "parameter_groups",
     "save_model",
     "schedule",

@@ -70,6 +70,11 @@ class TagPrecision:
         return self.average_precision >= (1 + self.share) / 2
 
 
+def mean_precision(rows: Sequence[TagPrecision]) -> float:
+    """Mean average precision; 0 without any class."""
+    return sum(row.average_precision for row in rows) / max(1, len(rows))
+
+
 def tag_precision(scores: np.ndarray, tagged: np.ndarray, classes: Sequence[str]) -> list[TagPrecision]:
     """Of every class that a held-out photo is tagged with; arrays as of :func:`average_precision`."""
     precision, counts = average_precision(scores, tagged), tagged.sum(0)
