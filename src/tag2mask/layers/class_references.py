@@ -61,8 +61,8 @@ class ComparedWithReferences(nn.Module):
     def with_fine_maps(
         self, views: Batch | Reference, labels: Iterable[int]
     ) -> tuple[Tensor, Tensor, dict[int, Tensor], tuple[int, int] | None]:
-        """Features and scores; the finer block's maps ``[batch rows columns]`` of these classes, and its grid: None where
-        it has no output, since stored features begin above it."""
+        """Features and scores; the finer block's maps of these classes ``[batch rows columns]``, and its grid, which is
+        None where it has no output: stored features begin above it."""
         if self.finer is None:
             return *self.features_and_scores(views), {}, None
         with watched(self.finer) as outputs:
