@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tag2mask.cli.flags import show_progress
+from tag2mask.cli.parsing import parse
 
 if TYPE_CHECKING:
     from tag2mask.corrections import Check
@@ -33,7 +34,7 @@ def export(arguments: list[str]) -> int:
         image_root: str | None = None
         """Label Studio: what stands before a photo's name in its address. Default: its local files."""
 
-    p = tyro.cli(Export, args=arguments, prog="tag2mask export")
+    p = parse(Export, arguments, "export")
     show_progress()
     if p.to == "bundle":
         from tag2mask.deploy import write_bundle
@@ -72,7 +73,7 @@ def take_back(arguments: list[str]) -> int:
         accepted: bool = False
         """A person saw every photo in it: those that are unchanged are right. Label Studio says so itself."""
 
-    p = tyro.cli(Import, args=arguments, prog="tag2mask import")
+    p = parse(Import, arguments, "import")
     show_progress()
     from tag2mask.corrections import import_corrections, import_review
     from tag2mask.errors import InputError
@@ -111,7 +112,7 @@ def check(arguments: list[str]) -> int:
         json: bool = False
         """Print JSON."""
 
-    p = tyro.cli(Check, args=arguments, prog="tag2mask evaluate --check")
+    p = parse(Check, arguments, "evaluate --check")
     from tag2mask.corrections import check as measure
 
     checks = measure(p.RUN)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tag2mask.cli.flags import SHORT, say, show_progress, spell_out, take
 from tag2mask.cli.help import first_screen
+from tag2mask.cli.parsing import parse
 from tag2mask.errors import InputError
 from tag2mask.files import read_object
 from tag2mask.progress import tell
@@ -40,7 +41,7 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
     )
     asks = "--help" in arguments  # reading the sources for the help of 200 flags takes most of the time
     config = () if asks else (tyro.conf.HelptextFromCommentsOff,)
-    parsed: Any = tyro.cli(flags, args=arguments, prog=f"tag2mask {command}", config=config)
+    parsed: Any = parse(flags, arguments, command, config=config)
     values = {f.name: getattr(parsed, f.name) for f in kept}
     return parsed.DATA, parsed.out, dataclasses.replace(settings, options=getattr(parsed, own), **values)
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from tag2mask.cli.flags import show_progress
+from tag2mask.cli.parsing import parse
 
 
 def serve(arguments: list[str]) -> int:
@@ -21,7 +22,7 @@ def serve(arguments: list[str]) -> int:
         token: str | None = None
         """A secret of at least 16 characters that the page is opened with."""
 
-    parsed = tyro.cli(Serve, args=arguments, prog="tag2mask serve")
+    parsed = parse(Serve, arguments, "serve")
     show_progress()
     from tag2mask import interrupt, serve
 
@@ -46,7 +47,7 @@ def review(arguments: list[str]) -> int:
         tags: Path | None = None
         """Write all tags of the data set, as corrected, into this new CSV (image,tags,split), which `--tags` takes."""
 
-    parsed = tyro.cli(ReviewCommand, args=arguments, prog="tag2mask review")
+    parsed = parse(ReviewCommand, arguments, "review")
     from tag2mask import pipeline
     from tag2mask.plan.folder import Run
 

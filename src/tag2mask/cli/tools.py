@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tag2mask.cli import exchange
 from tag2mask.cli.flags import say, show_progress, spell_out
+from tag2mask.cli.parsing import parse
 
 if TYPE_CHECKING:
     from tag2mask.backbones import BackboneSettings
@@ -27,7 +28,7 @@ def doctor(arguments: list[str]) -> int:
         DATA: tyro.conf.Positional[Path]
         data: DataSettings = DataSettings()
 
-    parsed = tyro.cli(Doctor, args=spell_out(arguments), prog="tag2mask doctor")
+    parsed = parse(Doctor, spell_out(arguments), "doctor")
     show_progress()
     from tag2mask.doctor import diagnose, render
 
@@ -56,7 +57,7 @@ def tags(arguments: list[str]) -> int:
         backbone: BackboneSettings = BackboneSettings()
         data: DataSettings = DataSettings()
 
-    parsed = tyro.cli(Tags, args=spell_out(arguments), prog="tag2mask tags")
+    parsed = parse(Tags, spell_out(arguments), "tags")
     show_progress()
     if parsed.out is not None and parsed.out.exists():
         from tag2mask.tag_errors.table import refuse_existing
@@ -128,7 +129,7 @@ def compare(arguments: list[str]) -> int:
         json: bool = False
         """Print JSON."""
 
-    parsed = tyro.cli(Compare, args=arguments, prog="tag2mask compare")
+    parsed = parse(Compare, arguments, "compare")
     from tag2mask.compare import compare as compared
 
     if parsed.out is not None:
@@ -166,7 +167,7 @@ def predict(arguments: list[str]) -> int:
         engine: Literal["local", "ray"] = "local"
         """ray: on the Ray cluster at RAY_ADDRESS, or a local one."""
 
-    parsed = tyro.cli(Predict, args=arguments, prog="tag2mask predict")
+    parsed = parse(Predict, arguments, "predict")
     show_progress()
     from tag2mask import prediction, processes
     from tag2mask.progress import tell
@@ -198,7 +199,7 @@ def saliency(arguments: list[str]) -> int:
         is found by itself, another one by --saliency."""
         data: DataSettings = DataSettings()
 
-    parsed = tyro.cli(Saliency, args=spell_out(arguments), prog="tag2mask saliency")
+    parsed = parse(Saliency, spell_out(arguments), "saliency")
     show_progress()
     from tag2mask.saliency import make_saliency_maps
 
@@ -216,7 +217,7 @@ def merge(arguments: list[str]) -> int:
         DIR: tyro.conf.Positional[Path]
         """The --out of the shards."""
 
-    parsed = tyro.cli(Merge, args=arguments, prog="tag2mask merge")
+    parsed = parse(Merge, arguments, "merge")
     if (parsed.DIR / "run.json").exists():
         from tag2mask import pipeline
 
@@ -256,7 +257,7 @@ def evaluate(arguments: list[str]) -> int:
         allow_missing: bool = False
         """Pass over truth masks without a prediction, rather than stop."""
 
-    parsed = tyro.cli(Evaluate, args=arguments, prog="tag2mask evaluate")
+    parsed = parse(Evaluate, arguments, "evaluate")
     from tag2mask.errors import InputError, listed
     from tag2mask.evaluate import evaluate_folders, read_classes
 
@@ -299,7 +300,7 @@ def report(arguments: list[str]) -> int:
 
         RUN: tyro.conf.Positional[Path]
 
-    parsed = tyro.cli(Report, args=arguments, prog="tag2mask report")
+    parsed = parse(Report, arguments, "report")
     from tag2mask import pipeline
     from tag2mask.plan.folder import Run
 
@@ -318,7 +319,7 @@ def download(arguments: list[str]) -> int:
         NAME: tyro.conf.Positional[str]
         to: Path
 
-    parsed = tyro.cli(Download, args=arguments, prog="tag2mask download")
+    parsed = parse(Download, arguments, "download")
     show_progress()
     from tag2mask.data.download import download as fetch
 

@@ -1,0 +1,47 @@
+"""Flags that are wrong: one clear line and exit code 2, whatever the parser of flags says about them."""
+
+import pytest
+
+from tag2mask.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            "train x --out y --trian.epochs 3",
+            "unknown flag or argument --trian.epochs, 3: did you mean --train.epochs?",
+        ),
+        ("train x --out y --epochs abc", "--train.epochs is 'abc': give a number or auto"),
+        ("train x --out y --frobnicate", "unknown flag or argument --frobnicate"),
+        ("train x --out y z", "unknown flag or argument z"),
+        ("train x --epochs", "--train.epochs is given without a value"),
+        ("train x", "missing: --out PATH"),
+        ("train x --out y --seed 1.5", "--seed is '1.5': give a whole number"),
+        ("train x --out y --localize.scales 1 a", "--localize.scales is"),
+        ("doctor", "missing: PATH DATA"),
+        ("predict x y --out z --foo", "unknown flag or argument --foo"),
+        ("export r --to coco", "missing: --out PATH"),
+        ("serve r --port x", "--port is 'x': give a whole number"),
+        ("tags x --nothing", "unknown flag or argument --nothing"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.count("\n") == 1
+    assert says in said
+    assert f"`tag2mask {arguments.split()[0]} --help` shows the settings" in said
+
+
+def test_the_box_in_ascii_and_in_colours_is_the_same_line() -> None:
+    from tag2mask.cli.parsing import in_one_line
+
+    ascii_box = " Unrecognized options   \n ---------- \n  Unrecognized options: --trian, 3  \n  --------\n"
+    ascii_box += "  Perhaps you meant: \n      --train.epochs FLOAT \n  ---------\n  For full helptext, run x \n     \n"
+    drawn = "\x1b[31m╭─ Unrecognized options ──╮\x1b[0m\n│ Unrecognized options: --trian, 3 │\n│ ─────────── │\n"
+    drawn += "│ Perhaps you meant:      │\n│     \x1b[1m--train.epochs\x1b[0m FLOAT │\n╰──────────╯\n"
+    expected = "unknown flag or argument --trian, 3: did you mean --train.epochs?"
+    assert in_one_line(ascii_box) == in_one_line(drawn) == expected
