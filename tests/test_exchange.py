@@ -194,7 +194,13 @@ def written(name: str, place: Path) -> list[MaskedPhoto]:
 
 @pytest.mark.parametrize(
     ("name", "of_class", "word"),
-    [("cvat", "x" * 65, "64"), ("cvat", "a\x01", "XML"), ("label-studio", "\x00", "XML"), ("voc", "a:b", "':'")],
+    [
+        ("cvat", "x" * 65, "64"),
+        ("cvat", "a\x01", "XML"),
+        ("label-studio", "\x00", "XML"),
+        ("voc", "a:b", "':'"),
+        ("labelme", "__ignore__", "left out"),
+    ],
 )
 def test_classes_that_a_format_cannot_hold(name: str, of_class: str, word: str) -> None:
     with pytest.raises(InputError, match=word):

@@ -102,7 +102,8 @@ def export(
         left_out = len(source.dataset) - len(having)
         notes += [f"{left_out} photos have no mask and are left out"] if left_out else []
         passport.write_beside(folder, block)
-        (folder / "export.txt").write_text(_described(to, what, first, notes, about), encoding="utf-8")
+        text = _described(to, what, first, notes, about)
+        (folder / "export.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     ids = None if limit is None else [sample.id for sample, _ in chosen]
     _remember(run, {"to": to, "what": what, "first": first, "ids": ids})
     return [f"{len(chosen)} photos in {out}, {first} first, with their scores in {table.path.name}", *notes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ FILES = ("classes.txt", "class_names.txt", "labelmap.txt", "obj.names")
 """Files of a data set that name its classes, the first that is there."""
 
 _COLOURED = re.compile(r"([^:]+):(?:\d+,\d+,\d+)?:[^:]*:[^:]*")  # labelmap.txt of CVAT: name:colour:parts:actions
+
+_VALUED = re.compile(r"(.*?[^\s=])[\s=]+(\d{1,9})")
 
 
 class UserClasses(NamedTuple):
@@ -67,11 +69,13 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """
     names: dict[str, int] = {}
     values: list[int] = []
-    for number, line in text_lines(path, "the file of classes"):
+    lines = list(text_lines(path, "the file of classes"))
+    numbered = _are_numbered([line for _, line in lines if not line.startswith("#")])
+    for number, line in lines:
         if line.startswith("#"):
             continue
         coloured = _COLOURED.fullmatch(line)
-        match = None if coloured else re.fullmatch(r"(.*?[^\s=])[\s=]+(\d{1,9})", line)
+        match = None if coloured or numbered else _VALUED.fullmatch(line)
         name = clean(coloured[1] if coloured else match[1] if match else line)
         if coloured and folded(name).strip("_") == "background":
             continue
@@ -91,6 +95,12 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if values and len(values) != len(names):
         raise InputError(f"{path} gives {len(values)} of {len(names)} classes a value: give it to all or to none")
     return tuple(names), tuple(values)
+
+
+def _are_numbered(lines: Sequence[str]) -> bool:
+    """Whether the numbers at the ends are parts of names: ``defect 1``, ``defect 2``, for ``defect`` is not two."""
+    found = [match[1] for line in lines if "=" not in line and (match := _VALUED.fullmatch(line))]
+    return len(found) == len(lines) > len(set(found))
 
 
 class Known(NamedTuple):
