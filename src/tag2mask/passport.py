@@ -199,8 +199,10 @@ def chosen_on_truth(run: Execution) -> list[str]:
     segments = not s.single_stage and names.segmenters(s)[-1] in run.folders
     if segments and s.segmenter.name == "decoder":
         lines.append("that the decoder is the default segmenter was chosen on VOC's truth")
+    if segments and s.inference.empty_below:
+        lines.append("that photos in which no class is likely are taken to show none was chosen on tiles' truth")
     if segments and s.segmenter.balance:
-        lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's truth")
+        lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's and tiles' truth")
     if run.folders["method"].manifest().get("scale"):
         lines.append("the scales of the views of the second training were chosen on VOC's and tiles' truth")
     return lines
