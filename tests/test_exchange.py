@@ -124,7 +124,7 @@ def test_coco_is_read_by_its_own_library(tmp_path: Path) -> None:
 
     photos = written("coco", tmp_path)
     content = json.loads((tmp_path / "out" / "instances.json").read_text())
-    assert [image["id"] for image in content["images"]] == list(range(1, 8))
+    assert [image["id"] for image in content["images"]] == list(range(1, 10))
     assert all(a["iscrowd"] == 0 and isinstance(a["segmentation"]["counts"], str) for a in content["annotations"])
     assert [a["id"] for a in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
     coco = COCO(tmp_path / "out" / "instances.json")
