@@ -107,7 +107,9 @@ def supervision(run: Execution) -> list[str]:
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = run.folders["masks"].manifest()
-    lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
+    of_classes = ", ".join(f"{name} {of:.3f}" for name, of in manifest.get("class_thresholds", {}).items())
+    value = of_classes or f"{manifest['threshold']:.3f}"
+    lines.append(f"background threshold {value} ({manifest['threshold_from']})")
     if s.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     way = propagation(s.propagate)
@@ -178,7 +180,7 @@ class Galleries:
         name = [name for name in names.maps(run.settings) if name in run.folders][-1]
         scores = next(stage for stage in run.stages if stage.name == "scores")
         context = run.context(scores, run.folders["scores"])
-        threshold, _ = chosen_threshold(context, name)
+        threshold = chosen_threshold(context, name)
         maps = run.folders[name]
         bare = unrefined(MapReader(maps), threshold, run.settings.pseudo)
         return cls(run, maps, run.folders[names.last_masks(run.settings, run.folders)], bare, context.train)
