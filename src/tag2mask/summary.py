@@ -12,7 +12,7 @@ from tag2mask import evaluate, need, run_tags
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
-from tag2mask.passport import chosen_on_truth, signals, uses_saliency
+from tag2mask.passport import SHARED, chosen_on_truth, signals, uses_saliency
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
@@ -94,6 +94,11 @@ def supervision(run: Execution) -> list[str]:
             if made
             else "saliency maps of the training photos (class-agnostic, made by another model)"
         )
+    if run.data.shared:
+        lines.append(
+            f"{run.data.shared} of {len(run.data.val or ())} validation photos were also learned from "
+            "(--data.shared-photos measure): scores on new photos are too good to be believed"
+        )
     if taught := len(run.data.taught):
         lines.append(
             f"{taught} corrected masks of training photos, which people drew or accepted: the segmenter learned from "
@@ -102,7 +107,7 @@ def supervision(run: Execution) -> list[str]:
     lines += [
         line
         for line in signals(run)
-        if line not in ("image-level tags", "saliency maps", "masks that people corrected")
+        if line not in ("image-level tags", "saliency maps", "masks that people corrected", SHARED)
     ]
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
