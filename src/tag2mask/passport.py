@@ -27,6 +27,7 @@ from tag2mask.stages import names
 
 FILE = "passport.json"  # of a run, in its folder
 BESIDE = "passport.jsonl"  # the same block on one line, beside masks that left a run: tools take a .json for theirs
+SHARED = "photos that it was measured on"
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
 
 
@@ -62,6 +63,7 @@ def passport(run: Execution) -> dict[str, Any]:
             "true_masks_of_validation_photos": (
                 0 if data.val is None else sum(x.mask_path is not None for x in data.val.samples)
             ),
+            "validation_photos_learned_from": data.shared,
             "for": "scores in the report; nothing of the run depends on them",
         },
         "chosen_on_truth": chosen_on_truth(run),
@@ -142,6 +144,7 @@ def signals(run: Execution) -> tuple[str, ...]:
         *_refined_by(run),
     ]
     own += ["masks that people corrected"] if run.data.taught else []
+    own += [SHARED] if run.data.shared else []
     if (source := _started_from(run)) is not None:
         own += source["signals"] or [f"what the run {Path(source['run']).name} learned from, which it does not say"]
     return tuple(dict.fromkeys(own))
