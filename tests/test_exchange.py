@@ -265,6 +265,12 @@ def test_bad_exports_are_one_line_and_leave_nothing(
     shutil.rmtree(copy / "predictions")
     line = fails(capsys, "export", copy, "--to", "coco", "--out", out, "--what", "predictions")
     assert "no finished predictions" in line
+    described = (copy / "run.json").read_text()
+    content = json.loads(described)
+    content["settings"]["pseudo"]["threshold"] = 0.875
+    (copy / "run.json").write_text(json.dumps(content))
+    assert "has masks, but not of the photos, tags and" in fails(capsys, "export", copy, "--to", "coco", "--out", out)
+    (copy / "run.json").write_text(described)
     (copy / "masks" / "photo04.png").write_bytes(b"broken")
     assert "damaged" in fails(capsys, "export", copy, "--to", "coco", "--out", out)
     shutil.rmtree(copy / "masks")
