@@ -16,7 +16,8 @@ XML_BYTES = 16 << 20
 def read_annotation(path: Path) -> frozenset[str] | None:
     """The names of the objects in one annotation; None when there is no such file.
 
-    Only ``annotation/object/name`` counts (parts of persons have names too). A document type is refused: XML entities
+    Only ``annotation/object/name`` counts (parts of persons have names too), in any capitals; objects that LabelMe
+    marks as deleted do not. A document type is refused: XML entities
     can name other files or grow without end, and VOC has none.
 
     Raises:
@@ -44,23 +45,27 @@ def _content(path: Path) -> bytes | None:
 def _names(content: bytes, path: Path) -> frozenset[str]:
     names: set[str] = set()
     place: list[str] = []
+    of_object: list[tuple[str, str]] = []  # elements of the present object, and their texts
     text: list[str] = []
 
     def refuse(*_: object) -> None:
         raise InputError(f"{path} declares a document type, which VOC annotations do not: remove the file")
 
     def start(name: str, _: object) -> None:
-        if not place and name != "annotation":
+        if not place and name.lower() != "annotation":
             raise InputError(f"{path} is no annotation of VOC's kind, its first element is <{name[:40]}>: remove it")
-        place.append(name)
+        place.append(name.lower())
         text.clear()
 
     def end(_: str) -> None:
-        if place == ["annotation", "object", "name"]:
-            name = clean("".join(text))
-            if not name:
-                raise InputError(f"{path} has an object without a name: name it or remove the object")
-            names.add(name)
+        if place[:-1] == ["annotation", "object"]:
+            of_object.append((place[-1], clean("".join(text))))
+        elif place == ["annotation", "object"]:
+            if ("deleted", "1") not in of_object:
+                names.update(of for name, of in of_object if name == "name")
+                if "" in names or not any(name == "name" for name, _ in of_object):
+                    raise InputError(f"{path} has an object without a name: name it or remove the object")
+            of_object.clear()
         place.pop()
         text.clear()
 
