@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Iterator, Set
 from pathlib import Path
 from xml.parsers import expat
 
+from tag2mask.data.finding import Finding, some
+from tag2mask.data.ids import sample_id
+from tag2mask.data.peek import start_of
 from tag2mask.data.reading import explained, open_regular
 from tag2mask.data.words import clean
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, listed
 
 XML_BYTES = 16 << 20
+SOME = 1000  # annotations of which it is asked which photo they name
+
+
+def strange_annotations(folder: Path, ids: Set[str]) -> Iterator[Finding]:
+    """Annotations that are of no photo where photos have none, or that name another photo in ``filename``."""
+    there = {path.relative_to(folder).as_posix().removesuffix(".xml") for path in folder.rglob("*.xml")}
+    lacking, others = len(ids - there), sorted(there - ids)
+    if lacking and others:
+        yield Finding(
+            "warning" if ids & there else "error",
+            f"{some(len(others), 'annotation')} in {folder} named like no photo: {listed(others)}; "
+            f"{some(lacking, 'photo')} without one",
+            "an annotation is named after its photo, 7.xml of 7.jpg; nothing is learned from a photo without one",
+        )
+    known = {_last(id_) for id_ in ids & there}
+    swapped = [id_ for id_ in sorted(ids & there)[:SOME] if _names(folder / f"{id_}.xml") in known - {_last(id_)}]
+    if swapped:
+        yield Finding(
+            "warning",
+            f"{some(len(swapped), 'annotation')} in {folder} with another photo's <filename>: {listed(swapped)}",
+            "they count for the photos that they are called after: make sure that they are of those",
+        )
+
+
+def _last(id_: str) -> str:
+    return id_.rpartition("/")[2]
+
+
+def _names(path: Path) -> str:
+    """The id of the photo that an annotation names itself; empty where it names none."""
+    found = re.search(rb"<filename>\s*([^<]*?)\s*</filename>", start_of(path, 1 << 12))
+    return sample_id(_last(found[1].decode("utf-8", "replace").replace("\\", "/"))) if found else ""
 
 
 def read_annotation(path: Path) -> frozenset[str] | None:
@@ -26,7 +63,7 @@ def read_annotation(path: Path) -> frozenset[str] | None:
     try:
         with explained(path, "the annotation"):
             content = _content(path)
-        return None if content is None else _names(content, path)
+        return None if content is None else _shown(content, path)
     except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two: of encodings that expat has not
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not valid XML ({reason}): save it as UTF-8, or restore it") from error
@@ -42,7 +79,7 @@ def _content(path: Path) -> bytes | None:
         raise
 
 
-def _names(content: bytes, path: Path) -> frozenset[str]:
+def _shown(content: bytes, path: Path) -> frozenset[str]:
     names: set[str] = set()
     place: list[str] = []
     of_object: list[tuple[str, str]] = []  # elements of the present object, and their texts
