@@ -1,6 +1,7 @@
 """The commands that measure finished work and show it: `evaluate`, `compare`, `report`."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ def evaluate(arguments: list[str]) -> int:
     scores = evaluate_folders(parsed.PREDICTED, parsed.TRUTH, classes, parsed.allow_missing, values)
     from tag2mask.passport import signals_of_masks
 
+    if parsed.PREDICTED.resolve() == parsed.TRUTH.resolve():
+        print(f"{parsed.PREDICTED} and {parsed.TRUTH} are one folder, which agrees with itself", file=sys.stderr)
     signals = signals_of_masks(parsed.PREDICTED)
     if parsed.json:
         print(json.dumps({**scores.to_json(), "supervision": signals}, indent=1))
