@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,19 @@ def save_checkpoint(path: Path, key: str, step: int, network: nn.Module, optimiz
         if processes.is_main():
             content[name] = tensor.contiguous().cpu()
     if processes.is_main():
+        metadata = {"key": key, "step": str(step), "digest": _digest(content, key, str(step))}
         with atomic(path, "wb") as file:
-            file.write(save(content, metadata={"key": key, "step": str(step)}))
+            file.write(save(content, metadata=metadata))
+
+
+def _digest(tensors: dict[str, Tensor], key: str, step: str) -> str:
+    """Of everything in a checkpoint, so that damage which can still be read is known as such."""
+    digest = hashlib.blake2b(f"{key} {step}".encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def restore_checkpoint(path: Path, key: str, network: nn.Module, optimizer: Any) -> int:
@@ -81,6 +93,8 @@ def restore_checkpoint(path: Path, key: str, network: nn.Module, optimizer: Any)
         return 0
     try:
         metadata, tensors = _read(path)
+        if metadata["digest"] != _digest(tensors, metadata["key"], metadata["step"]):
+            raise ValueError("other content than was written")
         step, state = int(metadata["step"]), _optimizer_state(tensors)
     except Exception as error:  # safetensors raises many types on a damaged file, and its content may be anything
         log.info("the checkpoint %s is damaged (%s): this training begins anew", path, type(error).__name__)
