@@ -48,7 +48,11 @@ def load_model(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit this model: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split()).partition(": ")[2][:200]
+        raise InputError(
+            f"{path} does not fit this model, as that of another version of tag2mask ({reason}): train again in a new "
+            "folder, or use the version that made it"
+        ) from error
     channels_last(network)
 
 
