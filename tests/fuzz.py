@@ -22,8 +22,12 @@ from tag2mask.errors import InputError
 FAST, THOROUGH = 300, 10_000
 SECONDS = 10.0  # that one case may take; nearly all take a thousandth of it
 
-cases = pytest.mark.parametrize("count", [FAST, pytest.param(THOROUGH, marks=pytest.mark.slow)])
-cases_of_runs = pytest.mark.parametrize("count", [FAST, pytest.param(THOROUGH, marks=pytest.mark.exhaustive)])
+# 10,000 cases of the slowest take two minutes of CPU, and a busy machine gives a tenth of one: each case has its limit
+_PATIENT = pytest.mark.timeout(0)
+cases = pytest.mark.parametrize("count", [FAST, pytest.param(THOROUGH, marks=[pytest.mark.slow, _PATIENT])])
+cases_of_runs = pytest.mark.parametrize(
+    "count", [FAST, pytest.param(THOROUGH, marks=[pytest.mark.exhaustive, _PATIENT])]
+)
 
 # What breaks parsers of texts: quotes, separators, line ends, marks, numbers without end, other alphabets and escapes.
 TOKENS: tuple[bytes, ...] = (

@@ -130,7 +130,9 @@ def test_evaluate_prints_json_and_a_table(capsys: pytest.CaptureFixture[str], wo
     content = json.loads(works(capsys, "evaluate", world / "masks", world / "masks", "--classes", "disc,bar", "--json"))
     assert content["mean_iou"] == 100.0 and content["iou"] == {"background": 100.0, "disc": 100.0, "bar": 100.0}
     names = world / "classes.txt"
-    assert "mean IoU 100.00" in works(capsys, "evaluate", world / "masks", world / "masks", "--classes", names)
+    assert run("evaluate", world / "masks", world / "masks", "--classes", names) == 0
+    said = capsys.readouterr()
+    assert "mean IoU 100.00" in said.out and "are one folder, which agrees with itself" in said.err
     assert "nothing" in fails(capsys, "evaluate", world / "masks", world / "nothing", "--classes", "disc,bar")
 
 

@@ -46,7 +46,7 @@ def test_manifests(tmp_path, count):
 
     def read(path: Path) -> None:
         found = stage.manifest()  # as it was written, or not at all
-        assert not found or whole.items() <= found.items() or b'"check"' not in path.read_bytes()
+        assert not found or whole == found
         stage.earlier_seconds()
         assert run.stages() == ["maps"] and run.current("maps") in (None, stage)
 
@@ -154,14 +154,15 @@ def test_checkpoints(tmp_path, count):
     optimizer.step()
     save_checkpoint(tmp_path / "checkpoint.safetensors", "key", 7, task, optimizer)
     seed = (tmp_path / "checkpoint.safetensors").read_bytes()
+    saved = task.state_dict()
 
     def read(path: Path) -> None:
         other = network()
         before = {name: t.clone() for name, t in other.state_dict().items()}
         step = restore_checkpoint(path, "key", other, torch.optim.AdamW(other.parameters()))
         after = other.state_dict()
-        assert step or all(torch.equal(before[name], after[name]) for name in before)
-        assert all(t.isfinite().all() for t in after.values())
+        assert step in (0, 7)
+        assert all(torch.equal((saved if step else before)[name], after[name]) for name in before)
 
     contents = fuzz.damaged([seed], count, (*fuzz.TOKENS, *NUMBERS))
     assert fuzz.survives(read, tmp_path / "checkpoint.safetensors", contents).refused == 0

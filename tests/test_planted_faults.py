@@ -63,6 +63,69 @@ FAULTS = {
     "biases at the rate of weights": Fault(
         "train/optimizer.py", "1.0 if weights else settings.bias_lr_mult", "1.0",
         "test_recipes.py::test_what_learns_and_how_fast[mcis/paper-method]"),
+    "two groups' threshold in place of three's upper one": Fault(
+        "layers/class_references.py", 'threshold_rule="otsu3"', 'threshold_rule="otsu"',
+        "test_references.py::test_traits_of_compared_maps"),
+    "the lower one of three groups' thresholds": Fault(
+        "pseudo/thresholds.py", "-np.inf).max(0)", "-np.inf).max(1)",
+        "test_pseudo.py::test_otsu_of_three_groups_is_scikit_images_upper_threshold"),
+    "Otsu's in place of the threshold between": Fault(
+        "pseudo/thresholds.py", '"between" if rule == "auto"', '"otsu" if rule == "auto"',
+        "test_pseudo.py::test_the_threshold_between_lies_between_and_is_the_default"),
+    "the share of background for that of objects": Fault(
+        "pseudo/thresholds.py", "np.interp(1 - share,", "np.interp(share,",
+        "test_pseudo.py::test_the_methods_own_background_sets_the_threshold_where_there_is_one"),
+    "a refined mask of which nothing is left is believed": Fault(
+        "pseudo/refined.py", "not vanished(unrefined.mask, mask.mask, settings.min_growth)", "True",
+        "test_refined.py::test_growth_is_limited_and_so_is_vanishing"),
+    "a refined mask that floods the photo is believed": Fault(
+        "pseudo/refined.py", "and after <= before * settings.max_growth", "",
+        "test_refined.py::test_growth_is_limited_and_so_is_vanishing"),
+    "the segmenter's loss without its balance": Fault(
+        "segment/task.py", "if not balance:", "if True:",
+        "test_segment.py::test_a_balanced_loss_is_the_weighted_mean_over_decided_pixels"),
+    "the settings' balance not passed on": Fault(
+        "segment/task.py", "mask_loss(logits, batch.masks, self.balance)", "mask_loss(logits, batch.masks)",
+        "test_segment.py::test_the_task_s_loss_is_balanced_as_its_settings_say"),
+    "the same at each scale": Fault(
+        "segment/task.py", "mask_loss(logits.float(), small.long(), self.balance)",
+        "mask_loss(logits.float(), small.long())",
+        "test_segment.py::test_the_task_s_loss_is_balanced_as_its_settings_say"),
+    "negative gradients in the fine maps": Fault(
+        "layers/fine_maps.py", "gradient.float().relu()", "gradient.float()",
+        "test_fine_maps.py::test_the_fine_map_is_the_formula"),
+    "every class is located by the finer block": Fault(
+        "layers/class_references.py", "if median(shares) <= SMALL_PART", "",
+        "test_fine_maps.py::test_a_small_object_is_found_and_a_large_one_keeps_its_maps"),
+    "the worse of two trainings is kept": Fault(
+        "stages/attempts.py", "mean_precision(again) >= mean_precision(before)",
+        "mean_precision(again) <= mean_precision(before)",
+        "test_held_out.py::test_what_predicts_tags_better_is_kept"),
+    "classes that nowhere occur count as IoU 0": Fault(
+        "evaluate/figures.py", "known = values[~np.isnan(values)]", "known = np.nan_to_num(values)",
+        "test_evaluate.py::test_iou_is_that_of_pixel_sets_over_all_images"),
+    "IoU over truth and prediction, the overlap twice": Fault(
+        "evaluate/scores.py", "self.truth_pixels + self.predicted_pixels - self.hits",
+        "self.truth_pixels + self.predicted_pixels",
+        "test_evaluate.py::test_golden_example_computed_by_hand"),
+    "maps of all classes, tagged or not": Fault(
+        "localize.py", "tuple(sorted(sample.labels or frozenset()))", "tuple(range(len(raw)))",
+        "test_localize.py::test_maps_equal_a_slow_loop_over_views"),
+    "masks without the one": Fault(
+        "pseudo/masks.py", "*(c + 1 for c in classes)", "*(c for c in classes)",
+        "test_pseudo.py::test_scores_are_probabilities_and_masks_show_present_classes_only"),
+    "the mean over references of maps a sum": Fault(
+        "layers/class_references.py", "(total / len(of_class.values))", "total",
+        "test_references.py::test_the_same_reference_many_times_changes_nothing"),
+    "maps of mirrored views not mirrored back": Fault(
+        "localize.py", "raw.flip(3) if of_photos[0].flip else raw", "raw",
+        "test_localize.py::test_maps_equal_a_slow_loop_over_views"),
+    "the segmenter's mirrored view not mirrored back": Fault(
+        "segment/inference.py", "mirrored.flip(3)", "mirrored",
+        "test_segment.py::test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter"),
+    "new layers at the rate of the backbone": Fault(
+        "train/optimizer.py", "(1.0 if of_backbone else settings.head_lr_mult)", "1.0",
+        "test_train.py::test_parameter_groups_by_what_is_pretrained_and_by_dimension"),
 }  # fmt: skip
 
 

@@ -91,6 +91,20 @@ def test_a_photo_in_which_no_class_is_likely_shows_none(
     )}  # fmt: skip
 
 
+def test_what_counts_as_likely_can_be_changed_for_new_photos(
+    finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seen(self: DeepLab, views: Photos, valid: object) -> tuple[torch.Tensor, torch.Tensor]:
+        self.saw_empty.fill_(True)
+        return bars(self, views, valid)  # 0.27 each
+
+    monkeypatch.setattr(DeepLab, "segment_with_presence", seen)
+    command = ("predict", finished, photos, "--out", tmp_path / "out", "--empty-below")
+    assert run(*command, "0.2") == 0 and values(tmp_path / "out")["a"] == {2}
+    assert run(*command, "0.3") == 0 and values(tmp_path / "out")["a"] == {0}  # masks of before are made anew
+    assert "--inference.empty-below is 1.5" in fails(capsys, *command, "1.5")
+
+
 def test_the_largest_window_and_the_mean_view_say_what_is_likely() -> None:
     """An object in one of the windows is in the photo."""
 

@@ -15,6 +15,7 @@ from tag2mask.segment import build as build_segmenter
 from tag2mask.segment.decoder import fine_block
 from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
+from tag2mask.segment.pyramid import Pyramid
 from tag2mask.segment.task import mask_loss
 from tag2mask.train import TrainSettings, parameter_groups
 from tag2mask.types import MaskedBatch, Photos, Views
@@ -241,6 +242,25 @@ def test_aspp_is_the_sum_of_four_dilated_convolutions() -> None:
         for b, r in zip(head.branches, (6, 12, 18, 24), strict=True)
     )
     torch.testing.assert_close(head(x), expected)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+@pytest.mark.parametrize("scales", [(), (0.5,)])
+def test_the_task_s_loss_is_balanced_as_its_settings_say(scales: tuple[float, ...], balance: float) -> None:
+    made = segmenter("deeplab-largefov")
+    task = SegmenterTask(Pyramid(made, scales) if scales else made, balance).eval()
+    images, valid = torch.randn(1, 3, 32, 48), torch.ones(1, 32, 48, dtype=torch.bool)
+    masks = torch.zeros(1, 32, 48, dtype=torch.int64)
+    masks[0, 8:16, 8:16] = 1
+    with torch.no_grad():
+        losses = task.losses(MaskedBatch(("a",), images, masks, torch.tensor([[1.0, 0, 0]]), valid), 0.0)
+        logits = made.segment(Photos(images)).float()
+        if scales:
+            small = nn.functional.interpolate(masks[:, None].float(), logits.shape[2:], mode="nearest-exact")[:, 0]
+            torch.testing.assert_close(losses["segmentation_1.0"], mask_loss(logits, small.long(), balance))
+        else:
+            logits = nn.functional.interpolate(logits, (32, 48), mode="bilinear")
+            torch.testing.assert_close(losses["segmentation"], mask_loss(logits, masks, balance))
 
 
 @pytest.mark.parametrize("balance", [0.5, 1.0])

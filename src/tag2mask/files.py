@@ -82,11 +82,9 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """What :func:`write_sealed` wrote, without the digest; None where there is none, or it is damaged."""
-    content = read_object(path)
-    if content is None:
-        return None
+    content = read_object(path) or {}
     check = content.pop("check", None)
-    return content if check in (None, digest(content)) else None
+    return content if check == digest(content) else None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -123,27 +123,27 @@ def fail(message: str) -> int:
 
 def commands() -> dict[str, Callable[[list[str]], int]]:
     """Command name to what runs it, given the arguments after it."""
-    from tag2mask.cli import completion, exchange, lists, runs, serving, tools
+    from tag2mask.cli import completion, data_sets, exchange, lists, measuring, prediction, runs, serving
 
     return {
         "demo": runs.demo,
-        "doctor": tools.doctor,
-        "tags": tools.tags,
+        "doctor": data_sets.doctor,
+        "tags": data_sets.tags,
         "train": runs.train,
         "label": runs.label,
         "plan": runs.plan,
-        "predict": tools.predict,
-        "merge": tools.merge,
-        "saliency": tools.saliency,
-        "evaluate": tools.evaluate,
+        "predict": prediction.predict,
+        "merge": prediction.merge,
+        "saliency": data_sets.saliency,
+        "evaluate": measuring.evaluate,
         "export": exchange.export,
         "import": exchange.take_back,
-        "compare": tools.compare,
-        "report": tools.report,
+        "compare": measuring.compare,
+        "report": measuring.report,
         "serve": serving.serve,
         "review": serving.review,
         "list": lists.list_names,
-        "download": tools.download,
+        "download": data_sets.download,
         "completion": lambda arguments: completion.completion(arguments, commands()),
     }
 

@@ -62,18 +62,16 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Class names and, where the lines have them, their values in truth masks (else empty).
 
     A line is a name, ``name value``, or ``name:colour:parts:actions`` as CVAT writes it; one that starts with ``#`` is
-    a comment.
+    a comment. Lines may be numbered from 0 or 1 (``0 cat``, ``1: cat``).
 
     Raises:
         InputError: a name twice or background among them, values for some only or outside 1..254, no name at all.
     """
     names: dict[str, int] = {}
     values: list[int] = []
-    lines = list(text_lines(path, "the file of classes"))
-    numbered = _are_numbered([line for _, line in lines if not line.startswith("#")])
+    lines = _unnumbered([line for line in text_lines(path, "the file of classes") if line[1][0] != "#"])
+    numbered = _are_numbered([line for _, line in lines])
     for number, line in lines:
-        if line.startswith("#"):
-            continue
         coloured = _COLOURED.fullmatch(line)
         match = None if coloured or numbered else _VALUED.fullmatch(line)
         name = clean(coloured[1] if coloured else match[1] if match else line)
@@ -95,6 +93,15 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if values and len(values) != len(names):
         raise InputError(f"{path} gives {len(values)} of {len(names)} classes a value: give it to all or to none")
     return tuple(names), tuple(values)
+
+
+def _unnumbered(lines: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
+    """Numbered lines without the numbers that they are counted by, from 0 or 1."""
+    parts = [re.fullmatch(r"(\d{1,6})(?:\s*[:,;)\t]\s*|\s+)(?!\d+$)(\S.*)", line) for _, line in lines]
+    counted = [int(part[1]) if part else None for part in parts]
+    if len(lines) < 2 or counted not in ([*range(len(lines))], [*range(1, len(lines) + 1)]):
+        return lines
+    return [(number, part[2]) for (number, _), part in zip(lines, parts, strict=True) if part]
 
 
 def _are_numbered(lines: Sequence[str]) -> bool:

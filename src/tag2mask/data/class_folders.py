@@ -110,7 +110,10 @@ class ClassFolders:
                 f"only class, say --classes {only}"
             )
         split = sorted({name for deeper in inner.values() for name in deeper if is_split(name)})
-        if len({*map(split_name, split)}) > 1 and all(deeper.keys() & {*split} for deeper in inner.values()):
+        several = len({*map(split_name, split)}) > 1 or (
+            len(inner) > 1 and all(d.keys() <= {*split} for d in inner.values())
+        )
+        if split and several and all(deeper.keys() & {*split} for deeper in inner.values()):
             raise InputError(
                 f"the folders of {self.base} hold one for each split ({listed(split)}): if they are classes, put the "
                 f"splits outside ({split[0]}/{min(inner)}), or write tags.csv with columns image,tags,split"
@@ -171,14 +174,21 @@ class ClassFolders:
         yield from left_out(self.files, self.base)
 
     def _deeper(self) -> Iterator[Finding]:
-        """Folders inside those of classes, which might be the classes that the user means."""
+        """Folders inside those of classes, which might be the classes that the user means: surely so where each class
+        has the same ones."""
         for prefix in self._prefixes:
-            for name in self._places[prefix].classes:
-                start = f"{prefix}{name}/"
-                inner = sorted(groups_of(self.files.photos, start).keys() - {""})
-                if len(inner) > 1:
-                    photos = f"photos in {listed(start + deeper for deeper in inner)} are all of class '{name}'"
-                    yield Finding("note", photos, "if the inner folders are the classes, move them up")
+            classes = self._places[prefix].classes
+            inner = {name: groups_of(self.files.photos, f"{prefix}{name}/").keys() for name in classes}
+            doubtful = len(classes) > 1 and len({*map(frozenset, inner.values())}) == 1 and not self.known.explicit
+            for name in classes:
+                deeper = sorted(inner[name] - {""})
+                if len(deeper) > 1:
+                    photos = f"photos in {listed(f'{prefix}{name}/{d}' for d in deeper)} are all of class '{name}'"
+                    advice = "if the inner folders are the classes, move them up"
+                    if doubtful and "" not in inner[name]:
+                        photos += f", and each of {listed(classes)} holds such folders"
+                        advice += "; if not, list the classes in classes.txt"
+                    yield Finding("warning" if doubtful and "" not in inner[name] else "note", photos, advice)
                     return
 
     def _untagged(self) -> Iterator[tuple[str, int]]:

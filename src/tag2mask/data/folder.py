@@ -27,7 +27,7 @@ from tag2mask.data.listing import Listing
 from tag2mask.data.locating import locate, missing_images
 from tag2mask.data.mixed import not_named
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
-from tag2mask.data.table import form_of, rows
+from tag2mask.data.table import form_of, rows, unread_columns
 from tag2mask.data.walk import Present, folders, left_out, walk
 from tag2mask.data.words import check_class, several_words
 from tag2mask.errors import InputError, listed
@@ -161,6 +161,8 @@ class Folder:
 
     def left_out(self) -> Iterator[Finding]:
         """What lies in the folder of photos and is not read."""
+        for _, path in self.tables:
+            yield from unread_columns(path)
         contents = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._joined(split).names}
         yield from not_named(contents.photos, named, self.base, listed(path.name for _, path in self.tables))

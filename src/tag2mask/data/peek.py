@@ -19,16 +19,31 @@ def start_of(path: Path, count: int) -> bytes:
 
 
 def is_colour(path: Path) -> bool | None:
-    """Whether a PNG or JPEG has colours of its own, as photos have: no grey and no palette, as index masks have.
+    """Whether a file has colours of its own, as photos have: no grey and no palette, as index masks have.
 
-    None where the start of the file does not tell.
+    None where the start of the file does not tell; that of a PNG, JPEG, BMP or TIFF does.
     """
     start = start_of(path, 1 << 16)
     if start[:8] == b"\x89PNG\r\n\x1a\n":
         return start[25:26] in (b"\x02", b"\x06")  # PNG, 11.2.1: colour types
+    if start[:2] == b"BM" and len(start) > 30:
+        return start[28] > 8  # bits a pixel; up to 8 there is a palette
+    if start[:4] in (b"II*\0", b"MM\0*"):
+        return _tiff_is_colour(start)
     at = 2
     while start[:2] == b"\xff\xd8" and start[at : at + 1] == b"\xff" and at + 9 < len(start):
         if start[at + 1] in (0xC0, 0xC1, 0xC2):  # JPEG, B.2.2: the frame header, with its number of components
             return start[at + 9] > 1
         at += 2 + int.from_bytes(start[at + 2 : at + 4], "big")
+    return None
+
+
+def _tiff_is_colour(start: bytes) -> bool | None:
+    """TIFF 6.0: entries of 12 bytes from the offset in bytes 4 to 7; tag 262 is the photometric interpretation."""
+    order = "little" if start[:1] == b"I" else "big"
+    first = int.from_bytes(start[4:8], order)
+    count = int.from_bytes(start[first : first + 2], order)
+    for at in range(first + 2, first + 2 + 12 * min(count, 64), 12):
+        if int.from_bytes(start[at : at + 2], order) == 262 and at + 12 <= len(start):
+            return int.from_bytes(start[at + 8 : at + 10], order) not in (0, 1, 3)  # white or black is 0; a palette
     return None

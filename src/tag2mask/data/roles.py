@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def role_of(folder: str, groups: Groups, base: Path, meant: Meant) -> Role:
         return "good"
     if _are_masks(folder, groups, base) or _mirrors(folder, groups, base):
         return "truth"
-    if is_split(folder):
+    if is_split(folder) or (_numbered_split(folder) and any(is_split(name) for name in groups if name != folder)):
         return "split" if _is_split(folder, groups) else "class"
     if word(folder) in PHOTO_WORDS:
         return "photos"
@@ -66,7 +67,12 @@ def _is_split(folder: str, groups: Groups) -> bool:
     others = [name for name in groups if name not in ("", folder)]
     if any("/" in name for name in groups[folder]) or split_name(folder) != "train":
         return True
-    return all(is_split(name) for name in others) or any(is_split(name) for name in others)
+    return not others or any(map(_numbered_split, others))
+
+
+def _numbered_split(folder: str) -> bool:
+    """``test1`` as well as ``test``."""
+    return is_split(re.sub(r"[ _-]?\d{1,4}$", "", folder))
 
 
 def _are_masks(folder: str, groups: Groups, base: Path) -> bool:
@@ -76,8 +82,8 @@ def _are_masks(folder: str, groups: Groups, base: Path) -> bool:
 
 
 def _mirrors(folder: str, groups: Groups, base: Path) -> bool:
-    """Whether ``disc_mask`` holds files without colour, most of them named after the photos in ``disc``."""
-    of = MARK.sub("", folder)
+    """Whether ``disc_mask`` (``discannot``) holds files without colour, most of them named after photos in ``disc``."""
+    of = re.sub(r"[ _.-]?annot$", "", MARK.sub("", folder))
     if of == folder or not groups.get(of):
         return False
     photos = {sample_id(name) for name in groups[of]}

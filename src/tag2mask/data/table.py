@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
 
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import tidy
 from tag2mask.data.reading import bounded_lines, opened_text
 from tag2mask.data.settings import split_name
@@ -31,7 +32,11 @@ _NAMES = {
     ),
     "split": ("split", "subset", "set", "partition"),
     "domain": ("domain",),
+    "confidence": ("confidence", "score", "probability", "prob", "certainty"),
 }  # fmt: skip
+_SPLIT_IN_OTHER_WORDS = frozenset(
+    ["is_valid", "is_val", "is_validation", "is_train", "is_training", "is_test", "fold", "kfold", "usage", "phase"]
+)
 
 _UNNAMED = re.compile(r"$|unnamed: \d+$", re.IGNORECASE)  # the numbers of lines that pandas writes
 _SEPARATORS = re.compile(r"[;|；｜]")
@@ -55,8 +60,15 @@ class Form:
 
     delimiter: str
     columns: tuple[str, ...]  # names as they stand there
-    at: dict[str, int]  # place of image, tags, split, domain, as far as they are there
+    at: dict[str, int]  # place of image, tags, split, domain, confidence, as far as they are there
     one_hot: tuple[tuple[int, str], ...] = ()  # place and class of each column of zeros and ones
+
+    def unread(self) -> Iterator[str]:
+        """Columns that say nothing here."""
+        read = {*(place for what, place in self.at.items() if what != "confidence"), *(i for i, _ in self.one_hot)}
+        for place, name in enumerate(self.columns):
+            if place not in read and not _UNNAMED.match(name) and name.lower() not in _NAMES["image"]:
+                yield name
 
     @property
     def tags_go_on(self) -> bool:
@@ -97,8 +109,30 @@ def _read_form(file: TextIO, path: Path) -> tuple[Form, int]:
             "must be image,tags"
         )
     classes = () if "tags" in at else ((i, name) for i, name in enumerate(columns) if i not in at.values())
-    one_hot = ((i, name) for i, name in classes if name.lower() not in _NAMES["image"] and not _UNNAMED.match(name))
+    no_class = {*_NAMES["image"], *_SPLIT_IN_OTHER_WORDS}
+    one_hot = ((i, name) for i, name in classes if name.lower() not in no_class and not _UNNAMED.match(name))
     return Form(delimiter, columns, at, tuple(one_hot)), taken
+
+
+def unread_columns(path: Path) -> Iterator[Finding]:
+    """Columns of a table that are not read: of another meaning, or meant in other words than these."""
+    form = form_of(path)
+    unread = list(form.unread())
+    splits = [name for name in unread if name.lower() in _SPLIT_IN_OTHER_WORDS]
+    if splits and "split" not in form.at:
+        said = f"{path}: column '{splits[0]}' is not read, so no photo is for measuring by it"
+        yield Finding("warning", said, "call it split, and write train or val")
+    doubts = [name for name in unread if name.lower() in _NAMES["confidence"]]
+    if doubts:
+        said = f"{path}: column '{doubts[0]}' is not read: a tag counts however doubtful it is there"
+        yield Finding("warning", said, "remove the lines that are not meant")
+    tags = [name for name in unread if re.match(r"(tag|label|class|categor)(?!.*id$)", name.lower())]
+    if tags:
+        said = f"{path}: column '{tags[0]}' is not read: the tags are those of '{form.columns[form.at['tags']]}'"
+        yield Finding("warning", said, "if it has tags, join them in one column, separated by ;")
+    others = [name for name in unread if name not in (*splits, *doubts, *tags)]
+    if others:
+        yield Finding("note", f"{path}: columns that are not read: {listed(others, 6)}")
 
 
 def rows(path: Path, split: str) -> Iterator[Row]:
@@ -141,6 +175,12 @@ class _Parser:
         image = cells[at["image"]].strip()
         if not image or tidy(image) == ".":
             raise InputError(f"{self.path} line {line} names no image: fill it in or remove the line")
+        if "confidence" in at and re.fullmatch(r"0*\.?0*", cells[at["confidence"]].strip() or "1"):
+            name = form.columns[at["confidence"]]
+            raise InputError(
+                f"{self.path} line {line} gives image {image} a tag of {name} 0, so it does not show it: remove such "
+                "lines, and others that are not meant"
+            )
         split = cells[at["split"]].strip() if "split" in at else ""
         if split not in self.splits:
             self.splits[split] = split_name(split) or self.split

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from tag2mask.data.annotations import strange_annotations
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
@@ -73,6 +74,7 @@ class Voc:
             self.lists = {"train": next(iter(self.lists.values()))}  # default.txt: all is for training
         self._present = Present()
         self._tags: dict[Path, VocTags] = {}  # by the file that they come from
+        self._annotations: Path | None = None  # the folder of XML, where tags come from there
 
     def splits(self) -> tuple[str, ...]:
         """The lists that exist, ``train`` when ``train_aug`` does; without lists the folders, or all for training."""
@@ -161,6 +163,7 @@ class Voc:
                 f"{self.root} has no tags (no tags.csv, cls_labels.npy, list of lines 'id 0 14' called train_cls.txt "
                 "or Annotations folder): add one or give --tags"
             )
+        self._annotations = folder
         wanted = dict.fromkeys(split_name(name) for name in (self.settings.train_split, self.settings.val_split))
         existing = [name for name in wanted if name in self.splits() or self._list_of(name)] or list(self.splits())
         ids = [sample_id(name) for split in existing for name in self._photos(split)]
@@ -170,6 +173,8 @@ class Voc:
         """Photos that no list names."""
         contents = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._photos(split)}
+        if self._annotations:
+            yield from strange_annotations(self._annotations, {sample_id(name) for name in named})
         yield from not_named(contents.photos, named, self.base, "any list")
         yield from left_out(contents, self.base)
 

@@ -162,7 +162,8 @@ class Present:
         """The files in a folder (or the folders) whose names differ from this one in capitals or composed letters."""
         if (folder, folders_) not in self._alike:
             groups: dict[str, list[str]] = {}
-            for other in folders(Path(folder)) if folders_ else sorted(self.names(folder)):
+            inner = folders(Path(folder)) if folders_ and os.path.isdir(folder) else ()  # noqa: PTH112 - never an error
+            for other in inner if folders_ else sorted(self.names(folder)):
                 groups.setdefault(folded(other), []).append(other)
             self._alike[folder, folders_] = groups
         return self._alike[folder, folders_].get(folded(name), [])

@@ -94,7 +94,10 @@ def _selections(opened: data.Opened, changes: TagChanges) -> dict[str, data.Sele
 def _splits(
     opened: data.Opened, selections: Mapping[str, data.Selection], train_split: str, val_split: str
 ) -> Iterator[Finding]:
-    """Whether there is a split to measure on, of other photos than those learned from."""
+    """Whether there is a split to measure on, of other photos than those learned from; and splits that are not used."""
+    others = [name for name in opened.reader.splits() if split_name(name) not in (train_split, val_split)]
+    if others and val_split in selections:
+        yield Finding("note", f"photos of other splits are not used: {listed(others)}")
     if val_split == train_split:
         yield Finding(
             "error",
@@ -102,7 +105,6 @@ def _splits(
             "what is measured on the training photos means nothing: choose another --val-split",
         )
     elif val_split not in selections:
-        others = [name for name in opened.reader.splits() if split_name(name) not in (train_split, val_split)]
         advice = "without it nothing is measured at the end"
         if others:
             advice += f"; choose one of {', '.join(others)} with --val-split"

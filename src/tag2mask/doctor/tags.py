@@ -16,6 +16,12 @@ from tag2mask.errors import listed
 from tag2mask.types import Dataset
 
 _NEGATIVE = frozenset(["negative", "healthy", "0", "no", "nothing", "empty", "false", "nodefects", "noobject"])
+_PROGRAMS = frozenset({
+    "output", "outputs", "result", "results", "prediction", "predictions", "pred", "preds", "heatmap", "heatmaps",
+    "runs", "thumbnail", "thumbnails", "thumbs", "augmented", "overlay", "overlays", "visualization",
+    "visualizations", "vis", "debug", "tmp", "temp", "cache", "backup", "default", "original",
+    "originals", "resized", "cropped",
+})  # fmt: skip
 _NOBODY_SAID = frozenset(["unknown", "unlabeled", "unlabelled", "undefined", "unsure", "todo", "tbd", "ignore", "void"])
 
 FEW = 20  # photos of a class below which a classifier hardly learns what the photos have in common
@@ -112,7 +118,14 @@ def _words(numbers: Mapping[str, int]) -> Iterator[Finding]:
             f"class '{nobody[0]}' sounds as if nobody knew what its photos show",
             "if so, leave those photos out of the tags: as a class it would be learned",
         )
-    good = [name for name in numbers if word(name) in GOOD_WORDS | _NEGATIVE or _is_opposite(name, numbers)]
+    made = [name for name in numbers if word(name) in _PROGRAMS]
+    if made:
+        yield Finding(
+            "warning",
+            f"classes called {listed(made)}: that sounds like what a program wrote, or a person put aside",
+            "what is no class, move out of the data set, or select the others with --classes",
+        )
+    good = [name for name in numbers if word(name) in GOOD_WORDS | _NEGATIVE or _is_negative(name, numbers)]
     if good and len(numbers) > 1:
         rest = ",".join(name for name in numbers if name not in good)
         yield Finding(
@@ -122,10 +135,11 @@ def _words(numbers: Mapping[str, int]) -> Iterator[Finding]:
         )
 
 
-def _is_opposite(name: str, names: Iterable[str]) -> bool:
-    """``no disc`` and ``!disc`` where there is a class ``disc``."""
-    thing = re.sub(r"^(no|not|non|without)[ _-]+|^[!~-]", "", name.casefold())
-    return thing != name.casefold() and thing in {other.casefold() for other in names}
+def _is_negative(name: str, names: Iterable[str]) -> bool:
+    """``no disc``, ``!disc``, ``disc absent`` where there is a class ``disc``; ``BACKGROUND_Google``."""
+    thing = re.sub(r"^(no|not|non|without)[ _-]+|^[!~-]|[ _-](absent|no|none|negative)$", "", name.casefold())
+    opposite = thing != name.casefold() and thing in {other.casefold() for other in names}
+    return opposite or bool(re.match(r"_*background(?![a-z])", name.casefold()))
 
 
 def _amounts(present: Mapping[str, int]) -> Iterator[Finding]:

@@ -238,7 +238,7 @@ class Run:
             self.set_aside(name)
             self.take_back(name, key)
         if (read_object(stage.own / "key.json") or {}).get("key") != key:
-            write_json(stage.own / "key.json", {"key": key, **content})
+            write_sealed(stage.own / "key.json", {"key": key, **content})
         for leftover in _leftovers(stage) if tidy else ():
             leftover.unlink()
         return stage
