@@ -38,7 +38,6 @@ from tag2mask.stages.taught import corrected_mask, masks_to_learn, say_untagged,
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import PseudoMask, Sample
 
-
 EMPTY_SHARE = 0.1  # of training photos that show none of the classes; of fewer a network does not learn what none is
 
 
