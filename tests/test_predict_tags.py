@@ -18,7 +18,8 @@ from tag2mask import data
 from tag2mask.backbones import Backbone
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError
-from tag2mask.segment import InferenceSettings, PhotoSegmenter
+from tag2mask.prediction import Prediction
+from tag2mask.segment import InferenceSettings, PhotoSegmenter, Segmented
 from tag2mask.segment.deeplab import DeepLab
 from tag2mask.types import Photos
 from world import SMALL, fails, run
@@ -126,6 +127,20 @@ def test_the_largest_window_and_the_mean_view_say_what_is_likely() -> None:
     assert [photos.is_empty(photo) for photo in segmented] == [True, False]
     assert [photo.presence.item() for photo in segmented] == pytest.approx([0.018, 0.982], abs=1e-3)  # type: ignore[union-attr]
     assert not replace(photos, settings=replace(settings, empty_below=0.0)).is_empty(segmented[0])
+
+
+def test_a_photo_taken_to_show_nothing_is_surer_the_less_an_object_was_seen(finished: Path, tmp_path: Path) -> None:
+    predictor = Prediction.of(finished, tmp_path).predictor
+    predictor.photos.segmenter.saw_empty.fill_(True)  # type: ignore[union-attr]
+    scores = torch.tensor([0.2, 0.7, 0.1])[:, None, None].expand(3, 8, 9)
+    doubts = []
+    for likely in (0.1, 0.4, 0.6):
+        mask, uncertainty = predictor.decided(
+            (np.zeros((8, 9, 3), np.uint8), Segmented(scores, torch.tensor([likely, 0])))
+        )
+        assert bool(mask.any()) == (likely > 0.5)
+        doubts.append(uncertainty)
+    assert doubts[:2] == pytest.approx([0.1 * 0.8, 0.4 * 0.8])
 
 
 def test_a_run_remembers_whether_photos_showed_none(finished: Path, world: Path) -> None:
