@@ -28,7 +28,7 @@ SIZES = ((5, 40, 40), (1, 33, 65), (2, 200, 72), (1, 1, 72))
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("name", "backbone_name"), CASES, ids="/".join)
+@pytest.mark.parametrize(("name", "backbone_name"), CASES)
 def test_logits_are_torchs(name: str, backbone_name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
