@@ -17,15 +17,16 @@ from tag2mask import evaluate
 from tag2mask.pipeline import reopen
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
+from tag2mask.pseudo import Threshold
 from tag2mask.stages.artefacts import MapReader
 from tag2mask.stages.masks import unrefined
 from tag2mask.stages.thresholds import chosen_threshold
 
 
-def threshold_of(execution: Execution, name: str) -> float:
+def threshold_of(execution: Execution, name: str) -> Threshold:
     """The threshold found on the maps of a stage of a finished run, without truth."""
     scores = next(stage for stage in execution.stages if stage.name == "scores")
-    return chosen_threshold(execution.context(scores, execution.folders["scores"]), name)[0]
+    return chosen_threshold(execution.context(scores, execution.folders["scores"]), name)
 
 
 def measure(folder: Path, domain: str | None) -> tuple[evaluate.Scores, evaluate.OracleSweep]:

@@ -57,7 +57,7 @@ def masks_of(execution: Execution, stage: str) -> Callable[[Sample], np.ndarray]
     if measured.what != "maps":
         return MaskReader(execution.folders[stage])
     scores = next(s for s in execution.stages if s.name == "scores")
-    threshold, _ = chosen_threshold(execution.context(scores, execution.folders["scores"]), stage)
+    threshold = chosen_threshold(execution.context(scores, execution.folders["scores"]), stage)
     return unrefined(MapReader(execution.folders[stage]), threshold, execution.settings.pseudo)
 
 

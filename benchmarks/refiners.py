@@ -65,11 +65,11 @@ def row(folder: Path, name: str, step: int, beta: float | None) -> dict[str, Any
     samples = list(dataset.samples)[::step]
     maps_of, sharpen = MapReader(execution.folders[source]), refiner(pixelwise, settings.refine_long_side)
     masks_stage = next(stage for stage in execution.stages if stage.name == "masks")
-    threshold, _ = chosen_threshold(execution.context(masks_stage, execution.folders[source]), source)
+    threshold = chosen_threshold(execution.context(masks_stage, execution.folders[source]), source)
 
     def mask(sample: Sample) -> tuple[str, np.ndarray]:
-        maps = maps_of(sample)
-        scores = with_background(sample, maps, threshold, settings.pseudo)
+        maps = threshold.levelled(maps_of(sample))
+        scores = with_background(sample, maps, threshold.value, settings.pseudo)
         scores = pseudo.refine(read_image(sample.image_path), scores, sharpen)
         return sample.id, pseudo.decide(maps.id, maps.classes, scores, settings.pseudo).mask
 

@@ -247,7 +247,8 @@ def segmenting(setup: Setup, settings: InferenceSettings, *, gate: bool) -> dict
         return pixels, photos.read(pixels)
 
     def forward(batch: Sequence[Sample], inputs: Sequence[Any]) -> Any:
-        found = photos([pixels.shape[:2] for pixels, _ in inputs], [views for _, views in inputs])
+        segmented = photos([pixels.shape[:2] for pixels, _ in inputs], [views for _, views in inputs])
+        found = [photo.probabilities for photo in segmented]
         if gate:
             found = [segment.gate_by_tags(scores, s.labels or ())[0] for s, scores in zip(batch, found, strict=True)]
         return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, found, strict=True)]

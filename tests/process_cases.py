@@ -1,6 +1,6 @@
 """Trainings of a few steps of everything that is trained, for one process or several: run by test_processes_losses.py.
 
-    python tests/process_cases.py OUT [CASE ...]
+    python tests/process_cases.py OUT [--sharded] [CASE ...]
 
 Each case leaves a log with a line a step and the trained weights in OUT/CASE.
 """
@@ -156,21 +156,22 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Any, TrainSettings]]] = {
     "apc, batches": lambda: (method("apc", replace(APC, scope="batch", single_stage=True)), TAGGED, TRAIN),
     "segmenter": lambda: (segmenter(), MASKED, TRAIN),
     "segmenter, scales": lambda: (segmenter(pyramid=(0.5,)), MASKED, TRAIN),
+    "segmenter, adam": lambda: (segmenter(), MASKED, replace(TRAIN, optimizer="adamw")),
     "segmenter, balanced": lambda: (segmenter(balance=0.5), MASKED, TRAIN),
     "irn": lambda: (affinity("irn"), MASKED, TRAIN),
     "psa": lambda: (affinity("psa", pairs=6), MASKED, TRAIN),
 }
 
 
-def main(out: Path, names: Sequence[str]) -> None:
+def main(out: Path, names: Sequence[str], *, sharded: bool = False) -> None:
     torch.set_num_threads(1)
     processes.join()
     record.EVERY = 1
     for name in names or CASES:
         task, source, settings = CASES[name]()
-        fit(task, source, settings, out / name, seed=0, title=name)
+        fit(task, source, replace(settings, shard_weights=sharded), out / name, seed=0, title=name)
     processes.leave()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), [name for name in sys.argv[2:] if name != "--sharded"], sharded="--sharded" in sys.argv)

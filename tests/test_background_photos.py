@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from tag2mask.pipeline import Run, reopen
 from world import HEIGHT, SMALL, WIDTH, fails, make, run
@@ -43,6 +44,8 @@ def test_they_train_the_method_and_the_segmenter(finished: tuple[Path, Path]) ->
     assert len(execution.data.train) == 9 + 4
     for name in ("method", "segmenter-0", "segmenter"):
         assert execution.folders[name].manifest()["count"] == 13
+        if name != "method":  # and the segmenter knows that a photo may show nothing
+            assert load_file(execution.folders[name].model)["saw_empty"].item()
     for folder in ("masks", "masks-1"):  # the whole mask is background, nothing is undecided
         for number in range(4):
             assert not np.asarray(Image.open(out / folder / f"good{number}.png")).any()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data_sets import ids, photo, refused, write
 from tag2mask import data
 from tag2mask.data import DataSettings, listing
+from tag2mask.data.class_file import read_classes
 from tag2mask.data.samples import domains_of
 from tag2mask.errors import InputError
 from tag2mask.types import Sample
@@ -281,6 +282,13 @@ def test_bad_classes_file(barn):
     ]:
         write(barn / "classes.txt", text)
         assert expected in refused(barn)
+
+
+def test_names_of_classes_that_end_in_numbers(tmp_path):
+    write(tmp_path / "classes.txt", "defect 1\n# remark\ndefect 2\n")
+    assert read_classes(tmp_path / "classes.txt") == (("defect 1", "defect 2"), ())
+    write(tmp_path / "classes.txt", "defect 1\nscratch 2\n")
+    assert read_classes(tmp_path / "classes.txt") == (("defect", "scratch"), (1, 2))
 
 
 def test_bad_truth_values(barn):

@@ -191,9 +191,32 @@ def test_the_model_says_what_it_needs_and_takes_any_size(exported: Path, bundle:
 KEYS = {"classes", "mean", "std", "long_side", "multiple", "model", "passport"}
 
 
-def test_the_script_runs_by_itself_and_agrees_with_predict(exported: Path, world: Path, trained: Path) -> None:
+def _as(kind: str, pixels: np.ndarray, folder: Path) -> Path:
+    """The photo ``[height width 3]`` uint8 in a file of another kind."""
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    if kind == "turned":
+        image, exif[274] = Image.fromarray(np.rot90(pixels)), 6
+    elif kind == "12 bits":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 16)
+    elif kind == "clear":
+        image.putalpha(
+            Image.fromarray(np.where(np.arange(72) < 30, 255, 0).astype(np.uint8).repeat(48).reshape(72, 48).T)
+        )
+    elif kind == "thin":
+        image = image.resize((300, 3))
+    elif kind == "one":
+        image = image.crop((20, 20, 21, 21))
+    image.save(folder / f"{kind}.png", exif=exif)
+    return folder / f"{kind}.png"
+
+
+@pytest.mark.parametrize("kind", ["plain", "turned", "12 bits", "clear", "thin", "one"])
+def test_the_script_runs_by_itself_and_agrees_with_predict(
+    kind: str, exported: Path, world: Path, trained: Path, tmp_path: Path
+) -> None:
     """In a process that can import nothing of this project; one scale, no mirroring and no refiner, as it does."""
-    photo, out = world / "images" / "photo02.png", exported / "mask.png"
+    photo = _as(kind, np.asarray(Image.open(world / "images" / "photo02.png")), tmp_path)
+    out = tmp_path / "mask.png"
     script = exported / "predict.py"
     assert "tag2mask" not in script.read_text() and len(script.read_text().splitlines()) <= 30
     blocked = "import sys; sys.modules['tag2mask'] = sys.modules['torch'] = None; del sys.argv[0]; "

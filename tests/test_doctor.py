@@ -289,6 +289,14 @@ def test_a_photo_named_in_both_splits(barn):
     assert "1 photo in both 'train' and 'val'" in named.message and "train/05 = val/05" in same.message
 
 
+def test_photos_in_both_splits_are_measured_on_where_that_is_asked_for(barn):
+    barn.rows["val"].append(("05.png", "cow"))
+    barn.write()
+    findings = doctor.diagnose(barn.root, DataSettings(shared_photos="measure"), workers=1)
+    ill = [finding for finding in findings if finding.level in ("error", "warning")]
+    assert [finding.level for finding in ill] == ["warning"] * 2 and all("by heart" in str(f) for f in ill)
+
+
 def test_photos_with_none_of_the_classes_are_counted(barn):
     barn.retag(lambda number, tags: tags if number < 40 else "")
     text = doctor.render(doctor.diagnose(barn.root, workers=1))

@@ -743,6 +743,11 @@ def test_classes_from_a_file(tmp_path, content):
     assert evaluate.read_classes(str(tmp_path / "classes.txt")) == CLASSES
 
 
+def test_names_of_classes_may_end_in_numbers(tmp_path):
+    (tmp_path / "classes.txt").write_text("defect 1\ndefect 2\n")
+    assert evaluate.read_classes(str(tmp_path / "classes.txt")) == ("defect 1", "defect 2")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -124,7 +124,7 @@ def test_coco_is_read_by_its_own_library(tmp_path: Path) -> None:
 
     photos = written("coco", tmp_path)
     content = json.loads((tmp_path / "out" / "instances.json").read_text())
-    assert [image["id"] for image in content["images"]] == list(range(1, 8))
+    assert [image["id"] for image in content["images"]] == list(range(1, 10))
     assert all(a["iscrowd"] == 0 and isinstance(a["segmentation"]["counts"], str) for a in content["annotations"])
     assert [a["id"] for a in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
     coco = COCO(tmp_path / "out" / "instances.json")
@@ -194,7 +194,13 @@ def written(name: str, place: Path) -> list[MaskedPhoto]:
 
 @pytest.mark.parametrize(
     ("name", "of_class", "word"),
-    [("cvat", "x" * 65, "64"), ("cvat", "a\x01", "XML"), ("label-studio", "\x00", "XML"), ("voc", "a:b", "':'")],
+    [
+        ("cvat", "x" * 65, "64"),
+        ("cvat", "a\x01", "XML"),
+        ("label-studio", "\x00", "XML"),
+        ("voc", "a:b", "':'"),
+        ("labelme", "__ignore__", "left out"),
+    ],
 )
 def test_classes_that_a_format_cannot_hold(name: str, of_class: str, word: str) -> None:
     with pytest.raises(InputError, match=word):
@@ -259,6 +265,12 @@ def test_bad_exports_are_one_line_and_leave_nothing(
     shutil.rmtree(copy / "predictions")
     line = fails(capsys, "export", copy, "--to", "coco", "--out", out, "--what", "predictions")
     assert "no finished predictions" in line
+    described = (copy / "run.json").read_text()
+    content = json.loads(described)
+    content["settings"]["pseudo"]["threshold"] = 0.875
+    (copy / "run.json").write_text(json.dumps(content))
+    assert "has masks, but not of the photos, tags and" in fails(capsys, "export", copy, "--to", "coco", "--out", out)
+    (copy / "run.json").write_text(described)
     (copy / "masks" / "photo04.png").write_bytes(b"broken")
     assert "damaged" in fails(capsys, "export", copy, "--to", "coco", "--out", out)
     shutil.rmtree(copy / "masks")

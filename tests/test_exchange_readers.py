@@ -17,6 +17,7 @@ PACKAGES = {"label-studio": "label-studio-sdk", "cvat": "datumaro", "labelme": "
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_formats_own_reader_finds_the_same_pixels(name: str, tmp_path: Path) -> None:
     python = environment(PACKAGES[name]) / "python"

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tag2mask import methods, progress
 from tag2mask.cli.completion import FLAG, SHELLS, flags_of_commands
 from tag2mask.cli.flags import SHORT
 from tag2mask.cli.help import GROUPS, first_screen
-from tag2mask.recipes import RunSettings
+from tag2mask.recipes import RunSettings, recipe
 from world import SMALL, run
 
 FIRST = [flag.split()[0] for flags in GROUPS.values() for flag in flags]
@@ -34,7 +35,8 @@ def test_the_first_screen_is_one(capsys: pytest.CaptureFixture[str]) -> None:
         shown = capsys.readouterr().out
         assert shown == first_screen(command) and f"tag2mask {command} DATA" in shown
         lines = shown.splitlines()
-        assert len(lines) <= 50 and max(map(len, lines)) <= 110
+        assert len(lines) <= 50 and max(map(len, lines)) <= 113
+        assert ("--shard" in shown) == (command == "label") != ("--segmenter" in shown)
     assert 18 <= len(FIRST) <= 28 and len({*FIRST}) == len(FIRST)
 
 
@@ -51,6 +53,20 @@ def test_every_flag_of_the_first_screen_is_one_of_all(capsys: pytest.CaptureFixt
         long = SHORT.get(flag, flag)
         assert long in every or long.replace(".freeze", ".no-freeze") in every, flag
     assert len(every) > 100
+
+
+def test_the_first_screen_tells_the_defaults() -> None:
+    written = {"all": (), "found on the maps of these photos, without truth": None, "default": "default"}
+    settings, seen = recipe("default"), 0
+    for flag, line in {k: v for flags in GROUPS.values() for k, v in flags.items()}.items():
+        if (told := re.fullmatch(r".*\[(.+)\]", line)) is None or flag.split()[0] in ("--recipe", "--seeds"):
+            continue
+        value: Any = settings
+        for part in SHORT.get(flag.split()[0], flag.split()[0]).removeprefix("--").replace("-", "_").split("."):
+            value = getattr(value, part)
+        assert value == written.get(told[1], told[1]) or str(value) == told[1], flag
+        seen += 1
+    assert seen >= 12
 
 
 def _documented(cls: type) -> set[str]:
@@ -124,6 +140,7 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, ca
     now = iter(range(1000))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     progress.show()
+    progress.listen(None)  # not as an earlier test left it
     caplog.set_level(logging.INFO, "tag2mask")
     monkeypatch.setattr(logging.getLogger("tag2mask"), "handlers", [])  # of another test
     logging.getLogger("tag2mask").propagate = True
@@ -144,6 +161,7 @@ def test_completion_knows_every_command_and_flag() -> None:
     table = flags_of_commands(commands())
     assert table.keys() == commands().keys()
     assert {"--classes", "--method", "--cam.dropout", "--train.epochs", "--help-all", "--out"} <= {*table["train"]}
+    assert {"--shard", "--until"} <= {*table["label"]}
     assert {"--to", "--first", "--limit"} <= {*table["export"]} and {"--from", "--accepted"} <= {*table["import"]}
 
 

@@ -79,7 +79,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_an_export_goes_through_the_server(server: Server, tmp_path: Path) -> None:
     photos, out = list(odd_photos(tmp_path / "photos")), tmp_path / "out"
     out.mkdir()

@@ -13,7 +13,7 @@ from tag2mask import passport, pipeline
 from tag2mask.backbones import BackboneSettings
 from tag2mask.files import bytes_digest
 from tag2mask.plan.folder import Run
-from world import SMALL, make, run
+from world import SMALL, fails, make, run
 
 
 def read(out: Path) -> dict:
@@ -67,6 +67,21 @@ def test_photos_of_nothing_are_counted(tmp_path: Path) -> None:
     (data / "tags.csv").write_text((data / "tags.csv").read_text().replace("photo00.png,disc,", "photo00.png,,"))
     assert run("label", data, "--out", tmp_path / "run", *SMALL) == 0
     assert read(tmp_path / "run")["learned_from"]["tags"] == {"photos": 9, "of_none": 1, "corrected_in_review": 0}
+
+
+def test_photos_that_were_learned_from_and_measured_on_are_a_signal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make(tmp_path / "data")
+    table = data / "tags.csv"
+    table.write_text(table.read_text() + "photo00.png,disc,val\n")
+    said = fails(capsys, "label", data, "--out", tmp_path / "run", *SMALL)
+    assert "1 photo in both 'train' and 'val'" in said and "--data.shared-photos measure" in said
+    assert run("label", data, "--out", tmp_path / "run", *SMALL, "--data.shared-photos", "measure") == 0
+    block = read(tmp_path / "run")
+    assert block["measured_with"]["validation_photos_learned_from"] == 1
+    assert block["signals"] == ["image-level tags", "photos that it was measured on"]
+    assert "1 of 4 validation photos were also learned from" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:

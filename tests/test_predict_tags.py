@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import tag2mask
 from tag2mask import data
+from tag2mask.backbones import Backbone
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError
+from tag2mask.segment import InferenceSettings, PhotoSegmenter
 from tag2mask.segment.deeplab import DeepLab
+from tag2mask.types import Photos
 from world import SMALL, fails, run
 
 
@@ -46,22 +51,72 @@ def values(folder: Path) -> dict[str, set[int]]:
     return {p.relative_to(folder).with_suffix("").as_posix(): set(np.unique(Image.open(p)).tolist()) for p in paths}
 
 
+def bars(self: DeepLab, views: Photos, valid: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """A segmenter that sees a bar nearly everywhere, but does not find it likely that the photo shows one."""
+    logits = torch.zeros(len(views.images), 3, 3, 5)
+    logits[:, 2], logits[:, 1], logits[:, 1, 0] = 3.0, 2.0, -2.0
+    return logits, torch.full((len(views.images), 2), -1.0)
+
+
 @pytest.mark.parametrize("refine", ["none", "crf"])
 def test_classes_outside_of_the_tags_are_switched_off(
     finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: str
 ) -> None:
-    def shown(self: DeepLab, views: object) -> torch.Tensor:  # a segmenter that sees a bar nearly everywhere
-        logits = torch.zeros(len(views.images), 3, 3, 5)  # type: ignore[attr-defined]
-        logits[:, 2], logits[:, 1], logits[:, 1, 0] = 3.0, 2.0, -2.0
-        return logits
-
-    monkeypatch.setattr(DeepLab, "segment", shown)
+    monkeypatch.setattr(DeepLab, "segment_with_presence", bars)
     tags = table(tmp_path, "a.png,disc", "b.png,", "deeper/c.png,bar;DISC")
     tag2mask.predict(finished, photos, tmp_path / "out", refine=refine, tags=tags)
     found = values(tmp_path / "out")
     assert found["a"] == ({0, 1} if refine == "none" else {1})  # above, nothing but the bar was likely
     assert found["b"] == {0}  # an empty tag: it shows none of the classes
     assert found["deeper/c"] == found["d"] == {2}  # all of its tags; no line, so nothing is switched off
+
+
+@pytest.mark.parametrize(("saw_empty", "likely"), [(True, False), (False, False), (True, True)])
+def test_a_photo_in_which_no_class_is_likely_shows_none(
+    finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw_empty: bool, likely: bool
+) -> None:
+    """Where training photos taught what none looks like, and where nobody said what the photo shows."""
+
+    def seen(self: DeepLab, views: Photos, valid: object) -> tuple[torch.Tensor, torch.Tensor]:
+        self.saw_empty.fill_(saw_empty)
+        logits, shown = bars(self, views, valid)
+        shown[:, 0] += 2.0 * likely  # a disc: any class counts
+        return logits, shown
+
+    monkeypatch.setattr(DeepLab, "segment_with_presence", seen)
+    tags = table(tmp_path, "a.png,disc", "b.png,")
+    tag2mask.predict(finished, photos, tmp_path / "out", refine="crf", tags=tags)
+    assert values(tmp_path / "out") == {"a": {1}, "b": {0}, **dict.fromkeys(
+        ("d", "deeper/c"), {0} if saw_empty and not likely else {2}
+    )}  # fmt: skip
+
+
+def test_the_largest_window_and_the_mean_view_say_what_is_likely() -> None:
+    """An object in one of the windows is in the photo."""
+
+    class Bright(DeepLab):
+        def __init__(self) -> None:
+            super().__init__(backbone, torch.nn.Identity(), 1)
+            self.saw_empty.fill_(True)
+
+        def segment_with_presence(self, views: Photos, valid: object) -> tuple[torch.Tensor, torch.Tensor]:
+            likely = views.images.amax((1, 2, 3)) * 8 - 4  # -4: the window is black; 4: some of it is white
+            return torch.zeros(len(views.images), 2, 4, 4), likely[:, None]
+
+    backbone = Backbone([("b0", torch.nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3)
+    settings = InferenceSettings(long_side=0, scales=(1.0,), window=32, refine="none", precision="float32")
+    photos = PhotoSegmenter(Bright(), backbone, settings)
+    black, dotted = np.zeros((2, 90, 120, 3), np.uint8)
+    dotted[80:, 100:] = 255
+    segmented = photos([(90, 120)] * 2, [photos.read(black), photos.read(dotted)])
+    assert [photos.is_empty(photo) for photo in segmented] == [True, False]
+    assert [photo.presence.item() for photo in segmented] == pytest.approx([0.018, 0.982], abs=1e-3)  # type: ignore[union-attr]
+    assert not replace(photos, settings=replace(settings, empty_below=0.0)).is_empty(segmented[0])
+
+
+def test_a_run_remembers_whether_photos_showed_none(finished: Path, world: Path) -> None:
+    stored = load_file(finished / "segmenter" / "model.safetensors")["saw_empty"]
+    assert bool(stored) == any(not sample.labels for sample in data.load(world).samples)
 
 
 def test_photos_without_a_line_are_as_without_a_table(finished: Path, photos: Path, tmp_path: Path) -> None:

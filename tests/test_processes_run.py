@@ -156,6 +156,7 @@ def test_a_run_of_several_processes_is_that_of_one(count: int, flags: list[str],
 
 # --- ends -------------------------------------------------------------------------------------------------------------
 
+SPLIT = ["--train.shard-weights"]
 ENDLESS = ["--epochs", "10000", "--train.checkpoint-minutes", "0.01"]
 
 
@@ -168,9 +169,13 @@ def until_it_trains(run: Path, processes: list[subprocess.Popen[str]]) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_a_checkpoint_serves_another_number_of_processes(first: int, then: int, world: Path, tmp_path: Path) -> None:
-    flags = [*SAME, "--epochs", "60", "--train.checkpoint-minutes", "0.01"]
+@pytest.mark.parametrize(
+    ("first", "then", "split"), [(2, 1, []), (1, 2, []), (2, 1, SPLIT), (1, 2, SPLIT), (2, 2, SPLIT)]
+)
+def test_a_checkpoint_serves_another_number_of_processes(
+    first: int, then: int, split: list[str], world: Path, tmp_path: Path
+) -> None:
+    flags = [*SAME, "--epochs", "60", "--train.checkpoint-minutes", "0.01", *split]
     command = [*TAG2MASK, "label", world, *flags, "--out"]
     subprocess.run([*map(str, command), str(tmp_path / "whole")], check=True, capture_output=True)
     began = start(first, [*command, tmp_path / "cut"])
@@ -180,7 +185,7 @@ def test_a_checkpoint_serves_another_number_of_processes(first: int, then: int, 
     results = ended(began)
     assert all(code == 143 for code, _ in results), results
     assert results[0][1].splitlines()[-1].startswith("tag2mask: asked to end: run the same command again")
-    assert all("tag2mask: " not in said for _, said in results[1:])
+    assert all("tag2mask: " not in said for _, said in results[1:]), results
     assert (tmp_path / "cut" / "method" / "checkpoint.safetensors").exists()
     run_all(then, [*command, tmp_path / "cut"])
     whole, cut = (load_file(tmp_path / run / "method" / "model.safetensors") for run in ("whole", "cut"))

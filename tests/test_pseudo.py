@@ -14,6 +14,7 @@ from tag2mask.errors import InputError
 from tag2mask.pseudo import (
     PseudoSettings,
     SaliencyRule,
+    Threshold,
     by_saliency_rule,
     covering_threshold,
     decide,
@@ -110,19 +111,51 @@ def test_the_methods_own_background_sets_the_threshold_where_there_is_one() -> N
     split = maps(two_groups(3), (0,))
     values = split.scores.astype(np.float32)
     own = [replace(split, covered=share) for share in (0.1, 0.2, 0.6)]
-    threshold, how = find_threshold(own)
-    assert "own background" in how
+    threshold = find_threshold(own).value
+    assert "own background" in find_threshold(own).origin
     assert float((values > threshold).mean()) == pytest.approx(0.3, abs=0.01)  # what it covers is what the method says
     assert find_threshold([*own, split]) == find_threshold([split] * 4, "between")  # not of all maps
     assert find_threshold(own, "otsu") == find_threshold([split], "otsu")
     untagged = maps(np.zeros((0, 3, 4)), ())
-    assert find_threshold([*own, untagged])[0] == threshold  # it says nothing
-    assert find_threshold([replace(split, covered=0.0)])[0] == 0.98  # nowhere likely: the best cells alone
-    assert find_threshold([replace(split, covered=1.0)])[0] == pytest.approx(float(values.min()), abs=1 / 256)
+    assert threshold_of([*own, untagged]) == threshold  # it says nothing
+    assert threshold_of([replace(split, covered=0.0)]) == 0.98  # nowhere likely: the best cells alone
+    assert threshold_of([replace(split, covered=1.0)]) == pytest.approx(float(values.min()), abs=1 / 256)
     assert covering_threshold(np.zeros(256), 0.3) == 0.5
 
 
-@pytest.mark.parametrize("rule", ["otsu", "otsu3", "li", "between", "auto"])
+def test_each_class_has_the_threshold_of_the_cells_that_it_wins() -> None:
+    """Two classes that stand out differently; one of too few maps, and one without any."""
+    random = np.random.default_rng(0)
+
+    def scores(low: float, high: float) -> np.ndarray:
+        centres = np.repeat([low, (low + high) / 2, high], [40, 15, 15])
+        return np.clip(random.normal(centres, 0.02), 0, 1).reshape(1, 7, 10)
+
+    faint, sharp = [maps(scores(0.1, 0.4), (0,)) for _ in range(12)], [maps(scores(0.3, 0.9), (2,)) for _ in range(15)]
+    few = [maps(scores(0.6, 0.95), (1,)) for _ in range(3)]
+    absent = maps(np.concatenate([scores(0.3, 0.9) + 0.01, np.full((1, 7, 10), 0.001)]), (2, 3))  # class 3 wins nowhere
+    every = [*faint, *few, *sharp, *[absent] * 12]
+    found = find_threshold(every, "otsu3-by-class", 5)
+    assert found.value == threshold_of(every, "otsu3") and not find_threshold(every, "otsu3", 5).of_class
+    assert 0.25 < found.of_class[0] < 0.4 < 0.6 < found.of_class[2] < 0.9
+    assert found.of_class[1] == found.of_class[3] == found.of_class[4] == found.value
+    assert found.of_class[0] == pytest.approx(threshold_of(faint, "otsu3"))
+
+    for of_photo in (faint[0], sharp[0], few[0], absent):
+        levelled = found.levelled(of_photo)
+        for number, label in enumerate(of_photo.classes):
+            above = of_photo.scores[number].astype(np.float32) > found.of_class[label]
+            np.testing.assert_array_equal(levelled.scores[number] > found.value, above)
+    assert find_threshold(every, "otsu3", 5).levelled(absent) is absent
+    names = list("abcde")
+    kept = Threshold.from_json(found.to_json(names), names)
+    assert kept.of_class == pytest.approx(found.of_class, abs=1e-4) and kept.value == pytest.approx(
+        found.value, abs=1e-4
+    )
+    assert Threshold.from_json(Threshold(0.3, "given").to_json(names), names) == Threshold(0.3, "given")
+
+
+@pytest.mark.parametrize("rule", ["otsu", "otsu3", "otsu3-by-class", "li", "between", "auto"])
 def test_rules_weigh_images_alike_and_survive_degenerate_maps(rule: str) -> None:
     split = maps([[[0.1, 0.9]]], (0,))
     assert 0.1 < threshold_of([split], rule) < 0.9

@@ -195,7 +195,7 @@ def test_photos_of_other_sizes_with_the_same_views_are_segmented_together_as_eac
     sizes = [image.shape[:2] for image in images]
     assert len({photos.views(*size) for size in sizes}) == 1 and photos.views(60, 50) != photos.views(50, 60)
     found = photos(sizes, [photos.read(image) for image in images])
-    for image, probabilities in zip(images, found, strict=True):
+    for image, (probabilities, _) in zip(images, found, strict=True):
         alone = segment_photo(model, backbone, image, photos.settings)
         assert probabilities.shape == (4, *image.shape[:2])
         torch.testing.assert_close(probabilities, alone, rtol=1e-4, atol=1e-5)

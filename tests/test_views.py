@@ -116,10 +116,11 @@ def test_a_photo_has_its_own_mask_whoever_shares_its_batch(monkeypatch: pytest.M
         )
         pixels = [two_tones(*size, number) for number, size in enumerate(SIZES)]
         inputs = [photos.read(image) for image in pixels]
-        plain = [photos([size], [of])[0] for size, of in zip(SIZES, inputs, strict=True)]
+        plain = [photos([size], [of])[0].probabilities for size, of in zip(SIZES, inputs, strict=True)]
         with monkeypatch.context() as patch:
             patch.setattr(inference, "padding", lambda device, backbone: 64)
-            together = [*photos(SIZES[:2], inputs[:2]), *photos(SIZES[2:], inputs[2:])]
+            both = [*photos(SIZES[:2], inputs[:2]), *photos(SIZES[2:], inputs[2:])]
+            together = [photo.probabilities for photo in both]
         for one, other, size in zip(plain, together, SIZES, strict=True):
             assert other.shape == (3, *size)
             torch.testing.assert_close(other, one, atol=1e-5, rtol=0)

@@ -48,14 +48,20 @@ def masks_of(execution: Execution, what: str) -> Source:
     """
     data = execution.data
     if what == "masks":
-        done = [name for name in names.masks(execution.settings) if name in execution.folders]
+        asked = names.masks(execution.settings)
         advice = "run `tag2mask label` or `tag2mask train` on it first (`tag2mask plan` says what has changed)"
     elif what == "predictions":
-        done = ["predictions"] if "predictions" in execution.folders and data.val is not None else []
+        asked = () if data.val is None else ("predictions",)
         advice = "they are of a validation split, made by `tag2mask train` at its end"
     else:
         raise unknown("what to export", what, ("masks", "predictions"))
+    done = [name for name in asked if name in execution.folders]
     if not done:
+        if any(StageFolder(execution.run.folder / name, "").manifest() for name in asked):
+            raise InputError(
+                f"{execution.run.folder} has {what}, but not of the photos, tags and settings that are there now "
+                "(`tag2mask plan` says what has changed): run the run's command again, which keeps what is still right"
+            )
         raise InputError(f"{execution.run.folder} has no finished {what}: {advice}")
     dataset = data.train if what == "masks" else data.val
     assert dataset is not None
@@ -102,7 +108,8 @@ def export(
         left_out = len(source.dataset) - len(having)
         notes += [f"{left_out} photos have no mask and are left out"] if left_out else []
         passport.write_beside(folder, block)
-        (folder / "export.txt").write_text(_described(to, what, first, notes, about), encoding="utf-8")
+        text = _described(to, what, first, notes, about)
+        (folder / "export.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     ids = None if limit is None else [sample.id for sample, _ in chosen]
     _remember(run, {"to": to, "what": what, "first": first, "ids": ids})
     return [f"{len(chosen)} photos in {out}, {first} first, with their scores in {table.path.name}", *notes]

@@ -26,6 +26,7 @@ from tag2mask.files import bytes_digest, digest, read_object, write_json
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
+from tag2mask.pseudo import Threshold
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.masks import unrefined
@@ -100,7 +101,7 @@ def _other_answer(execution: Execution, last: str) -> Callable[[Sample], np.ndar
     if last != "masks":
         return MaskReader(execution.folders["masks"]).if_any
     maps = [name for name in names.maps(execution.settings) if name in execution.folders][-1]
-    threshold = float(execution.folders["masks"].manifest()["threshold"])
+    threshold = Threshold.from_json(execution.folders["masks"].manifest(), execution.data.train.classes)
     return unrefined(MapReader(execution.folders[maps]), threshold, execution.settings.pseudo)
 
 

@@ -27,6 +27,7 @@ from tag2mask.stages import names
 
 FILE = "passport.json"  # of a run, in its folder
 BESIDE = "passport.jsonl"  # the same block on one line, beside masks that left a run: tools take a .json for theirs
+SHARED = "photos that it was measured on"
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
 
 
@@ -62,6 +63,7 @@ def passport(run: Execution) -> dict[str, Any]:
             "true_masks_of_validation_photos": (
                 0 if data.val is None else sum(x.mask_path is not None for x in data.val.samples)
             ),
+            "validation_photos_learned_from": data.shared,
             "for": "scores in the report; nothing of the run depends on them",
         },
         "chosen_on_truth": chosen_on_truth(run),
@@ -142,6 +144,7 @@ def signals(run: Execution) -> tuple[str, ...]:
         *_refined_by(run),
     ]
     own += ["masks that people corrected"] if run.data.taught else []
+    own += [SHARED] if run.data.shared else []
     if (source := _started_from(run)) is not None:
         own += source["signals"] or [f"what the run {Path(source['run']).name} learned from, which it does not say"]
     return tuple(dict.fromkeys(own))
@@ -199,8 +202,10 @@ def chosen_on_truth(run: Execution) -> list[str]:
     segments = not s.single_stage and names.segmenters(s)[-1] in run.folders
     if segments and s.segmenter.name == "decoder":
         lines.append("that the decoder is the default segmenter was chosen on VOC's truth")
+    if segments and s.inference.empty_below:
+        lines.append("that photos in which no class is likely are taken to show none was chosen on tiles' truth")
     if segments and s.segmenter.balance:
-        lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's truth")
+        lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's and tiles' truth")
     if run.folders["method"].manifest().get("scale"):
         lines.append("the scales of the views of the second training were chosen on VOC's and tiles' truth")
     return lines

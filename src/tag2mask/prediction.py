@@ -117,9 +117,9 @@ class Prediction:
         except UnreadableImage as error:
             return error
 
-    def probabilities(self, batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
+    def segmented(self, batch: Sequence[Sample], inputs: Sequence[Read | UnreadableImage]) -> list[Any]:
         """Of the photos that could be read; errors stay in their places."""
-        readable = iter(self.predictor.probabilities([x for x in inputs if not isinstance(x, UnreadableImage)]))
+        readable = iter(self.predictor.segmented([x for x in inputs if not isinstance(x, UnreadableImage)]))
         return [x if isinstance(x, UnreadableImage) else next(readable) for x in inputs]
 
     def write(self, sample: Sample, output: Any) -> str | None:
@@ -135,7 +135,7 @@ class Prediction:
         """Make the masks of these batches: each photo, and why it has none."""
         decoded = lambda sample: 3.0 * math.prod(_size(sample))  # noqa: E731
         return concurrency.pipelined(
-            batches, self.read, self.probabilities, self.write, cost=decoded, workers=self.settings.workers
+            batches, self.read, self.segmented, self.write, cost=decoded, workers=self.settings.workers
         )
 
     def begin(self, key: str) -> int:

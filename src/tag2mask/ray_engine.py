@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tag2mask.errors import InputError, UnreadableImage
 from tag2mask.prediction import Prediction
+from tag2mask.segment import Segmented
 from tag2mask.types import Sample
 
 log = logging.getLogger("tag2mask")
@@ -92,10 +93,12 @@ class Segmenter:
             views = sum(name.startswith(f"{number}.") for name in tensors) - 1
             pixels = tensors[f"{number}.pixels"].numpy()
             inputs.append((pixels, [tensors[f"{number}.{place}"] for place in range(views)]))
-        outputs = self.prediction.predictor.probabilities(inputs) if inputs else []
+        outputs = self.prediction.predictor.segmented(inputs) if inputs else []
         found: dict[str, Tensor] = {}
-        for number, (pixels, scores) in zip(numbers, outputs, strict=True):
+        for number, (pixels, (scores, presence)) in zip(numbers, outputs, strict=True):
             found |= {f"{number}.pixels": torch.from_numpy(pixels), f"{number}.scores": scores.contiguous()}
+            if presence is not None:
+                found[f"{number}.presence"] = presence
         return {**row, "tensors": _packed(found)}
 
 
@@ -109,8 +112,8 @@ class Writer:
         tensors, errors = _unpacked(row["tensors"]), json.loads(row["errors"])
         for number, sample in enumerate(_from_text(row["samples"])):
             if sample.id not in errors:
-                output = tensors[f"{number}.pixels"].numpy(), tensors[f"{number}.scores"]
-                self.prediction.write(sample, output)
+                photo = Segmented(tensors[f"{number}.scores"], tensors.get(f"{number}.presence"))
+                self.prediction.write(sample, (tensors[f"{number}.pixels"].numpy(), photo))
         return {"samples": row["samples"], "errors": row["errors"]}
 
 

@@ -12,7 +12,7 @@ from tag2mask import evaluate, need, run_tags
 from tag2mask.data.images import read_image
 from tag2mask.errors import listed
 from tag2mask.files import read_json, read_jsonl
-from tag2mask.passport import chosen_on_truth, signals, uses_saliency
+from tag2mask.passport import SHARED, chosen_on_truth, signals, uses_saliency
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.photos import read_records
@@ -94,6 +94,11 @@ def supervision(run: Execution) -> list[str]:
             if made
             else "saliency maps of the training photos (class-agnostic, made by another model)"
         )
+    if run.data.shared:
+        lines.append(
+            f"{run.data.shared} of {len(run.data.val or ())} validation photos were also learned from "
+            "(--data.shared-photos measure): scores on new photos are too good to be believed"
+        )
     if taught := len(run.data.taught):
         lines.append(
             f"{taught} corrected masks of training photos, which people drew or accepted: the segmenter learned from "
@@ -102,12 +107,14 @@ def supervision(run: Execution) -> list[str]:
     lines += [
         line
         for line in signals(run)
-        if line not in ("image-level tags", "saliency maps", "masks that people corrected")
+        if line not in ("image-level tags", "saliency maps", "masks that people corrected", SHARED)
     ]
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = run.folders["masks"].manifest()
-    lines.append(f"background threshold {manifest['threshold']:.3f} ({manifest['threshold_from']})")
+    of_classes = ", ".join(f"{name} {of:.3f}" for name, of in manifest.get("class_thresholds", {}).items())
+    value = of_classes or f"{manifest['threshold']:.3f}"
+    lines.append(f"background threshold {value} ({manifest['threshold_from']})")
     if s.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     way = propagation(s.propagate)
@@ -178,7 +185,7 @@ class Galleries:
         name = [name for name in names.maps(run.settings) if name in run.folders][-1]
         scores = next(stage for stage in run.stages if stage.name == "scores")
         context = run.context(scores, run.folders["scores"])
-        threshold, _ = chosen_threshold(context, name)
+        threshold = chosen_threshold(context, name)
         maps = run.folders[name]
         bare = unrefined(MapReader(maps), threshold, run.settings.pseudo)
         return cls(run, maps, run.folders[names.last_masks(run.settings, run.folders)], bare, context.train)

@@ -3,51 +3,60 @@
 
 from __future__ import annotations
 
-TRAIN = """\
+HEAD = """\
 usage: tag2mask {command} DATA --out RUN [settings]
 
-DATA is a folder with images/ and tags.csv (image,tags), one folder per class, or in VOC's, COCO's or YOLO's
-layout.
+  tag2mask {command} photos --out run                   {gives}
+  tag2mask {command} photos --out run --recipe quick    {quick}
+
+DATA is a folder with images/ and tags.csv (image,tags), one folder per class, or VOC's, COCO's or YOLO's layout.
 The same command goes on where it was interrupted; a changed setting makes anew only what depends on it.
 
 """
 
-# what people want -> flag and one line each; every flag is one of --help-all, of SHORT, or of `train` itself (tested)
+GIVES = {
+    "train": ("masks of these photos, a segmenter for others, report.html", "a first look, in a fraction of the time"),
+    "label": ("masks of these photos, report.html", "a first look, in a fraction of the time"),
+    "plan": ("what train would do, what it would make anew and why", "the same of other settings"),
+}
+
+# what people want -> flag and one line each, [default]; every flag is one of --help-all, of SHORT, or of the command
+# itself (tested)
 GROUPS: dict[str, dict[str, str]] = {
-    "what is learnt": {
-        "--classes a,b,c": "only these classes, or a file of names",
+    "to choose what is learnt": {
+        "--classes a,b,c": "only these classes, or a file of names [all]",
         "--tags FILE": "where the tags are, if not where the layout has them",
-        "--negatives drop": "leave out photos that show none of the classes; they teach background otherwise",
-        "--truth DIR": "true masks, only to measure",
+        "--negatives drop": "leave out photos that show none of the classes, which teach background [keep]",
+        "--truth DIR": "true masks, only to measure; nothing learns from them",
+    },
+    "better masks": {
+        "--recipe NAME": "a named set of settings: quick, saliency, ... (tag2mask list recipes) [default]",
+        "--method NAME": "how objects are found: mcis, apc, eps, ... (tag2mask list methods) [cam]",
         "--saliency DIR": "saliency maps, for methods that learn from them; auto, self-supervised: made here",
+        "--self-train smaf": "a student learns from the method's own maps [none]",
+        "--propagate irn": "spread the maps along learnt borders first (tag2mask list propagations) [none]",
+        "--backbone NAME": "any timm model (tag2mask list backbones) [tf_efficientnet_lite0]",
+        "--weights FILE": "weights of the backbone, or none; the default backbone's are embedded [auto]",
     },
-    "how objects are found": {
-        "--recipe NAME": "a named set of settings (tag2mask list recipes); quick trains shorter, at one scale",
-        "--method NAME": "cam, ppl, apc, mcis, eps, text (tag2mask list methods), or package.module:Class",
-        "--backbone NAME": "any timm model; the default's weights are embedded",
-        "--weights FILE": "weights of the backbone, or none",
-        "--epochs N": "passes over the photos; more for few photos",
-        "--self-train smaf": "a student learns from the method's own maps",
+    "larger or smaller masks, other borders": {
+        "--threshold T": "0 to 1: lower is larger masks [found on the maps of these photos, without truth]",
+        "--refine NAMES": "crf, par, none, or several in turn (tag2mask list refiners) [crf]",
     },
-    "how masks are cut": {
-        "--threshold T": "background threshold in [0, 1]; found on the maps, without truth, if not given",
-        "--propagate irn": "spread the maps along learnt boundaries first (tag2mask list propagations)",
-        "--refine NAMES": "crf, par, none, or several in turn (tag2mask list refiners)",
-    },
-    "the segmenter": {
-        "--segmenter NAME": "decoder, deeplab-v2, smp:unet, ... (tag2mask list segmenters)",
+    "a better segmenter for new photos": {
+        "--segmenter NAME": "deeplab-v2, smp:unet, ... (tag2mask list segmenters) [decoder]",
         "--with-masks": "also learn from masks that people corrected (tag2mask import)",
-        "--relabel.rounds N": "how often it relabels its training photos and goes on",
-        "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects",
+        "--relabel.rounds N": "how often it makes the masks of its own photos again, and learns from them [1]",
+        "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects [384]",
     },
-    "time and memory": {
+    "less time, less memory": {
+        "--epochs N": "passes over the photos; auto: enough for few photos, too [auto]",
         "--freeze": "compute the backbone's features once, train heads in minutes",
-        "--train.batch-size N": "photos in a step; fewer for less memory",
-        "--workers N": "threads that decode photos; 0: one a core",
+        "--from RUN": "start from a finished run, and train for the share of photos that is new",
+        "--train.batch-size N": "photos in a step; fewer need less memory [16]",
+        "--workers N": "threads that decode photos and refine masks; 0: one a core [0]",
     },
-    "how sure the figures are": {
-        "--seed N": "of all random numbers",
-        "--seeds 0,1,2": "a run of each, compared",
+    "figures to rely on": {
+        "--seeds 0,1,2": "a run of each, compared; --seed N is that of a single run [0]",
         "--oracle-masks": "also train on true masks, to measure what tags cost",
     },
     "what is shown": {
@@ -56,12 +65,32 @@ GROUPS: dict[str, dict[str, str]] = {
         "--help-all": "every setting",
     },
 }
+SEGMENTER = "a better segmenter for new photos"
+SEVERAL = {
+    "several machines (docs/scale.md)": {
+        "--shard I/N": "the I-th of N shares of the photos; `tag2mask merge RUN` says whether all are there",
+        "--until STAGE": "end after this stage: method, maps, ...",
+    }
+}
+
+
+def groups(command: str) -> dict[str, dict[str, str]]:
+    """Of `label`, which trains no segmenter and can be shared out, or of `train` and `plan`."""
+    if command != "label":
+        return GROUPS
+    titles = list(GROUPS)
+    ours = {title: GROUPS[title] for title in titles if title != SEGMENTER}
+    last = titles[-1]
+    return {**{title: ours[title] for title in ours if title != last}, **SEVERAL, last: ours[last]}
 
 
 def first_screen(command: str) -> str:
     """The help of a command that has a run's settings."""
-    width = max(len(flag) for flags in GROUPS.values() for flag in flags)
-    parts = [TRAIN.format(command=command)]
-    for title, flags in GROUPS.items():
-        parts.append(f"{title}\n" + "".join(f"  {flag:<{width}}  {line}\n" for flag, line in flags.items()))
-    return "\n".join([parts[0] + parts[1], *parts[2:]])
+    shown = groups(command)
+    width = max(len(flag) for flags in shown.values() for flag in flags)
+    gives, quick = GIVES[command]
+    parts = [
+        f"{title}\n" + "".join(f"  {flag:<{width}}  {line}\n" for flag, line in flags.items())
+        for title, flags in shown.items()
+    ]
+    return HEAD.format(command=command, gives=gives, quick=quick) + "\n".join(parts)

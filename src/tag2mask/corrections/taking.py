@@ -61,7 +61,7 @@ def import_corrections(
         drawn = reader.read(place, source.dataset.classes)
         if accepted:
             drawn = (replace(one, accepted=True) for one in drawn)
-        return _taken(source, ((names.sample(one.name), one) for one in drawn), form, place)
+        return _taken(source, ((names.sample(one), one) for one in drawn), form, place)
 
 
 def import_review(run_folder: Path | str, what: str | None = None) -> list[Imported]:
@@ -153,32 +153,37 @@ class _Names:
         self.source = source
         samples = source.dataset.samples
         root = shared_root([sample.image_path for sample in samples])
-        self.by_name: dict[str, Sample] = {}
-        lasts: dict[str, list[Sample]] = {}
-        for sample in samples:
-            name = sample.image_path.relative_to(root).as_posix()
-            for known in (name, sample.id, safe_name(sample.id)):
-                self.by_name.setdefault(known, sample)
-            lasts.setdefault(name.rpartition("/")[2], []).append(sample)
+        self.files = {sample.image_path.relative_to(root).as_posix(): sample for sample in samples}
+        self.ids = {sample.id: sample for sample in samples} | {safe_name(sample.id): sample for sample in samples}
         # tools drop folders from names: the file's own name will do where only one photo has it
-        self.by_last = {name: found[0] for name, found in lasts.items() if len(found) == 1}
+        self.last_files, self.last_ids = _by_last_part(self.files), _by_last_part(self.ids)
 
-    def sample(self, name: str) -> Sample:
+    def sample(self, drawn: Drawn) -> Sample:
         """
         Raises:
             InputError: no such photo.
         """
-        without_suffix = name.rpartition(".")[0]
-        for known in (name, without_suffix):
-            if known in self.by_name:
-                return self.by_name[known]
-        last = name.replace("\\", "/").rpartition("/")[2]
-        if last in self.by_last:
-            return self.by_last[last]
+        name = drawn.name.replace("\\", "/")
+        last, stem = name.rpartition("/")[2], name.rpartition(".")[0]
+        if drawn.by_id:  # the id of one photo may be the name of another: a.png and a.png.png
+            tries = ((self.ids, drawn.name), (self.files, drawn.name), (self.last_ids, last), (self.last_files, last))
+        else:
+            tries = ((self.files, drawn.name), (self.ids, drawn.name), (self.ids, stem), (self.last_files, last))
+        for known, wanted in tries:
+            if wanted in known:
+                return known[wanted]
         raise InputError(
-            f"{name} is no photo of {self.source.name} of this run (which has {listed(list(self.by_name))}): give the "
+            f"{drawn.name} is no photo of {self.source.name} of this run (which has {listed(self.files)}): give the "
             "corrections of this run, or --what predictions for those of its validation photos"
         )
+
+
+def _by_last_part(samples: Mapping[str, Sample]) -> dict[str, Sample]:
+    """The photos that alone have the last part of their name."""
+    lasts: dict[str, dict[SampleKey, Sample]] = {}
+    for name, sample in samples.items():
+        lasts.setdefault(name.rpartition("/")[2], {})[sample.key] = sample
+    return {last: next(iter(group.values())) for last, group in lasts.items() if len(group) == 1}
 
 
 def _settled(source: Source, sample: Sample, drawn: Drawn) -> tuple[np.ndarray, str]:

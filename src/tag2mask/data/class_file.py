@@ -19,6 +19,8 @@ FILES = ("classes.txt", "class_names.txt", "labelmap.txt", "obj.names")
 
 _COLOURED = re.compile(r"([^:]+):(?:\d+,\d+,\d+)?:[^:]*:[^:]*")  # labelmap.txt of CVAT: name:colour:parts:actions
 
+_VALUED = re.compile(r"(.*?[^\s=])[\s=]+(\d{1,9})")
+
 
 class UserClasses(NamedTuple):
     """Classes that the user listed, in the order of their numbers."""
@@ -67,9 +69,11 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """
     names: dict[str, int] = {}
     values: list[int] = []
-    for number, line in _unnumbered([line for line in text_lines(path, "the file of classes") if line[1][0] != "#"]):
+    lines = _unnumbered([line for line in text_lines(path, "the file of classes") if line[1][0] != "#"])
+    numbered = _are_numbered([line for _, line in lines])
+    for number, line in lines:
         coloured = _COLOURED.fullmatch(line)
-        match = None if coloured else re.fullmatch(r"(.*?[^\s=])[\s=]+(\d{1,9})", line)
+        match = None if coloured or numbered else _VALUED.fullmatch(line)
         name = clean(coloured[1] if coloured else match[1] if match else line)
         if coloured and folded(name).strip("_") == "background":
             continue
@@ -98,6 +102,12 @@ def _unnumbered(lines: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
     if len(lines) < 2 or counted not in ([*range(len(lines))], [*range(1, len(lines) + 1)]):
         return lines
     return [(number, part[2]) for (number, _), part in zip(lines, parts, strict=True) if part]
+
+
+def _are_numbered(lines: Sequence[str]) -> bool:
+    """Whether the numbers at the ends are parts of names: ``defect 1``, ``defect 2``, for ``defect`` is not two."""
+    found = [match[1] for line in lines if "=" not in line and (match := _VALUED.fullmatch(line))]
+    return len(found) == len(lines) > len(set(found))
 
 
 class Known(NamedTuple):

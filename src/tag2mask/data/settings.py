@@ -34,6 +34,9 @@ class DataSettings:
     """The split to learn from. VOC: `train` means train_aug.txt where there is one, `train.txt` means that list."""
     val_split: str = "val"
     """The split to measure on, if there is one."""
+    shared_photos: Literal["refuse", "measure"] = "refuse"
+    """Photos to measure on that are also learned from: refuse them, or measure on them all the same; the run then says
+    so wherever its scores go."""
     tags: Path | None = None
     """The tags, when they are not where the layout has them: a CSV; for VOC also lines `id 0 14` or cls_labels.npy."""
     images: Path | None = None

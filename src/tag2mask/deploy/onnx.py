@@ -24,25 +24,35 @@ from tag2mask.deploy.stored import Stored, open_stored
 from tag2mask.errors import InputError
 from tag2mask.evaluate import with_background
 from tag2mask.files import check_outside_runs, whole_folder
-from tag2mask.protocols import Segmenter
+from tag2mask.segment import DeepLab
+from tag2mask.segment.pyramid import logits_of
 from tag2mask.stages.segmenter import load_segmenter
 from tag2mask.types import Photos
 
 FILE, SCRIPT = "model.onnx", "predict.py"
+CERTAIN = 100.0  # added to a logit, beside which the others are nothing
 TOLERANCE = 1e-4  # of logits, against torch
 INPUT, OUTPUT = "images", "logits"
 
 
 class _Logits(nn.Module):
-    """A segmenter as a function of tensors."""
+    """A segmenter as a function of tensors.
 
-    def __init__(self, segmenter: nn.Module) -> None:
+    Args:
+        empty_below: of :class:`tag2mask.segment.InferenceSettings`: the background wins all of such a photo.
+    """
+
+    def __init__(self, segmenter: nn.Module, empty_below: float) -> None:
         super().__init__()
-        self.segmenter = segmenter
+        saw_empty = isinstance(segmenter, DeepLab) and bool(segmenter.saw_empty)
+        self.segmenter, self.empty_below = segmenter, empty_below if saw_empty else 0.0
 
     def forward(self, images: Tensor) -> Tensor:
-        assert isinstance(self.segmenter, Segmenter)
-        return self.segmenter.segment(Photos(images))
+        logits, shown = logits_of(self.segmenter, Photos(images), None)
+        if shown is None or not self.empty_below:
+            return logits
+        empty = shown.sigmoid().amax(1) < self.empty_below
+        return torch.cat([logits[:, :1] + CERTAIN * empty[:, None, None, None], logits[:, 1:]], 1)
 
 
 def write_onnx(path: Path | str, out: Path | str) -> float:
@@ -60,7 +70,7 @@ def write_onnx(path: Path | str, out: Path | str) -> float:
     segmenter, backbone = load_segmenter(
         stored.settings, len(stored.classes), stored.weights, single_stage=stored.settings.single_stage
     )
-    network = _Logits(segmenter).cpu().eval().float()
+    network = _Logits(segmenter, stored.settings.inference.empty_below).cpu().eval().float()
     with whole_folder(Path(out)) as folder:
         _write(network, backbone.size_divisor, folder / FILE)
         model = onnx.load(folder / FILE)
@@ -143,7 +153,7 @@ def _largest_difference(network: nn.Module, file: Path, multiple: int, runtime: 
         (given,) = session.run([OUTPUT], {INPUT: images})
         if given.shape != expected.shape:
             raise InputError(f"ONNX gives logits of shape {given.shape} and torch {expected.shape}: export a bundle")
-        scale = max(1.0, float(np.abs(expected).max()))
+        scale = max(1.0, float(np.abs(expected[:, 1:]).max()))
         worst = max(worst, float(np.abs(given - expected).max()) / scale)
     if not worst <= TOLERANCE:
         raise InputError(

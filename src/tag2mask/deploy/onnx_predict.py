@@ -8,12 +8,16 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-about = {
-    key: json.loads(value)
-    for key, value in session.get_modelmeta().custom_metadata_map.items()
-    if value[:1] in '["0123456789'
-}
-photo = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
+known = session.get_modelmeta().custom_metadata_map
+about = {key: json.loads(known[key]) for key in ("mean", "std", "long_side", "multiple")}
+photo = ImageOps.exif_transpose(Image.open(sys.argv[2]))
+if photo.mode[0] in "IF":  # grey of 10 to 16 bits
+    deep = np.asarray(photo, np.float32)
+    bits = max(8, int(deep.max()).bit_length() + 1 & ~1)
+    photo = Image.fromarray(np.rint(deep * (255 / (2**bits - 1))).astype(np.uint8))
+if photo.has_transparency_data:
+    photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
+photo = photo.convert("RGB")
 factor, unit = (about["long_side"] or max(photo.size)) / max(photo.size), about["multiple"]
 size = [max(unit, round(side * factor / unit) * unit) for side in photo.size]
 pixels = np.asarray(photo.resize(size, Image.Resampling.BICUBIC), np.float32) / 255

@@ -48,7 +48,7 @@ class Segmenter:
         """
         pixels = _pixels(image)
         views = self._predictor.photos.read(pixels)
-        probabilities, _ = self._predictor.refined(self._predictor.probabilities([(pixels, views)])[0])
+        probabilities, _ = self._predictor.refined(self._predictor.segmented([(pixels, views)])[0])
         return Prediction(pseudo.index_mask(probabilities), probabilities.numpy())
 
 

@@ -62,7 +62,7 @@ def check_photos(surveyed: Survey, checked: Iterable[CheckedImage]) -> list[Find
         split: [checks[sample.key] for sample in dataset.samples if sample.key in checks]
         for split, dataset in surveyed.datasets.items()
     }
-    findings = list(examine_photos(by_split))
+    findings = list(examine_photos(by_split, surveyed.settings))
     findings += examine_leakage(by_split, surveyed.datasets)
     findings += examine_truth_files(surveyed.datasets, surveyed.settings, all_splits=surveyed.all_splits)
     sizes = {key: (check.height, check.width) for key, check in checks.items() if check.error is None}

@@ -13,6 +13,7 @@ from tag2mask.data.ids import is_outside
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import split_name
 from tag2mask.data.tag_changes import TagChanges
+from tag2mask.doctor.leakage import shared_photos
 from tag2mask.doctor.tags import count_photos, examine_tags
 from tag2mask.errors import InputError, listed
 from tag2mask.types import Dataset, SampleKey
@@ -112,10 +113,9 @@ def _splits(
     else:
         both = _paths(selections[train_split].dataset) & _paths(selections[val_split].dataset)
         if both:
-            yield Finding(
-                "error",
+            yield shared_photos(
                 f"{some(len(both), 'photo')} in both '{train_split}' and '{val_split}': {listed(sorted(both))}",
-                "what is measured on them means nothing: remove them from one split",
+                opened.settings,
             )
 
 

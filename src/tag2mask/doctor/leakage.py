@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from tag2mask.data import DataSettings
 from tag2mask.data.check import CheckedImage
 from tag2mask.data.finding import Finding, some
 from tag2mask.data.likeness import near_duplicates, same_pixels
@@ -14,6 +15,14 @@ from tag2mask.types import Dataset, SampleKey
 
 Pair = tuple[CheckedImage, CheckedImage, int]
 LIMIT = 2000  # photos of the second split that are compared with all of the first
+
+
+def shared_photos(message: str, settings: DataSettings) -> Finding:
+    """Photos that are learned from and measured on."""
+    advice = "what is measured on them says how well photos are learned by heart"
+    if settings.shared_photos == "measure":
+        return Finding("warning", message, advice)
+    return Finding("error", message, f"{advice}: remove them from one split, or say --data.shared-photos measure")
 
 
 def examine_leakage(

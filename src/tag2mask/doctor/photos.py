@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from tag2mask.data import DataSettings
 from tag2mask.data.check import CheckedImage
 from tag2mask.data.finding import Finding, Level, some
+from tag2mask.doctor.leakage import shared_photos
 from tag2mask.errors import listed
 
 TINY = 64  # pixels on the shorter side: two or four cells of a feature grid
@@ -15,7 +17,7 @@ HUGE = 16_000_000  # pixels; such photos work but decode slowly, and are shrunk 
 Checks = Mapping[str, Sequence[CheckedImage]]
 
 
-def examine_photos(checked: Checks) -> Iterator[Finding]:
+def examine_photos(checked: Checks, settings: DataSettings) -> Iterator[Finding]:
     """Everything about the photos of some splits."""
     for split, checks in checked.items():
         bad = [check.error for check in checks if check.error]
@@ -30,7 +32,7 @@ def examine_photos(checked: Checks) -> Iterator[Finding]:
         good = [check for check in checks if not check.error]
         yield from _sizes(split, good)
         yield from _notes(split, good)
-    yield from _copies(checked)
+    yield from _copies(checked, settings)
 
 
 def _sizes(split: str, good: Sequence[CheckedImage]) -> Iterator[Finding]:
@@ -80,7 +82,7 @@ def _notes(split: str, good: Sequence[CheckedImage]) -> Iterator[Finding]:
         )
 
 
-def _copies(checked: Checks) -> Iterator[Finding]:
+def _copies(checked: Checks, settings: DataSettings) -> Iterator[Finding]:
     """Files with the same bytes."""
     same: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for checks in checked.values():
@@ -92,11 +94,7 @@ def _copies(checked: Checks) -> Iterator[Finding]:
     if across:
         of_splits = [list({split: (split, id_) for split, id_ in reversed(places)}.values()) for places in across]
         shown = listed([" = ".join(f"{split}/{id_}" for split, id_ in sorted(places)) for places in of_splits])
-        yield Finding(
-            "error",
-            f"{some(len(across), 'photo')} in more than one split: {shown}",
-            "what is measured on them means nothing: remove them from one split",
-        )
+        yield shared_photos(f"{some(len(across), 'photo')} in more than one split: {shown}", settings)
     within = [places for places in copies if len({split for split, _ in places}) == 1]
     if within:
         shown = listed([" = ".join(id_ for _, id_ in places[:3]) for places in within])

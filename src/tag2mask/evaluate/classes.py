@@ -62,7 +62,7 @@ def read_classes(text: str) -> tuple[str, ...]:
     else:
         names = text.split(",")
     names = [name.strip() for name in names if name.strip()]
-    if is_file and names and all(re.fullmatch(r".*\s\d+", name) for name in names):
+    if is_file and _have_values(names):
         raise InputError(f"{text} has values behind its classes ('{names[0]}'): give the names alone")
     if names and names[0].lower() == BACKGROUND_NAME:
         names = names[1:]
@@ -74,3 +74,10 @@ def read_classes(text: str) -> tuple[str, ...]:
     if len(names) > 254:
         raise InputError(f"{len(names)} classes in '{text}': an 8-bit mask holds at most 254 and background")
     return tuple(names)
+
+
+def _have_values(names: Sequence[str]) -> bool:
+    """Whether all lines are ``cat 8``; those of ``defect 1``, ``defect 2`` are names, for ``defect`` is not two."""
+    found = [re.fullmatch(r"(.*)\s\d+", name) for name in names]
+    before = [match[1].strip() for match in found if match]
+    return 0 < len(before) == len(names) == len(set(before))

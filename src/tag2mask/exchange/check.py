@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tag2mask.exchange.photos import About, Format, MaskedPhoto
 from tag2mask.types import IGNORE
@@ -87,13 +87,24 @@ def odd_photos(folder: Path) -> Iterator[MaskedPhoto]:
         "full": np.ones((37, 50)),
         "a pixel": _pixels(31, 45),
         "undecided": np.where(_discs(90, 80) == 2, IGNORE, _discs(90, 80)),
+        "turned": _discs(60, 88),  # stored on its side, with EXIF's mark
+        "deep": _discs(58, 81),  # grey of 16 bits
     }
     for number, (id_, mask) in enumerate(masks.items()):
         name = f"{id_}.{('png', 'jpg')[number % 2]}"
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 255, (*mask.shape, 3)).astype(np.uint8)).save(path)
+        _save(path, random.integers(0, 255, (*mask.shape, 3)).astype(np.uint8))
         yield MaskedPhoto(id_, name, path, mask.astype(np.uint8), number / 8)
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    exif = Image.Exif()
+    if path.stem == "turned":
+        exif[ExifTags.Base.Orientation], pixels = 6, np.rot90(pixels)
+    elif path.stem == "deep":
+        pixels = pixels[..., 0].astype(np.uint16) * 257
+    Image.fromarray(pixels).save(path, exif=exif)
 
 
 def _discs(height: int, width: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from tag2mask.errors import InputError
 from tag2mask.exchange.outlines import filled, parts, points_of
 from tag2mask.exchange.photos import About, Drawn, MaskedPhoto, Undecided, only_file, painted
 from tag2mask.exchange.runs import from_runs, runs_of
-from tag2mask.exchange.xml import not_in_xml
+from tag2mask.exchange.xml import check_photo, not_in_xml
 from tag2mask.files import atomic
 
 FILE = "annotations.xml"
@@ -48,6 +48,7 @@ def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
 
 
 def _write_photo(file: IO[str], number: int, photo: MaskedPhoto, classes: Sequence[str]) -> None:
+    check_photo(photo.name, "cvat")
     height, width = photo.size
     file.write(f'<image id="{number}" name={quoteattr(photo.name)} width="{width}" height="{height}">\n')
     for c, pixels in photo.layers():

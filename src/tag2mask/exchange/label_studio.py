@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -17,11 +18,12 @@ from tag2mask.errors import InputError
 from tag2mask.exchange.brush import packed, unpacked
 from tag2mask.exchange.outlines import filled, points_of
 from tag2mask.exchange.photos import About, Drawn, MaskedPhoto, Undecided, only_file, painted
-from tag2mask.exchange.xml import not_in_xml
+from tag2mask.exchange.xml import check_photo, not_in_xml
 from tag2mask.files import atomic, read_json
 
 TASKS, CONFIGURATION = "tasks.json", "labelling.xml"
 LABELS, IMAGE = "mask", "image"  # names of the controls in the configuration
+DISPLAYED = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".avif")  # by browsers
 
 refuses = not_in_xml
 
@@ -41,21 +43,24 @@ def configuration(classes: Sequence[str]) -> str:
 
 def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
     """``tasks.json`` to be imported into a project with the configuration ``labelling.xml``."""
-    lost = Undecided()
+    lost, hidden = Undecided(), 0
     root = about.image_root
     if root is None:
-        root = f"/data/local-files/?d={quote(about.root.name)}/"
+        root = f"/data/local-files/?d={quote(os.fsencode(about.root.name))}/"
     (out / CONFIGURATION).write_text(configuration(about.classes), encoding="utf-8")
     with atomic(out / TASKS) as file:
         file.write("[")
         for number, photo in enumerate(photos):
             lost.see(photo)
+            hidden += photo.path.suffix.lower() not in DISPLAYED
             file.write(",\n" * (number > 0) + json.dumps(_task(photo, root, about)))
         file.write("]\n")
-    return lost.notes()
+    said = f"{hidden} photos are files that browsers do not show (TIFF and the like): save them as PNG or JPEG"
+    return [*lost.notes(), *([said] if hidden else [])]
 
 
 def _task(photo: MaskedPhoto, root: str, about: About) -> dict[str, Any]:
+    check_photo(photo.name, "label-studio")
     prediction = {
         "model_version": about.version,
         "score": round(photo.score, 5),
@@ -98,7 +103,7 @@ def read(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:
             if not valid:
                 continue
             last = valid[-1]
-            name = str(data.get("tag2mask") or str(data[IMAGE]).rpartition("/")[2])
+            name = str(data.get("tag2mask") or unquote(str(data[IMAGE]).rpartition("/")[2]))
             who, results = _who(last), last["result"]
             layers = [layer for result in results if (layer := _layer(result)) is not None]
             size = _size(results, data)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tag2mask.data.decode import opened, read_image
 from tag2mask.errors import InputError
 from tag2mask.exchange.outlines import filled, points_of
 from tag2mask.exchange.photos import About, Drawn, MaskedPhoto, Undecided, painted
@@ -20,6 +21,13 @@ from tag2mask.files import read_json, write_json
 from tag2mask.naming import safe_name
 
 VERSION = "5.5.0"  # of labelme, whose files have looked so since then
+IGNORED = "__ignore__"  # what labelme calls what is left out
+DISPLAYED = {"1", "L", "P", "RGB", "RGBA", "LA", "PA"}  # modes of Pillow's that it opens; no 16 bits, no CMYK
+
+
+def refuses(name: str) -> str:
+    """Names that mean something else there."""
+    return "that is its name for what is left out" if name == IGNORED else ""
 
 
 def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
@@ -30,7 +38,7 @@ def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
         path = out / f"{safe_name(photo.id)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, _content(photo, path, about.classes))
-    (out / "labels.txt").write_text("\n".join(["__ignore__", "_background_", *about.classes]) + "\n", encoding="utf-8")
+    (out / "labels.txt").write_text("\n".join([IGNORED, "_background_", *about.classes]) + "\n", encoding="utf-8")
     return lost.notes()
 
 
@@ -45,18 +53,30 @@ def _content(photo: MaskedPhoto, path: Path, classes: Sequence[str]) -> dict[str
         "flags": {},
         "shapes": [_shape(classes[c], pixels) for c, pixels in photo.layers()],
         "imagePath": image,
-        "imageData": None,
+        "imageData": _embedded(photo.path),
         "imageHeight": height,
         "imageWidth": width,
         "tag2mask": {"image": photo.name, "confidence": round(photo.score, 5)},
     }
 
 
+def _embedded(path: Path) -> str | None:
+    """A photo that labelme does not open, as PNG of 8 bits; None: it reads the file."""
+    with opened(path) as image:
+        if image.mode in DISPLAYED:
+            return None
+    return _png(read_image(path))
+
+
+def _png(pixels: np.ndarray) -> str:
+    coded = io.BytesIO()
+    Image.fromarray(pixels).save(coded, format="PNG")
+    return base64.b64encode(coded.getvalue()).decode("ascii")
+
+
 def _shape(label: str, pixels: np.ndarray) -> dict[str, Any]:
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     top, bottom, left, right = (int(x) for x in (rows[0], rows[-1], columns[0], columns[-1]))
-    coded = io.BytesIO()
-    Image.fromarray(pixels[top : bottom + 1, left : right + 1]).save(coded, format="PNG")
     return {
         "label": label,
         "points": [[left, top], [right, bottom]],
@@ -64,7 +84,7 @@ def _shape(label: str, pixels: np.ndarray) -> dict[str, Any]:
         "description": "",
         "shape_type": "mask",
         "flags": {},
-        "mask": base64.b64encode(coded.getvalue()).decode("ascii"),
+        "mask": _png(pixels[top : bottom + 1, left : right + 1]),
     }
 
 

@@ -70,7 +70,8 @@ class Drawn:
     """A photo with the mask that a person drew or accepted.
 
     Attributes:
-        name: of the photo's file, or its id, as the format has it.
+        name: of the photo's file, as it left; or, ``by_id``, its id as in names of artefacts
+            (:func:`tag2mask.naming.safe_name`), without suffix.
         mask: ``[height width]`` uint8 in the label convention.
         who: who made it, where the format says so.
         accepted: whether the format itself says that a person saw this photo; otherwise only a change shows it.
@@ -80,6 +81,7 @@ class Drawn:
     mask: np.ndarray
     who: str = ""
     accepted: bool = False
+    by_id: bool = False
 
 
 Write = Callable[[Path, Iterable[MaskedPhoto], About], Sequence[str]]
@@ -180,7 +182,8 @@ class ScoreTable:
 
     def watch(self, photos: Iterable[MaskedPhoto]) -> Iterator[MaskedPhoto]:
         """The photos, each with a row once it has passed."""
-        with self.path.open("w", encoding="utf-8", newline="") as file:
+        # names of files may be no text: their bytes are shown, as \\udcff
+        with self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["rank", "image", "id", "confidence", "classes"])
             for photo in photos:

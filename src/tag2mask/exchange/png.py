@@ -36,13 +36,20 @@ def read(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:
     Raises:
         InputError: no mask, or ``classes.txt`` names other classes.
     """
-    named = classes_in(path)
-    if named is not None and named != tuple(classes):
+    if not _as_written(path, classes) and (named := classes_in(path)) not in (None, tuple(classes)):
         raise InputError(
-            f"{path / CLASSES_FILE} names the classes {listed(named, 8)}, and the run's are {listed(classes, 8)}: "
-            "values would mean other classes"
+            f"{path / CLASSES_FILE} names the classes {listed(named or (), 8)}, and the run's are "
+            f"{listed(classes, 8)}: values would mean other classes"
         )
     yield from read_masks(path, classes)
+
+
+def _as_written(path: Path, classes: Sequence[str]) -> bool:
+    """Whether ``classes.txt`` is the one of the export, whose names may hold commas or end in numbers."""
+    try:
+        return (path / CLASSES_FILE).read_text(encoding="utf-8").splitlines() == list(classes)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def read_masks(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:
@@ -51,4 +58,4 @@ def read_masks(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:
     if not files:
         raise InputError(f"{path} holds no PNG: give the folder of the corrected masks")
     for file in files:
-        yield Drawn(file.relative_to(path).with_suffix("").as_posix(), drawn_mask(file, classes))
+        yield Drawn(file.relative_to(path).with_suffix("").as_posix(), drawn_mask(file, classes), by_id=True)

@@ -1,10 +1,12 @@
 """YOLO's segmentation data sets: one line a connected part, ``class x1 y1 x2 y2 ...`` in shares of the photo's sides.
 
-A line is one polygon, so holes cannot be written: they are filled, and it is said how much that adds.
+A line is one polygon, so holes cannot be written: they are filled, and it is said how much that adds. A photo's text
+has its name with another suffix, so photos go by their ids, which differ in more than the suffix.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,8 +18,11 @@ from tag2mask.errors import InputError, UnreadableImage
 from tag2mask.exchange.outlines import filled, outline, parts, points_of
 from tag2mask.exchange.photos import About, Drawn, MaskedPhoto, Undecided, painted, place_photo
 from tag2mask.files import atomic
+from tag2mask.naming import safe_name
 
 DECIMALS = 7  # of a share: a thousandth of a pixel at 10,000
+
+_INNER, _ESCAPED = re.compile(r"(?<![^/])images(?=/)"), "%69mages"  # readers look for texts by the last folder "images"
 
 
 def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
@@ -25,18 +30,19 @@ def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
     lost, area, holes = Undecided(), 0, 0
     for photo in photos:
         lost.see(photo)
-        place_photo(photo, out / "images" / about.split / photo.name)
+        name = f"{about.split}/{_INNER.sub(_ESCAPED, safe_name(photo.id))}"
+        place_photo(photo, out / "images" / f"{name}{photo.path.suffix}")
         lines = []
         for c, pixels in photo.layers():
             area += int(pixels.sum())
             for text, of_holes in _lines(pixels):
                 lines.append(f"{c} {text}\n")
                 holes += of_holes
-        with atomic((out / "labels" / about.split / photo.name).with_suffix(".txt")) as file:
+        with atomic(out / "labels" / f"{name}.txt") as file:
             file.writelines(lines)
     with atomic(out / "data.yaml") as file:
-        content = {"path": ".", **{key: f"images/{about.split}" for key in ("train", "val")}}
-        content["names"] = dict(enumerate(about.classes))  # type: ignore[assignment]
+        places = {key: f"images/{about.split}" for key in ("train", "val")}  # without "path": from this file's folder
+        content = {**places, "names": dict(enumerate(about.classes))}
         yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)
     said = f"holes are filled: they add {100 * holes / max(area, 1):.2g} % to the classes' area"
     return [*lost.notes(), *([said] if holes else [])]
@@ -70,7 +76,8 @@ def read(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:
         except UnreadableImage as error:
             raise InputError(f"{error}: mend or remove it") from error
         inside = Path(*name.parts[1:]) if len(name.parts) > 1 and len(splits) == 1 else name
-        yield Drawn(inside.as_posix(), painted(size, _layers(text, size, names), classes, str(text)))
+        id_ = inside.with_suffix("").as_posix().replace(_ESCAPED, "images")
+        yield Drawn(id_, painted(size, _layers(text, size, names), classes, str(text)), by_id=True)
 
 
 def _names(path: Path, classes: Sequence[str]) -> list[str]:

@@ -104,6 +104,14 @@ class RunData:
         """Training photos of which a person's mask is to be learned from."""
         return [s.key for s in self.train.samples if s.key in self.corrected] if self.corrected else []
 
+    @property
+    def shared(self) -> int:
+        """Photos to measure on that are also learned from (`--data.shared-photos measure`), by their bytes."""
+        if self.settings.data.shared_photos == "refuse" or self.val is None:
+            return 0
+        learned = {self.photos[s.key].digest for s in self.train.samples if s.key in self.photos}
+        return sum(self.photos[s.key].digest in learned for s in self.val.samples if s.key in self.photos)
+
     @cached_property
     def source(self) -> Source | None:
         """The run that trainings start from."""

@@ -15,6 +15,7 @@ from typing import Any
 BEAT = 1.0  # seconds between two signs of life
 SILENT = 15.0  # seconds without one after which a process counts as dead
 GRACE = 4.0  # seconds for the main thread to end by itself before the process is ended
+HEARING = 2.0  # seconds that the process which says why a run ends waits for the others to hear that it did
 STORE = 10.0  # seconds that the store may take to answer
 AGAIN = "run the same command again to go on; finished work is kept"
 
@@ -57,13 +58,24 @@ class Liveness:
                 self.store.set("failed", message)
 
     def tell_said(self) -> None:
-        """Tell the others that the user has been told."""
+        """Tell the others that the user has been told, and wait a little for them to hear it: the store may end with
+        this process, and they would say it again."""
         with self._lock:
             self.store.set("said", "")
+        heard = [f"heard/{rank}" for rank in range(self.world) if rank != self.rank]
+        until = time.monotonic() + HEARING
+        while time.monotonic() < until:
+            with self._lock:
+                if self.store.check(heard):
+                    return
+            time.sleep(0.05)
 
     def is_said(self) -> bool:
         with self._lock:
-            return bool(self.store.check(["said"]))
+            said = bool(self.store.check(["said"]))
+            if said:
+                self.store.set(f"heard/{self.rank}", "")
+        return said
 
     def end(self) -> None:
         """This process is done and will be silent."""

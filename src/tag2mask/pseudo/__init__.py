@@ -15,6 +15,7 @@ from tag2mask.pseudo.saliency import by_saliency_rule
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
 from tag2mask.pseudo.sizes import cells_above, hardly_shown
 from tag2mask.pseudo.thresholds import (
+    Threshold,
     between_threshold,
     covering_threshold,
     find_threshold,
@@ -29,6 +30,7 @@ __all__ = [
     "SALIENCY",
     "PseudoSettings",
     "SaliencyRule",
+    "Threshold",
     "at_pixels",
     "between_threshold",
     "by_saliency_rule",

@@ -10,17 +10,93 @@ pulls it up; Li's minimum cross entropy (Li and Lee, Pattern Recognition 1993) t
 low where the maps rest on a haze. Maps lie between.
 
 Maps that come from references have three groups: background, what surrounds objects, and objects. Otsu's two take
-the surroundings for object; of his three groups (section IV of his paper), the highest is the objects.
+the surroundings for object; of his three groups (section IV of his paper), the highest is the objects. How sharply a
+class stands out from its surroundings differs from class to class, so these have a threshold each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from tag2mask.types import LocalizationMaps
+
+BINS = 256
+BY_CLASS = "-by-class"  # the end of the name of a rule that is asked for every class
+LEAST_MAPS = 10  # of a class, for a threshold of its own
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Between classes and background.
+
+    Attributes:
+        value: the score in (0, 1) at which a class beats the background.
+        origin: where it is from, in words.
+        of_class: the score of each class at which that class does, where they differ.
+    """
+
+    value: float
+    origin: str
+    of_class: tuple[float, ...] = ()
+
+    def levelled(self, maps: LocalizationMaps) -> LocalizationMaps:
+        """Maps of which ``value`` is the threshold of every class: scores are raised to the power that takes their
+        class's there, so their order within a class, 0 and 1 stay."""
+        if not self.of_class or not maps.classes:
+            return maps
+        powers = np.array([math.log(self.value) / math.log(self.of_class[c]) for c in maps.classes], np.float32)
+        return replace(maps, scores=maps.scores.astype(np.float32).clip(0, 1) ** powers[:, None, None])
+
+    def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
+        """For a manifest."""
+        own = {name: round(of, 4) for name, of in zip(classes, self.of_class, strict=True)} if self.of_class else {}
+        return {
+            "threshold": round(self.value, 4), "threshold_from": self.origin, "note": f"threshold {self.value:.3f}",
+            **({"class_thresholds": own, "note": _note(self.of_class)} if own else {}),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> Threshold:
+        own = content.get("class_thresholds", {})
+        return cls(
+            float(content["threshold"]), str(content["threshold_from"]), tuple(own[name] for name in classes if own)
+        )
+
+
+def _note(of_class: Sequence[float]) -> str:
+    return f"thresholds {min(of_class):.3f} to {max(of_class):.3f}, one for each class"
+
+
+@dataclass
+class _Scores:
+    """What the rules read of maps, added up map by map. Each map weighs the same."""
+
+    all: np.ndarray = field(default_factory=lambda: np.zeros(BINS))  # histogram of the largest scores
+    by_class: dict[int, np.ndarray] = field(default_factory=dict)  # where the class's is the largest
+    maps_of: dict[int, int] = field(default_factory=dict)
+    shares: list[float | None] = field(default_factory=list)  # of cells that the method itself calls object
+
+    def add(self, maps: LocalizationMaps) -> None:
+        if not maps.scores.size:
+            return
+        scores = maps.scores.astype(np.float32)
+        largest, best = scores.max(0), scores.argmax(0)
+        self.shares.append(maps.covered)
+        self.all += _histogram(largest)
+        for number, label in enumerate(maps.classes):
+            own = largest[best == number]
+            if own.size:
+                self.by_class[label] = self.by_class.get(label, 0) + _histogram(own)
+                self.maps_of[label] = self.maps_of.get(label, 0) + 1
+
+
+def _histogram(scores: np.ndarray) -> np.ndarray:
+    return np.histogram(scores, bins=BINS, range=(0.0, 1.0))[0] / scores.size
 
 
 def threshold_of(maps: Iterable[LocalizationMaps], rule: str = "auto") -> float:
@@ -28,26 +104,28 @@ def threshold_of(maps: Iterable[LocalizationMaps], rule: str = "auto") -> float:
 
     Without any map, or when all scores are equal, 0.5.
     """
-    return find_threshold(maps, rule)[0]
+    return find_threshold(maps, rule).value
 
 
-def find_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto") -> tuple[float, str]:
-    """:func:`threshold_of`, and in words where it is from."""
-    shares: list[float | None] = []
-
-    def noted() -> Iterator[LocalizationMaps]:
-        for of_photo in maps:
-            if of_photo.scores.size:
-                shares.append(of_photo.covered)
-            yield of_photo
-
-    histogram = score_histogram(noted())
-    own = [share for share in shares if share is not None]
-    if rule == "auto" and own and len(own) == len(shares):
-        return covering_threshold(histogram, sum(own) / len(own)), "by the method's own background, no truth"
+def find_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto", classes: int = 0) -> Threshold:
+    """:func:`threshold_of`, with where it is from; by a rule for every class that of each of ``classes``, too. A class
+    with fewer than :data:`LEAST_MAPS` maps has that of all."""
+    scores = _Scores()
+    for of_photo in maps:
+        scores.add(of_photo)
+    own = [share for share in scores.shares if share is not None]
+    histogram = scores.all / max(scores.all.sum(), 1e-12)
+    if rule == "auto" and own and len(own) == len(scores.shares):
+        value = covering_threshold(histogram, sum(own) / len(own))
+        return Threshold(value, "by the method's own background, no truth")
     rule = "between" if rule == "auto" else rule
-    threshold = RULES[rule](histogram)
-    return threshold, f"rule '{rule}' on the maps, no truth"
+    split = RULES[rule.removesuffix(BY_CLASS)]
+    value, of_class = split(histogram), ()
+    if rule.endswith(BY_CLASS):
+        enough = [label for label, count in scores.maps_of.items() if count >= LEAST_MAPS]
+        found = {label: split(scores.by_class[label] / scores.by_class[label].sum()) for label in enough}
+        of_class = tuple(found.get(label, value) for label in range(classes))
+    return Threshold(value, f"rule '{rule}' on the maps, no truth", of_class)
 
 
 def covering_threshold(histogram: np.ndarray, share: float) -> float:
@@ -58,16 +136,13 @@ def covering_threshold(histogram: np.ndarray, share: float) -> float:
     return float(np.clip(np.interp(1 - share, below, np.linspace(0, 1, len(below))), 0.02, 0.98))
 
 
-def score_histogram(maps: Iterable[LocalizationMaps], bins: int = 256) -> np.ndarray:
+def score_histogram(maps: Iterable[LocalizationMaps]) -> np.ndarray:
     """``[bins]`` of the largest class score of every cell, over [0, 1], adding up to one; each image weighs the same.
     All zero without any map."""
-    histogram = np.zeros(bins)
+    scores = _Scores()
     for of_photo in maps:
-        if of_photo.scores.size:
-            largest = of_photo.scores.astype(np.float32).max(0)
-            counts, _ = np.histogram(largest, bins=bins, range=(0.0, 1.0))
-            histogram += counts / largest.size
-    return histogram / max(histogram.sum(), 1e-12)
+        scores.add(of_photo)
+    return scores.all / max(scores.all.sum(), 1e-12)
 
 
 def otsu_threshold(histogram: np.ndarray) -> float:

@@ -25,7 +25,13 @@ class DeepLab(nn.Module):
     on the tags. It moves foreground between classes and never between foreground and background:
 
     .. math:: p'(c) = p(\mathrm{fg}) \frac{\pi_c\, p(c)}{\sum_k \pi_k\, p(k)}, \qquad p'(\mathrm{bg}) = p(\mathrm{bg})
+
+    Attributes:
+        saw_empty: bool scalar, kept with the weights: whether some photos that it learned from showed none of the
+            classes, so that a low presence of all classes means that this one does not, either.
     """
+
+    saw_empty: Tensor
 
     def __init__(
         self, backbone: Backbone, head: nn.Module, presence_of: int = 0, fine_block: str | None = None
@@ -33,6 +39,7 @@ class DeepLab(nn.Module):
         super().__init__()
         self.backbone, self.head, self.fine_block = backbone, head, fine_block
         self.presence = nn.Conv2d(backbone.channels, presence_of, 1) if presence_of else None
+        self.register_buffer("saw_empty", torch.tensor(False))
 
     def segment(self, views: Views) -> Tensor:
         return self.segment_with_presence(views, views.valid)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from tag2mask import compute
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import check_sides, fit_size, resized
 from tag2mask.errors import InputError
-from tag2mask.protocols import Refiner, Segmenter
-from tag2mask.settings import DecidesNothing, Range, check_values
+from tag2mask.protocols import Refiner
+from tag2mask.segment.deeplab import DeepLab
+from tag2mask.segment.pyramid import logits_of
+from tag2mask.settings import SHARE, DecidesNothing, Range, check_values
 from tag2mask.types import Photos, normalise
 from tag2mask.views import padded_size, padding, stack_padded, without_padding
 
@@ -35,6 +37,9 @@ class InferenceSettings:
     """A view longer than this is segmented in overlapping windows of this side."""
     refine: str = "crf/deeplab"
     """Refiner of the probabilities (`tag2mask list refiners`), or none."""
+    empty_below: Annotated[float, SHARE] = 0.5
+    """A photo without tags in which the segmenter finds no class more likely than this shows none of them. Only where
+    some training photos showed none; fewer false alarms with a larger value. 0: never."""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"
@@ -45,6 +50,15 @@ class InferenceSettings:
         if not self.scales:
             raise InputError("--inference.scales is empty: give at least one scale")
         check_sides(self.long_side, self.scales, "--inference.long-side times --inference.scales")
+
+
+class Segmented(NamedTuple):
+    """What a segmenter says of a photo."""
+
+    probabilities: Tensor
+    """``[1+classes height width]`` float32, background first, at the photo's size."""
+    presence: Tensor | None
+    """Probability ``[classes]`` float32 that the photo shows each class; None: the segmenter does not predict it."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +96,15 @@ class PhotoSegmenter:
         """The views of a photo ``[height width 3]`` uint8, each ``[3 height width]`` uint8."""
         return [resized(image, size) for size in self.views(image.shape[0], image.shape[1])]
 
-    def __call__(self, sizes: Sequence[tuple[int, int]], inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Probabilities ``[1+classes height width]`` float32 of photos of one :meth:`group`, on the segmenter's device,
-        not refined. Softmax of each view is brought to the photo's size and averaged.
+    def is_empty(self, photo: Segmented) -> bool:
+        """Whether a photo of which nobody said what it shows shows none of the classes."""
+        if photo.presence is None or not (isinstance(self.segmenter, DeepLab) and bool(self.segmenter.saw_empty)):
+            return False
+        return bool(photo.presence.amax() < self.settings.empty_below)
+
+    def __call__(self, sizes: Sequence[tuple[int, int]], inputs: Sequence[Sequence[Tensor]]) -> list[Segmented]:
+        """Photos of one :meth:`group`, on the segmenter's device, not refined. Softmax of each view is brought to the
+        photo's size and averaged.
 
         Args:
             sizes: (height, width) of each photo.
@@ -93,24 +113,32 @@ class PhotoSegmenter:
         advice = "give a smaller --inference.window, --inference.long-side or smaller --inference.scales"
         return compute.by_halves(self._segment, list(zip(sizes, inputs, strict=True)), advice)
 
-    def _segment(self, photos: Sequence[tuple[tuple[int, int], Sequence[Tensor]]]) -> list[Tensor]:
+    def _segment(self, photos: Sequence[tuple[tuple[int, int], Sequence[Tensor]]]) -> list[Segmented]:
         totals: list[Tensor | None] = [None] * len(photos)
+        presence: list[Tensor] = []  # [photos classes] of each scale
         for of_scale in zip(*(inputs for _, inputs in photos), strict=True):
             view, valid = (x.to(self.device, non_blocking=True) for x in stack_padded(of_scale, self.unit))
             view = normalise(view, (self.backbone.mean, self.backbone.std)).mul_(valid[:, None])
             if self.settings.flip:
                 view, valid = torch.cat([view, view.flip(3)]), torch.cat([valid, valid.flip(2)])
             shown = Photos(view, valid=valid if self.unit > 1 else None)
-            probabilities = _windows(self.segmenter, shown, self.settings, self.backbone.size_divisor)
+            probabilities, of_view = _windows(self.segmenter, shown, self.settings, self.backbone.size_divisor)
             if self.settings.flip:
                 plain, mirrored = probabilities.chunk(2)
                 probabilities = (plain + mirrored.flip(3)) / 2
+            if of_view is not None:
+                presence.append(of_view.unflatten(0, (-1, len(photos))).mean(0))
             for number, ((size, _), image) in enumerate(zip(photos, of_scale, strict=True)):
                 one = without_padding(probabilities[number : number + 1], (image.shape[1], image.shape[2]), self.unit)
                 grown = F.interpolate(one, size, mode="bilinear", align_corners=False)[0]
                 total = totals[number]
                 totals[number] = grown if total is None else total + grown
-        return [total / len(self.settings.scales) for total in totals if total is not None]
+        of_photos = torch.stack(presence).mean(0) if presence else [None] * len(photos)
+        return [
+            Segmented(total / len(self.settings.scales), of_photo)
+            for total, of_photo in zip(totals, of_photos, strict=True)
+            if total is not None
+        ]
 
 
 def segment_photo(segmenter: nn.Module, backbone: Backbone, image: np.ndarray, settings: InferenceSettings) -> Tensor:
@@ -120,7 +148,7 @@ def segment_photo(segmenter: nn.Module, backbone: Backbone, image: np.ndarray, s
         segmenter, backbone: as of :class:`PhotoSegmenter`.
     """
     photos = PhotoSegmenter(segmenter, backbone, settings)
-    return photos([(image.shape[0], image.shape[1])], [photos.read(image)])[0].cpu()
+    return photos([(image.shape[0], image.shape[1])], [photos.read(image)])[0].probabilities.cpu()
 
 
 def refined(image: np.ndarray, probabilities: Tensor, refiner: Refiner) -> Tensor:
@@ -140,26 +168,31 @@ def _worth_refining(scores: Tensor, minimum: float = 0.1) -> Tensor:
     return reaches.nonzero()[:, 0]
 
 
-def _windows(segmenter: nn.Module, view: Photos, settings: InferenceSettings, size_divisor: int) -> Tensor:
-    """Softmax ``[batch labels rows columns]`` of a view, whole or averaged over overlapping windows."""
+def _windows(
+    segmenter: nn.Module, view: Photos, settings: InferenceSettings, size_divisor: int
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax ``[batch labels rows columns]`` of a view, whole or averaged over overlapping windows; and presence
+    ``[batch classes]``, of which the window that is surest counts."""
     height, width = view.images.shape[2:]
     side = max(settings.window // size_divisor, 1) * size_divisor
     if max(height, width) <= side:
         return _softmax(segmenter, view, settings.precision)
     total: Tensor | None = None
+    presence: list[Tensor] = []
     count = torch.zeros(1, 1, height, width, device=view.images.device)
     for top, left in window_corners(height, width, side):
         inside = (..., slice(top, top + side), slice(left, left + side))
         part = Photos(view.images[inside], valid=None if view.valid is None else view.valid[inside])
         size = part.images.shape[2:]
-        probabilities = _softmax(segmenter, part, settings.precision)
+        probabilities, of_part = _softmax(segmenter, part, settings.precision)
+        presence += [] if of_part is None else [of_part]
         probabilities = F.interpolate(probabilities, size, mode="bilinear", align_corners=False)
         if total is None:
             total = torch.zeros(*probabilities.shape[:2], height, width, device=count.device)
         total[inside] += probabilities
         count[inside] += 1
     assert total is not None
-    return total / count
+    return total / count, torch.stack(presence).amax(0) if presence else None
 
 
 def window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, int]]:
@@ -176,8 +209,8 @@ def window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, in
             yield top, left
 
 
-def _softmax(segmenter: nn.Module, view: Photos, precision: compute.Precision) -> Tensor:
-    assert isinstance(segmenter, Segmenter)
+def _softmax(segmenter: nn.Module, view: Photos, precision: compute.Precision) -> tuple[Tensor, Tensor | None]:
     images = view.images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), compute.autocast(precision, images.device):
-        return segmenter.segment(Photos(images, valid=view.valid)).float().softmax(1)
+        logits, shown = logits_of(segmenter, Photos(images, valid=view.valid), view.valid)
+        return logits.float().softmax(1), None if shown is None else shown.float().sigmoid()

@@ -32,6 +32,7 @@ class Segmented:
     pixels: np.ndarray  # [height width 3] uint8
     size: Size  # of the photo itself
     probabilities: Tensor  # [1+classes height width] float16
+    is_empty: bool  # the segmenter finds none of the classes likely
 
     @property
     def bytes(self) -> int:
@@ -83,8 +84,8 @@ class Segmenting:
             pixels, size = read()
             work = (pixels.shape[0], pixels.shape[1])
             photos = self._loaded().photos
-            scores = photos([work], [photos.read(pixels)])[0].half().cpu()
-            self._kept[key] = Segmented(pixels, size, scores)
+            photo = photos([work], [photos.read(pixels)])[0]
+            self._kept[key] = Segmented(pixels, size, photo.probabilities.half().cpu(), photos.is_empty(photo))
             while len(self._kept) > 1 and sum(one.bytes for one in self._kept.values()) > KEPT_BYTES:
                 self._kept.popitem(last=False)
             return self._kept[key]
@@ -99,6 +100,8 @@ class Segmenting:
         probabilities = photo.probabilities.float()
         sharpen = refiner(self.execution.settings.inference.refine, self.execution.settings.refine_long_side)
         if tags is None:
+            if photo.is_empty:
+                return np.zeros(photo.pixels.shape[:2], np.uint8)
             if refine and self.refines:
                 probabilities = segment.refined(photo.pixels, probabilities, sharpen)
             return pseudo.index_mask(probabilities)

@@ -16,7 +16,7 @@ from tag2mask.data.images import read_image, read_saliency
 from tag2mask.errors import listed
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Record
-from tag2mask.pseudo import PseudoSettings
+from tag2mask.pseudo import PseudoSettings, Threshold
 from tag2mask.recipes import RunSettings
 from tag2mask.refine import refiner
 from tag2mask.stages import names
@@ -64,20 +64,21 @@ def make_masks(settings: RunSettings) -> PhotoStage:
 
 def _by_scores(context: Context, source: str) -> PhotoWork:
     s, maps_of = context.settings, MapReader(context.read(source))
-    threshold, origin = chosen_threshold(context, source)
+    threshold = chosen_threshold(context, source)
     sharpen = refiner(s.refine, s.refine_long_side)
 
     def write(sample: Sample, pixels: np.ndarray) -> Record:
-        maps = maps_of(sample)
-        scores = with_background(sample, maps, threshold, s.pseudo)
+        maps = threshold.levelled(maps_of(sample))
+        scores = with_background(sample, maps, threshold.value, s.pseudo)
         refined = pseudo.refine(pixels, scores, sharpen)
         record = keep_mask(context, sample, by_best_score(sample, maps.classes, scores, refined, s.pseudo))
-        return {**record, "cells": pseudo.cells_above(maps, threshold)}
+        return {**record, "cells": pseudo.cells_above(maps, threshold.value)}
 
-    manifest = {"threshold": round(threshold, 4), "threshold_from": origin, "note": f"threshold {threshold:.3f}"}
-    conclude = partial(_concluded, context.classes)
     return PhotoWork(
-        read=lambda sample: read_image(sample.image_path), write=write, manifest=manifest, conclude=conclude
+        read=lambda sample: read_image(sample.image_path),
+        write=write,
+        manifest=threshold.to_json(context.classes),
+        conclude=partial(_concluded, context.classes),
     )
 
 
@@ -143,14 +144,14 @@ def keep_mask(context: Context, sample: Sample, decided: Decided) -> Record:
 
 
 def unrefined(
-    maps_of: Callable[[Sample], LocalizationMaps], threshold: float, settings: PseudoSettings
+    maps_of: Callable[[Sample], LocalizationMaps], threshold: Threshold, settings: PseudoSettings
 ) -> Callable[[Sample], Any]:
     """Masks ``[height width]`` straight from maps at a threshold, every pixel decided."""
     settings = replace(settings, margin=0.0)
 
     def mask(sample: Sample) -> np.ndarray:
-        maps = maps_of(sample)
-        scores = with_background(sample, maps, threshold, settings)
+        maps = threshold.levelled(maps_of(sample))
+        scores = with_background(sample, maps, threshold.value, settings)
         return pseudo.decide(maps.id, maps.classes, scores, settings).mask
 
     return mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tag2mask import evaluate, pseudo, segment
@@ -43,14 +44,14 @@ def predict_validation(settings: RunSettings, *, oracle: bool = False) -> PhotoS
 def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
     predictor = Predictor(context.settings, len(context.classes), context.read(trained), single_stage)
 
-    def write(sample: Sample, output: tuple[np.ndarray, Tensor]) -> Record:
+    def write(sample: Sample, output: Output) -> Record:
         mask, uncertainty = predictor.decided(output)
         write_mask(context.folder, sample, mask)
         return {"uncertainty": round(uncertainty, 5)}
 
     return PhotoWork(
         read=lambda sample: predictor.read(sample),
-        compute=lambda samples, inputs: predictor.probabilities(inputs),
+        compute=lambda samples, inputs: predictor.segmented(inputs),
         write=write,
         batches=lambda samples: predictor.batches(samples, context.size),
     )
@@ -58,6 +59,8 @@ def _predict(context: Context, trained: str, single_stage: bool) -> PhotoWork:
 
 Read = tuple[np.ndarray, list[Tensor]]
 """A photo's pixels ``[height width 3]`` uint8, and its views."""
+Output = tuple[np.ndarray, segment.Segmented]
+"""A photo's pixels ``[height width 3]`` uint8, and what the segmenter says of it."""
 
 
 class Predictor:
@@ -85,40 +88,43 @@ class Predictor:
         pixels = read_image(sample.image_path)
         return pixels, self.photos.read(pixels)
 
-    def probabilities(self, inputs: Sequence[Read]) -> list[tuple[np.ndarray, Tensor]]:
-        """Pixels and probabilities ``[1+classes height width]`` of photos of one size of views, not refined yet."""
+    def segmented(self, inputs: Sequence[Read]) -> list[Output]:
+        """Photos of one size of views, not refined yet."""
         sizes = [(pixels.shape[0], pixels.shape[1]) for pixels, _ in inputs]
-        scores_of = self.photos(sizes, [views for _, views in inputs])
-        return [(pixels, scores.cpu()) for (pixels, _), scores in zip(inputs, scores_of, strict=True)]
+        photos = self.photos(sizes, [views for _, views in inputs])
+        moved = [segment.Segmented(p.cpu(), None if shown is None else shown.cpu()) for p, shown in photos]
+        return [(pixels, photo) for (pixels, _), photo in zip(inputs, moved, strict=True)]
 
-    def refined(
-        self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None
-    ) -> tuple[Tensor, np.ndarray | None]:
+    def refined(self, output: Output, tags: frozenset[int] | None = None) -> tuple[Tensor, np.ndarray | None]:
         """Probabilities ``[labels height width]`` of one photo's pixels and probabilities, refined; and the value of
         each label in a mask, None: its number. For a thread behind.
 
         Args:
             tags: classes that the photo shows, the others are switched off; None: not known, any may be there.
         """
-        pixels, probabilities = output
-        values = None
+        pixels, photo = output
+        probabilities, values = photo.probabilities, None
         if tags is not None:
             probabilities, present = segment.gate_by_tags(probabilities, tags)
             values = pseudo.mask_values(present)
+        elif self.photos.is_empty(photo):
+            return torch.cat([torch.ones_like(probabilities[:1]), torch.zeros_like(probabilities[1:])]), None
         if self.refiner is not None and len(probabilities) > 1:
             probabilities = segment.refined(pixels, probabilities, self.refiner)
         return probabilities, values
 
-    def mask(self, output: tuple[np.ndarray, Tensor], tags: frozenset[int] | None = None) -> np.ndarray:
+    def mask(self, output: Output, tags: frozenset[int] | None = None) -> np.ndarray:
         """The index mask ``[height width]`` of that."""
         probabilities, values = self.refined(output, tags)
         mask = pseudo.index_mask(probabilities)
         return mask if values is None else values[mask]
 
-    def decided(self, output: tuple[np.ndarray, Tensor]) -> tuple[np.ndarray, float]:
-        """The index mask, and one less the mean of the best label's probability."""
+    def decided(self, output: Output) -> tuple[np.ndarray, float]:
+        """The index mask, and one less the mean of the best label's probability; of a photo that is taken to show
+        nothing, of what was not believed."""
         probabilities, _ = self.refined(output)
-        return pseudo.index_mask(probabilities), float(1 - probabilities.amax(0).mean())
+        doubted = output[1].probabilities if self.photos.is_empty(output[1]) else probabilities
+        return pseudo.index_mask(probabilities), float(1 - doubted.amax(0).mean())
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:

@@ -81,7 +81,7 @@ class _Measure:
         for stage in measured:
             folder = context.read(stage.name)
             if stage.measured is not None and stage.measured.what == "maps":
-                threshold, _ = chosen_threshold(context, stage.name)
+                threshold = chosen_threshold(context, stage.name)
                 self.readers[stage.name] = unrefined(MapReader(folder), threshold, context.settings.pseudo)
             else:
                 self.readers[stage.name] = MaskReader(folder).if_any

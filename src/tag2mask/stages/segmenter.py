@@ -71,6 +71,7 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
             "photos", "tags", "weights", "segmenter weights", *source_fact(settings),
             *(() if oracle else taught_facts(settings)),
         ),
+        constants={"form of the weights": "2"},
         oracle=oracle,
         train=lambda context: _train(context, masks, before, network),
     )  # fmt: skip
@@ -85,6 +86,8 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
         load_model(segmenter, context.read(before).model)
     source = _source(context, backbone, context.read(masks))
     train = from_source(context, segmenter, train)
+    if isinstance(segmenter, segment.DeepLab):
+        segmenter.saw_empty.fill_(any(sample.labels == frozenset() for sample in context.train.samples))
     task = segment.SegmenterTask(segmenter, s.segmenter.balance).to(compute.device())
     fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     save_model(segmenter, context.folder.model)  # without the task around it
@@ -155,11 +158,11 @@ def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
         samples: Sequence[Sample], inputs: Sequence[tuple[np.ndarray, list[Tensor]]]
     ) -> list[tuple[np.ndarray, Tensor, tuple[int, ...]]]:
         shown = [(pixels.shape[:2], views) for pixels, views in inputs if views]
-        probabilities = iter(photos([(h, w) for (h, w), _ in shown], [views for _, views in shown]) if shown else ())
+        segmented = iter(photos([(h, w) for (h, w), _ in shown], [views for _, views in shown]) if shown else ())
         out = []
         for sample, (pixels, of_photo) in zip(samples, inputs, strict=True):
             if of_photo:
-                scores, classes = segment.gate_by_tags(next(probabilities), sample.labels or frozenset())
+                scores, classes = segment.gate_by_tags(next(segmented).probabilities, sample.labels or frozenset())
             else:  # what its tags say, or a person, is all there is to know
                 scores, classes = torch.ones(1, *pixels.shape[:2]), ()
             out.append((pixels, scores.cpu(), classes))

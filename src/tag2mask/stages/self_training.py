@@ -53,7 +53,7 @@ def _train(
 ) -> dict[str, Any]:
     s = context.settings
     if background is None:
-        background, _ = ruled_threshold(context, taught)
+        background = ruled_threshold(context, taught).value
     seed = s.seed + turn
     torch.manual_seed(seed)
     network = load_map_network(context, teacher)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tag2mask import methods, pseudo
 from tag2mask.layers.class_references import compared_traits
 from tag2mask.plan.context import Context
+from tag2mask.pseudo import Threshold
 from tag2mask.recipes import RunSettings
 from tag2mask.stages.artefacts import MapReader
 
@@ -29,16 +30,16 @@ def threshold_constants(settings: RunSettings, name: str) -> dict[str, str]:
     return {"threshold rule": threshold_rule(settings, name)} if settings.pseudo.threshold is None else {}
 
 
-def chosen_threshold(context: Context, name: str) -> tuple[float, str]:
-    """The user's threshold, or the rule's on the maps of this stage, and where it is from. No truth is seen."""
+def chosen_threshold(context: Context, name: str) -> Threshold:
+    """The user's threshold, or the rule's on the maps of this stage. No truth is seen."""
     if context.settings.pseudo.threshold is not None:
-        return context.settings.pseudo.threshold, "given"
+        return Threshold(context.settings.pseudo.threshold, "given")
     return ruled_threshold(context, name)
 
 
-def ruled_threshold(context: Context, name: str) -> tuple[float, str]:
-    """What the rule finds on an evenly spread sample of the maps of this stage, whatever the user gave, and how."""
+def ruled_threshold(context: Context, name: str) -> Threshold:
+    """What the rule finds on an evenly spread sample of the maps of this stage, whatever the user gave."""
     samples = [s for s in context.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // SAMPLE)]
     rule = threshold_rule(context.settings, name)
-    return pseudo.find_threshold(map(MapReader(context.read(name)), samples), rule)
+    return pseudo.find_threshold(map(MapReader(context.read(name)), samples), rule, len(context.classes))

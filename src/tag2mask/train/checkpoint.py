@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tag2mask import processes
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.files import atomic
+from tag2mask.train.sharding import split_like, whole
 
 log = logging.getLogger("tag2mask")
 
@@ -47,7 +48,11 @@ def load_model(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit this model: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split()).partition(": ")[2][:200]
+        raise InputError(
+            f"{path} does not fit this model, as that of another version of tag2mask ({reason}): train again in a new "
+            "folder, or use the version that made it"
+        ) from error
     channels_last(network)
 
 
@@ -57,16 +62,23 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 def save_checkpoint(path: Path, key: str, step: int, network: nn.Module, optimizer: Any) -> None:
-    """Model, optimiser state and step in one file: everything needed to continue."""
+    """Model, optimiser state and step in one file: everything needed to continue, with any number of processes. Every
+    process must call it; the main one writes."""
     from safetensors.torch import save
 
     tensors = {f"model.{n}": t for n, t in network.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{n}": torch.as_tensor(v) for n, v in state.items()}
-    content = {n: t.detach().contiguous().cpu() for n, t in tensors.items()}
-    metadata = {"key": key, "step": str(step), "digest": _digest(content, key, str(step))}
-    with atomic(path, "wb") as file:
-        file.write(save(content, metadata=metadata))
+    for name, parameter in network.named_parameters():
+        for field, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{field}.{name}"] = torch.as_tensor(value)
+    content = {}
+    for name, tensor in tensors.items():
+        tensor = whole(tensor.detach())
+        if processes.is_main():
+            content[name] = tensor.contiguous().cpu()
+    if processes.is_main():
+        metadata = {"key": key, "step": str(step), "digest": _digest(content, key, str(step))}
+        with atomic(path, "wb") as file:
+            file.write(save(content, metadata=metadata))
 
 
 def _digest(tensors: dict[str, Tensor], key: str, step: str) -> str:
@@ -92,13 +104,27 @@ def restore_checkpoint(path: Path, key: str, network: nn.Module, optimizer: Any)
         log.info("the checkpoint %s is damaged (%s): this training begins anew", path, type(error).__name__)
         return 0
     model = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    own = network.state_dict()
+    own, parameters = network.state_dict(), dict(network.named_parameters())
     fits = model.keys() == own.keys() and all(model[name].shape == own[name].shape for name in own)
-    if metadata.get("key") != key or not fits:
+    if metadata.get("key") != key or not fits or not state.keys() <= parameters.keys():
         return 0
-    network.load_state_dict(model)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    network.load_state_dict({name: split_like(tensor, own[name]) for name, tensor in model.items()})
+    _restore_optimizer(optimizer, state, parameters)
     return step
+
+
+def _restore_optimizer(
+    optimizer: Any, state: dict[str, dict[str, Tensor]], parameters: dict[str, nn.Parameter]
+) -> None:
+    """By the names of parameters, for groups and their order depend on how they are split."""
+    name_of = {id(parameter): name for name, parameter in parameters.items()}
+    ordered = [name_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    by_number = {
+        number: {field: split_like(value, parameters[name]) for field, value in state[name].items()}
+        for number, name in enumerate(ordered)
+        if name in state
+    }
+    optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -108,10 +134,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field = name.split(".", 2)
-            state.setdefault(int(index), {})[field] = tensor
+def _optimizer_state(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What the optimiser keeps of each parameter, by the parameter's name."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, field, name = key.split(".", 2)
+            state.setdefault(name, {})[field] = tensor
     return state

@@ -18,6 +18,7 @@ from tag2mask.errors import InputError, Terminated
 from tag2mask.files import digest
 from tag2mask.protocols import Trainable
 from tag2mask.settings import deciding
+from tag2mask.train import sharding
 from tag2mask.train.batches import Steps, batches
 from tag2mask.train.checkpoint import channels_last, restore_checkpoint, save_checkpoint, save_model
 from tag2mask.train.optimizer import clipped_together, optimizer_of, schedule
@@ -79,6 +80,7 @@ class _Training:
     clipped: Sequence[Sequence[Tensor]]
     log: TrainingLog
     saved: float  # when, by the monotonic clock
+    split: Sequence[sharding.SplitBlock]
 
     @classmethod
     def begin(
@@ -97,6 +99,7 @@ class _Training:
         channels_last(task.to(accelerator.device))
         for tensor in task.state_dict().values():
             processes.from_main_tensor(tensor)
+        split = sharding.split_backbones(task) if settings.shard_weights else []
         losses: nn.Module = _Losses(task)
         if settings.compile:
             losses.compile()
@@ -112,7 +115,7 @@ class _Training:
         log = TrainingLog(folder / "log.jsonl", start, processes.is_main())
         return cls(
             task, losses, optimizer, accelerator, steps, settings, folder, seed, title, key, count, start, rates,
-            clipped_together(task), log, time.monotonic(),
+            clipped_together(task), log, time.monotonic(), split,
         )  # fmt: skip
 
     def batches(self) -> Iterator[tuple[int, Any]]:
@@ -179,11 +182,12 @@ class _Training:
             yield losses
 
     def _update(self) -> None:
-        processes.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
+        every = (p for group in self.optimizer.param_groups for p in group["params"])
+        processes.sum_gradients(p for p in every if not sharding.is_split(p))
         if self.settings.max_grad_norm > 0:
             self.accelerator.unscale_gradients()
             for part in self.clipped:
-                nn.utils.clip_grad_norm_(part, self.settings.max_grad_norm)
+                sharding.clip_norm(part, self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -215,8 +219,7 @@ class _Training:
             return
         if self.log.count:
             self.report(step)  # a loss that is not finite is not worth keeping
-        if processes.is_main():
-            save_checkpoint(self.folder / "checkpoint.safetensors", self.key, step + 1, self.task, self.optimizer)
+        save_checkpoint(self.folder / "checkpoint.safetensors", self.key, step + 1, self.task, self.optimizer)
         self.saved = time.monotonic()
         if ends:
             raise Terminated
@@ -225,6 +228,9 @@ class _Training:
         """The trained weights, in the place of the checkpoint."""
         if self.settings.tracker:
             self.accelerator.end_training()
+        for block in self.split:
+            block.gather()
+        channels_last(self.task)
         self._check_finite()
         save_model(self.task, self.folder / "model.safetensors")
         with processes.together():

@@ -12,6 +12,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.protocols import ClipsApart, DeclaresPretrained
 from tag2mask.train.settings import TrainSettings
+from tag2mask.train.sharding import is_split
 
 
 def pretrained_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
@@ -26,10 +27,11 @@ def pretrained_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
 def parameter_groups(network: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
     """Learnable parameters by learning rate (backbone, new layers) and weight decay."""
     pretrained = {id(parameter) for parameter in pretrained_parameters(network)}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[bool, bool, bool], list[Tensor]] = {}
     for parameter in network.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in pretrained, parameter.ndim > 1), []).append(parameter)
+        if parameter.requires_grad:  # optimisers step over split and whole weights apart
+            kind = id(parameter) in pretrained, parameter.ndim > 1, is_split(parameter)
+            groups.setdefault(kind, []).append(parameter)
     return [
         {
             "params": parameters,
@@ -38,7 +40,7 @@ def parameter_groups(network: nn.Module, settings: TrainSettings) -> list[dict[s
             * (1.0 if weights else settings.bias_lr_mult),
             "weight_decay": settings.weight_decay if weights or settings.decay_biases else 0.0,
         }
-        for (of_backbone, weights), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (of_backbone, weights, _), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 

@@ -53,6 +53,9 @@ class TrainSettings:
     """Processes that read and augment photos. None: none on a CPU (a thread does it), one a core on an accelerator."""
     compile: Annotated[bool, DecidesNothing()] = False
     """Compile the network (torch.compile): worth it for long trainings on a GPU."""
+    shard_weights: Annotated[bool, DecidesNothing()] = False
+    """Of several processes: each keeps a part of the backbone's weights, gradients and optimiser state (FSDP), for
+    backbones that do not fit one device."""
     checkpoint_minutes: Annotated[float, NOT_NEGATIVE, DecidesNothing()] = 2.0
     """How much work an interruption may cost."""
     tracker: Annotated[str | None, DecidesNothing()] = None
