@@ -171,9 +171,8 @@ class _Seen:
         self.pixels = np.zeros(256, np.int64)  # of each value
         self.tagged: Counter[int] = Counter()  # photos by class
         self.agreeing: Counter[int] = Counter()  # those whose mask shows it
-        self.alone = self.others_only = (
-            0  # photos of one class whose mask shows some class; those where it shows others
-        )
+        self.alone = 0  # photos of one class whose mask shows some class
+        self.others_only = 0  # those where it shows others
 
     def add(self, counts: np.ndarray, labels: Iterable[int], values: Sequence[int]) -> None:
         """One photo: pixels of each value in its mask, its classes, and the value of each class."""
