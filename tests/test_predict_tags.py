@@ -18,7 +18,8 @@ from tag2mask import data
 from tag2mask.backbones import Backbone
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError
-from tag2mask.segment import InferenceSettings, PhotoSegmenter
+from tag2mask.prediction import Prediction
+from tag2mask.segment import InferenceSettings, PhotoSegmenter, Segmented
 from tag2mask.segment.deeplab import DeepLab
 from tag2mask.types import Photos
 from world import SMALL, fails, run
@@ -91,6 +92,20 @@ def test_a_photo_in_which_no_class_is_likely_shows_none(
     )}  # fmt: skip
 
 
+def test_what_counts_as_likely_can_be_changed_for_new_photos(
+    finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seen(self: DeepLab, views: Photos, valid: object) -> tuple[torch.Tensor, torch.Tensor]:
+        self.saw_empty.fill_(True)
+        return bars(self, views, valid)  # 0.27 each
+
+    monkeypatch.setattr(DeepLab, "segment_with_presence", seen)
+    command = ("predict", finished, photos, "--out", tmp_path / "out", "--empty-below")
+    assert run(*command, "0.2") == 0 and values(tmp_path / "out")["a"] == {2}
+    assert run(*command, "0.3") == 0 and values(tmp_path / "out")["a"] == {0}  # masks of before are made anew
+    assert "--inference.empty-below is 1.5" in fails(capsys, *command, "1.5")
+
+
 def test_the_largest_window_and_the_mean_view_say_what_is_likely() -> None:
     """An object in one of the windows is in the photo."""
 
@@ -112,6 +127,20 @@ def test_the_largest_window_and_the_mean_view_say_what_is_likely() -> None:
     assert [photos.is_empty(photo) for photo in segmented] == [True, False]
     assert [photo.presence.item() for photo in segmented] == pytest.approx([0.018, 0.982], abs=1e-3)  # type: ignore[union-attr]
     assert not replace(photos, settings=replace(settings, empty_below=0.0)).is_empty(segmented[0])
+
+
+def test_a_photo_taken_to_show_nothing_is_surer_the_less_an_object_was_seen(finished: Path, tmp_path: Path) -> None:
+    predictor = Prediction.of(finished, tmp_path).predictor
+    predictor.photos.segmenter.saw_empty.fill_(True)  # type: ignore[union-attr]
+    scores = torch.tensor([0.2, 0.7, 0.1])[:, None, None].expand(3, 8, 9)
+    doubts = []
+    for likely in (0.1, 0.4, 0.6):
+        mask, uncertainty = predictor.decided(
+            (np.zeros((8, 9, 3), np.uint8), Segmented(scores, torch.tensor([likely, 0])))
+        )
+        assert bool(mask.any()) == (likely > 0.5)
+        doubts.append(uncertainty)
+    assert doubts[:2] == pytest.approx([0.1 * 0.8, 0.4 * 0.8])
 
 
 def test_a_run_remembers_whether_photos_showed_none(finished: Path, world: Path) -> None:

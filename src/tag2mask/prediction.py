@@ -57,7 +57,7 @@ class Prediction:
     depth: int = 0
 
     @classmethod
-    def of(cls, run_folder: Path, out: Path, refine: str | None = None) -> Prediction:
+    def of(cls, run_folder: Path, out: Path, refine: str | None = None, empty_below: float | None = None) -> Prediction:
         """By a run's segmenter.
 
         Raises:
@@ -67,6 +67,8 @@ class Prediction:
         settings = settings_from(described["settings"])
         if refine is not None:
             settings = replace(settings, inference=replace(settings.inference, refine=refine))
+        if empty_below is not None:
+            settings = replace(settings, inference=replace(settings.inference, empty_below=empty_below))
         prediction = cls(run_folder.absolute(), settings, tuple(described["classes"]), out.absolute())
         assert prediction.stage.has_manifest
         return prediction
@@ -170,6 +172,7 @@ def predict(
     tags: Path | str | None = None,
     shard: Shard = WHOLE,
     engine: Engine | None = None,
+    empty_below: float | None = None,
 ) -> list[Path]:
     """Masks for new photos with a run's segmenter: ``out/<id>.png``; above 100,000 photos in subfolders
     (:mod:`tag2mask.naming`), which `evaluate` and :func:`merge_predictions` see through. Gives the paths of this share.
@@ -182,13 +185,14 @@ def predict(
             switched off, all of them where its tags are empty; photos that it does not name may show any.
         shard: do this share of the photos alone, and leave a manifest of it (:func:`merge_predictions`).
         engine: what makes the masks of batches; None: :meth:`Prediction.made`, in this process.
+        empty_below: replaces the run's (:class:`tag2mask.segment.InferenceSettings`).
 
     Raises:
         InputError: no such run, no trained segmenter in it, no photos, none that can be read, tags of other photos or
             classes.
     """
     processes.join()
-    prediction = Prediction.of(Path(run_folder), Path(out), refine)
+    prediction = Prediction.of(Path(run_folder), Path(out), refine, empty_below)
     samples = data.load_images(images, skip=[prediction.out])
     prediction = replace(prediction, depth=levels(len(samples)))
     tasks = processes.world() * shard.count

@@ -24,6 +24,9 @@ def predict(arguments: list[str]) -> int:
         tags: Path | None = None
         """Tags of some of the photos (a CSV image,tags): classes outside of a photo's tags are switched off, all of
         them where its tags are empty; a photo without a line may show any."""
+        empty_below: float | None = None
+        """A photo without tags in which no class is more likely than this shows none of them (where training photos
+        taught what that looks like; 0.5 if the run says nothing else): more for fewer false alarms, 0: never."""
         shard: str = "1/1"
         """Only this share of the photos, 3/10: of ten tasks the third. `tag2mask merge DIR` checks that all are
         there."""
@@ -40,7 +43,9 @@ def predict(arguments: list[str]) -> int:
     engine = None
     if parsed.engine == "ray":
         from tag2mask.ray_engine import made_on_ray as engine
-    written = prediction.predict(parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard, engine)
+    written = prediction.predict(
+        parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard, engine, parsed.empty_below
+    )
     if processes.is_main():
         tell("result", masks=str(parsed.out), photos=len(written))
         say(f"{len(written)} masks in {parsed.out}")

@@ -27,7 +27,7 @@ class DeepLab(nn.Module):
     .. math:: p'(c) = p(\mathrm{fg}) \frac{\pi_c\, p(c)}{\sum_k \pi_k\, p(k)}, \qquad p'(\mathrm{bg}) = p(\mathrm{bg})
 
     Attributes:
-        saw_empty: bool scalar, kept with the weights: whether some photos that it learned from showed none of the
+        saw_empty: bool scalar, kept with the weights: whether enough photos that it learned from showed none of the
             classes, so that a low presence of all classes means that this one does not, either.
     """
 

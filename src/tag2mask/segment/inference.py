@@ -39,7 +39,7 @@ class InferenceSettings:
     """Refiner of the probabilities (`tag2mask list refiners`), or none."""
     empty_below: Annotated[float, SHARE] = 0.5
     """A photo without tags in which the segmenter finds no class more likely than this shows none of them. Only where
-    some training photos showed none; fewer false alarms with a larger value. 0: never."""
+    a tenth of the training photos or more showed none; fewer false alarms with a larger value. 0: never."""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"

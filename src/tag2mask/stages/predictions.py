@@ -120,11 +120,13 @@ class Predictor:
         return mask if values is None else values[mask]
 
     def decided(self, output: Output) -> tuple[np.ndarray, float]:
-        """The index mask, and one less the mean of the best label's probability; of a photo that is taken to show
-        nothing, of what was not believed."""
+        """The index mask; and its uncertainty, one less the mean of the best label's probability. Of a photo that is
+        taken to show nothing it is the object that was not believed, times how likely one is there."""
         probabilities, _ = self.refined(output)
-        doubted = output[1].probabilities if self.photos.is_empty(output[1]) else probabilities
-        return pseudo.index_mask(probabilities), float(1 - doubted.amax(0).mean())
+        mask, photo = pseudo.index_mask(probabilities), output[1]
+        if photo.presence is not None and self.photos.is_empty(photo):
+            return mask, float(photo.presence.amax() * (1 - photo.probabilities[0].mean()))
+        return mask, float(1 - probabilities.amax(0).mean())
 
 
 def make_oracle_masks(settings: RunSettings) -> PhotoStage:
