@@ -199,9 +199,9 @@ def _as(kind: str, pixels: np.ndarray, folder: Path) -> Path:
     elif kind == "12 bits":
         image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 16)
     elif kind == "clear":
-        image.putalpha(
-            Image.fromarray(np.where(np.arange(72) < 30, 255, 0).astype(np.uint8).repeat(48).reshape(72, 48).T)
-        )
+        alpha = np.full(pixels.shape[:2], 255, np.uint8)
+        alpha[:, 30:] = 0
+        image.putalpha(Image.fromarray(alpha))
     elif kind == "thin":
         image = image.resize((300, 3))
     elif kind == "one":

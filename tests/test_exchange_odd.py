@@ -44,7 +44,7 @@ def test_every_photo_comes_back_as_itself(form: str, tmp_path: Path) -> None:
     ACCEPT.get(form, lambda folder: None)(tmp_path / "out")
     names = _Names(Source(None, None, Dataset("d", CLASSES, samples)))  # type: ignore[arg-type]
     back = {names.sample(drawn).id: drawn.mask for drawn in FORMATS[form].read(tmp_path / "out", CLASSES)}
-    assert len(back) == len(NAMES)
+    assert len(back) == len(NAMES) and names.source.root == tmp_path / "photos"
     for photo in photos:
         assert np.array_equal(back[photo.id], photo.mask), photo.name
 

@@ -39,6 +39,11 @@ class Source:
         """Of the stage."""
         return self.stage.folder.name
 
+    @property
+    def root(self) -> Path:
+        """The folder that all its photos share, however few of them leave: names start from it, out and back."""
+        return shared_root([sample.image_path for sample in self.dataset.samples])
+
 
 def masks_of(execution: Execution, what: str) -> Source:
     """The last masks of the tagged photos, or the predictions for the validation photos.
@@ -98,7 +103,7 @@ def export(
     exchange.check_classes(to, source.dataset.classes)
     having = ranked(source, first)
     chosen = having[:limit]
-    root = shared_root([sample.image_path for sample, _ in chosen])
+    root = source.root
     block = passport.portable(passport.passport(source.execution))
     about = About(source.dataset.classes, _version(source), chosen[0][0].split or what, root, image_root, block)
     with whole_folder(out) as folder:

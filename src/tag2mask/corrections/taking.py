@@ -15,7 +15,7 @@ from tag2mask import evaluate, exchange, pipeline
 from tag2mask.corrected import MANIFEST, VERSION, next_folder
 from tag2mask.data.images import write_index_mask
 from tag2mask.errors import InputError, listed
-from tag2mask.exchange.photos import Drawn, drawn_mask, shared_root
+from tag2mask.exchange.photos import Drawn, drawn_mask
 from tag2mask.export import Source, masks_of
 from tag2mask.files import whole_folder, write_json
 from tag2mask.naming import safe_name
@@ -152,7 +152,7 @@ class _Names:
     def __init__(self, source: Source) -> None:
         self.source = source
         samples = source.dataset.samples
-        root = shared_root([sample.image_path for sample in samples])
+        root = source.root
         self.files = {sample.image_path.relative_to(root).as_posix(): sample for sample in samples}
         self.ids = {sample.id: sample for sample in samples} | {safe_name(sample.id): sample for sample in samples}
         # tools drop folders from names: the file's own name will do where only one photo has it

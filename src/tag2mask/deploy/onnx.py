@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.backbones import Backbone
+from tag2mask.deploy.pooling import exportable_pooling
 from tag2mask.deploy.stored import Stored, open_stored
 from tag2mask.errors import InputError
 from tag2mask.evaluate import with_background
@@ -93,7 +94,7 @@ def _write(network: nn.Module, multiple: int, file: Path) -> None:
     sides = [multiple * torch.export.Dim(name, min=2, max=8192) if multiple > 1 else torch.export.Dim(name, min=32)
              for name in cells]  # fmt: skip
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), exportable_pooling(), torch.no_grad():
             torch.onnx.export(
                 network, (example,), str(file), input_names=[INPUT], output_names=[OUTPUT], external_data=False,
                 dynamic_shapes={INPUT: {0: batch, 2: sides[0], 3: sides[1]}}, dynamo=True, verbose=False,
@@ -150,7 +151,11 @@ def _largest_difference(network: nn.Module, file: Path, multiple: int, runtime: 
         images = random.standard_normal((number, 3, *size)).astype(np.float32)
         with torch.no_grad():
             expected = network(torch.from_numpy(images)).numpy()
-        (given,) = session.run([OUTPUT], {INPUT: images})
+        try:
+            (given,) = session.run([OUTPUT], {INPUT: images})
+        except Exception as error:  # types of its own, one a kind of failure
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"ONNX Runtime cannot run this segmenter ({reason}): export it as a bundle") from error
         if given.shape != expected.shape:
             raise InputError(f"ONNX gives logits of shape {given.shape} and torch {expected.shape}: export a bundle")
         scale = max(1.0, float(np.abs(expected[:, 1:]).max()))
