@@ -80,6 +80,13 @@ def test_photos_of_other_splits_are_said(tmp_path):
     assert "photos of other splits are not used: holdout" in warnings(tmp_path, "note")
 
 
+def test_longer_lists_of_the_same_photos_are_no_other_splits(tmp_path):
+    own_voc(tmp_path, a=xml("<name>crack</name>"), b=xml("<name>hole</name>"))
+    for name, text in {"train": "a\n", "val": "b\n", "trainval": "a\nb\n", "test": "b\n"}.items():
+        write(tmp_path / "ImageSets" / "Main" / f"{name}.txt", text)
+    assert "other splits are not used: test" in warnings(tmp_path, "note").splitlines()[1]
+
+
 @pytest.mark.parametrize("name", ["disc absent", "not disc", "disc_none", "BACKGROUND_Google"])
 def test_classes_that_say_what_is_not_there(tmp_path, name):
     table(tmp_path, f"image,tags\na.jpg,disc\nb.jpg,{name}\n")
@@ -153,6 +160,27 @@ def test_names_that_start_with_numbers_stay(tmp_path):
     names = ("101 dalmatians", "7 dwarfs")
     assert read_classes(write(tmp_path / "classes.txt", "\n".join(names)))[0] == names
     assert read_classes(write(tmp_path / "values.txt", "cat 8\ndog 12\n")) == (("cat", "dog"), (8, 12))
+
+
+def test_truth_in_another_order_than_the_classes(tmp_path):
+    """Photos of both classes hide it: their masks show both values, whichever is which."""
+    for number in range(6):
+        Image.new("RGB", (8, 8), (40 * number, 90, 9)).save(photo(tmp_path / "images" / f"{number}.png"))
+        mask = Image.new("L", (8, 8))
+        values = {"disc": 1, "bar": 2}
+        shown = ("disc", "bar", "disc;bar")[number % 3].split(";")
+        for place, name in enumerate(shown):
+            mask.putpixel((place, 3), values[name])
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "masks" / f"{number}.png")
+        with (tmp_path / "tags.csv").open("a") as file:
+            file.write("image,tags\n" * (not number) + f"{number}.png,{';'.join(shown)}\n")
+    said = "\n".join(str(f) for f in doctor.diagnose(tmp_path, DataSettings()) if f.level == "error")
+    assert (
+        "in 4 of 4 photos of one class the truth mask shows others only: its values are taken as bar=1, disc=2" in said
+    )
+    write(tmp_path / "classes.txt", "disc\nbar\n")
+    assert "shows others only" not in "\n".join(map(str, doctor.diagnose(tmp_path, DataSettings())))
 
 
 # --- annotations ------------------------------------------------------------------------------------------------------

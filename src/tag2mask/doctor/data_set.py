@@ -96,8 +96,9 @@ def _splits(
 ) -> Iterator[Finding]:
     """Whether there is a split to measure on, of other photos than those learned from; and splits that are not used."""
     others = [name for name in opened.reader.splits() if split_name(name) not in (train_split, val_split)]
-    if others and val_split in selections:
-        yield Finding("note", f"photos of other splits are not used: {listed(others)}")
+    unused = [name for name in others if not name.startswith(("train", "val"))]  # train2017 and trainval hold the same
+    if unused and val_split in selections:
+        yield Finding("note", f"photos of other splits are not used: {listed(unused)}")
     if val_split == train_split:
         yield Finding(
             "error",

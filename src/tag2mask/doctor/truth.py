@@ -164,31 +164,55 @@ def _problem(sample: Sample, size: tuple[int, int]) -> str | None:
     return None
 
 
+class _Seen:
+    """What the masks show, and how it goes with the tags."""
+
+    def __init__(self) -> None:
+        self.pixels = np.zeros(256, np.int64)  # of each value
+        self.tagged: Counter[int] = Counter()  # photos by class
+        self.agreeing: Counter[int] = Counter()  # those whose mask shows it
+        self.alone = 0  # photos of one class whose mask shows some class
+        self.others_only = 0  # those where it shows others
+
+    def add(self, counts: np.ndarray, labels: Iterable[int], values: Sequence[int]) -> None:
+        """One photo: pixels of each value in its mask, its classes, and the value of each class."""
+        labels = list(labels)
+        self.pixels += counts
+        self.tagged.update(labels)
+        shown = [label for label in labels if counts[values[label]]]
+        self.agreeing.update(shown)
+        if len(labels) == 1 and counts[BACKGROUND + 1 : IGNORE].any():
+            self.alone += 1
+            self.others_only += not shown
+
+
 def _values(split: str, dataset: Dataset, examples: Sequence[Sample], known: frozenset[int]) -> Iterator[Finding]:
     """Whether the masks' values are those of the classes, as far as tags tell."""
     from tag2mask.evaluate import read_truth
 
     # With one class for every value, read_truth gives the values as they stand in the files.
     raw = Dataset(dataset.name, tuple(str(value) for value in range(1, 255)), (), tuple(range(1, 255)))
-    pixels = np.zeros(256, np.int64)
-    tagged: Counter[int] = Counter()
-    agreeing: Counter[int] = Counter()
+    seen = _Seen()
     for sample in examples:
         try:
             counts = np.bincount(read_truth(sample, raw).ravel(), minlength=256)
         except InputError as error:
             yield Finding("error", f"{split}: {error}")
             continue
-        pixels += counts
-        for label in sample.labels or ():
-            tagged[label] += 1
-            agreeing[label] += bool(counts[dataset.truth_values[label]])
+        seen.add(counts, sample.labels or (), dataset.truth_values)
+    yield from _judged(split, dataset, seen, known)
+
+
+def _judged(split: str, dataset: Dataset, seen: _Seen, known: frozenset[int]) -> Iterator[Finding]:
+    pixels, tagged = seen.pixels, seen.tagged
     wanted = ", ".join(f"{name}={value}" for name, value in zip(dataset.classes, dataset.truth_values, strict=True))
     if pixels.sum() and pixels[BACKGROUND] + pixels[IGNORE] == pixels.sum():
         yield _without_classes(split, pixels, wanted)
         return
     strange = [value for value in np.flatnonzero(pixels).tolist() if value not in known | {BACKGROUND, IGNORE}]
-    absent = [dataset.classes[label] for label, count in sorted(tagged.items()) if count >= 3 and not agreeing[label]]
+    absent = [
+        dataset.classes[label] for label, count in sorted(tagged.items()) if count >= 3 and not seen.agreeing[label]
+    ]
     if pixels.sum() and not pixels[BACKGROUND] and not strange:
         yield Finding(
             "warning",
@@ -204,6 +228,13 @@ def _values(split: str, dataset: Dataset, examples: Sequence[Sample], known: fro
             message += (" and" if strange else "") + f" never show {listed(absent, 6)} where the tags do"
         advice = f"say which value each class has with --truth-values {_suggested(dataset, strange)}"
         yield Finding("error" if absent else "warning", message, advice)
+    elif seen.alone >= 3 and 2 * seen.others_only > seen.alone:
+        yield Finding(
+            "error" if seen.others_only == seen.alone else "warning",
+            f"{split}: in {seen.others_only} of {seen.alone} photos of one class the truth mask shows others only",
+            f"its values are taken as {wanted}: if they are not, say which with --truth-values "
+            f"{_suggested(dataset, strange)}",
+        )
 
 
 def _without_classes(split: str, pixels: np.ndarray, wanted: str) -> Finding:
