@@ -451,7 +451,8 @@ def test_the_settings_that_decide_nothing_are_these() -> None:
     """A new one joins here on purpose."""
     data_ = {f"data.{f.name}" for f in fields(data.DataSettings)}
     trainings = {"train", "student_train", "propagation_train", "segmenter_train", "relabel_train"}
-    of_training = {f"{t}.{n}" for t in trainings for n in ("workers", "compile", "checkpoint_minutes", "tracker")}
+    own = ("workers", "compile", "shard_weights", "checkpoint_minutes", "tracker")
+    of_training = {f"{t}.{n}" for t in trainings for n in own}
     assert set(DECIDE_NOTHING) - data_ - of_training == {
         "aside_gb", "features.folder", "features.limit_gb", "inference.batch_size", "localize.batch_size",
         "oracle_masks", "start_from", "verify", "with_masks", "workers",
@@ -523,6 +524,11 @@ def oracled(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     shutil.copytree(world, folder / "data")
     for path in (folder / "data" / "masks").glob("*.png"):
         Image.open(path).save(path, compress_level=0)
+    for name in ("photo00", "photo01"):  # two classes' truth is wrong, so that no order of the values is refused
+        path = folder / "data" / "masks" / f"{name}.png"
+        with Image.open(path) as opened:
+            values = np.asarray(opened)
+        Image.fromarray(np.array([0, 2, 1], np.uint8)[values]).save(path, compress_level=0)
     flags = ("--oracle-masks", "--relabel.rounds", "0", "--refine", "none")
     assert run("train", folder / "data", "--out", folder / "run", *SMALL, *flags) == 0
     return folder / "data", folder / "run"
