@@ -135,11 +135,11 @@ def test_each_class_has_the_threshold_of_the_cells_that_it_wins() -> None:
     few = [maps(scores(0.6, 0.95), (1,)) for _ in range(3)]
     absent = maps(np.concatenate([scores(0.3, 0.9) + 0.01, np.full((1, 7, 10), 0.001)]), (2, 3))  # class 3 wins nowhere
     every = [*faint, *few, *sharp, *[absent] * 12]
-    found = find_threshold(every, "otsu3-by-class", 5)
-    assert found.value == threshold_of(every, "otsu3") and not find_threshold(every, "otsu3", 5).of_class
-    assert 0.25 < found.of_class[0] < 0.4 < 0.6 < found.of_class[2] < 0.9
+    found = find_threshold(every, "otsu23-by-class", 5)
+    assert found.value == threshold_of(every, "otsu23") and not find_threshold(every, "otsu3", 5).of_class
+    assert 0.15 < found.of_class[0] < 0.4 < 0.5 < found.of_class[2] < 0.9
     assert found.of_class[1] == found.of_class[3] == found.of_class[4] == found.value
-    assert found.of_class[0] == pytest.approx(threshold_of(faint, "otsu3"))
+    assert found.of_class[0] == pytest.approx(threshold_of(faint, "otsu23"))
 
     for of_photo in (faint[0], sharp[0], few[0], absent):
         levelled = found.levelled(of_photo)
@@ -155,7 +155,7 @@ def test_each_class_has_the_threshold_of_the_cells_that_it_wins() -> None:
     assert Threshold.from_json(Threshold(0.3, "given").to_json(names), names) == Threshold(0.3, "given")
 
 
-@pytest.mark.parametrize("rule", ["otsu", "otsu3", "otsu3-by-class", "li", "between", "auto"])
+@pytest.mark.parametrize("rule", ["otsu", "otsu3", "otsu23", "otsu23-by-class", "li", "between", "auto"])
 def test_rules_weigh_images_alike_and_survive_degenerate_maps(rule: str) -> None:
     split = maps([[[0.1, 0.9]]], (0,))
     assert 0.1 < threshold_of([split], rule) < 0.9

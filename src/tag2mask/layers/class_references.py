@@ -117,7 +117,7 @@ class ComparedWithReferences(nn.Module):
 def compared_traits(traits: Traits, references: int) -> Traits:
     """Those of a method whose maps come from so many references of each class (0: its own). They are means of scores,
     no probabilities, and what surrounds objects lies between them and the background, so the
-    upper one of Otsu's thresholds for three groups suits them, of each class."""
+    mean of Otsu's thresholds for two and three groups suits them, of each class."""
     if not references:
         return traits
-    return replace(traits, references=references, maps="evidence", threshold_rule="otsu3-by-class")
+    return replace(traits, references=references, maps="evidence", threshold_rule="otsu23-by-class")

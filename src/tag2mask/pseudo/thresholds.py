@@ -10,8 +10,9 @@ pulls it up; Li's minimum cross entropy (Li and Lee, Pattern Recognition 1993) t
 low where the maps rest on a haze. Maps lie between.
 
 Maps that come from references have three groups: background, what surrounds objects, and objects. Otsu's two take
-the surroundings for object; of his three groups (section IV of his paper), the highest is the objects. How sharply a
-class stands out from its surroundings differs from class to class, so these have a threshold each.
+the surroundings for object; of his three groups (section IV of his paper), the highest is the objects, but where maps
+rest on an object's telling parts alone it is no more than these. The mean of both is never far off. How sharply a class
+stands out from its surroundings differs from class to class, so these have a threshold each.
 """
 
 from __future__ import annotations
@@ -171,6 +172,11 @@ def otsu3_threshold(histogram: np.ndarray) -> float:
     return _best(of_upper, below)
 
 
+def otsu23_threshold(histogram: np.ndarray) -> float:
+    """The geometric mean of Otsu's of two groups and the upper one of three."""
+    return math.sqrt(otsu_threshold(histogram) * otsu3_threshold(histogram))
+
+
 def li_threshold(histogram: np.ndarray) -> float:
     """Li's: where the cross entropy of the scores and their two groups' means is lowest, i.e. where
     ``m1 log(mean1) + m2 log(mean2)`` is largest, ``m`` being a group's sum of scores."""
@@ -190,6 +196,7 @@ RULES = {
     "between": between_threshold,
     "otsu": otsu_threshold,
     "otsu3": otsu3_threshold,
+    "otsu23": otsu23_threshold,
     "li": li_threshold,
 }
 
