@@ -8,13 +8,13 @@ weights come together while it is computed. Gradients are added up as those of t
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tag2mask import processes
 from tag2mask.backbones import Backbone
@@ -70,11 +70,9 @@ def is_split(tensor: Tensor | None) -> bool:
 
 
 def _of_split(tensor: Tensor | None) -> Any:
-    """The same, where it is split."""
-    if processes.world() == 1:
-        return None
-
-    return tensor if isinstance(tensor, DTensor) else None
+    """The same, where it is split. Who split it has imported the module; that takes a moment and is not done here."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return tensor if module is not None and isinstance(tensor, module.DTensor) else None
 
 
 def whole(tensor: Tensor) -> Tensor:
