@@ -86,6 +86,7 @@ def split_like(tensor: Tensor, other: Tensor) -> Tensor:
     split = _of_split(other)
     if split is None or tensor.shape != other.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.to(other.device), split.device_mesh, split.placements, src_data_rank=None)
 
