@@ -76,7 +76,7 @@ FAULTS = {
         "pseudo/thresholds.py", "np.interp(1 - share,", "np.interp(share,",
         "test_pseudo.py::test_the_methods_own_background_sets_the_threshold_where_there_is_one"),
     "a refined mask of which nothing is left is believed": Fault(
-        "pseudo/refined.py", "not vanished(unrefined.mask, mask.mask, settings.min_growth)", "True",
+        "pseudo/refined.py", "not lost_objects(unrefined.mask, mask.mask, settings.min_growth)", "True",
         "test_refined.py::test_growth_is_limited_and_so_is_vanishing"),
     "a refined mask that floods the photo is believed": Fault(
         "pseudo/refined.py", "and after <= before * settings.max_growth", "",

@@ -202,7 +202,7 @@ def chosen_on_truth(run: Execution) -> list[str]:
     segments = not s.single_stage and names.segmenters(s)[-1] in run.folders
     if segments and s.segmenter.name == "decoder":
         lines.append("that the decoder is the default segmenter was chosen on VOC's truth")
-    if segments and s.inference.empty_below:
+    if segments and s.inference.empty_below and segment.teaches_empty(run.data.train):
         lines.append("that photos in which no class is likely are taken to show none was chosen on tiles' truth")
     if segments and s.segmenter.balance:
         lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's and tiles' truth")

@@ -31,7 +31,7 @@ from tag2mask.stages.segmenter import load_segmenter
 from tag2mask.types import Photos
 
 FILE, SCRIPT = "model.onnx", "predict.py"
-CERTAIN = 100.0  # added to a logit, beside which the others are nothing
+EMPTY_MARGIN = 100.0  # added to a logit, beside which the others are nothing
 TOLERANCE = 1e-4  # of logits, against torch
 INPUT, OUTPUT = "images", "logits"
 
@@ -53,7 +53,7 @@ class _Logits(nn.Module):
         if shown is None or not self.empty_below:
             return logits
         empty = shown.sigmoid().amax(1) < self.empty_below
-        return torch.cat([logits[:, :1] + CERTAIN * empty[:, None, None, None], logits[:, 1:]], 1)
+        return torch.cat([logits[:, :1] + EMPTY_MARGIN * empty[:, None, None, None], logits[:, 1:]], 1)
 
 
 def write_onnx(path: Path | str, out: Path | str) -> float:

@@ -10,7 +10,7 @@ from tag2mask.pseudo.masks import (
     refine,
     shows_object,
 )
-from tag2mask.pseudo.refined import decide_refined, vanished
+from tag2mask.pseudo.refined import decide_refined, lost_objects
 from tag2mask.pseudo.saliency import by_saliency_rule
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
 from tag2mask.pseudo.sizes import cells_above, hardly_shown
@@ -43,6 +43,7 @@ __all__ = [
     "index_mask",
     "label_scores",
     "li_threshold",
+    "lost_objects",
     "mask_values",
     "missing_classes",
     "otsu3_threshold",
@@ -51,5 +52,4 @@ __all__ = [
     "score_histogram",
     "shows_object",
     "threshold_of",
-    "vanished",
 ]

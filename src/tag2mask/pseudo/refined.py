@@ -29,13 +29,13 @@ def decide_refined(
     if not settings.max_growth and not settings.min_growth:
         return mask, True
     unrefined = decide(id, classes, scores, settings)
-    believed = not vanished(unrefined.mask, mask.mask, settings.min_growth)
+    believed = not lost_objects(unrefined.mask, mask.mask, settings.min_growth)
     if settings.max_growth:
         before, after = (float(shows_object(of.mask).mean()) for of in (unrefined, mask))
         believed = believed and after <= before * settings.max_growth
     return (mask, True) if believed else (unrefined, False)
 
 
-def vanished(before: np.ndarray, after: np.ndarray, least: float) -> bool:
+def lost_objects(before: np.ndarray, after: np.ndarray, least: float) -> bool:
     """Whether the objects of a mask ``[height width]`` cover less than ``least`` times their area of before."""
     return float(shows_object(after).mean()) < least * float(shows_object(before).mean())

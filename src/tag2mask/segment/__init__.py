@@ -1,7 +1,7 @@
 """Segmenters by name, their training loss, their inference, and the masks they make of their own training photos."""
 
 from tag2mask.segment.build import backbone_of, build, check_settings, known
-from tag2mask.segment.deeplab import DeepLab, weigh_classes
+from tag2mask.segment.deeplab import DeepLab, teaches_empty, weigh_classes
 from tag2mask.segment.inference import InferenceSettings, PhotoSegmenter, Segmented, refined, segment_photo
 from tag2mask.segment.relabel import RelabelSettings, gate_by_tags
 from tag2mask.segment.settings import SegmenterSettings
@@ -22,5 +22,6 @@ __all__ = [
     "known",
     "refined",
     "segment_photo",
+    "teaches_empty",
     "weigh_classes",
 ]

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from tag2mask.backbones import Backbone
 from tag2mask.segment.settings import SegmenterSettings
-from tag2mask.types import Views, masked_mean
+from tag2mask.types import Dataset, Views, masked_mean
+
+EMPTY_SHARE = 0.1  # of the training photos
 
 
 class DeepLab(nn.Module):
@@ -60,6 +62,12 @@ class DeepLab(nn.Module):
         maps = self.presence(features)
         shown = maps.float().mean((2, 3)) if valid is None else masked_mean(maps, valid)
         return weigh_classes(logits.float(), F.logsigmoid(shown)), shown
+
+
+def teaches_empty(dataset: Dataset) -> bool:
+    """Whether enough training photos show none of the classes for a segmenter to learn what such a photo looks like."""
+    none = sum(sample.labels == frozenset() for sample in dataset.samples)
+    return none >= EMPTY_SHARE * len(dataset) > 0
 
 
 def weigh_classes(logits: Tensor, log_presence: Tensor) -> Tensor:

@@ -38,8 +38,6 @@ from tag2mask.stages.taught import corrected_mask, masks_to_learn, say_untagged,
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import PseudoMask, Sample
 
-EMPTY_SHARE = 0.1  # of training photos that show none of the classes; of fewer a network does not learn what none is
-
 
 def structure(settings: RunSettings) -> tuple[str | Part, ...]:
     """Settings that say which segmenter is built."""
@@ -89,8 +87,7 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     source = _source(context, backbone, context.read(masks))
     train = from_source(context, segmenter, train)
     if isinstance(segmenter, segment.DeepLab):
-        none = sum(sample.labels == frozenset() for sample in context.train.samples)
-        segmenter.saw_empty.fill_(none >= EMPTY_SHARE * len(context.train) > 0)
+        segmenter.saw_empty.fill_(segment.teaches_empty(context.train))
     task = segment.SegmenterTask(segmenter, s.segmenter.balance).to(compute.device())
     fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     save_model(segmenter, context.folder.model)  # without the task around it
@@ -178,7 +175,7 @@ def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
         refined = pseudo.refine(pixels, scores, sharpen)
         decided = by_best_score(sample, classes, scores, refined, decide)
         mask = earlier.if_any(sample) if decide.min_growth else None
-        if mask is not None and pseudo.vanished(mask, decided.mask.mask, decide.min_growth):
+        if mask is not None and pseudo.lost_objects(mask, decided.mask.mask, decide.min_growth):
             decided = Decided(PseudoMask(sample.id, mask), decided.uncertainty, refined=False)
         return keep_mask(context, sample, decided)
 
