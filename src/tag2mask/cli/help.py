@@ -45,11 +45,12 @@ GROUPS: dict[str, dict[str, str]] = {
     "a better segmenter for new photos": {
         "--segmenter NAME": "deeplab-v2, smp:unet, ... (tag2mask list segmenters) [decoder]",
         "--with-masks": "also learn from masks that people corrected (tag2mask import)",
+        "--inference.prior-correction S": "0 to 1: higher is smaller objects in new photos [0.5]",
         "--relabel.rounds N": "how often it makes the masks of its own photos again, and learns from them [1]",
         "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects [384]",
     },
     "less time, less memory": {
-        "--epochs N": "passes over the photos; auto: enough for few photos, too [auto]",
+        "--epochs N": "passes over the photos; auto: as many as 300 steps are, at least 1 [auto]",
         "--freeze": "compute the backbone's features once, train heads in minutes",
         "--from RUN": "start from a finished run, and train for the share of photos that is new",
         "--train.batch-size N": "photos in a step; fewer need less memory [16]",
