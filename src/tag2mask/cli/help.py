@@ -45,7 +45,6 @@ GROUPS: dict[str, dict[str, str]] = {
     "a better segmenter for new photos": {
         "--segmenter NAME": "deeplab-v2, smp:unet, ... (tag2mask list segmenters) [decoder]",
         "--with-masks": "also learn from masks that people corrected (tag2mask import)",
-        "--inference.prior-correction S": "0 to 1: higher is smaller objects in new photos [0.5]",
         "--relabel.rounds N": "how often it makes the masks of its own photos again, and learns from them [1]",
         "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects [384]",
     },
