@@ -183,6 +183,27 @@ def test_truth_in_another_order_than_the_classes(tmp_path):
     assert "shows others only" not in "\n".join(map(str, doctor.diagnose(tmp_path, DataSettings())))
 
 
+def two_classes_with_truth(root, folder="masks"):
+    for number in range(6):
+        Image.new("RGB", (8, 8), (40 * number, 90, 9)).save(photo(root / "images" / f"{number}.png"))
+        mask = Image.new("L", (8, 8))
+        mask.putpixel((2, 3), 1)
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        mask.save(root / folder / f"{number}.png")
+    write(root / "tags.csv", "image,tags\n" + "".join(f"{n}.png,{('bar', 'disc')[n % 2]}\n" for n in range(6)))
+    return "\n".join(map(str, doctor.diagnose(root, DataSettings())))
+
+
+def test_truth_with_one_value_for_all_classes(tmp_path):
+    """Objects against background: no --truth-values can mend that."""
+    said = two_classes_with_truth(tmp_path)
+    assert "never show disc where the tags do: objects of every class have the value 1" in said
+
+
+def test_masks_that_belong_to_no_photo_are_named_with_their_folder(tmp_path):
+    assert "named like a photo: cat/0.png, cat/1.png" in two_classes_with_truth(tmp_path, "masks/cat")
+
+
 # --- annotations ------------------------------------------------------------------------------------------------------
 
 

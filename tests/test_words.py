@@ -80,11 +80,29 @@ def test_words_are_classes(name):
 
 
 def test_look_alikes():
-    names = ["traffic light", "traffic_light", "cat", "с" + "at", "dog", "dogs", "bus", "glass", "résumé", "resume"]
+    names = [
+        "bird",
+        "bird (1)",
+        "tree",
+        "tree - Copy",
+        "t-shirt",
+        "traffic light",
+        "traffic_light",
+        "cat",
+        "с" + "at",
+        "dog",
+        "dogs",
+        "bus",
+        "glass",
+        "résumé",
+        "resume",
+    ]
     assert {frozenset(group) for group in words.look_alike(names)} == {
         frozenset({"traffic light", "traffic_light"}),
         frozenset({"cat", "с" + "at"}),  # Cyrillic
         frozenset({"dog", "dogs"}),
+        frozenset({"bird", "bird (1)"}),
+        frozenset({"tree", "tree - Copy"}),
         frozenset({"résumé", "resume"}),
     }
 
@@ -190,7 +208,8 @@ def test_forms_of_letters_are_one_word(first, second):
 
 
 @pytest.mark.parametrize(
-    "tag", ["“cat”", "“cat", "cat”", "«cat»", "‘cat’", "cat:0.9", "&lt", "salt &amp", "#REF!", "#DIV/0!"]
+    "tag",
+    ["“cat”", "“cat", "cat”", "«cat»", "‘cat’", "cat:0.9", "dog:0", "dog = 0", "&lt", "salt &amp", "#REF!", "#DIV/0!"],
 )
 def test_more_that_programs_write(tag):
     assert words.no_class(tag)
@@ -203,6 +222,8 @@ def test_more_words_that_are_classes(name):
 
 def test_words_joined_to_others():
     assert list(words.joined(["cat", "cat & dog", "house cat", "salt and pepper"])) == [("cat & dog", "cat")]
+    assert list(words.joined(["cat", "dog", "cat_dog", "traffic_light", "light"])) == [("cat_dog", "cat")]
+    assert list(words.several_words(["cat", "dog", "cat\\dog"])) == [("cat\\dog", ["cat", "dog"])]
 
 
 def test_separators_of_full_width(tmp_path):

@@ -157,7 +157,7 @@ def _usable(records: Mapping[SampleKey, Mapping[str, Any]], sample: Sample) -> M
 
 
 def _photos(source: Source, chosen: Sequence[tuple[Sample, float]], root: Path) -> Iterator[MaskedPhoto]:
-    mask_of = MaskReader(source.stage)
+    mask_of = MaskReader(source.stage, source.dataset.classes)
     for sample, score in chosen:
         name = sample.image_path.relative_to(root).as_posix()
         yield MaskedPhoto(sample.id, name, sample.image_path, mask_of(sample), score)

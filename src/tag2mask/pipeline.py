@@ -85,7 +85,7 @@ def merge_run(out: Path | str) -> str:
         InputError: shards are missing or overlap.
     """
     folder = Run(Path(out), existing=True)
-    settings = settings_from(folder.description()["settings"])
+    settings = settings_from(folder.described()["settings"])
     sharing.check_shards(folder, stages.plan(settings), _until(settings, "masks"))
     masks = folder.current("masks")
     assert masks is not None

@@ -259,7 +259,7 @@ class Galleries:
 
     def _mask(self, name: str, sample: Sample) -> np.ndarray | None:
         stage = self.run.folders.get(name)
-        return None if stage is None else MaskReader(stage).if_any(sample)
+        return None if stage is None else MaskReader(stage, self.run.data.train.classes).if_any(sample)
 
 
 def _risk(run: Execution) -> dict[str, list[tuple[float, float]]]:

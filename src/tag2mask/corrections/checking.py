@@ -81,7 +81,7 @@ def _of(source: Source, corrected: Mapping[SampleKey, Corrected]) -> list[Sample
 def _checked(run: Run, source: Source, samples: Sequence[Sample]) -> Check:
     classes = source.dataset.classes
     dataset = replace(source.dataset, samples=samples, truth_values=tuple(range(1, len(classes) + 1)))
-    mask_of = MaskReader(source.stage)
+    mask_of = MaskReader(source.stage, classes)
     of_photos = [evaluate.score_photo(sample, dataset, mask_of.if_any(sample)) for sample in samples]
     total = evaluate.Scores.none(classes)
     for scores in of_photos:

@@ -200,7 +200,7 @@ def _settled(source: Source, sample: Sample, drawn: Drawn) -> tuple[np.ndarray, 
             f"the corrected mask of {drawn.name} is {mask.shape[1]}x{mask.shape[0]} pixels and the photo "
             f"{facts.width}x{facts.height}: correct masks at the photo's own size"
         )
-    if _differs(MaskReader(source.stage).if_any(sample), mask):
+    if _differs(MaskReader(source.stage, source.dataset.classes).if_any(sample), mask):
         return mask, "changed"
     return mask, "accepted" if drawn.accepted else "unchanged"
 

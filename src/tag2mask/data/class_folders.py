@@ -87,11 +87,14 @@ class ClassFolders:
 
     def _check(self, origins: Mapping[str, str], groups: Groups) -> None:
         """Refuse a folder that holds no class, or that holds the data set one folder deeper."""
+        only_default = [*origins] == ["default"]  # as CVAT and Datumaro call the folder of all photos
+        found = foreign(self.root) if only_default or not origins else None
+        if only_default and found:
+            raise InputError(f"{self.base} holds one folder of photos, default; {found}")
         if not origins:
             state = "holds images but no tags" if self.files.photos else "holds no images"
             if good := self._good():
                 state = f"holds photos of no class, only in {listed(good)}, which means none of the classes"
-            found = foreign(self.root)
             if found:
                 raise InputError(f"{self.base} {state}; {found}")
             raise InputError(

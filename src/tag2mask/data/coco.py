@@ -63,10 +63,10 @@ def annotation_files(root: Path) -> dict[str, Path]:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON file begins as COCO's do."""
+    """Whether a JSON file begins as COCO's do. Datumaro's has an object of categories, and lists of annotations too."""
     start = start_of(path, 1 << 14).lstrip(b"\xef\xbb\xbf \r\n\t")
-    keys = set(re.findall(rb'"(images|annotations|categories|info|licenses)"\s*:\s*[\[{]', start))
-    return start.startswith(b"{") and bool(keys - {b"info"})
+    lists = re.search(rb'"(images|annotations|categories|licenses)"\s*:\s*\[', start)
+    return start.startswith(b"{") and bool(lists) and not re.search(rb'"categories"\s*:\s*\{', start)
 
 
 class Coco:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.data.assemble import Photos, listing
@@ -27,7 +28,7 @@ from tag2mask.data.listing import Listing
 from tag2mask.data.locating import locate, missing_images
 from tag2mask.data.mixed import not_named
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
-from tag2mask.data.table import form_of, rows, unread_columns
+from tag2mask.data.table import form_of, photo_names, rows, unread_columns
 from tag2mask.data.walk import Present, folders, left_out, walk
 from tag2mask.data.words import check_class, several_words
 from tag2mask.errors import InputError, listed
@@ -113,14 +114,28 @@ class Folder:
         self._present = Present()
         self._lines: dict[str, Lines] = {}
         tags = DistinctTags()
+        self._by_folder: list[Path] = []  # tables whose splits are those of the photos' folders
         for name, path in self.tables:
+            by_folder = self._splits_are_folders(path)
             for row in rows(path, name):
+                if by_folder:
+                    row = replace(row, split=split_of_folder(row.image) or name)
                 if row.split not in self._lines:
                     self._lines[row.split] = Lines(path, tags)
                 self._lines[row.split].add(row, path)
         if user_classes(root, settings) is None:
             check_tags(tags.origins)
         self.known = known_classes(root, settings, tags.origins)
+
+    def _splits_are_folders(self, path: Path) -> bool:
+        """Whether a table without a column of splits, which is not called as one either, names each photo in the folder
+        of a split, ``train/7.jpg`` and ``test/8.jpg`` (Hugging Face's ``metadata.csv``)."""
+        if "split" in form_of(path).at or is_split(_split_of(path, self.root)):
+            return False
+        found = {split_of_folder(name) for name in photo_names(path)}
+        several = None not in found and len(found) > 1
+        self._by_folder += [path] if several else []
+        return several
 
     def splits(self) -> tuple[str, ...]:
         """The splits, in order of appearance."""
@@ -161,12 +176,20 @@ class Folder:
 
     def left_out(self) -> Iterator[Finding]:
         """What lies in the folder of photos and is not read."""
+        for path in self._by_folder:
+            said = f"{path} has no column split: photos are of the splits whose folders they are in"
+            yield Finding("note", f"{said} ({', '.join(self.splits())})")
         for _, path in self.tables:
             yield from unread_columns(path)
         contents = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._joined(split).names}
         yield from not_named(contents.photos, named, self.base, listed(path.name for _, path in self.tables))
         yield from left_out(contents, self.base)
+
+
+def split_of_folder(image: str) -> str | None:
+    """The split whose folder a photo lies in, by its name there; None where no folder is called so."""
+    return next((split_name(part) for part in image.split("/")[:-1] if is_split(part)), None)
 
 
 def _photo_folder(root: Path, settings: DataSettings) -> Path:

@@ -61,7 +61,7 @@ def _otherwise_spelt(path: str, base: str, present: Present) -> str | None:
 
 def missing_images(missing: Sequence[str], total: int, source: str, base: Path) -> InputError:
     """The error for photos that a table or list names and that are not there."""
-    there = _namesake(missing[0], base)
+    there = namesake(missing[0], base)
     advice = f"{there} is there: write names as they stand in that folder" if there else "copy them there"
     return InputError(
         f"{len(missing)} of {total} images named in {source} are not in {base}: {listed(missing)}; {advice}, or "
@@ -69,7 +69,7 @@ def missing_images(missing: Sequence[str], total: int, source: str, base: Path) 
     )
 
 
-def _namesake(name: str, base: Path) -> str | None:
+def namesake(name: str, base: Path) -> str | None:
     """A photo under ``base`` that may be meant by this name, from another machine, of the web or in quotes."""
     if not base.is_dir():
         return None

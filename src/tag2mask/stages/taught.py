@@ -59,7 +59,7 @@ def _again(path: Path, sample: Sample, why: str) -> str:
 
 def masks_to_learn(context: Context, masks: StageFolder) -> Callable[[Sample], np.ndarray]:
     """Of each photo its mask of a stage or, where there is one, a person's."""
-    own, corrected = MaskReader(masks), taught(context)
+    own, corrected = MaskReader(masks, context.classes), taught(context)
     return lambda sample: corrected_mask(context, sample) if sample.key in corrected else own(sample)
 
 
