@@ -109,7 +109,7 @@ def test_masks_that_somebody_else_wrote(tmp_path: Path) -> None:
     stage, photo = StageFolder(tmp_path / "masks", "key"), replace(PHOTO, image_path=tmp_path / "b.png")
     read, path = MaskReader(stage, ("disc", "bar")), stage.path(PHOTO.id, ".png")
     write_mask(stage, photo, np.full((5, 7), 3, np.uint8))
-    with pytest.raises(DamagedArtefact, match="holds the value 3, and there are 2 classes"):
+    with pytest.raises(DamagedArtefact, match="holds the value 3, and no class is above 2"):
         read(photo)
     write_mask(stage, photo, np.full((7, 5), 2, np.uint8))
     with pytest.raises(InputError, match="is 5x7 pixels and its photo 7x5"):

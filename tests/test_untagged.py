@@ -64,7 +64,7 @@ def test_a_list_of_photos_elsewhere(photos: Path, tmp_path: Path) -> None:
 BAD_LISTS = {
     "photos that are not there": ("a.jpg\n7.jpg\nb.png\n", "2 of 3 images named in .*: 7.jpg, b.png"),
     "nothing": ("\n \n", "no images in"),
-    "an address": ("https://example.com/a.jpg\n", "1 of 1 images named in .* a.jpg is there"),
+    "an address": ("https://example.com/a.jpg\n", "1 of 1 image named in .* a.jpg is there"),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from tag2mask import backbones, methods, processes, segment
 from tag2mask.backbones import Backbone, BackboneSettings, licences
 from tag2mask.data.batches import check_pairs
-from tag2mask.errors import InputError, listed, unknown
+from tag2mask.errors import InputError, listed, some, unknown
 from tag2mask.files import read_object
 from tag2mask.methods.released import released_state
 from tag2mask.plan.facts import Fact, RunData
@@ -170,10 +170,10 @@ def _check_propagation_network(settings: RunSettings, of_maps: Backbone) -> None
         way.check(of_maps if own is None else backbones.build(replace(own, weights="none")))
 
 
-def check_processes(world: int, photos: int, what: str, tasks: str = "processes") -> None:
+def check_processes(world: int, photos: int, what: str, task: str = "process") -> None:
     """Every process, or other task, has a photo to work on."""
     if world > photos:
-        raise InputError(f"{world} {tasks} were started and there are {photos} {what}: start {photos} {tasks} at most")
+        raise InputError(f"{some(world, task)} were started for {some(photos, what)}: start {photos} at most")
 
 
 def _new_segmenter(settings: RunSettings, classes: int, of_run: Backbone) -> None:
@@ -232,14 +232,14 @@ def check_taught(data: RunData) -> None:
     """There are masks to learn from, where a run is to learn from masks."""
     if data.settings.with_masks and not data.taught:
         raise InputError(
-            f"--with-masks: the run holds no corrected mask of its {len(data.train)} training photos: `tag2mask "
+            f"--with-masks: the run holds no corrected mask of {some(len(data.train), 'training photo')}: `tag2mask "
             "import` some first (docs/guide/correcting.md), or leave --with-masks out"
         )
 
 
 def check_shards(settings: RunSettings, shard: Shard, photos: int) -> None:
     """A shard of labelling can be worked on by itself."""
-    check_processes(shard.count, photos, "training photos", "shards")
+    check_processes(shard.count, photos, "training photo", "shard")
     if processes.place().world > 1:
         raise InputError("a shard is worked on by one process and this was started as several: leave --shard out")
     if settings.frozen:
@@ -277,7 +277,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         if what == "--background saliency-rule":
             if len(lacking) < len(dataset):
                 continue  # photos without one get no mask by the rule; they are counted and named
-            needed = f"saliency maps and none of the {len(dataset)} photos has one"
+            needed = f"saliency maps and none of {some(len(dataset), 'photo')} has one"
         else:
             needed = f"a saliency map for every photo; {len(lacking)} have none ({listed(lacking)})"
         if lacking:

@@ -18,7 +18,7 @@ from tag2mask import checks, concurrency, data, passport, processes, shards
 from tag2mask.data.companions import existing_folder
 from tag2mask.data.images import image_size, write_index_mask
 from tag2mask.data.new_photos import tag_photos
-from tag2mask.errors import InputError, UnreadableImage, listed
+from tag2mask.errors import InputError, UnreadableImage, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.evaluate.matching import MADE_BY, subfolders
 from tag2mask.files import check_outside_runs, check_own_folder, digest, read_object, write_json
@@ -197,7 +197,7 @@ def predict(
     samples = data.load_images(images, skip=[prediction.out])
     prediction = replace(prediction, depth=levels(len(samples)))
     tasks = processes.world() * shard.count
-    checks.check_processes(tasks, len(samples), "photos", "shards" if shard.count > 1 else "processes")
+    checks.check_processes(tasks, len(samples), "photo", "shard" if shard.count > 1 else "process")
     _check_folder(prediction, samples)
     if tags is not None:
         selected = bool(prediction.settings.data.classes)
@@ -211,8 +211,8 @@ def predict(
         kept, aside = _predicted(prediction, batches, began, len(samples) // tasks, make)
         if not kept and shard.count == 1:
             raise InputError(
-                f"none of the {len(samples)} photos in {listed(_places(images))} can be read: give photos in a common "
-                "format"
+                f"none of {some(len(samples), 'photo')} in {listed(_places(images))} can be read: give photos in a "
+                "common format"
             )
         if shard.count > 1:
             content = {"key": key, "images": _places(images), "photos": _list_digest(samples), "aside": aside}
@@ -278,8 +278,8 @@ def merge_predictions(out: Path | str) -> tuple[int, dict[str, str]]:
     missing = [id_ for id_, path in paths.items() if not shards.is_newer(path, began)]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(paths)} masks are missing in {out} ({listed(missing)}): run the shards again, "
-            "which makes what is missing"
+            f"{len(missing)} of {some(len(paths), 'mask')} not there in {out} ({listed(missing)}): run the shards "
+            "again, which makes what is missing"
         )
     return len(paths), aside
 

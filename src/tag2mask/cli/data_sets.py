@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tag2mask.cli.flags import say, show_progress, spell_out
 from tag2mask.cli.parsing import parse
+from tag2mask.errors import some
 from tag2mask.settings import NOT_NEGATIVE, SEED, check_values
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def saliency(arguments: list[str]) -> int:
     show_progress()
     from tag2mask.saliency import make_saliency_maps
 
-    say(f"{len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data))} saliency maps in {parsed.out}")
+    say(f"{some(len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data)), 'saliency map')} in {parsed.out}")
     return 0
 
 

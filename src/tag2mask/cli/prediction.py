@@ -6,6 +6,7 @@ from typing import Literal
 
 from tag2mask.cli.flags import say, show_progress
 from tag2mask.cli.parsing import parse
+from tag2mask.errors import some
 
 
 def predict(arguments: list[str]) -> int:
@@ -54,7 +55,7 @@ def predict(arguments: list[str]) -> int:
     )
     if processes.is_main():
         tell("result", masks=str(parsed.out), photos=len(written))
-        say(f"{len(written)} masks in {parsed.out}")
+        say(f"{some(len(written), 'mask')} in {parsed.out}")
     return 0
 
 
@@ -79,5 +80,5 @@ def merge(arguments: list[str]) -> int:
     masks, aside = prediction.merge_predictions(parsed.DIR)
     for error in aside.values():
         print(f"set aside: {error}")
-    print(f"{masks} masks in {parsed.DIR}" + (f", {len(aside)} photos set aside" if aside else ""))
+    print(f"{some(masks, 'mask')} in {parsed.DIR}" + (f", {some(len(aside), 'photo')} set aside" if aside else ""))
     return 0

@@ -18,7 +18,7 @@ from tag2mask.data.samples import Samples, label_counts
 from tag2mask.data.settings import DataSettings, Layout, split_name
 from tag2mask.data.tag_changes import TagChanges, retagged
 from tag2mask.data.untagged import load_images
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.types import Dataset
 
 __all__ = [
@@ -75,7 +75,8 @@ def training_set(opened: Opened, selection: Selection) -> Dataset:
     refuse_errors(selection.findings)
     dataset, split = selection.tagged(), split_name(opened.settings.train_split)
     if not len(dataset):
-        none = f"holds {len(selection.untagged)} photos and none with tags" if selection.untagged else "holds no photo"
+        untagged = some(len(selection.untagged), "photo")
+        none = f"holds {untagged} and none with tags" if selection.untagged else "holds no photo"
         raise InputError(f"split '{split}' of {opened.root} {none} of the classes {listed(dataset.classes, 6)}")
     lonely = classes_without_photos(dataset)
     if lonely:

@@ -12,7 +12,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.reading import text_lines
 from tag2mask.data.settings import DataSettings, comma_separated
 from tag2mask.data.words import Classes, check_class, clean, folded, listed_classes, merge, no_class
-from tag2mask.errors import InputError, unknown
+from tag2mask.errors import InputError, some, unknown
 
 FILES = ("classes.txt", "class_names.txt", "labelmap.txt", "obj.names")
 """Files of a data set that name its classes, the first that is there."""
@@ -91,7 +91,9 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if not names:
         raise InputError(f"{path} names no class: write one a line")
     if values and len(values) != len(names):
-        raise InputError(f"{path} gives {len(values)} of {len(names)} classes a value: give it to all or to none")
+        raise InputError(
+            f"{path} gives {len(values)} of {some(len(names), 'class')} a value: give it to all or to none"
+        )
     return tuple(names), tuple(values)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import known_classes, user_classes
 from tag2mask.data.companions import TRUTH_WORDS, existing_folder, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.foreign import foreign
 from tag2mask.data.ids import absolute
 from tag2mask.data.listing import Listing
@@ -21,7 +21,7 @@ from tag2mask.data.mixed import masks_among, masks_left_out
 from tag2mask.data.roles import Groups, Meant, Role, groups_of, role_of
 from tag2mask.data.settings import DataSettings, comma_separated, is_split, known_split, split_name
 from tag2mask.data.walk import folders, left_out, walk
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 
 class Place(NamedTuple):

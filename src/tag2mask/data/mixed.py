@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from tag2mask.data.companions import MARK, SALIENCY_WORDS, TRUTH_WORDS, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import sample_id
 from tag2mask.data.peek import is_colour, is_flat
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 
 _WORDS = frozenset((*TRUTH_WORDS, *SALIENCY_WORDS))
 # 7_mask, also of several objects (BUSI: 7_mask_1), or mask_7

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from tag2mask.data.finding import some
 from tag2mask.data.folder import check_tags
 from tag2mask.data.ids import absolute
 from tag2mask.data.lines import DistinctTags, Lines
@@ -15,7 +14,7 @@ from tag2mask.data.samples import Labels, Samples
 from tag2mask.data.table import form_of, rows
 from tag2mask.data.walk import Present
 from tag2mask.data.words import check_class, listed_classes
-from tag2mask.errors import InputError, listed, unknown
+from tag2mask.errors import InputError, listed, some, unknown
 
 log = logging.getLogger("tag2mask")
 
@@ -39,7 +38,7 @@ def tag_photos(photos: Samples, table: Path, classes: Sequence[str], *, selected
         there = namesake(missing[0], photos.base) if photos.base != Path() else None
         advice = f"{there} is there: write names as they stand in" if there else "give"
         raise InputError(
-            f"{len(missing)} of {len(lines)} photos named in {table} are not among the {len(photos)} to predict: "
+            f"{len(missing)} of {some(len(lines), 'photo')} named in {table} not among the {len(photos)} to predict: "
             f"{listed(missing)}; {advice} the folder that holds them, or remove their lines"
         )
     number = listed_classes(classes, tags.origins).number

@@ -18,7 +18,7 @@ from tag2mask.data.ids import tidy
 from tag2mask.data.reading import bounded_lines, opened_text
 from tag2mask.data.settings import split_name
 from tag2mask.data.words import clean
-from tag2mask.errors import InputError, listed, unknown
+from tag2mask.errors import InputError, listed, some, unknown
 from tag2mask.types import DOMAINS, Domain
 
 # What columns are called, the likeliest name first.
@@ -196,7 +196,7 @@ class _Parser:
         extra = cells[len(form.columns) :]
         if any(map(str.strip, extra)) and not form.tags_go_on:
             raise InputError(
-                f"{self.path} line {line} has {len(cells)} cells where the first line has {len(form.columns)}: "
+                f"{self.path} line {line} has {some(len(cells), 'cell')} where the first line has {len(form.columns)}: "
                 "separate tags by ;"
             )
         cells += [""] * (len(form.columns) - len(cells))

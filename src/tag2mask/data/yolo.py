@@ -17,7 +17,7 @@ from tag2mask.data import yolo_yaml
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import Known, user_classes
 from tag2mask.data.companions import PHOTO_WORDS, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import sample_id
 from tag2mask.data.listing import Listing
 from tag2mask.data.mixed import masks_among, masks_left_out
@@ -25,7 +25,7 @@ from tag2mask.data.peek import start_of
 from tag2mask.data.reading import text_lines
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, image_files, left_out, walk
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 
 class Place(NamedTuple):

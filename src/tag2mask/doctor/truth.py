@@ -10,12 +10,12 @@ import numpy as np
 
 from tag2mask.data import DataSettings
 from tag2mask.data.decode import open_photo
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.images import index_mask_size, read_saliency
 from tag2mask.data.samples import Samples
 from tag2mask.data.voc_tags import CLASSES as VOC_CLASSES
 from tag2mask.data.walk import image_files
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.types import BACKGROUND, IGNORE, Dataset, Sample, SampleKey
 
 LOOKED_AT = 300  # masks and maps whose pixels are read, per split; spread evenly, enough to see wrong values

@@ -89,7 +89,7 @@ class MaskReader:
         except UnreadableImage as error:
             raise DamagedArtefact(path, str(error)) from error
         if (strange := int(mask[mask != IGNORE].max(initial=0))) > len(self.classes):
-            raise DamagedArtefact(path, f"it holds the value {strange}, and there are {len(self.classes)} classes")
+            raise DamagedArtefact(path, f"it holds the value {strange}, and no class is above {len(self.classes)}")
         _check_size(path, mask, sample)
         return mask
 
