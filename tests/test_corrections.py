@@ -73,7 +73,7 @@ def test_a_check_is_the_mean_iou_of_the_corrected_photos(
         means.append((a + b + c).mean_iou)
     assert np.allclose(found["interval"], np.percentile(means, [2.5, 97.5]), atol=2.0)
     assert any("no random choice" in line for line in found["remarks"])
-    assert any("3 photos say little" in line for line in found["remarks"])
+    assert any("3 photos cannot say much" in line for line in found["remarks"])
     assert run("import", copy, out, "--from", "png") == 0
     (again,) = corrections.check(copy)
     assert again.scores.photos == 3 and abs(again.scores.mean_iou - total.mean_iou) < 1e-3, "twice the same is once"

@@ -96,7 +96,7 @@ def test_one_process_of_torchrun_uses_no_process_group(monkeypatch: pytest.Monke
 
 def test_more_processes_than_photos() -> None:
     with pytest.raises(InputError, match="5 processes were started for 4 training photos: start 4 at most"):
-        checks.check_processes(5, 4, "training photos")
+        checks.check_processes(5, 4, "training photo")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])

@@ -86,6 +86,13 @@ def test_masks_of_photos_are_no_photos(photos: Path, caplog: pytest.LogCaptureFi
     assert "3 files in" in caplog.text and "named like masks of photos left out" in caplog.text
 
 
+def test_a_data_set_with_its_masks(tmp_path: Path) -> None:
+    """Its masks are not predicted on."""
+    photo(tmp_path / "images" / "a.png")
+    mask(tmp_path / "masks" / "a.png")
+    assert ids(tmp_path) == ["images/a"]
+
+
 def test_what_is_no_photo_is_said(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photos / "d.heic").write_bytes(b"x")
     (photos / "e.png").symlink_to(photos / "nowhere.png")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_sets import photo, refused, tags, write
 from tag2mask import data
 from tag2mask.data import DataSettings, words
+from tag2mask.errors import some
 
 SAME = [
     "café", unicodedata.normalize("NFD", "café"), "café ", " café", "café\u00a0", "ca\u200bfé", "\ufeffcafé", "Café",
@@ -232,6 +233,15 @@ def test_separators_of_full_width(tmp_path):
     assert tags(data.load(tmp_path)) == {"1": {"cat", "dog", "cow"}}
     write(tmp_path / "tags.csv", "image,tags\n1.jpg,cat、dog\n")
     assert "has a comma in it" in refused(tmp_path)
+
+
+def test_how_many_of_a_thing():
+    things = ("photo", "training photo", "class", "process", "box", "patch")
+    assert [some(1, thing) for thing in things] == [f"1 {thing}" for thing in things]
+    assert [some(n, thing) for n, thing in enumerate(things, 2)] == [
+        "2 photos", "3 training photos", "4 classes", "5 processes", "6 boxes", "7 patches",
+    ]  # fmt: skip
+    assert some(0, "mask") == "0 masks"
 
 
 def test_two_columns_of_one_name(tmp_path):

@@ -144,14 +144,18 @@ def cache_folder() -> Path:
     return Path(base) / "tag2mask"
 
 
-def check_outside_runs(out: Path) -> None:
+def check_outside_runs(out: Path, *, is_run: bool = False) -> None:
     """Refuse to write into a run, by whatever path.
+
+    Args:
+        is_run: ``out`` is to be one itself.
 
     Raises:
         InputError: ``out`` lies in one.
     """
     real = out.resolve()
-    inside = next((folder for folder in (real, *real.parents) if (folder / "run.json").exists()), None)
+    above = real.parents if is_run else (real, *real.parents)
+    inside = next((folder for folder in above if (folder / "run.json").exists()), None)
     if inside is not None:
         raise InputError(
             f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"

@@ -101,7 +101,7 @@ def _remarks(run: Run, source: Source, samples: Sequence[Sample]) -> Iterable[st
         yield f"left out: {some(taught, 'corrected photo')}, since the run has learned from them (--with-masks)"
     yield "people started from the run's own masks, so borders they left alone count as right"
     if len(samples) < FEW:
-        yield f"so few ({some(len(samples), 'photo')}) say little: correct {FEW} at least, better 20"
+        yield f"{some(len(samples), 'photo')} cannot say much: correct {FEW} at least, better 20"
     if len(samples) == len(source.dataset):
         return
     ids = {sample.id for sample in samples}

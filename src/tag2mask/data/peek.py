@@ -41,8 +41,8 @@ def is_colour(path: Path) -> bool | None:
 def is_flat(path: Path) -> bool:
     """Whether a PNG has so few bytes that it can hold no photo, only some areas of one colour each, as masks do.
 
-    Masks take about 0.02 bytes a pixel, with colours or without; photos take 0.5 and more. One of under 32 x 32 pixels
-    tells nothing.
+    150 true masks took at most 0.06 bytes a pixel, with colours or in a palette; 120 photos took 0.9 and more in
+    colour, 0.3 in grey and 0.18 in a palette. One of under 32 x 32 pixels tells nothing.
     """
     start = start_of(path, 26)
     if start[:8] != b"\x89PNG\r\n\x1a\n":

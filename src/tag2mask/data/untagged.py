@@ -66,8 +66,9 @@ def _of_place(place: Path, left: Sequence[Path]) -> list[str]:
 def _of_folder(base: Path, left: Sequence[Path]) -> list[str]:
     """The photos under a folder. Masks of others are told by their names, and have no photo's colours."""
     contents = walk(base, frozenset(folder.relative_to(base).as_posix() for folder in left if base in folder.parents))
-    named = masks_among(contents.photos, base)
-    masks = {name for name in named if not is_colour(base / name) or is_flat(base / name)}
+    named = masks_among([f"{base.name}/{name}" for name in contents.photos], base.parent)  # base/images and base/masks
+    files = {name.partition("/")[2]: base.parent / name for name in named}
+    masks = {name for name, file in files.items() if not is_colour(file) or is_flat(file)}
     _say(masks_left_out(sorted(masks), base))
     _say(left_out(contents, base))
     return [name for name in contents.photos if name not in masks]

@@ -140,7 +140,7 @@ class Run:
         if described is None and not self._looks_like_a_run():
             raise InputError(f"{folder} is not empty and not a run folder: give another --out, or empty it")
         if described is None:
-            check_outside_runs(folder.absolute().parent)
+            check_outside_runs(folder, is_run=True)
         version = VERSION if described is None else described.get("version")
         if version != VERSION:
             raise InputError(
