@@ -49,7 +49,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects [384]",
     },
     "less time, less memory": {
-        "--epochs N": "passes over the photos; auto: enough for few photos, too [auto]",
+        "--epochs N": "passes over the photos; auto: as many as 300 steps are, at least 1 [auto]",
         "--freeze": "compute the backbone's features once, train heads in minutes",
         "--from RUN": "start from a finished run, and train for the share of photos that is new",
         "--train.batch-size N": "photos in a step; fewer need less memory [16]",

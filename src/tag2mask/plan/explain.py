@@ -50,7 +50,7 @@ def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wan
     known = _Known({fact: said for fact, dataset in _datasets(data).items() if _any_of(unread, dataset)})
     state, because = ("begun", (said,)) if unread else ("done", ())
     rows = [Outlook(first.name, first.title, state, because, _minutes(checked))]
-    data = data.checked(read_records(checked.records, first.record))
+    data = data.checked([*read_records(checked.records, first.record), *map(_to_be_read, unread)])
     for stage in others:
         row = _of_stage(run, stage, settings, data, known)
         known.states[stage.name] = row.state
@@ -62,6 +62,12 @@ def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wan
 def _datasets(data: RunData) -> dict[Fact, Dataset]:
     """The facts that are the content of photos, and the photos."""
     return {"photos": data.train, **({} if data.val is None else {"val photos": data.val})}
+
+
+def _to_be_read(sample: Sample) -> dict[str, Any]:
+    """The record of a photo that nobody has read yet: taken to be readable. What depends on its content is
+    ``_Known.unread``."""
+    return {"split": sample.split, "id": sample.id, "error": "", "height": 1, "width": 1, "digest": "not read yet"}
 
 
 def _any_of(samples: Sequence[Sample], dataset: Dataset) -> bool:
