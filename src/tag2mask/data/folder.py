@@ -22,7 +22,7 @@ from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import known_classes, user_classes
 from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute
+from tag2mask.data.ids import absolute, is_outside
 from tag2mask.data.lines import DistinctTags, Lines
 from tag2mask.data.listing import Listing
 from tag2mask.data.locating import locate, missing_images
@@ -130,12 +130,17 @@ class Folder:
     def _splits_are_folders(self, path: Path) -> bool:
         """Whether a table without a column of splits, which is not called as one either, names each photo in the folder
         of a split, ``train/7.jpg`` and ``test/8.jpg`` (Hugging Face's ``metadata.csv``)."""
-        if "split" in form_of(path).at or is_split(_split_of(path, self.root)):
+        named = is_split(_split_of(path, self.root)) or not is_split(self.settings.train_split)
+        if named or "split" in form_of(path).at:
             return False
-        found = {split_of_folder(name) for name in photo_names(path)}
-        several = None not in found and len(found) > 1
-        self._by_folder += [path] if several else []
-        return several
+        splits: set[str] = set()
+        for name in photo_names(path):
+            split = split_of_folder(name)
+            if split is None:  # nearly always the first one
+                return False
+            splits.add(split)
+        self._by_folder += [path] if len(splits) > 1 else []
+        return len(splits) > 1
 
     def splits(self) -> tuple[str, ...]:
         """The splits, in order of appearance."""
@@ -188,8 +193,10 @@ class Folder:
 
 
 def split_of_folder(image: str) -> str | None:
-    """The split whose folder a photo lies in, by its name there; None where no folder is called so."""
-    return next((split_name(part) for part in image.split("/")[:-1] if is_split(part)), None)
+    """The split whose folder a photo lies in, by its name there; None where no folder is called so, and for photos from
+    elsewhere, whose folders may be called anything."""
+    above = () if is_outside(image) else image.split("/")[:-1]
+    return next((split_name(name) for name in above if is_split(name)), None)
 
 
 def _photo_folder(root: Path, settings: DataSettings) -> Path:
