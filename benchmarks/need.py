@@ -30,7 +30,7 @@ def main() -> None:
         stages = {last: execution.data.train, "predictions": execution.data.val}
         for (stage, dataset), (samples, signs) in zip(stages.items(), need.signs(execution), strict=False):
             assert dataset is not None
-            masks = MaskReader(execution.folders[stage])
+            masks = MaskReader(execution.folders[stage], execution.data.train.classes)
             chosen = [i for i, sample in enumerate(samples) if sample.mask_path is not None]
             scores = [evaluate.score_photo(samples[i], dataset, masks.if_any(samples[i])) for i in chosen]
             values = np.array([score.mean_iou for score in scores])

@@ -55,7 +55,7 @@ def masks_of(execution: Execution, stage: str) -> Callable[[Sample], np.ndarray]
     measured = next(s.measured for s in execution.stages if s.name == stage)
     assert measured is not None, f"{stage} holds neither maps nor masks"
     if measured.what != "maps":
-        return MaskReader(execution.folders[stage])
+        return MaskReader(execution.folders[stage], execution.data.train.classes)
     scores = next(s for s in execution.stages if s.name == "scores")
     threshold = chosen_threshold(execution.context(scores, execution.folders["scores"]), stage)
     return unrefined(MapReader(execution.folders[stage]), threshold, execution.settings.pseudo)

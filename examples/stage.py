@@ -25,7 +25,7 @@ from tag2mask.types import Sample
 
 
 def start(context: Context) -> PhotoWork:
-    masks = MaskReader(context.read("masks"))
+    masks = MaskReader(context.read("masks"), context.classes)
 
     def write(sample: Sample, nothing: None) -> Record:
         counts = np.bincount(masks(sample).ravel(), minlength=256)

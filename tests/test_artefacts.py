@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.plan.folder import StageFolder
@@ -88,8 +89,8 @@ def test_absent_maps_are_named(tmp_path: Path) -> None:
 
 def test_masks_round_trip_and_damaged_ones_are_moved_aside(tmp_path: Path) -> None:
     stage = StageFolder(tmp_path, "key")
-    mask = np.random.default_rng(0).integers(0, 256, (5, 7)).astype(np.uint8)
-    read = MaskReader(stage)
+    mask = np.random.default_rng(0).choice([0, 1, 2, 255], (5, 7)).astype(np.uint8)
+    read = MaskReader(stage, ("disc", "bar"))
     assert read.if_any(PHOTO) is None
     write_mask(stage, PHOTO, mask)
     np.testing.assert_array_equal(read(PHOTO), mask)
@@ -100,3 +101,17 @@ def test_masks_round_trip_and_damaged_ones_are_moved_aside(tmp_path: Path) -> No
         with pytest.raises(DamagedArtefact, match=r"b\.png is damaged .* and was moved aside"):
             read.if_any(PHOTO)
         assert not path.exists() and (tmp_path / "a" / ".b.png.damaged").read_bytes() == content
+
+
+def test_masks_that_somebody_else_wrote(tmp_path: Path) -> None:
+    """A value of no class is damage; another size may be the photo's fault, so the mask stays."""
+    Image.new("RGB", (7, 5)).save(tmp_path / "b.png")
+    stage, photo = StageFolder(tmp_path / "masks", "key"), replace(PHOTO, image_path=tmp_path / "b.png")
+    read, path = MaskReader(stage, ("disc", "bar")), stage.path(PHOTO.id, ".png")
+    write_mask(stage, photo, np.full((5, 7), 3, np.uint8))
+    with pytest.raises(DamagedArtefact, match="holds the value 3, and no class is above 2"):
+        read(photo)
+    write_mask(stage, photo, np.full((7, 5), 2, np.uint8))
+    with pytest.raises(InputError, match="is 5x7 pixels and its photo 7x5"):
+        read(photo)
+    assert path.exists()

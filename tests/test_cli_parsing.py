@@ -24,6 +24,7 @@ from tag2mask.cli import main
         ("export r --to coco", "missing: --out PATH"),
         ("serve r --port x", "--port is 'x': give a whole number"),
         ("tags x --nothing", "unknown flag or argument --nothing"),
+        ("predict x y --out z --engine mars", "--engine is 'mars': give local or ray"),
     ],
 )
 def test_a_wrong_flag_is_one_line(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +46,31 @@ def test_the_box_in_ascii_and_in_colours_is_the_same_line() -> None:
     drawn += "│ Perhaps you meant:      │\n│     \x1b[1m--train.epochs\x1b[0m FLOAT │\n╰──────────╯\n"
     expected = "unknown flag or argument --trian, 3: did you mean --train.epochs?"
     assert in_one_line(ascii_box) == in_one_line(drawn) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("train", "", "--out", "y"), "DATA"),
+        (("predict", "x", "", "--out", "y"), "IMAGES"),
+        (("predict", "x", "y", "z", "--out", ""), "--out"),
+        (("predict", "x", "y", "--out", "z", "--tags", ""), "--tags"),
+        (("doctor", "x", "--truth", ""), "--data.truth"),
+        (("label", "x", "--out", "y", "--shard", ""), "--shard"),
+        (("label", "x", "--out", "y", "--seeds="), "--seeds"),
+    ],
+)
+def test_a_variable_of_the_shell_that_is_not_set(
+    arguments: tuple[str, ...], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty path would be the folder at hand, an empty share the whole."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2 and f"tag2mask: {what} is empty: give a " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--limit", "--seed"])
+def test_numbers_of_tags(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tags", "x", flag, "-1"])
+    assert f"{flag} is -1: it must be at least 0" in capsys.readouterr().err

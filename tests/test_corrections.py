@@ -56,7 +56,7 @@ def test_a_check_is_the_mean_iou_of_the_corrected_photos(
     capsys.readouterr()
     assert run("import", copy, out, "--from", "png") == 0
     said = capsys.readouterr().out
-    assert "3 corrected masks" in said and "6 came back unchanged" in said and "--accepted" in said
+    assert "3 corrected masks" in said and "left out, since unchanged: 6" in said and "--accepted" in said
     assert run("evaluate", copy, "--check", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)
     of_photos = [
@@ -73,7 +73,7 @@ def test_a_check_is_the_mean_iou_of_the_corrected_photos(
         means.append((a + b + c).mean_iou)
     assert np.allclose(found["interval"], np.percentile(means, [2.5, 97.5]), atol=2.0)
     assert any("no random choice" in line for line in found["remarks"])
-    assert any("3 photos say little" in line for line in found["remarks"])
+    assert any("3 photos cannot say much" in line for line in found["remarks"])
     assert run("import", copy, out, "--from", "png") == 0
     (again,) = corrections.check(copy)
     assert again.scores.photos == 3 and abs(again.scores.mean_iou - total.mean_iou) < 1e-3, "twice the same is once"
@@ -246,7 +246,7 @@ def test_a_run_with_corrected_tags_is_that_of_a_data_set_with_those_tags(
     assert "2 photos with tags as corrected in review: photo00, photo01" in capsys.readouterr().err
     passport = json.loads((copy / "passport.json").read_text())
     assert passport["learned_from"]["tags"] == {"photos": 9, "of_none": 1, "corrected_in_review": 2}
-    assert "of which 2 were corrected in review" in (copy / "report.html").read_text()
+    assert "of which 2 corrected in review" in (copy / "report.html").read_text()
     now = pipeline.reopen(Run(copy, existing=True))
     assert now.data.retagged == 2 and now.data.own_tags["train", "photo01"] == ("bar",) and "masks" in now.folders
     other = Path(shutil.copytree(copy, tmp_path / "other", ignore=shutil.ignore_patterns("review")))
@@ -323,7 +323,7 @@ def test_a_run_learns_from_corrected_masks_and_says_so(
     bring(copy, world, tmp_path / "more", ["photo02"])
     assert "predictions" in pipeline.reopen(Run(copy, existing=True)).folders, "an import changes no finished run"
     (check,) = corrections.check(copy)
-    assert check.scores.photos == 1 and any("2 corrected photos are left out" in line for line in check.remarks)
+    assert check.scores.photos == 1 and any("left out: 2 corrected photos" in line for line in check.remarks)
 
     second = carried(copy, *TAUGHT)
     assert second["segmenter-0"] != first["segmenter-0"] and second["masks"] == plain["masks"]

@@ -70,7 +70,7 @@ def test_a_split_without_any_tag_is_untagged(barn):
     write(barn / "tags.csv", "image,tags,split\na.jpg,dog,train\nd.jpg,,val\ne,,val\n")
     assert [sample.labels for sample in data.load(barn, split="val").samples] == [None, None]
     write(barn / "tags.csv", "image,tags,split\na.jpg,,train\nd.jpg,dog,val\n")
-    assert "holds 1 photos and none with tags" in refused(barn)
+    assert "holds 1 photo and none with tags" in refused(barn)
 
 
 def test_a_table_of_photos_alone_has_no_tags(barn):

@@ -100,7 +100,7 @@ def test_all_254_classes_fit():
 def test_a_value_that_is_no_class_is_named(which):
     good, bad = np.zeros((2, 3), np.uint8), np.array([[0, 0, 0], [0, 9, 0]], np.uint8)
     pair = (bad, good) if which == "truth" else (good, bad)
-    with pytest.raises(InputError, match=f"^{which} holds the value 9, but 3 classes end at 3"):
+    with pytest.raises(InputError, match=f"^{which} holds the value 9, but no class is above 3"):
         evaluate.confusion_matrix(*pair, 4)
 
 
@@ -316,7 +316,7 @@ def test_a_photo_that_is_all_background_is_measured_without_a_mask(tmp_path):
     scores = evaluate.evaluate_masks(dataset, lambda sample: shown if sample is good else np.zeros_like(shown))
     assert scores.photos == 2 and scores.pixels == 2 * 13 * 21 - scores.ignored
     assert (scores.false_alarms.photos, scores.false_alarms.alarms, scores.false_alarms.alarm_pixels) == (1, 1, 3)
-    assert str(scores.false_alarms).startswith("1 of 1 photos") and "on 1.10 % of" in str(scores.false_alarms)
+    assert str(scores.false_alarms).startswith("1 of 1 photo ") and "on 1.10 % of" in str(scores.false_alarms)
     assert evaluate.score_photo(good, dataset, np.zeros_like(shown)).mean_iou == 100  # it counts in the mean of photos
 
 
@@ -409,7 +409,7 @@ def test_false_alarms_are_figures_of_their_own():
     assert with_object.false_alarms == FalseAlarms() and (scores + with_object).false_alarms == scores.false_alarms
     assert scores.mean_iou == pytest.approx(100 * (197 / 300) / 2)  # they count in the mean as any photo does
     assert math.isnan(FalseAlarms().share_of_photos) and FalseAlarms().to_json()["share_of_pixels"] is None
-    assert any("1 of 3 photos that show none of the classes" in line for line in evaluate.notes(scores))
+    assert any("1 of 3 photos with none of the classes" in line for line in evaluate.notes(scores))
 
 
 # --- truth that says nothing ---------------------------------------------------------------------------------------
@@ -683,7 +683,7 @@ def test_missing_predictions_are_counted_unless_allowed(tmp_path):
     predicted, truth = two_folders(tmp_path)
     for name in "bd":
         (predicted / f"{name}.png").unlink()
-    with pytest.raises(InputError, match=r"^2 of 4 truth masks have no prediction in .*: b, d; .*--allow-missing"):
+    with pytest.raises(InputError, match=r"^2 of 4 truth masks without a prediction in .*: b, d; .*--allow-missing"):
         evaluate.evaluate_folders(predicted, truth, CLASSES)
     assert evaluate.evaluate_folders(predicted, truth, CLASSES, allow_missing=True).pixels == 12
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tag2mask.files import (
     read_json,
     read_jsonl,
     read_object,
+    whole_folder,
     write_json,
 )
 
@@ -95,6 +98,27 @@ def test_nothing_is_written_into_a_run_by_any_path(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="lies in the run folder"):
             check_outside_runs(tmp_path / out)
     check_outside_runs(tmp_path / "other")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be asked for there")
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as own:
+        left = own.with_name(own.name.replace(f"-{os.getpid()}.", "-4194305."))  # above any number of a process
+        running = own.with_name(own.name.replace(f"-{os.getpid()}.", f"-{os.getppid()}."))
+        elsewhere = tmp_path / ".out.another-machine-4194305.writing"
+        for place in (left, running, elsewhere):
+            place.mkdir()
+            (place / "file").write_text("half")
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert not left.exists() and running.exists() and elsewhere.exists() and (tmp_path / "out").is_dir()
+
+
+def test_a_folder_where_a_file_is_to_be(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(InputError, match=r"report\.html is a folder, and a file is to be written there"):
+        write_json(tmp_path / "report.html", {})
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
 
 
 def test_a_folder_of_other_files_is_not_written_into(tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     (tmp_path / "old" / "run.json").write_text('{"version": 0}')
     with pytest.raises(InputError, match="another version"):
         Run(tmp_path / "old")
+    with pytest.raises(InputError, match=r"segmenter lies in the run folder \S+old, whose masks it could replace"):
+        Run(tmp_path / "old" / "segmenter")  # which the run itself may want to make
 
 
 def test_a_lost_run_json_is_written_anew(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_masks(tmp_path, count):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 4, (9, 11)).astype(np.uint8), "P").save(file, "PNG")
     contents = fuzz.damaged([file.getvalue()], count, (*fuzz.TOKENS, *NUMBERS, b"IDAT", b"IHDR", b"IEND"))
-    fuzz.survives(lambda path: MaskReader(StageFolder(tmp_path, "k"))(PHOTO), tmp_path / "a.png", contents)
+    fuzz.survives(lambda path: MaskReader(StageFolder(tmp_path, "k"), "abc")(PHOTO), tmp_path / "a.png", contents)
 
 
 def network() -> nn.Module:

@@ -34,7 +34,7 @@ def test_two_files_of_one_spelling_are_not_guessed(tmp_path):
     write(tmp_path / "tags.csv", "image,tags\na.jpg,cat\n")
     if Present()(str(tmp_path / "images/a.jpg")):
         pytest.skip("this system sees no capitals")
-    assert "1 of 1 images" in refused(tmp_path)
+    assert "1 of 1 image " in refused(tmp_path)
 
 
 def test_two_spellings_of_one_photo_are_one_photo(tmp_path):

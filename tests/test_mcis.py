@@ -1272,10 +1272,10 @@ def test_the_saliency_rule_end_to_end(
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     assert run("train", mixed, "--out", out, *FLAGS, "--background", "saliency-rule") == 0
-    assert "2 photos have no saliency map and get no mask: photo07, photo08" in capsys.readouterr().err
+    assert "2 photos without a saliency map get no mask: photo07, photo08" in capsys.readouterr().err
     assert {p.stem for p in (out / "masks").glob("*.png")} == {f"photo{i:02d}" for i in range(7)}
     assert manifest(out, "masks")["without"] == ["photo07", "photo08"]
-    assert "2 photos have no saliency map and got no mask" in (out / "report.html").read_text()
+    assert "2 photos without a saliency map got no mask" in (out / "report.html").read_text()
     for index in range(7):
         mask = np.asarray(Image.open(out / "masks" / f"photo{index:02d}.png"))
         tagged = set(np.unique(scene(index)[1]).tolist())
@@ -1293,7 +1293,7 @@ def test_bad_input_ends_in_one_line(
     def refused(data: Path, *flags: object) -> str:
         return fails(capsys, "label", data, "--out", tmp_path / "run", *FLAGS, *flags)
 
-    assert "none of the 9 photos has one: give --saliency FOLDER" in refused(world, "--background", "saliency-rule")
+    assert "none of 9 photos has one: give --saliency FOLDER" in refused(world, "--background", "saliency-rule")
     refined = refused(mixed, "--background", "saliency-rule", "--refine", "crf")
     assert "--refine crf would move them: use --refine none" in refined
     assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -55,6 +56,63 @@ def test_photos_that_are_called_as_masks_are(tmp_path):
     assert len(data.load(tmp_path)) == 4
 
 
+def noisy(path, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def flat(path, mode):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (60, 40))
+    image.paste((128, 0, 0), (5, 5, 30, 30))
+    image.convert(mode).save(path)
+
+
+@pytest.mark.parametrize(
+    ("photo_", "mask", "mode"),
+    [
+        ("cat/7.png", "cat/7_mask.png", "RGB"), ("cat/7.png", "cat/7_label.png", "RGBA"),
+        ("cat/7.jpg", "cat/7.png", "RGB"), ("cat/7.jpg", "cat/7.png", "P"), ("cat/7.jpg", "cat/mask_7.png", "L"),
+        ("cat/7.png", "cat/7_mask_1.png", "L"), ("cat/cat (7).png", "cat/cat (7)_mask.png", "1"),
+    ],
+)  # fmt: skip
+def test_masks_in_colour_or_of_the_photo_s_name(tmp_path, photo_, mask, mode):
+    """A palette or flat colours (BUSI: 7_mask_1.png for a second object)."""
+    noisy(tmp_path / photo_)
+    noisy(tmp_path / "dog/8.jpg")
+    flat(tmp_path / mask, mode)
+    assert len(data.load(tmp_path)) == 2
+    assert any(f"1 file in {tmp_path} named like masks of photos left out: {mask}" in line for line in said(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cat/7_mask.png", "cat/mask_7.png", "cat/7_seg.png", "cat/7.png"])
+def test_photos_of_that_name_stay_photos(tmp_path, name):
+    """With as much in them as photos have."""
+    noisy(tmp_path / "cat/7.jpg")
+    noisy(tmp_path / name)
+    if name == "cat/7.png":
+        assert "differ only in suffix" in refused(tmp_path)
+    else:
+        assert len(data.load(tmp_path)) == 2
+
+
+def test_drawings_are_as_flat_as_masks(tmp_path):
+    for name in ("icons/7.png", "icons/7_label.png"):
+        flat(tmp_path / name, "RGB")
+    assert len(data.load(tmp_path)) == 2
+
+
+def test_masks_among_the_photos_of_yolo_are_no_negatives(tmp_path):
+    for name in ("a", "b"):
+        noisy(tmp_path / f"images/{name}.jpg")
+        flat(tmp_path / f"images/{name}_mask.png", "L")
+        write(tmp_path / f"labels/{name}.txt", "0 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / "classes.txt", "cat,dog\n")
+    assert ids(data.load(tmp_path, data.DataSettings(classes=("cat",)))) == ["a", "b"]
+    assert any("2 files in" in line and "a_mask.png" in line for line in said(tmp_path))
+
+
 def test_masks_next_to_photos_of_a_table(tmp_path):
     photo(tmp_path / "images/7.jpg")
     grey(tmp_path / "images/7_mask.png")
@@ -90,6 +148,8 @@ OTHERS = {
     "via_region_data.json": json.dumps({"7.jpg12": {"filename": "7.jpg", "regions": []}}),
     "project.json": json.dumps([{"id": 1, "data": {"image": "7.jpg"}, "annotations": [{"result": []}]}]),
     "ann/7.jpg.json": json.dumps({"objects": [{"classTitle": "cat"}]}),
+    "annotations/default.json": json.dumps({"info": {}, "categories": {"label": {}}, "items": [{"annotations": []}]}),
+    "metadata.jsonl": json.dumps({"file_name": "7.jpg", "label": "cat"}),
     "export.ndjson": json.dumps({"data_row": {"id": 1}}),
     "tags.json": json.dumps({"7.jpg": ["cat"]}),
     "labels.txt": "7.jpg cat\n",
@@ -110,9 +170,24 @@ def test_what_other_programs_write_is_named_with_what_to_do(tmp_path, name):
         "images/7.json": "LabelMe",
         "via_region_data.json": "VIA",
         "labels.txt": "a list",
+        "annotations/default.json": "Datumaro",
     }
     assert words.get(name, "") in message
 
 
 def test_every_form_has_an_example():
     assert len(OTHERS) >= len(FORMS)
+
+
+def test_datumaro_s_folder_of_all_photos_is_no_class(tmp_path):
+    photo(tmp_path / "images/default/7.jpg")
+    write(tmp_path / "annotations/default.json", OTHERS["annotations/default.json"])
+    assert "is of Datumaro: such annotations are not read; export them as COCO" in refused(tmp_path)
+
+
+def test_roboflow_s_masks_come_without_tags(tmp_path):
+    for split in ("train", "valid"):
+        photo(tmp_path / split / "7.jpg")
+        grey(tmp_path / split / "7_mask.png")
+        write(tmp_path / split / "_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n")
+    assert "is of Roboflow's masks, which come without tags: export the data set as COCO" in refused(tmp_path)

@@ -81,7 +81,7 @@ def test_photos_that_were_learned_from_and_measured_on_are_a_signal(
     block = read(tmp_path / "run")
     assert block["measured_with"]["validation_photos_learned_from"] == 1
     assert block["signals"] == ["image-level tags", "photos that it was measured on"]
-    assert "1 of 4 validation photos were also learned from" in (tmp_path / "run" / "report.html").read_text()
+    assert "1 of 4 validation photos also learned from" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:

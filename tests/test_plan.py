@@ -765,9 +765,7 @@ def test_the_plan_of_a_run_and_of_changes_to_it(
     assert "because seed: 0 -> 5" in rows["method"][1]
     assert "because method is made anew" in rows["maps"][1] and "because maps is made anew" in rows["masks"][1]
 
-    rows = outlook(
-        capsys, world, "--out", out, *LABEL, "--workers", "3", "--train.workers", "1", "--train.tracker", "x"
-    )
+    rows = outlook(capsys, world, "--out", out, *LABEL, "--workers", "3", "--train.workers", "1")
     assert {n for n, state in states(rows).items() if state == "done"} >= done  # they decide nothing
     assert stamps(out) == before  # nothing was changed by asking
 

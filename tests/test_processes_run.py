@@ -95,8 +95,8 @@ def test_one_process_of_torchrun_uses_no_process_group(monkeypatch: pytest.Monke
 
 
 def test_more_processes_than_photos() -> None:
-    with pytest.raises(InputError, match="5 processes were started and there are 4 training photos: start 4"):
-        checks.check_processes(5, 4, "training photos")
+    with pytest.raises(InputError, match="5 processes were started for 4 training photos: start 4 at most"):
+        checks.check_processes(5, 4, "training photo")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
@@ -257,7 +257,7 @@ def test_torchrun_and_more_processes_than_photos(world: Path, tmp_path: Path) ->
     done = subprocess.run([*torchrun, "10", *command], capture_output=True, text=True, env=environment)
     assert done.returncode != 0 and not (tmp_path / "run").exists()
     said = [line for line in done.stderr.splitlines() if line.startswith("tag2mask: ")]
-    assert said == ["tag2mask: 10 processes were started and there are 9 training photos: start 9 processes at most"]
+    assert said == ["tag2mask: 10 processes were started for 9 training photos: start 9 at most"]
     done = subprocess.run([*torchrun, "2", *command], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 9

@@ -243,7 +243,7 @@ def test_false_alarms_and_classes_without_truth_are_told():
     measured = sum((Scores.of(good, mask, CLASSES) for mask in (good, good, bad)), Scores.of(bad, bad, CLASSES))
     told = report.trust(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)]))
     alarms = next(remark for remark in told if remark.text.startswith("False alarms"))
-    assert alarms.level == "caution" and "1 of 3 photos that show none" in alarms.text and "8.33 %" in alarms.text
+    assert alarms.level == "caution" and "1 of 3 photos with none" in alarms.text and "8.33 %" in alarms.text
     assert any(r.text.endswith("nothing says how well it is shown: dog, potted plant.") for r in told)
     text = page(dataclasses.replace(FULL, scores=[ScoreTable("Masks", measured)])).text
     assert "False alarms" in text and "1 of 3" in text

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tag2mask import checks
 from tag2mask.errors import InputError
 from tag2mask.methods import METHODS
 from tag2mask.recipes import RunSettings
@@ -57,7 +58,7 @@ def with_value(name: str, value: float) -> RunSettings:
     return _changed(settings_of_every_method()[method], path, value)
 
 
-def _changed(settings: Any, path: tuple[str, ...], value: float) -> Any:
+def _changed(settings: Any, path: tuple[str, ...], value: float | str) -> Any:
     now = getattr(settings, path[0])
     if len(path) > 1:
         return replace(settings, **{path[0]: _changed(now, path[1:], value)})
@@ -105,6 +106,36 @@ def test_huge_numbers_are_refused_but_where_they_do_no_harm() -> None:
         except InputError as error:
             assert "1000000000" in str(error) or "pixels" in str(error), str(error)
     assert taken == UNBOUNDED
+
+
+def texts(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Path of every setting that is a word or words; not those of the data set, since only reading it tells."""
+    for f in fields(settings):
+        value, hint = getattr(settings, f.name), str(f.type)
+        if is_dataclass(value):
+            yield from texts(value, (*above, f.name)) if f.name != "data" else ()
+        elif re.search(r"\b(str|Literal)\b", hint):
+            yield (*above, f.name)
+
+
+CHECKED_LATER = {  # with the networks, before the first photo is read
+    "segmenter.weights", "propagation.weights", "backbone.freeze_until", "options.fixed_until", "options.cuts",
+}  # fmt: skip
+
+
+def test_words_that_are_none_are_refused() -> None:
+    """By the settings, or by what looks at their names before anything is read."""
+    taken = set()
+    for method, settings in settings_of_every_method().items():
+        for path in texts(settings):
+            for word in ("[]", "nan", ""):
+                try:
+                    changed = _changed(settings, path, word)
+                    checks.check_names(changed)
+                    taken.add(".".join(path))
+                except InputError as error:
+                    assert str(error).isprintable() and len(str(error)) < 900, (method, path)
+    assert taken == CHECKED_LATER
 
 
 @pytest.mark.exhaustive

@@ -86,7 +86,7 @@ def test_very_many_masks_lie_in_subfolders(
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
     next(out.rglob("photo03.png")).unlink()
-    assert "1 of 12 masks are missing" in fails(capsys, "merge", out)
+    assert "1 of 12 masks not there" in fails(capsys, "merge", out)
     assert "holds masks of fewer photos" in fails(capsys, "predict", finished, world / "images", "--out", plain)
 
 
@@ -104,7 +104,7 @@ def test_what_merge_finds_wrong(
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and said[0].startswith("set aside: ") and "cut" in said[0] and "12 masks" in said[1]
     (out / "photo03.png").unlink()
-    assert "1 of 12 masks are missing" in fails(capsys, "merge", out)
+    assert "1 of 12 masks not there" in fails(capsys, "merge", out)
     assert run("predict", finished, images, "--out", out, "--shard", "1/3") == 0
     assert "shards of 2 and of 3, which overlap (1/2, 2/2)" in fails(capsys, "merge", out)
     (out / ".shards" / "1-of-3.json").unlink()

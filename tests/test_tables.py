@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_sets import photo, refused, tags, write
+from data_sets import ids, photo, refused, tags, write
 from tag2mask import data
 from tag2mask.data import DataSettings
+from tag2mask.data.class_file import read_classes
 from tag2mask.data.table import form_of
 
 pytestmark = pytest.mark.usefixtures("nothing_is_opened")
@@ -176,3 +177,44 @@ def test_photos_that_no_line_names_are_counted(photos):
     found = [str(finding) for finding in data.open_data(photos, DataSettings()).reader.left_out()]
     assert any("3 photos in" in line and "b.jpg, c.jpg, e.jfif" in line and "not used" in line for line in found)
     assert any("1 file .heic" in line and "d.heic" in line for line in found)
+
+
+def many(root, *names):
+    for name in names:
+        photo(root / name)
+
+
+@pytest.mark.parametrize("base", ["", "images/"])
+def test_splits_are_those_of_the_photos_folders(tmp_path, base):
+    """Hugging Face's metadata.csv: train on test/, and the figures mean nothing."""
+    names = ("train/1.jpg", "train/2.jpg", "test/3.jpg")
+    many(tmp_path, *(base + name for name in names))
+    rows_ = "".join(f"{base}{name},cat\n" for name in names)
+    write(tmp_path / "metadata.csv", f"file_name,label\n{rows_}")
+    assert ids(data.load(tmp_path)) == ["train/1", "train/2"] and data.splits(tmp_path) == ("train", "test")
+    notes = [str(finding) for finding in data.open_data(tmp_path, data.DataSettings()).reader.left_out()]
+    assert any("no column split: photos are of the splits whose folders they are in (train, test)" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["image,tags\ntrain/1.jpg,cat\n3.jpg,cat\n", "image,tags,split\ntrain/1.jpg,cat,train\ntest/2.jpg,cat,train\n"],
+)
+def test_splits_that_folders_do_not_say(tmp_path, table):
+    """Some photos lie elsewhere, or the table says it itself."""
+    many(tmp_path, "train/1.jpg", "test/2.jpg", "3.jpg")
+    write(tmp_path / "tags.csv", table)
+    assert data.splits(tmp_path) == ("train",) and len(data.load(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("text", ["cat,dog", "cat; dog;", "cat,\ndog,\n", "- cat\n- dog\n", "# mine\ncat , dog\n"])
+def test_classes_in_a_list(photos, text):
+    write(photos / "classes.txt", text)
+    assert read_classes(photos / "classes.txt")[0] == ("cat", "dog")
+
+
+def test_a_class_with_a_comma_among_others(photos):
+    write(photos / "classes.txt", "bowl, large\nbowl, small\n")
+    assert read_classes(photos / "classes.txt")[0] == ("bowl, large", "bowl, small")
+    write(photos / "classes.txt", "cat:128,0,0::\n")  # CVAT's, with its colour
+    assert read_classes(photos / "classes.txt")[0] == ("cat",)

@@ -317,11 +317,11 @@ def test_own_cls_labels(own):
     content = {"a": np.array([1, 0, 1], np.float32), "b": np.zeros(3, np.float32), "c": np.array([0, 1, 0], np.float32)}
     np.save(own / "cls_labels.npy", np.array(content), allow_pickle=True)
     said = refused(own)
-    assert "cls_labels.npy has 3 numbers a photo and there are 20 classes in VOC" in said and "--class-names" in said
+    assert "cls_labels.npy has 3 numbers a photo for 20 classes in VOC" in said and "--class-names" in said
     chosen = DataSettings(class_names=("crack,hole,rust",), classes=("crack", "rust"))
     assert tags(data.load(own, chosen)) == {"a": {"crack", "rust"}, "b": set()}
     write(own / "classes.txt", "crack\nhole\n")
-    assert "3 numbers a photo and there are 2 classes in" in refused(own)
+    assert "3 numbers a photo for 2 classes in" in refused(own)
 
 
 def test_own_tags_csv_with_domains(own):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_sets import photo, refused, tags, write
 from tag2mask import data
 from tag2mask.data import DataSettings, words
+from tag2mask.errors import some
 
 SAME = [
     "café", unicodedata.normalize("NFD", "café"), "café ", " café", "café\u00a0", "ca\u200bfé", "\ufeffcafé", "Café",
@@ -80,11 +81,29 @@ def test_words_are_classes(name):
 
 
 def test_look_alikes():
-    names = ["traffic light", "traffic_light", "cat", "с" + "at", "dog", "dogs", "bus", "glass", "résumé", "resume"]
+    names = [
+        "bird",
+        "bird (1)",
+        "tree",
+        "tree - Copy",
+        "t-shirt",
+        "traffic light",
+        "traffic_light",
+        "cat",
+        "с" + "at",
+        "dog",
+        "dogs",
+        "bus",
+        "glass",
+        "résumé",
+        "resume",
+    ]
     assert {frozenset(group) for group in words.look_alike(names)} == {
         frozenset({"traffic light", "traffic_light"}),
         frozenset({"cat", "с" + "at"}),  # Cyrillic
         frozenset({"dog", "dogs"}),
+        frozenset({"bird", "bird (1)"}),
+        frozenset({"tree", "tree - Copy"}),
         frozenset({"résumé", "resume"}),
     }
 
@@ -190,7 +209,8 @@ def test_forms_of_letters_are_one_word(first, second):
 
 
 @pytest.mark.parametrize(
-    "tag", ["“cat”", "“cat", "cat”", "«cat»", "‘cat’", "cat:0.9", "&lt", "salt &amp", "#REF!", "#DIV/0!"]
+    "tag",
+    ["“cat”", "“cat", "cat”", "«cat»", "‘cat’", "cat:0.9", "dog:0", "dog = 0", "&lt", "salt &amp", "#REF!", "#DIV/0!"],
 )
 def test_more_that_programs_write(tag):
     assert words.no_class(tag)
@@ -203,6 +223,8 @@ def test_more_words_that_are_classes(name):
 
 def test_words_joined_to_others():
     assert list(words.joined(["cat", "cat & dog", "house cat", "salt and pepper"])) == [("cat & dog", "cat")]
+    assert list(words.joined(["cat", "dog", "cat_dog", "traffic_light", "light"])) == [("cat_dog", "cat")]
+    assert list(words.several_words(["cat", "dog", "cat\\dog"])) == [("cat\\dog", ["cat", "dog"])]
 
 
 def test_separators_of_full_width(tmp_path):
@@ -211,6 +233,15 @@ def test_separators_of_full_width(tmp_path):
     assert tags(data.load(tmp_path)) == {"1": {"cat", "dog", "cow"}}
     write(tmp_path / "tags.csv", "image,tags\n1.jpg,cat、dog\n")
     assert "has a comma in it" in refused(tmp_path)
+
+
+def test_how_many_of_a_thing():
+    things = ("photo", "training photo", "class", "process", "box", "patch")
+    assert [some(1, thing) for thing in things] == [f"1 {thing}" for thing in things]
+    assert [some(n, thing) for n, thing in enumerate(things, 2)] == [
+        "2 photos", "3 training photos", "4 classes", "5 processes", "6 boxes", "7 patches",
+    ]  # fmt: skip
+    assert some(0, "mask") == "0 masks"
 
 
 def test_two_columns_of_one_name(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from tag2mask import backbones, methods, processes, segment
 from tag2mask.backbones import Backbone, BackboneSettings, licences
 from tag2mask.data.batches import check_pairs
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some, unknown
 from tag2mask.files import read_object
 from tag2mask.methods.released import released_state
 from tag2mask.plan.facts import Fact, RunData
@@ -70,6 +70,7 @@ def check_names(settings: RunSettings) -> None:
         )
     _check_references(settings)
     backbones.check_settings(settings.backbone)
+    _check_trackers(settings)
     for training in ("student_train", "propagation_train", "segmenter_train", "relabel_train"):
         if getattr(settings, training).epochs == 0:
             raise InputError(f"--{training.replace('_', '-')}.epochs is 0: it must be above 0")
@@ -86,6 +87,21 @@ def check_names(settings: RunSettings) -> None:
     if own is not settings.backbone:
         backbones.check_settings(own)
     segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
+
+
+def _check_trackers(settings: RunSettings) -> None:
+    """What trainings are to log to exists and is installed."""
+    trainings = ("train", "student_train", "propagation_train", "segmenter_train", "relabel_train")
+    for name, tracker in {name: getattr(settings, name).tracker for name in trainings}.items():
+        if tracker is None:
+            continue
+        from accelerate import tracking
+
+        if tracker not in tracking.LOGGER_TYPE_TO_CLASS:
+            raise unknown("tracker", tracker, tracking.LOGGER_TYPE_TO_CLASS)
+        if tracker not in {str(there) for there in tracking.get_available_trackers()}:
+            flag = f"--{name.replace('_', '-')}.tracker"
+            raise InputError(f"{flag} {tracker} is not installed here: pip install {tracker}, or leave it out")
 
 
 def _check_references(settings: RunSettings) -> None:
@@ -154,12 +170,10 @@ def _check_propagation_network(settings: RunSettings, of_maps: Backbone) -> None
         way.check(of_maps if own is None else backbones.build(replace(own, weights="none")))
 
 
-def check_processes(world: int, photos: int, what: str) -> None:
-    """Every process has a photo to work on."""
+def check_processes(world: int, photos: int, what: str, task: str = "process") -> None:
+    """Every process, or other task, has a photo to work on."""
     if world > photos:
-        raise InputError(
-            f"{world} processes were started and there are {photos} {what}: start {photos} processes at most"
-        )
+        raise InputError(f"{some(world, task)} were started for {some(photos, what)}: start {photos} at most")
 
 
 def _new_segmenter(settings: RunSettings, classes: int, of_run: Backbone) -> None:
@@ -218,14 +232,14 @@ def check_taught(data: RunData) -> None:
     """There are masks to learn from, where a run is to learn from masks."""
     if data.settings.with_masks and not data.taught:
         raise InputError(
-            f"--with-masks: the run holds no corrected mask of its {len(data.train)} training photos: `tag2mask "
+            f"--with-masks: the run holds no corrected mask of {some(len(data.train), 'training photo')}: `tag2mask "
             "import` some first (docs/guide/correcting.md), or leave --with-masks out"
         )
 
 
 def check_shards(settings: RunSettings, shard: Shard, photos: int) -> None:
     """A shard of labelling can be worked on by itself."""
-    check_processes(shard.count, photos, "training photos")
+    check_processes(shard.count, photos, "training photo", "shard")
     if processes.place().world > 1:
         raise InputError("a shard is worked on by one process and this was started as several: leave --shard out")
     if settings.frozen:
@@ -263,7 +277,7 @@ def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
         if what == "--background saliency-rule":
             if len(lacking) < len(dataset):
                 continue  # photos without one get no mask by the rule; they are counted and named
-            needed = f"saliency maps and none of the {len(dataset)} photos has one"
+            needed = f"saliency maps and none of {some(len(dataset), 'photo')} has one"
         else:
             needed = f"a saliency map for every photo; {len(lacking)} have none ({listed(lacking)})"
         if lacking:

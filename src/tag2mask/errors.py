@@ -93,3 +93,9 @@ def listed(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def some(count: int, thing: str) -> str:
+    """``1 photo``, ``2 photos``, ``3 classes``: a number of things for a message."""
+    many = thing if count == 1 else thing + ("es" if thing.endswith(("s", "x", "ch", "sh")) else "s")
+    return f"{count} {many}"

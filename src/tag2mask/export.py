@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from tag2mask import exchange, need, passport, pipeline
-from tag2mask.errors import InputError, unknown
+from tag2mask.errors import InputError, some, unknown
 from tag2mask.exchange.photos import About, MaskedPhoto, ScoreTable, shared_root
 from tag2mask.files import check_outside_runs, read_jsonl, whole_folder
 from tag2mask.plan.execute import Execution
@@ -111,13 +111,13 @@ def export(
         photos = table.watch(track(_photos(source, chosen, root), f"writing {to}", len(chosen)))
         notes = [*form.write(folder, photos, about)]
         left_out = len(source.dataset) - len(having)
-        notes += [f"{left_out} photos have no mask and are left out"] if left_out else []
+        notes += [f"left out: {some(left_out, 'photo')} without a mask"] if left_out else []
         passport.write_beside(folder, block)
         text = _described(to, what, first, notes, about)
         (folder / "export.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     ids = None if limit is None else [sample.id for sample, _ in chosen]
     _remember(run, {"to": to, "what": what, "first": first, "ids": ids})
-    return [f"{len(chosen)} photos in {out}, {first} first, with their scores in {table.path.name}", *notes]
+    return [f"{some(len(chosen), 'photo')} in {out}, {first} first, with their scores in {table.path.name}", *notes]
 
 
 def ranked(source: Source, first: str) -> list[tuple[Sample, float]]:
@@ -157,7 +157,7 @@ def _usable(records: Mapping[SampleKey, Mapping[str, Any]], sample: Sample) -> M
 
 
 def _photos(source: Source, chosen: Sequence[tuple[Sample, float]], root: Path) -> Iterator[MaskedPhoto]:
-    mask_of = MaskReader(source.stage)
+    mask_of = MaskReader(source.stage, source.dataset.classes)
     for sample, score in chosen:
         name = sample.image_path.relative_to(root).as_posix()
         yield MaskedPhoto(sample.id, name, sample.image_path, mask_of(sample), score)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -36,6 +38,8 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, and a file is to be written there: rename or remove it") from error
     except OSError as error:
         if error.errno in DISK_FULL:
             raise InputError(
@@ -140,14 +144,18 @@ def cache_folder() -> Path:
     return Path(base) / "tag2mask"
 
 
-def check_outside_runs(out: Path) -> None:
+def check_outside_runs(out: Path, *, is_run: bool = False) -> None:
     """Refuse to write into a run, by whatever path.
+
+    Args:
+        is_run: ``out`` is to be one itself.
 
     Raises:
         InputError: ``out`` lies in one.
     """
     real = out.resolve()
-    inside = next((folder for folder in (real, *real.parents) if (folder / "run.json").exists()), None)
+    above = real.parents if is_run else (real, *real.parents)
+    inside = next((folder for folder in above if (folder / "run.json").exists()), None)
     if inside is not None:
         raise InputError(
             f"--out {out} lies in the run folder {inside}, whose masks it could replace: give another folder"
@@ -177,9 +185,32 @@ def check_own_folder(out: Path, mark: str) -> None:
         )
 
 
+def _being_filled(out: Path, process: int | str) -> Path:
+    """The folder that a process of this machine fills for ``out``: next to it, so that relative paths stay right."""
+    return out.with_name(f".{out.name[:100]}.{platform.node()[:60]}-{process}.writing")
+
+
+def _remove_what_killed_processes_left(out: Path) -> None:
+    """Folders for ``out`` that processes of this machine began to fill and that nobody fills any more."""
+    if sys.platform == "win32":  # which has no way to ask for a process that does not also end it
+        return
+    start, end = _being_filled(out, "|").name.split("|")
+    for place in out.parent.glob(f"{glob.escape(start)}*{end}"):
+        process = place.name.removeprefix(start).removesuffix(end)
+        if not process.isdecimal():
+            continue
+        try:
+            os.kill(int(process), 0)  # sends nothing
+        except ProcessLookupError:
+            shutil.rmtree(place, ignore_errors=True)
+        except (OSError, OverflowError):  # somebody else's process; no process
+            continue
+
+
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that appears at ``out`` when all of it is written; after an error nothing of it is left.
+    """A folder to fill that appears at ``out`` when all of it is written; after an error nothing of it is left, and
+    what a killed process left is removed.
 
     Raises:
         InputError: ``out`` is there and not empty, or is a file.
@@ -188,8 +219,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise InputError(f"{out} is there and not empty: nothing is written over; give another --out, or remove it")
     made = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    # in the folder of its goal, as deep: relative paths in it stay right
-    inside = out.with_name(f".{out.name[:100]}.{os.getpid()}.writing")
+    _remove_what_killed_processes_left(out)
+    inside = _being_filled(out, os.getpid())
     shutil.rmtree(inside, ignore_errors=True)
     inside.mkdir()
     try:

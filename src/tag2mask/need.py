@@ -99,7 +99,7 @@ def signs(execution: Execution) -> list[tuple[list[Sample], Signs]]:
 def _other_answer(execution: Execution, last: str) -> Callable[[Sample], np.ndarray | None]:
     """Another mask of the same photo: from the maps, refined, where the last is the segmenter's; else not refined."""
     if last != "masks":
-        return MaskReader(execution.folders["masks"]).if_any
+        return MaskReader(execution.folders["masks"], execution.data.train.classes).if_any
     maps = [name for name in names.maps(execution.settings) if name in execution.folders][-1]
     threshold = Threshold.from_json(execution.folders["masks"].manifest(), execution.data.train.classes)
     return unrefined(MapReader(execution.folders[maps]), threshold, execution.settings.pseudo)
@@ -113,7 +113,7 @@ def _of_stage(
     doubted: Mapping[SampleKey, float] = MappingProxyType({}),
 ) -> tuple[list[Sample], Signs]:
     folder = execution.folders[stage]
-    masks = MaskReader(folder)
+    masks = MaskReader(folder, execution.data.train.classes)
     records = {(str(r["split"]), str(r["id"])): r for r in read_records(folder.records)}
     having = [sample for sample in samples if sample.key in records and folder.path(sample.id, ".png").exists()]
     of_photos = [records[sample.key] for sample in having]

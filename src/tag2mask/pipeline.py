@@ -18,7 +18,7 @@ from tag2mask import checks, compute, data, doctor, processes, stages
 from tag2mask.data import tag_changes
 from tag2mask.data.images import CheckedImage
 from tag2mask.data.tag_changes import TagChanges, Written
-from tag2mask.errors import DamagedArtefact, InputError, listed, unknown
+from tag2mask.errors import DamagedArtefact, InputError, listed, some, unknown
 from tag2mask.files import digest, write_json
 from tag2mask.plan import explain, sharing
 from tag2mask.plan.execute import Execution, begin, execute, reopened
@@ -85,14 +85,14 @@ def merge_run(out: Path | str) -> str:
         InputError: shards are missing or overlap.
     """
     folder = Run(Path(out), existing=True)
-    settings = settings_from(folder.description()["settings"])
+    settings = settings_from(folder.described()["settings"])
     sharing.check_shards(folder, stages.plan(settings), _until(settings, "masks"))
     masks = folder.current("masks")
     assert masks is not None
     manifest = masks.manifest()
     without = manifest.get("without", ())
-    more = f", {len(without)} photos have none ({listed(without)})" if without else ""
-    return f"{manifest['count'] - len(without)} masks in {masks.folder}{more}"
+    more = f", {some(len(without), 'photo')} without one ({listed(without)})" if without else ""
+    return f"{some(manifest['count'] - len(without), 'mask')} in {masks.folder}{more}"
 
 
 def train(path: Path | str, out: Path | str, settings: RunSettings | None = None) -> Path:
@@ -116,7 +116,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
     surveyed, settings = _surveyed(path, settings, wanted, told.changes)
     assert surveyed.train is not None
     checks.check_source(settings, out)
-    checks.check_processes(processes.world(), len(surveyed.train), "training photos")
+    checks.check_processes(processes.world(), len(surveyed.train), "training photo")
     checks.check_weights(settings, surveyed.train.classes, wanted, Run(out))
     began = time.monotonic()
     with Run(out) as folder:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask import checks, concurrency, data, passport, processes, shards
+from tag2mask.data.companions import existing_folder
 from tag2mask.data.images import image_size, write_index_mask
 from tag2mask.data.new_photos import tag_photos
-from tag2mask.errors import InputError, UnreadableImage, listed
+from tag2mask.errors import InputError, UnreadableImage, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.evaluate.matching import MADE_BY, subfolders
 from tag2mask.files import check_outside_runs, check_own_folder, digest, read_object, write_json
@@ -196,7 +197,7 @@ def predict(
     samples = data.load_images(images, skip=[prediction.out])
     prediction = replace(prediction, depth=levels(len(samples)))
     tasks = processes.world() * shard.count
-    checks.check_processes(tasks, len(samples), "photos")
+    checks.check_processes(tasks, len(samples), "photo", "shard" if shard.count > 1 else "process")
     _check_folder(prediction, samples)
     if tags is not None:
         selected = bool(prediction.settings.data.classes)
@@ -210,11 +211,11 @@ def predict(
         kept, aside = _predicted(prediction, batches, began, len(samples) // tasks, make)
         if not kept and shard.count == 1:
             raise InputError(
-                f"none of the {len(samples)} photos in {images} can be read: give photos in a common format"
+                f"none of {some(len(samples), 'photo')} in {listed(_places(images))} can be read: give photos in a "
+                "common format"
             )
         if shard.count > 1:
-            places = [str(Path(x).absolute()) for x in ([images] if isinstance(images, (str, Path)) else images)]
-            content = {"key": key, "images": places, "photos": _list_digest(samples), "aside": aside}
+            content = {"key": key, "images": _places(images), "photos": _list_digest(samples), "aside": aside}
             processes.from_main(lambda: shards.finish(prediction.out, shard, {**content, "masks": len(kept)}))
     return sorted(kept)
 
@@ -256,7 +257,7 @@ def merge_predictions(out: Path | str) -> tuple[int, dict[str, str]]:
     Raises:
         InputError: shards are missing, overlap, or are of different runs or photos; a mask is missing.
     """
-    out = Path(out)
+    out = existing_folder(Path(out), "the folder of masks")
     done = shards.manifests(out)
     again = "`tag2mask predict` with the same arguments and"
     shards.check_complete(out, done, again)
@@ -277,10 +278,15 @@ def merge_predictions(out: Path | str) -> tuple[int, dict[str, str]]:
     missing = [id_ for id_, path in paths.items() if not shards.is_newer(path, began)]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(paths)} masks are missing in {out} ({listed(missing)}): run the shards again, "
-            "which makes what is missing"
+            f"{len(missing)} of {some(len(paths), 'mask')} not there in {out} ({listed(missing)}): run the shards "
+            "again, which makes what is missing"
         )
     return len(paths), aside
+
+
+def _places(images: Path | str | Sequence[Path]) -> list[str]:
+    """Where the photos lie, whatever the folder in which a command runs."""
+    return [str(Path(place).absolute()) for place in ([images] if isinstance(images, (str, Path)) else images)]
 
 
 def _list_digest(samples: Sequence[Sample]) -> str:

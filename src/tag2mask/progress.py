@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tag2mask import interrupt
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -97,9 +99,10 @@ class _Steady:
 
 
 def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
-    """The items, with a live bar: count, items/s, time left."""
+    """The items, with a live bar: count, items/s, time left. Ends between two where the process is asked to."""
     began = time.monotonic()
     with bar(title, total) as update:
         for count, item in enumerate(items, 1):
             yield item
             update(count, f"{count / max(time.monotonic() - began, 1e-9):.1f}/s")
+            interrupt.end_if_asked()

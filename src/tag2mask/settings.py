@@ -80,6 +80,7 @@ POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(at_least=0)
 WIDTH = Range(at_least=1, at_most=8192)  # channels of a layer
 REACH = Range(at_least=1, at_most=255)  # cells that a layer or a walk sees from one
+SEED = Range(at_least=0, at_most=2**32 - 1)
 THREADS = Range(at_least=0, at_most=1024)
 
 

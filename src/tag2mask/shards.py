@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.files import read_object, write_json
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ def check_complete(folder: Path, done: Sequence[dict[str, Any]], again: str) -> 
     missing = sorted(set(range(1, counts[0] + 1)) - {int(content["number"]) for content in done})
     if missing:
         raise InputError(
-            f"{len(missing)} of {counts[0]} shards of {folder} are not done: run {again} --shard {missing[0]}/"
+            f"{len(missing)} of {some(counts[0], 'shard')} of {folder} not done: run {again} --shard {missing[0]}/"
             f"{counts[0]}" + (f" (and {listed(map(str, missing[1:]), 10)})" if missing[1:] else "")
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tag2mask import evaluate, need, run_tags
 from tag2mask.data.images import read_image
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 from tag2mask.files import read_json, read_jsonl
 from tag2mask.passport import SHARED, chosen_on_truth, signals, uses_saliency
 from tag2mask.plan.execute import Execution
@@ -84,8 +84,8 @@ def _table(stage: Stage, scores: dict[str, Any], splits: dict[str, Dataset]) -> 
 def supervision(run: Execution) -> list[str]:
     """What the run was told, and by whom its thresholds were set."""
     s = run.settings
-    corrected = f", of which {run.data.retagged} were corrected in review" if run.data.retagged else ""
-    lines = [f"image-level tags of {len(run.data.train)} photos{corrected}"]
+    corrected = f", of which {run.data.retagged} corrected in review" if run.data.retagged else ""
+    lines = [f"image-level tags of {some(len(run.data.train), 'photo')}{corrected}"]
     if uses_saliency(run):
         made = run.folders["saliency"].manifest()["network"] if s.data.makes_saliency else ""
         lines.append(
@@ -96,7 +96,7 @@ def supervision(run: Execution) -> list[str]:
         )
     if run.data.shared:
         lines.append(
-            f"{run.data.shared} of {len(run.data.val or ())} validation photos were also learned from "
+            f"{run.data.shared} of {some(len(run.data.val or ()), 'validation photo')} also learned from "
             "(--data.shared-photos measure): scores on new photos are too good to be believed"
         )
     if taught := len(run.data.taught):
@@ -155,7 +155,9 @@ def warnings(run: Execution) -> list[str]:
     if "saliency" in run.folders and (line := run.folders["saliency"].manifest().get("salient")):
         lines.append(line)
     if without := manifest.get("without", ()):
-        lines.append(f"{len(without)} photos have no saliency map and got no mask from the maps: {listed(without)}")
+        lines.append(
+            f"{some(len(without), 'photo')} without a saliency map got no mask from the maps: {listed(without)}"
+        )
     for name in names.masks(run.settings):
         if name in run.folders and (count := run.folders[name].manifest().get("unrefined")):
             lines.append(
@@ -166,7 +168,7 @@ def warnings(run: Execution) -> list[str]:
     lacking = [r for r in records if r["missing_classes"]]
     if lacking:
         ids = ", ".join(str(r["id"]) for r in lacking[:5])
-        lines.append(f"{len(lacking)} masks lack a class their photo is tagged with (first: {ids})")
+        lines.append(f"{some(len(lacking), 'mask')} without a class that their photo is tagged with (first: {ids})")
     return lines
 
 
@@ -259,7 +261,7 @@ class Galleries:
 
     def _mask(self, name: str, sample: Sample) -> np.ndarray | None:
         stage = self.run.folders.get(name)
-        return None if stage is None else MaskReader(stage).if_any(sample)
+        return None if stage is None else MaskReader(stage, self.run.data.train.classes).if_any(sample)
 
 
 def _risk(run: Execution) -> dict[str, list[tuple[float, float]]]:

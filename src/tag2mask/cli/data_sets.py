@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tag2mask.cli.flags import say, show_progress, spell_out
 from tag2mask.cli.parsing import parse
+from tag2mask.errors import some
+from tag2mask.settings import NOT_NEGATIVE, SEED, check_values
 
 if TYPE_CHECKING:
     from tag2mask.backbones import BackboneSettings
@@ -49,13 +51,14 @@ def tags(arguments: list[str]) -> int:
         """A data set; or a run, whose report and `serve` then show what was found."""
         out: Path | None = None
         """A CSV of all tags, most doubtful first, to correct and give back with --tags."""
-        limit: int = 20
+        limit: Annotated[int, NOT_NEGATIVE] = 20
         """How many photos are printed."""
-        seed: int = 0
+        seed: Annotated[int, SEED] = 0
         backbone: BackboneSettings = BackboneSettings()
         data: DataSettings = DataSettings()
 
     parsed = parse(Tags, spell_out(arguments), "tags")
+    check_values(parsed, "")
     show_progress()
     if parsed.out is not None and parsed.out.exists():
         from tag2mask.tag_errors.table import refuse_existing
@@ -65,7 +68,7 @@ def tags(arguments: list[str]) -> int:
         errors, datasets = _tags_of_run(parsed.DATA, parsed.data, parsed.backbone)
     else:
         errors, datasets = _tags_of_data(parsed.DATA, parsed.data, parsed.backbone, parsed.seed)
-    print(errors.to_text(max(parsed.limit, 0)))
+    print(errors.to_text(parsed.limit))
     if parsed.out is not None:
         from tag2mask.tag_errors.table import photo_folder, write_table
 
@@ -128,7 +131,7 @@ def saliency(arguments: list[str]) -> int:
     show_progress()
     from tag2mask.saliency import make_saliency_maps
 
-    say(f"{len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data))} saliency maps in {parsed.out}")
+    say(f"{some(len(make_saliency_maps(parsed.DATA, parsed.out, parsed.data)), 'saliency map')} in {parsed.out}")
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tag2mask.cli.flags import show_progress
 from tag2mask.cli.parsing import parse
+from tag2mask.errors import some
 
 if TYPE_CHECKING:
     from tag2mask.corrections import Check
@@ -89,11 +90,9 @@ def take_back(arguments: list[str]) -> int:
     else:
         imports = [import_corrections(p.RUN, p.CORRECTED, p.form, p.what or "masks", p.accepted)]
     for taken in imports:
-        print(f"{taken.photos} corrected masks in {taken.folder} ({taken.of}), {taken.changed} of them changed")
+        print(f"{some(taken.photos, 'corrected mask')} in {taken.folder} ({taken.of}), {taken.changed} of them changed")
         if taken.unchanged:
-            print(
-                f"{taken.unchanged} came back unchanged and are left out: --accepted if a person saw and accepted them"
-            )
+            print(f"left out, since unchanged: {taken.unchanged}; --accepted if a person saw and accepted them")
     return 0
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tag2mask.errors import InputError
+
 # short flag -> the setting it stands for
 SHORT = {
     "--classes": "--data.classes",
@@ -91,7 +93,18 @@ def _listed(flag: str, argument: str) -> list[str]:
 
 
 def take(arguments: list[str], flag: str, default: str, *, several: bool = False) -> str:
-    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments; ``several``: all values up to the next flag."""
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments; ``several``: all values up to the next flag.
+
+    Raises:
+        InputError: the value is empty.
+    """
+    given = _taken(arguments, flag, several)
+    if given is not None and not given.strip():
+        raise InputError(f"{flag} is empty: give a value, or leave it out (is a variable of the shell not set?)")
+    return default if given is None else given
+
+
+def _taken(arguments: list[str], flag: str, several: bool) -> str | None:
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
             end = index + 2
@@ -103,7 +116,7 @@ def take(arguments: list[str], flag: str, default: str, *, several: bool = False
         if argument.startswith(flag + "="):
             del arguments[index]
             return argument.partition("=")[2]
-    return default
+    return None
 
 
 def show_progress() -> None:

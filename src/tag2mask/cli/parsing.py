@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tag2mask.errors import InputError
@@ -16,6 +18,7 @@ FLAG = re.compile(r"^--[\w.-]+")
 NO_TYPE = re.compile(r"Error parsing (\S+): no type matching (.+?) could be instantiated from \[(.*?)\]\.?")
 INVALID = re.compile(r"Error parsing (\S+): (.+)")
 MISSING_VALUE = re.compile(r"Missing value for argument '(\S+)'\. Expected (\d+) values?\.?")
+NO_CHOICE = re.compile(r"invalid choice (.+?) for argument '(\S+)'\. Expected one of \((.+?),?\)")
 MISSING = re.compile(r"Missing from .*?: (.+)")
 NAMES = re.compile(r"--[\w.-]+(?: [A-Z|{}]+)?(?= |$)|\b[A-Z]+ [A-Z]+\b")
 NOT_WHOLE = re.compile(r"invalid literal for int\(\) with base 10: (.+)")
@@ -34,11 +37,25 @@ def parse(kind: Any, arguments: Sequence[str], command: str, *, config: tuple[An
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=arguments, prog=f"tag2mask {command}", config=config)
+            parsed = tyro.cli(kind, args=arguments, prog=f"tag2mask {command}", config=config)
+        if "" in arguments:
+            _refuse_empty_paths(parsed)
+        return parsed
     except SystemExit as end:
         if not end.code:
             raise
     raise InputError(f"{in_one_line(said.getvalue())}; `tag2mask {command.split()[0]} --help` shows the settings")
+
+
+def _refuse_empty_paths(settings: Any, above: str = "--") -> None:
+    """An empty text would be the folder at hand, which nobody meant whose shell had a variable unset."""
+    for f in dataclasses.fields(settings):
+        value, flag = getattr(settings, f.name), above + f.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            _refuse_empty_paths(value, f"{flag}.")
+        elif Path() in (value if isinstance(value, tuple) else (value,)):
+            name = f.name if f.name.isupper() else flag
+            raise InputError(f"{name} is empty: give a path (is a variable of the shell not set?)")
 
 
 def in_one_line(box: str) -> str:
@@ -68,6 +85,8 @@ def _reworded(said: str) -> str:
     said = said.split(" Got errors:")[0]
     if found := NO_TYPE.search(said):
         return f"{found[1]} is {found[3]}: give {_in_words(found[2])}"
+    if found := NO_CHOICE.search(said):
+        return f"{found[2]} is {found[1]}: give {' or '.join(found[3].replace(chr(39), '').split(', '))}"
     if found := INVALID.search(said):
         return f"{found[1]} is {_in_words(found[2].rstrip('.'))}"
     if found := MISSING_VALUE.search(said):

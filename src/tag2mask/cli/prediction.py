@@ -6,6 +6,7 @@ from typing import Literal
 
 from tag2mask.cli.flags import say, show_progress
 from tag2mask.cli.parsing import parse
+from tag2mask.errors import some
 
 
 def predict(arguments: list[str]) -> int:
@@ -16,7 +17,9 @@ def predict(arguments: list[str]) -> int:
         """Masks for new photos with a run's segmenter; no tags are needed."""
 
         RUN: tyro.conf.Positional[Path]
-        IMAGES: tyro.conf.Positional[Path]
+        IMAGES: tyro.conf.Positional[tuple[Path, ...]]
+        """A folder of photos; or several, photos themselves, and lists of them (a .txt with a photo a line, a .csv with
+        a column image)."""
         out: Path
         """Folder for the masks: index PNG, 0 background, c + 1 class c, in the palette of VOC."""
         refine: str | None = None
@@ -36,19 +39,23 @@ def predict(arguments: list[str]) -> int:
     parsed = parse(Predict, arguments, "predict")
     show_progress()
     from tag2mask import prediction, processes
+    from tag2mask.errors import InputError
     from tag2mask.progress import tell
     from tag2mask.shards import Shard
 
+    if not parsed.IMAGES:
+        raise InputError("missing: IMAGES, a folder of photos, lists of them or image files")
+    images = parsed.IMAGES if len(parsed.IMAGES) > 1 else parsed.IMAGES[0]
     shard = Shard.of(parsed.shard)
     engine = None
     if parsed.engine == "ray":
         from tag2mask.ray_engine import made_on_ray as engine
     written = prediction.predict(
-        parsed.RUN, parsed.IMAGES, parsed.out, parsed.refine, parsed.tags, shard, engine, parsed.empty_below
+        parsed.RUN, images, parsed.out, parsed.refine, parsed.tags, shard, engine, parsed.empty_below
     )
     if processes.is_main():
         tell("result", masks=str(parsed.out), photos=len(written))
-        say(f"{len(written)} masks in {parsed.out}")
+        say(f"{some(len(written), 'mask')} in {parsed.out}")
     return 0
 
 
@@ -73,5 +80,5 @@ def merge(arguments: list[str]) -> int:
     masks, aside = prediction.merge_predictions(parsed.DIR)
     for error in aside.values():
         print(f"set aside: {error}")
-    print(f"{masks} masks in {parsed.DIR}" + (f", {len(aside)} photos set aside" if aside else ""))
+    print(f"{some(masks, 'mask')} in {parsed.DIR}" + (f", {some(len(aside), 'photo')} set aside" if aside else ""))
     return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tag2mask.cli.flags import show_progress
 from tag2mask.cli.parsing import parse
+from tag2mask.errors import some
 
 
 def serve(arguments: list[str]) -> int:
@@ -54,7 +55,7 @@ def review(arguments: list[str]) -> int:
     counts, written = pipeline.reviewed(Run(parsed.RUN, existing=True), parsed.tags)
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
     if written is not None:
-        print(f"{written.photos} photos in {parsed.tags}, {written.changed} with corrected tags")
+        print(f"{some(written.photos, 'photo')} in {parsed.tags}, {written.changed} with corrected tags")
         if written.untagged:
-            print(f"{written.untagged} photos that nobody tagged are left out")
+            print(f"left out: {some(written.untagged, 'photo')} that nobody tagged")
     return 0

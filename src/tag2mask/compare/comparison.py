@@ -12,7 +12,7 @@ import numpy as np
 
 from tag2mask.compare.measured import WHAT, MeasuredRun, open_run
 from tag2mask.compare.statistics import Interval, class_iou, draws, interval, mean_iou, paired_difference, resampled
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Comparison:
         lines = []
         width = max(len(row.name) for row in self.rows)
         for kind in self.kinds:
-            lines.append(f"{WHAT[kind]}, {len(self.rows[0].runs[0].photos[kind])} photos: mIoU")
+            lines.append(f"{WHAT[kind]}, {some(len(self.rows[0].runs[0].photos[kind]), 'photo')}: mIoU")
             for row in self.rows:
                 figure = row.figures[kind]
                 text = f"  {row.name:<{width}}  {_mean(figure)}"

@@ -79,7 +79,7 @@ def _measured(execution: Execution, stage: str, kind: str) -> list[tuple[SampleK
     dataset = execution.data.train if kind == "masks" else execution.data.val
     if dataset is None:
         return []
-    masks = MaskReader(execution.folders[stage])
+    masks = MaskReader(execution.folders[stage], dataset.classes)
     return [
         (sample.key, evaluate.score_photo(sample, dataset, masks.if_any(sample)).confusion)
         for sample in dataset.samples

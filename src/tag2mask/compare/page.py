@@ -103,7 +103,7 @@ def _pictures(rows: tuple[Row, ...], kind: str, key: tuple[str, str]) -> list[Pi
     for run in (row.runs[0] for row in rows):
         execution = run.execution
         stage = names.last_masks(execution.settings, execution.folders) if kind == "masks" else "predictions"
-        mask = MaskReader(execution.folders[stage]).if_any(sample)
+        mask = MaskReader(execution.folders[stage], dataset.classes).if_any(sample)
         if mask is not None:
             shown.append(picture(run.name, draw_mask(photo, mask, colors), f"{run.name} on {sample.id}"))
     return shown

@@ -13,7 +13,7 @@ from tag2mask import evaluate, pipeline
 from tag2mask.compare.statistics import Interval, draws, interval, resampled
 from tag2mask.corrected import Corrected, corrected_masks
 from tag2mask.corrections.taking import sources
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, some
 from tag2mask.export import Source, exports_of
 from tag2mask.plan.folder import Run
 from tag2mask.stages.artefacts import MaskReader
@@ -61,13 +61,14 @@ def check(run_folder: Path | str) -> list[Check]:
     asked = {key: mask for key, mask in corrected.items() if key not in taught}
     if not asked:
         raise InputError(
-            f"{run.folder} has learned from all {len(corrected)} corrected masks (--with-masks), so that they do not "
-            "measure it: correct others (`tag2mask export --first random`), and import them"
+            f"{run.folder} has learned from all of {some(len(corrected), 'corrected mask')} (--with-masks), so "
+            "that they do not measure it: correct others (`tag2mask export --first random`), and import them"
         )
     checks = [_checked(run, source, chosen) for source in sources(execution) if (chosen := _of(source, asked))]
     if not checks:
         raise InputError(
-            f"none of the {len(corrected)} corrected photos of {run.folder} is among its photos now: import them again"
+            f"none of {some(len(corrected), 'corrected photo')} of {run.folder} is among its photos now: import "
+            "them again"
         )
     return checks
 
@@ -81,7 +82,7 @@ def _of(source: Source, corrected: Mapping[SampleKey, Corrected]) -> list[Sample
 def _checked(run: Run, source: Source, samples: Sequence[Sample]) -> Check:
     classes = source.dataset.classes
     dataset = replace(source.dataset, samples=samples, truth_values=tuple(range(1, len(classes) + 1)))
-    mask_of = MaskReader(source.stage)
+    mask_of = MaskReader(source.stage, classes)
     of_photos = [evaluate.score_photo(sample, dataset, mask_of.if_any(sample)) for sample in samples]
     total = evaluate.Scores.none(classes)
     for scores in of_photos:
@@ -90,16 +91,17 @@ def _checked(run: Run, source: Source, samples: Sequence[Sample]) -> Check:
     if len(of_photos) > 1:
         confusions = np.stack([scores.confusion for scores in of_photos])
         found = interval(total.mean_iou, resampled(confusions, draws(len(confusions))))
-    title = f"{source.name} of {len(samples)} of {len(source.dataset)} photos, against masks that people corrected"
+    of = f"{len(samples)} of {some(len(source.dataset), 'photo')}"
+    title = f"{source.name} of {of}, against masks that people corrected"
     return Check(title, total, found, tuple(_remarks(run, source, samples)))
 
 
 def _remarks(run: Run, source: Source, samples: Sequence[Sample]) -> Iterable[str]:
     if source.dataset is source.execution.data.train and (taught := len(source.execution.data.taught)):
-        yield f"{taught} corrected photos are left out: the run has learned from them (--with-masks)"
+        yield f"left out: {some(taught, 'corrected photo')}, since the run has learned from them (--with-masks)"
     yield "people started from the run's own masks, so borders they left alone count as right"
     if len(samples) < FEW:
-        yield f"{len(samples)} photos say little: correct {FEW} at least, better 20"
+        yield f"{some(len(samples), 'photo')} cannot say much: correct {FEW} at least, better 20"
     if len(samples) == len(source.dataset):
         return
     ids = {sample.id for sample in samples}

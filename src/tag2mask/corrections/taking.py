@@ -14,7 +14,7 @@ import numpy as np
 from tag2mask import evaluate, exchange, pipeline
 from tag2mask.corrected import MANIFEST, VERSION, next_folder
 from tag2mask.data.images import write_index_mask
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.exchange.photos import Drawn, drawn_mask
 from tag2mask.export import Source, masks_of
 from tag2mask.files import whole_folder, write_json
@@ -126,8 +126,8 @@ def _taken(source: Source, drawn: Iterable[tuple[Sample, Drawn]], form: str, pla
                 entries.append({"id": sample.id, "split": sample.split, "who": one.who, "kind": kind})
         if not entries:
             raise InputError(
-                f"{place}: all {count['unchanged']} photos came back as they left, and {form} does not say whether "
-                "anyone saw them: give --accepted if a person accepted all of them"
+                f"{place}: all of {some(count['unchanged'], 'photo')} came back as they left, and {form} does not "
+                "say whether anyone saw them: give --accepted if a person accepted all of them"
             )
         evaluate.write_classes(folder, source.dataset.classes)
         write_json(folder / MANIFEST, _manifest(form, place, source, entries))
@@ -200,7 +200,7 @@ def _settled(source: Source, sample: Sample, drawn: Drawn) -> tuple[np.ndarray, 
             f"the corrected mask of {drawn.name} is {mask.shape[1]}x{mask.shape[0]} pixels and the photo "
             f"{facts.width}x{facts.height}: correct masks at the photo's own size"
         )
-    if _differs(MaskReader(source.stage).if_any(sample), mask):
+    if _differs(MaskReader(source.stage, source.dataset.classes).if_any(sample), mask):
         return mask, "changed"
     return mask, "accepted" if drawn.accepted else "unchanged"
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute, distinct_ids
 from tag2mask.data.layouts import LAYOUTS, Opened, open_data
 from tag2mask.data.listing import Listing, Selection, select
 from tag2mask.data.samples import Samples, label_counts
 from tag2mask.data.settings import DataSettings, Layout, split_name
 from tag2mask.data.tag_changes import TagChanges, retagged
-from tag2mask.data.walk import SUFFIXES, image_files
-from tag2mask.errors import InputError, listed
+from tag2mask.data.untagged import load_images
+from tag2mask.errors import InputError, listed, some
 from tag2mask.types import Dataset
 
 __all__ = [
@@ -76,7 +75,8 @@ def training_set(opened: Opened, selection: Selection) -> Dataset:
     refuse_errors(selection.findings)
     dataset, split = selection.tagged(), split_name(opened.settings.train_split)
     if not len(dataset):
-        none = f"holds {len(selection.untagged)} photos and none with tags" if selection.untagged else "holds no photo"
+        untagged = some(len(selection.untagged), "photo")
+        none = f"holds {untagged} and none with tags" if selection.untagged else "holds no photo"
         raise InputError(f"split '{split}' of {opened.root} {none} of the classes {listed(dataset.classes, 6)}")
     lonely = classes_without_photos(dataset)
     if lonely:
@@ -115,42 +115,6 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
     if errors:
         more = f" (and {len(errors) - 1} more: see `tag2mask doctor`)" if len(errors) > 1 else ""
         raise InputError(f"{errors[0]}{more}")
-
-
-def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | str] = ()) -> Samples:
-    """Photos without tags: every photo under a folder, or the files given. Nothing is opened.
-
-    Args:
-        paths: a folder, a file, or several of both.
-        skip: folders that are left out, for instance where the masks are written.
-
-    Raises:
-        InputError: a path that is not there, no photo at all, or a file given twice.
-    """
-    places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    left_out = [absolute(Path(path)) for path in skip]
-    if len(places) == 1 and places[0].is_dir():
-        base = absolute(places[0])
-        names = image_files(base, _inside(base, left_out))
-        if not names:
-            raise InputError(f"{places[0]} holds no images: they end in {', '.join(SUFFIXES)}")
-    else:
-        base, names = Path(), []
-        for place in map(absolute, places):
-            if place.is_dir():
-                names += [(place / name).as_posix() for name in image_files(place, _inside(place, left_out))]
-            elif place.is_file():
-                names.append(place.as_posix())
-            else:
-                raise InputError(f"{place} is not there: give a folder of images or image files")
-        if not names:
-            raise InputError(f"no images in {listed(map(str, places)) or 'an empty list'}: give a folder or files")
-    ids = distinct_ids(names, explicit=len(places) > 1, place=str(base))
-    return Samples(base, names, [None] * len(names), ids=ids)
-
-
-def _inside(base: Path, folders: Iterable[Path]) -> frozenset[str]:
-    return frozenset(folder.relative_to(base).as_posix() for folder in folders if base in folder.parents)
 
 
 def classes_without_photos(dataset: Dataset) -> tuple[str, ...]:

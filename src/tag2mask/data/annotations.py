@@ -8,12 +8,12 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from xml.parsers import expat
 
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import sample_id
 from tag2mask.data.peek import start_of
 from tag2mask.data.reading import explained, open_regular
 from tag2mask.data.words import clean
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 XML_BYTES = 16 << 20
 SOME = 1000  # annotations of which it is asked which photo they name

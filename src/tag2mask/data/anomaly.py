@@ -17,7 +17,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.listing import Listing
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import folders, image_files, left_out, walk
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 
 def recognise(root: Path, settings: DataSettings) -> str | None:
@@ -84,7 +84,7 @@ class Anomaly:
         if split == split_name(self.settings.train_split) and not any(labels):
             yield Finding(
                 "error",
-                f"{self.root} is an anomaly set: its {len(labels)} training photos are all good, so their tags teach "
+                f"{self.root} is an anomaly set: {some(len(labels), 'training photo')}, all good, so their tags teach "
                 "no class",
                 "move about half of the photos of each defect from test to train, or write train.csv and val.csv "
                 "(image,tags; no tag for good photos) that name photos of both",

@@ -12,7 +12,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.reading import text_lines
 from tag2mask.data.settings import DataSettings, comma_separated
 from tag2mask.data.words import Classes, check_class, clean, folded, listed_classes, merge, no_class
-from tag2mask.errors import InputError, unknown
+from tag2mask.errors import InputError, some, unknown
 
 FILES = ("classes.txt", "class_names.txt", "labelmap.txt", "obj.names")
 """Files of a data set that name its classes, the first that is there."""
@@ -62,14 +62,14 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Class names and, where the lines have them, their values in truth masks (else empty).
 
     A line is a name, ``name value``, or ``name:colour:parts:actions`` as CVAT writes it; one that starts with ``#`` is
-    a comment. Lines may be numbered from 0 or 1 (``0 cat``, ``1: cat``).
+    a comment. Lines may be numbered from 0 or 1 (``0 cat``, ``1: cat``). A single line may hold them all, ``cat,dog``.
 
     Raises:
         InputError: a name twice or background among them, values for some only or outside 1..254, no name at all.
     """
     names: dict[str, int] = {}
     values: list[int] = []
-    lines = _unnumbered([line for line in text_lines(path, "the file of classes") if line[1][0] != "#"])
+    lines = _unnumbered(_apart([line for line in text_lines(path, "the file of classes") if line[1][0] != "#"]))
     numbered = _are_numbered([line for _, line in lines])
     for number, line in lines:
         coloured = _COLOURED.fullmatch(line)
@@ -91,8 +91,20 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if not names:
         raise InputError(f"{path} names no class: write one a line")
     if values and len(values) != len(names):
-        raise InputError(f"{path} gives {len(values)} of {len(names)} classes a value: give it to all or to none")
+        raise InputError(
+            f"{path} gives {len(values)} of {some(len(names), 'class')} a value: give it to all or to none"
+        )
     return tuple(names), tuple(values)
+
+
+def _apart(lines: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
+    """Lines without what separates them in lists: a comma or semicolon at the end, YAML's ``- `` before each. A single
+    line is cut there."""
+    lines = [(number, line.rstrip(",; ")) for number, line in lines if line.strip(",; ")]
+    if len(lines) == 1 and not _COLOURED.fullmatch(lines[0][1]):
+        number, line = lines[0]
+        return [(number, part.strip()) for part in re.split("[,;]", line) if part.strip()]
+    return [(number, line[2:].strip()) for number, line in lines] if all(x[:2] == "- " for _, x in lines) else lines
 
 
 def _unnumbered(lines: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import known_classes, user_classes
 from tag2mask.data.companions import TRUTH_WORDS, existing_folder, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.foreign import foreign
 from tag2mask.data.ids import absolute
 from tag2mask.data.listing import Listing
@@ -21,7 +21,7 @@ from tag2mask.data.mixed import masks_among, masks_left_out
 from tag2mask.data.roles import Groups, Meant, Role, groups_of, role_of
 from tag2mask.data.settings import DataSettings, comma_separated, is_split, known_split, split_name
 from tag2mask.data.walk import folders, left_out, walk
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 
 class Place(NamedTuple):
@@ -87,11 +87,14 @@ class ClassFolders:
 
     def _check(self, origins: Mapping[str, str], groups: Groups) -> None:
         """Refuse a folder that holds no class, or that holds the data set one folder deeper."""
+        only_default = [*origins] == ["default"]  # as CVAT and Datumaro call the folder of all photos
+        found = foreign(self.root) if only_default or not origins else None
+        if only_default and found:
+            raise InputError(f"{self.base} holds one folder of photos, default; {found}")
         if not origins:
             state = "holds images but no tags" if self.files.photos else "holds no images"
             if good := self._good():
                 state = f"holds photos of no class, only in {listed(good)}, which means none of the classes"
-            found = foreign(self.root)
             if found:
                 raise InputError(f"{self.base} {state}; {found}")
             raise InputError(

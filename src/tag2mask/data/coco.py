@@ -17,7 +17,7 @@ from pathlib import Path
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import Known, known_classes
 from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute
 from tag2mask.data.instances import Instances, read_instances
 from tag2mask.data.listing import Listing
@@ -26,7 +26,7 @@ from tag2mask.data.mixed import not_named
 from tag2mask.data.peek import start_of
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, left_out, walk
-from tag2mask.errors import InputError, listed, unknown
+from tag2mask.errors import InputError, listed, some, unknown
 
 _START = "instances_"
 _SINGLE = ("labels.json", "_annotations.coco.json", "annotations.json", "instances.json", "result.json", "coco.json")
@@ -63,10 +63,10 @@ def annotation_files(root: Path) -> dict[str, Path]:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON file begins as COCO's do."""
+    """Whether a JSON file begins as COCO's do. Datumaro's has an object of categories, and lists of annotations too."""
     start = start_of(path, 1 << 14).lstrip(b"\xef\xbb\xbf \r\n\t")
-    keys = set(re.findall(rb'"(images|annotations|categories|info|licenses)"\s*:\s*[\[{]', start))
-    return start.startswith(b"{") and bool(keys - {b"info"})
+    lists = re.search(rb'"(images|annotations|categories|licenses)"\s*:\s*\[', start)
+    return start.startswith(b"{") and bool(lists) and not re.search(rb'"categories"\s*:\s*\{', start)
 
 
 class Coco:

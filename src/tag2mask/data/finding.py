@@ -11,11 +11,6 @@ Level = Literal["error", "warning", "note", "info"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note", "info")
 
 
-def some(count: int, thing: str) -> str:
-    """``1 photo``, ``2 photos``."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
 @dataclass(frozen=True)
 class Finding:
     """One thing worth knowing."""

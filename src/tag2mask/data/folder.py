@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import known_classes, user_classes
 from tag2mask.data.companions import PHOTO_WORDS, companion_names, existing_folder, word
 from tag2mask.data.finding import Finding
-from tag2mask.data.ids import absolute
+from tag2mask.data.ids import absolute, is_outside
 from tag2mask.data.lines import DistinctTags, Lines
 from tag2mask.data.listing import Listing
 from tag2mask.data.locating import locate, missing_images
 from tag2mask.data.mixed import not_named
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
-from tag2mask.data.table import form_of, rows, unread_columns
+from tag2mask.data.table import form_of, photo_names, rows, unread_columns
 from tag2mask.data.walk import Present, folders, left_out, walk
 from tag2mask.data.words import check_class, several_words
 from tag2mask.errors import InputError, listed
@@ -113,14 +114,33 @@ class Folder:
         self._present = Present()
         self._lines: dict[str, Lines] = {}
         tags = DistinctTags()
+        self._by_folder: list[Path] = []  # tables whose splits are those of the photos' folders
         for name, path in self.tables:
+            by_folder = self._splits_are_folders(path)
             for row in rows(path, name):
+                if by_folder:
+                    row = replace(row, split=split_of_folder(row.image) or name)
                 if row.split not in self._lines:
                     self._lines[row.split] = Lines(path, tags)
                 self._lines[row.split].add(row, path)
         if user_classes(root, settings) is None:
             check_tags(tags.origins)
         self.known = known_classes(root, settings, tags.origins)
+
+    def _splits_are_folders(self, path: Path) -> bool:
+        """Whether a table without a column of splits, which is not called as one either, names each photo in the folder
+        of a split, ``train/7.jpg`` and ``test/8.jpg`` (Hugging Face's ``metadata.csv``)."""
+        named = is_split(_split_of(path, self.root)) or not is_split(self.settings.train_split)
+        if named or "split" in form_of(path).at:
+            return False
+        splits: set[str] = set()
+        for name in photo_names(path):
+            split = split_of_folder(name)
+            if split is None:  # nearly always the first one
+                return False
+            splits.add(split)
+        self._by_folder += [path] if len(splits) > 1 else []
+        return len(splits) > 1
 
     def splits(self) -> tuple[str, ...]:
         """The splits, in order of appearance."""
@@ -161,12 +181,22 @@ class Folder:
 
     def left_out(self) -> Iterator[Finding]:
         """What lies in the folder of photos and is not read."""
+        for path in self._by_folder:
+            said = f"{path} has no column split: photos are of the splits whose folders they are in"
+            yield Finding("note", f"{said} ({', '.join(self.splits())})")
         for _, path in self.tables:
             yield from unread_columns(path)
         contents = walk(self.base, companion_names(self.base))
         named = {name for split in self.splits() for name in self._joined(split).names}
         yield from not_named(contents.photos, named, self.base, listed(path.name for _, path in self.tables))
         yield from left_out(contents, self.base)
+
+
+def split_of_folder(image: str) -> str | None:
+    """The split whose folder a photo lies in, by its name there; None where no folder is called so, and for photos from
+    elsewhere, whose folders may be called anything."""
+    above = () if is_outside(image) else image.split("/")[:-1]
+    return next((split_name(name) for name in above if is_split(name)), None)
 
 
 def _photo_folder(root: Path, settings: DataSettings) -> Path:

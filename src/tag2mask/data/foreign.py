@@ -31,8 +31,10 @@ FORMS = (
     Form(".json", ('"shapes"', '"(imagePath|imageData|flags)"'), "is of LabelMe", _EXPORT),
     Form(".json", ('"regions"', '"(filename|file_attributes)"'), "is of VIA", _EXPORT),
     Form(".json", (r"\A\s*\[", '"data"', '"(annotations|predictions|result)"'), "is of Label Studio", _EXPORT),
+    Form(".json", (r'"categories"\s*:\s*\{', '"(items|info)"'), "is of Datumaro", _EXPORT),
     Form(".json", ('"classTitle"',), "is of Supervisely", _EXPORT),
     Form(".ndjson .jsonl", ('"data_row"',), "is of Labelbox", _EXPORT),
+    Form(".ndjson .jsonl", ('"file_name"',), "is a table in JSON lines", "save it as tags.csv with columns image,tags"),
     Form(".tfrecord .tfrecords .parquet", (), "is no folder of photos", "write the photos to files and their tags to "
          "tags.csv with columns image,tags"),
     Form(".xlsx .xls .ods", (), "is a spreadsheet", "if it holds the tags, save it as CSV UTF-8"),

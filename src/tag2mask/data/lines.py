@@ -6,10 +6,10 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.samples import Labels
 from tag2mask.data.table import Row
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, some
 from tag2mask.types import DOMAINS, Domain
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tag2mask.data.ids import absolute
 from tag2mask.data.walk import SUFFIXES, Present, image_files
 from tag2mask.data.words import folded
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 
 def locate(name: str, places: Sequence[Path], present: Present) -> str | None:
@@ -61,15 +61,15 @@ def _otherwise_spelt(path: str, base: str, present: Present) -> str | None:
 
 def missing_images(missing: Sequence[str], total: int, source: str, base: Path) -> InputError:
     """The error for photos that a table or list names and that are not there."""
-    there = _namesake(missing[0], base)
+    there = namesake(missing[0], base)
     advice = f"{there} is there: write names as they stand in that folder" if there else "copy them there"
     return InputError(
-        f"{len(missing)} of {total} images named in {source} are not in {base}: {listed(missing)}; {advice}, or "
+        f"{len(missing)} of {some(total, 'image')} named in {source} not in {base}: {listed(missing)}; {advice}, or "
         "remove their lines"
     )
 
 
-def _namesake(name: str, base: Path) -> str | None:
+def namesake(name: str, base: Path) -> str | None:
     """A photo under ``base`` that may be meant by this name, from another machine, of the web or in quotes."""
     if not base.is_dir():
         return None

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from tag2mask.data.companions import MARK, SALIENCY_WORDS, TRUTH_WORDS, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import sample_id
-from tag2mask.data.peek import is_colour
-from tag2mask.errors import listed
+from tag2mask.data.peek import is_colour, is_flat
+from tag2mask.errors import listed, some
 
 _WORDS = frozenset((*TRUTH_WORDS, *SALIENCY_WORDS))
+# 7_mask, also of several objects (BUSI: 7_mask_1), or mask_7
+_MARKS = re.compile(
+    rf"{MARK.pattern.removesuffix('$')}([ _-]?\d{{1,2}})?$|^(masks?|gt|seg|labels?)[ _-](?=.)", re.IGNORECASE
+)
 
 
 def masks_among(names: Sequence[str], base: Path, photos: Iterable[str] = ()) -> frozenset[str]:
     """Those of some files that are masks of others, or of photos.
 
     A file is one if its name is another's and ``_mask`` (:data:`~tag2mask.data.companions.MARK`), in the same folder
-    and without colour, or if it lies in a folder called as truth or saliency is, in one that holds a photo of its name
-    or next to such a one.
+    and without a photo's colours, or if it lies in a folder called as truth or saliency is, in one that holds a photo
+    of its name or next to such a one. A PNG is one, too, if it has the name of a photo in another format and areas of
+    one colour each.
 
     Args:
         names: of files, relative to ``base``.
         photos: further ones, which are no masks.
     """
     candidates: defaultdict[str, set[str]] = defaultdict(set)  # file by the photo that it may be a mask of
+    others = any(not name.lower().endswith(".png") for name in (*names, *photos))
     for name in names:
         folder, _, last = name.rpartition("/")
         stem = sample_id(last)
-        plain = MARK.sub("", stem)
-        if plain != stem:
+        plain = _MARKS.sub("", stem)
+        if plain != stem or (others and last.lower().endswith(".png")):
             candidates[f"{folder}/{plain}"].add(name)
         parent, _, inner = folder.rpartition("/")
         if parent and word(inner) in _WORDS:
@@ -47,10 +54,19 @@ def _of_photos(names: Iterable[str], candidates: dict[str, set[str]], base: Path
         folder, _, last = name.rpartition("/")
         stem = sample_id(last)
         for mask in candidates.get(f"{folder}/{stem}", ()):
-            if mask != name and (mask.rpartition("/")[0] != folder or is_colour(base / mask) is False):
+            if mask != name and (mask.rpartition("/")[0] != folder or _is_mask_of(mask, name, base)):
                 yield mask
         parent = folder.rpartition("/")[0]  # cat/images/7.jpg and cat/masks/7.png
         yield from (mask for mask in candidates.get(f"{parent}/{stem}", ()) if _apart(mask, name))
+
+
+def _is_mask_of(mask: str, photo: str, base: Path) -> bool:
+    """Whether a file next to a photo has a mask's colours: none, or some areas of one each, which the photo has not.
+
+    Of a file with the very name of the photo, but for its ending, only the latter tells.
+    """
+    other_name = sample_id(mask.rpartition("/")[2]) != sample_id(photo.rpartition("/")[2])
+    return (other_name and is_colour(base / mask) is False) or (is_flat(base / mask) and not is_flat(base / photo))
 
 
 def _apart(mask: str, photo: str) -> bool:

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from tag2mask.data.finding import some
+from tag2mask.data.folder import check_tags
 from tag2mask.data.ids import absolute
 from tag2mask.data.lines import DistinctTags, Lines
-from tag2mask.data.locating import locate
+from tag2mask.data.locating import locate, namesake
 from tag2mask.data.samples import Labels, Samples
 from tag2mask.data.table import form_of, rows
 from tag2mask.data.walk import Present
-from tag2mask.data.words import listed_classes
-from tag2mask.errors import InputError, listed, unknown
+from tag2mask.data.words import check_class, listed_classes
+from tag2mask.errors import InputError, listed, some, unknown
 
 log = logging.getLogger("tag2mask")
 
@@ -35,14 +35,20 @@ def tag_photos(photos: Samples, table: Path, classes: Sequence[str], *, selected
     lines, tags = _read(table)
     name_of = _Finder(photos, table)
     if missing := lines.join(name_of):
+        there = namesake(missing[0], photos.base) if photos.base != Path() else None
+        advice = f"{there} is there: write names as they stand in" if there else "give"
         raise InputError(
-            f"{len(missing)} of {len(lines)} photos named in {table} are not among the {len(photos)} to predict: "
-            f"{listed(missing)}; give the folder that holds them, or remove their lines"
+            f"{len(missing)} of {some(len(lines), 'photo')} named in {table} not among the {len(photos)} to predict: "
+            f"{listed(missing)}; {advice} the folder that holds them, or remove their lines"
         )
     number = listed_classes(classes, tags.origins).number
-    strange = [tag for tag in tags.origins if tag not in number]
+    strange = {tag: place for tag, place in tags.origins.items() if tag not in number}
+    check_tags(strange)
+    for tag, place in strange.items():
+        check_class(tag, place)
     if strange and not selected:
-        raise InputError(f"{tags.origins[strange[0]]}: {unknown('class', strange[0], classes)}; the run has no others")
+        tag, place = next(iter(strange.items()))
+        raise InputError(f"{place}: {unknown('class', tag, classes)}; the run has no others")
     if strange:
         log.info("%s: tags that are none of the run's classes are passed over: %s", table, listed(strange))
     labels: list[Labels] = [None] * len(photos)

@@ -38,6 +38,20 @@ def is_colour(path: Path) -> bool | None:
     return None
 
 
+def is_flat(path: Path) -> bool:
+    """Whether a PNG has so few bytes that it can hold no photo, only some areas of one colour each, as masks do.
+
+    150 true masks took at most 0.06 bytes a pixel, with colours or in a palette; 120 photos took 0.9 and more in
+    colour, 0.3 in grey and 0.18 in a palette. One of under 32 x 32 pixels tells nothing.
+    """
+    start = start_of(path, 26)
+    if start[:8] != b"\x89PNG\r\n\x1a\n":
+        return False
+    width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+    rest = 1000 if start[25:26] == b"\x03" else 200  # bytes of a palette and of what every file has
+    return width * height >= 32 * 32 and path.stat().st_size - rest < 0.1 * width * height
+
+
 def _tiff_is_colour(start: bytes) -> bool | None:
     """TIFF 6.0: entries of 12 bytes from the offset in bytes 4 to 7; tag 262 is the photometric interpretation."""
     order = "little" if start[:1] == b"I" else "big"

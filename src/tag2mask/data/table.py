@@ -18,7 +18,7 @@ from tag2mask.data.ids import tidy
 from tag2mask.data.reading import bounded_lines, opened_text
 from tag2mask.data.settings import split_name
 from tag2mask.data.words import clean
-from tag2mask.errors import InputError, listed, unknown
+from tag2mask.errors import InputError, listed, some, unknown
 from tag2mask.types import DOMAINS, Domain
 
 # What columns are called, the likeliest name first.
@@ -103,6 +103,11 @@ def _read_form(file: TextIO, path: Path) -> tuple[Form, int]:
     if twice:
         raise InputError(f"{path} has two columns '{twice}': rename one, or join them")
     at = {what: lower.index(name) for what, names in _NAMES.items() for name in reversed(names) if name in lower}
+    if lower == ["pixel value", "class"]:
+        raise InputError(
+            f"{path} is of Roboflow's masks, which come without tags: export the data set as COCO, whose categories "
+            "are read as tags, or write tags.csv with columns image,tags"
+        )
     if "image" not in at:
         raise InputError(
             f"{path} has no column 'image' (its first line has: {listed(columns, 8) or 'nothing'}): the first line "
@@ -142,17 +147,40 @@ def rows(path: Path, split: str) -> Iterator[Row]:
         InputError: no such file, not UTF-8, a column missing (the message names those found), an empty image name,
             an unknown domain, more cells than columns, a number other than 0 and 1 where there is a column a class.
     """
+    parse: _Parser | None = None
+    for form, cells, line in _lines(path):
+        parse = parse or _Parser(path, form, split)
+        yield parse(cells, line)
+
+
+def photo_names(path: Path) -> Iterator[str]:
+    """The photos that a table names, whatever else it says of them.
+
+    Raises:
+        InputError: as :func:`rows`, of the column of photos.
+    """
+    return (_image(cells, form, f"{path} line {line}") for form, cells, line in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[Form, list[str], int]]:
+    """The form of a table, the cells of each line that is not blank, and its number; as they are asked for."""
     with opened_text(path, "the file of tags") as file:
         form, taken = _read_form(file, path)
         reader = csv.reader(bounded_lines(file, path), delimiter=form.delimiter)
-        parse = _Parser(path, form, split)
         try:
             for cells in reader:
                 if any(map(str.strip, cells)):
-                    yield parse(cells, reader.line_num + taken)
+                    yield form, cells, reader.line_num + taken
         except csv.Error as error:
             where = f"line {reader.line_num + taken}"
             raise InputError(f"{path} {where} is not CSV ({error}): save it as CSV UTF-8") from error
+
+
+def _image(cells: list[str], form: Form, where: str) -> str:
+    image = cells[form.at["image"]].strip() if len(cells) > form.at["image"] else ""
+    if not image or tidy(image) == ".":
+        raise InputError(f"{where} names no image: fill it in or remove the line")
+    return tidy(image)
 
 
 class _Parser:
@@ -168,13 +196,11 @@ class _Parser:
         extra = cells[len(form.columns) :]
         if any(map(str.strip, extra)) and not form.tags_go_on:
             raise InputError(
-                f"{self.path} line {line} has {len(cells)} cells where the first line has {len(form.columns)}: "
+                f"{self.path} line {line} has {some(len(cells), 'cell')} where the first line has {len(form.columns)}: "
                 "separate tags by ;"
             )
         cells += [""] * (len(form.columns) - len(cells))
-        image = cells[at["image"]].strip()
-        if not image or tidy(image) == ".":
-            raise InputError(f"{self.path} line {line} names no image: fill it in or remove the line")
+        image = _image(cells, form, f"{self.path} line {line}")
         if "confidence" in at and re.fullmatch(r"0*\.?0*", cells[at["confidence"]].strip() or "1"):
             name = form.columns[at["confidence"]]
             raise InputError(
@@ -184,7 +210,7 @@ class _Parser:
         split = cells[at["split"]].strip() if "split" in at else ""
         if split not in self.splits:
             self.splits[split] = split_name(split) or self.split
-        return Row(line, tidy(image), self._tags(cells, extra, line), self.splits[split], self._domain(cells, line))
+        return Row(line, image, self._tags(cells, extra, line), self.splits[split], self._domain(cells, line))
 
     def _tags(self, cells: list[str], extra: list[str], line: int) -> tuple[str, ...] | None:
         if self.form.one_hot:

@@ -25,7 +25,7 @@ from tag2mask.data.samples import Labels
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import rows
 from tag2mask.data.words import folded
-from tag2mask.errors import InputError, unknown
+from tag2mask.errors import InputError, some, unknown
 from tag2mask.types import Domain
 
 CLASSES = (
@@ -139,7 +139,7 @@ def _numbered(
     names = own.names if own else CLASSES
     if count is not None and count != len(names):
         raise InputError(
-            f"{source} has {count} numbers a photo and there are {len(names)} classes"
+            f"{source} has {some(count, 'number')} a photo for {some(len(names), 'class')}"
             f"{f' in {own.source}' if own else ' in VOC'}: name its {count} classes, in order, with --class-names "
             "a,b,c or in classes.txt"
         )

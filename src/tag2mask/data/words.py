@@ -58,9 +58,13 @@ def _usual(character: str) -> str:
     return unicodedata.normalize("NFKC", character) if wide else character
 
 
+_COPY = re.compile(r"\s*\(\d+\)$|[\s_-]+copy(\s*\(?\d+\)?)?$")  # how systems call a second folder of one name
+
+
 def _skeleton(text: str) -> str:
-    """Equal for words that look alike: no accents, separators or plural, letters of other alphabets as Latin ones."""
-    text = unicodedata.normalize("NFKD", folded(text))
+    """Equal for words that look alike: no accents, separators, plural or mark of a copy, letters of other alphabets as
+    Latin ones."""
+    text = unicodedata.normalize("NFKD", _COPY.sub("", folded(text)))
     text = re.sub(r"[\W_]", "", "".join(c for c in text if not unicodedata.combining(c)).translate(_LATIN_LOOKS))
     return text[:-1] if len(text) > 3 and text.endswith("s") and not text.endswith("ss") else text
 
@@ -122,7 +126,9 @@ def no_class(name: str) -> str | None:
             f"'{printable(name)}' is how programs write an empty cell: leave the tag empty if the photo shows none of "
             "the classes, leave the photo out if nobody tagged it; or list it in classes.txt if it is a class"
         )
-    if re.match(r"[\[{\"“”„«»]|\(.*\)$|(['`]).*\1$|‘.*’$", name) or re.search(r"[\]}\"“”„«»]$|:[01]?\.\d+$", name):
+    if re.match(r"[\[{\"“”„«»]|\(.*\)$|(['`]).*\1$|‘.*’$", name) or re.search(
+        r"[\]}\"“”„«»]$|[:=]\s*(0|[01]?\.\d+)$", name
+    ):
         return f"{printable(name)} is in a program's notation: write the tags themselves, separated by ;"
     if re.search(r"&(#\d+|[a-z]+)$", name):
         return f"{printable(name)} was cut at the ; of a character written as in web pages: write the character itself"
@@ -143,16 +149,19 @@ def several_words(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     names = list(names)
     known = {folded(name) for name in names}
     for name in names:
-        parts = [part for part in re.split(r"(?:[\s/&+]|\band\b)+", name) if part]
+        parts = [part for part in re.split(r"(?:[\s/\\&+]|\band\b)+", name) if part]
         if len(parts) > 1 and all(folded(part) in known for part in parts):
             yield name, parts
 
 
 def joined(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Names in which another is joined to a word that is none, ``cat & dog`` where there is ``cat``, and that other."""
+    """Names in which another is joined to a word that is none, ``cat & dog`` where there is ``cat``, or to a further
+    one, ``cat_dog``; and that other."""
     known = {folded(name): name for name in names}
     for name in known.values():
-        parts = [part.strip() for part in re.split(r"[/&+]|\band\b", name)]
+        parts = [part.strip() for part in re.split(r"[/\\&+]|\band\b", name)]
+        if len(parts) == 1 and all(folded(part) in known for part in name.split("_")):
+            parts = name.split("_")
         part = next((known[folded(part)] for part in parts if folded(part) in known), None)
         if len(parts) > 1 and part is not None:
             yield name, part

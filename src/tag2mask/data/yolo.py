@@ -17,14 +17,15 @@ from tag2mask.data import yolo_yaml
 from tag2mask.data.assemble import Photos, listing
 from tag2mask.data.class_file import Known, user_classes
 from tag2mask.data.companions import PHOTO_WORDS, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import sample_id
 from tag2mask.data.listing import Listing
+from tag2mask.data.mixed import masks_among, masks_left_out
 from tag2mask.data.peek import start_of
 from tag2mask.data.reading import text_lines
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.walk import Present, folders, image_files, left_out, walk
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 
 
 class Place(NamedTuple):
@@ -38,6 +39,15 @@ class Place(NamedTuple):
 
     def names(self) -> list[str]:
         """The photos, relative to their folder."""
+        files = self._files()
+        masks = masks_among(files, self.photos)
+        return [name for name in files if name not in masks]
+
+    def masks(self) -> frozenset[str]:
+        """Masks among them, which have no text and are no photos that show nothing."""
+        return masks_among(self._files(), self.photos)
+
+    def _files(self) -> list[str]:
         names = (name for name in image_files(self.photos) if name.startswith(self.prefix))
         return [name for name in names if self.only is None or name in self.only]
 
@@ -182,6 +192,7 @@ class Yolo:
     def left_out(self) -> Iterator[Finding]:
         """Files that are not read."""
         for place in (place for group in self.places.values() for place in group):
+            yield from masks_left_out(sorted(place.masks()), place.photos)
             yield from left_out(walk(place.photos), place.photos)
 
 

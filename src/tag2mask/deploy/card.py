@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tag2mask.deploy.stored import Stored
+from tag2mask.errors import some
 from tag2mask.files import read_object
 from tag2mask.plan.execute import Execution
 
@@ -102,7 +103,7 @@ def _measured(scores: dict[str, Any] | None) -> str:
         return "Not measured: there was no truth for validation photos. Look at its masks before relying on them."
     rows = "\n".join(f"| {name} | {'-' if iou is None else f'{iou:.1f}'} |" for name, iou in scores["iou"].items())
     return (
-        f"On {scores['photos']} validation photos with true masks, which took no part in training: mean IoU "
+        f"On {some(scores['photos'], 'validation photo')} with true masks, not seen in training: mean IoU "
         f"{scores['mean_iou']:.1f} (PASCAL's, background included).\n\n| class | IoU |\n|---|---|\n{rows}"
     )
 

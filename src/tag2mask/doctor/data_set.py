@@ -8,14 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tag2mask import data
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.ids import is_outside
 from tag2mask.data.samples import Samples
 from tag2mask.data.settings import split_name
 from tag2mask.data.tag_changes import TagChanges
 from tag2mask.doctor.leakage import shared_photos
 from tag2mask.doctor.tags import count_photos, examine_tags
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.types import Dataset, SampleKey
 
 

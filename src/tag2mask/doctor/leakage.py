@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tag2mask.data import DataSettings
 from tag2mask.data.check import CheckedImage
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.likeness import near_duplicates, same_pixels
-from tag2mask.errors import UnreadableImage, listed
+from tag2mask.errors import UnreadableImage, listed, some
 from tag2mask.types import Dataset, SampleKey
 
 Pair = tuple[CheckedImage, CheckedImage, int]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tag2mask.data import DataSettings
 from tag2mask.data.check import CheckedImage
-from tag2mask.data.finding import Finding, Level, some
+from tag2mask.data.finding import Finding, Level
 from tag2mask.doctor.leakage import shared_photos
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 
 TINY = 64  # pixels on the shorter side: two or four cells of a feature grid
 HUGE = 16_000_000  # pixels; such photos work but decode slowly, and are shrunk anyway

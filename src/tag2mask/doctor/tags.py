@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from tag2mask.data import Selection
 from tag2mask.data.companions import GOOD_WORDS, word
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.samples import domains_of, label_counts
 from tag2mask.data.words import joined, look_alike, misspelt
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 from tag2mask.types import Dataset
 
 _NEGATIVE = frozenset(["negative", "healthy", "0", "no", "nothing", "empty", "false", "nodefects", "noobject"])
@@ -176,6 +176,6 @@ def _together(train: Dataset, numbers: Mapping[str, int]) -> Iterator[Finding]:
         elif count >= OFTEN * numbers[a]:
             yield Finding(
                 "warning",
-                f"{count} of {numbers[a]} photos of '{a}' are tagged '{b}' too",
+                f"{count} of {some(numbers[a], 'photo')} of '{a}' are tagged '{b}' too",
                 f"tags hardly say which pixels are '{a}': add photos of it without '{b}'",
             )

@@ -10,12 +10,12 @@ import numpy as np
 
 from tag2mask.data import DataSettings
 from tag2mask.data.decode import open_photo
-from tag2mask.data.finding import Finding, some
+from tag2mask.data.finding import Finding
 from tag2mask.data.images import index_mask_size, read_saliency
 from tag2mask.data.samples import Samples
 from tag2mask.data.voc_tags import CLASSES as VOC_CLASSES
 from tag2mask.data.walk import image_files
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.types import BACKGROUND, IGNORE, Dataset, Sample, SampleKey
 
 LOOKED_AT = 300  # masks and maps whose pixels are read, per split; spread evenly, enough to see wrong values
@@ -77,15 +77,15 @@ def examine_truth_files(
     )
     photos = [sample for dataset in datasets.values() for sample in dataset.samples]
     matched = {sample.mask_path for sample in photos if sample.mask_path}
-    files = [folder / name for folder in folders for name in image_files(folder)]
+    files = {folder / name: name for folder in folders for name in image_files(folder)}
     yield from _arrays(folders)
     if settings.truth and not files and photos:
         yield Finding("error", f"{settings.truth} holds no truth masks", "give the folder of index masks")
-    strange = [path for path in files if path not in matched]
+    strange = [name for path, name in files.items() if path not in matched]
     lacking = [sample for sample in photos if not sample.mask_path]
     if not strange or not lacking:
         return
-    said = f"{listed(path.name for path in strange)}; a photo without truth is {lacking[0].id}"
+    said = f"{listed(strange)}; a photo without truth is {lacking[0].id}"
     advice = f"a mask is named after its photo, {lacking[0].id}.png: what is not found is not measured"
     if not matched:
         level = "error" if settings.truth else "warning"
@@ -227,6 +227,9 @@ def _judged(split: str, dataset: Dataset, seen: _Seen, known: frozenset[int]) ->
         if absent:
             message += (" and" if strange else "") + f" never show {listed(absent, 6)} where the tags do"
         advice = f"say which value each class has with --truth-values {_suggested(dataset, strange)}"
+        objects = np.flatnonzero(pixels[BACKGROUND + 1 : IGNORE]) + BACKGROUND + 1
+        if absent and len(objects) == 1 < len(dataset.classes):
+            advice = f"objects of every class have the value {objects[0]}: write the number of its class into each"
         yield Finding("error" if absent else "warning", message, advice)
     elif seen.alone >= 3 and 2 * seen.others_only > seen.alone:
         yield Finding(

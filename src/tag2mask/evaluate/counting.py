@@ -37,7 +37,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, n: int) -> np.nda
 
 def _outside(histogram: np.ndarray, n: int) -> str:
     value = n + int(np.flatnonzero(histogram[n:IGNORE])[0])
-    return f"holds the value {value}, but {n - 1} classes end at {n - 1} (and 255 is ignored): check the classes"
+    return f"holds the value {value}, but no class is above {n - 1} (255 is ignored): check the classes"
 
 
 def boundary_counts(truth: np.ndarray, predicted: np.ndarray, n: int, ratio: float = BOUNDARY_RATIO) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tag2mask.errors import some
 from tag2mask.evaluate.figures import percent, plain
 
 
@@ -48,7 +49,7 @@ class FalseAlarms:
 
     def __str__(self) -> str:
         return (
-            f"{self.alarms} of {self.photos} photos that show none of the classes have one in their mask, on "
+            f"{self.alarms} of {some(self.photos, 'photo')} with none of the classes got one in the mask, on "
             f"{self.share_of_pixels:.2f} % of their pixels"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tag2mask.data import images
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.evaluate.classes import CLASSES_FILE, classes_in
 from tag2mask.evaluate.datasets import check_truth
 from tag2mask.evaluate.matching import mask_files, match
@@ -76,8 +76,8 @@ def _check_values(values: Sequence[int], classes: Sequence[str]) -> None:
     possible = set(values) <= set(range(1, 256)) and len(set(values)) == len(values)
     if values and not (possible and len(values) == len(classes)):
         raise InputError(
-            f"truth values {listed(map(str, values), 8)} for {len(classes)} classes: give one for each class, all "
-            "different, from 1 to 255"
+            f"truth values {listed(map(str, values), 8)} for {some(len(classes), 'class')}: give one for each class, "
+            "all different, from 1 to 255"
         )
 
 
@@ -97,8 +97,8 @@ def _check_missing(
         )
     if missing and not allow_missing:
         raise InputError(
-            f"{len(missing)} of {len(truths)} truth masks have no prediction in {predicted}: {listed(missing)}; "
-            "predict them, or leave them out with --allow-missing"
+            f"{len(missing)} of {some(len(truths), 'truth mask')} without a prediction in {predicted}: "
+            f"{listed(missing)}; predict them, or leave them out with --allow-missing"
         )
 
 

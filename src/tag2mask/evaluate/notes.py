@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 from tag2mask.evaluate.scores import Scores
 
 
 def notes(scores: Scores) -> list[str]:
     """Of how many masks the scores are, classes that nothing is known of, false alarms, masks that say nothing."""
-    lines = [f"{scores.photos} of {scores.photos + scores.left_out} masks compared"]
+    lines = [f"{scores.photos} of {some(scores.photos + scores.left_out, 'mask')} compared"]
     missing = scores.missing_classes
     if missing:
         verb = "occurs" if len(missing) == 1 else "occur"

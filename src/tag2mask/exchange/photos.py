@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tag2mask.data import images
-from tag2mask.errors import InputError, UnreadableImage, listed
+from tag2mask.errors import InputError, UnreadableImage, listed, some
 from tag2mask.types import BACKGROUND, IGNORE
 
 
@@ -157,8 +157,8 @@ def drawn_mask(path: Path, classes: Sequence[str]) -> np.ndarray:
     values = set(np.unique(mask).tolist()) - {IGNORE}
     if values and max(values) > len(classes):
         raise InputError(
-            f"{path} holds the value {max(values)}, and the run's {len(classes)} classes end at {len(classes)}: "
-            "write 0 for background, 1, 2, ... for the classes in order, 255 for do not care"
+            f"{path} holds the value {max(values)}, and the last of the run's {some(len(classes), 'class')} is "
+            f"{len(classes)}: write 0 for background, 1, 2, ... for the classes in order, 255 for do not care"
         )
     return mask
 

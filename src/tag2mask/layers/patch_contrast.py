@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tag2mask import processes
+from tag2mask.errors import some
 
 log = logging.getLogger("tag2mask")
 
@@ -100,9 +101,9 @@ class ConfidenceMonitor:
         whole = self.confident is not None and len(self.seen) >= self.photos
         if whole and not self.warned and not int(self.confident or 0) and processes.is_main():
             log.warning(
-                f"apc: no patch of {len(self.seen)} photos, a whole epoch, scored above {self.confidence} for its "
-                "class, so the patch contrast taught nothing: lower --apc.confidence, train longer, or leave it out "
-                "with --apc.contrast 0"
+                f"apc: no patch of {some(len(self.seen), 'photo')}, a whole epoch, scored above {self.confidence} for "
+                "its class, so the patch contrast taught nothing: lower --apc.confidence, train longer, or leave it "
+                "out with --apc.contrast 0"
             )
             self.warned = True
         self.seen, self.confident = set(), None

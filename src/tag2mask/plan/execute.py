@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask import compute, interrupt, processes, progress
-from tag2mask.errors import DamagedArtefact, listed
+from tag2mask.errors import DamagedArtefact, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
 from tag2mask.plan.context import Context
@@ -200,9 +200,9 @@ def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
     seconds = round(time.monotonic() - began, 1)
     progress.tell("stage", state="ends", name=stage.name, photos=manifest["count"], note=note, seconds=seconds)
     log.info(
-        "%s: %d photos%s (%.1f min)",
+        "%s: %s%s (%.1f min)",
         stage.title,
-        manifest["count"],
+        some(manifest["count"], "photo"),
         note and f", {note}",
         folder.manifest()["seconds"] / 60,
     )

@@ -18,7 +18,7 @@ from typing import Any
 from tag2mask import methods, segment
 from tag2mask.backbones import weights_digest
 from tag2mask.data.samples import Samples, domains_of, keys_of, labels_of
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, some
 from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
 from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact
@@ -139,7 +139,7 @@ class RunData:
         val = None if self.val is None else _readable(self.val, photos)
         if not len(train):
             first = f"; {bad[0]['error']}" if bad else ""
-            raise InputError(f"none of the {len(self.train)} training photos of {self.path} can be read{first}")
+            raise InputError(f"none of {some(len(self.train), 'training photo')} of {self.path} can be read{first}")
         for c, name in enumerate(train.classes):
             if not any(c in (s.labels or ()) for s in train.samples):
                 raise InputError(

@@ -21,7 +21,15 @@ from typing import Any
 
 from tag2mask import processes, shards
 from tag2mask.errors import InputError, listed
-from tag2mask.files import bytes_digest, read_jsonl, read_object, read_sealed, write_json, write_sealed
+from tag2mask.files import (
+    bytes_digest,
+    check_outside_runs,
+    read_jsonl,
+    read_object,
+    read_sealed,
+    write_json,
+    write_sealed,
+)
 from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
@@ -131,6 +139,8 @@ class Run:
             )
         if described is None and not self._looks_like_a_run():
             raise InputError(f"{folder} is not empty and not a run folder: give another --out, or empty it")
+        if described is None:
+            check_outside_runs(folder, is_run=True)
         version = VERSION if described is None else described.get("version")
         if version != VERSION:
             raise InputError(

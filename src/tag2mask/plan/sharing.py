@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tag2mask import compute, shards
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest, read_object, write_json
 from tag2mask.plan.context import Context
@@ -124,7 +124,7 @@ def _do(stage: PhotoStage, context: Context, shard: Shard, workers: int) -> None
     do_share(stage, work, batches, context, workers, shard.name)
     content = {"key": folder.key, "photos": sum(map(len, own)), "seconds": round(time.monotonic() - began, 2)}
     shards.finish(folder.own, shard, content)
-    log.info("%s: shard %s, %d photos", stage.title, shard, content["photos"])
+    log.info("%s: shard %s, %s", stage.title, shard, some(content["photos"], "photo"))
 
 
 def _finished(stage: PhotoStage, context: Context, shard: Shard) -> int:
@@ -139,7 +139,7 @@ def _finished(stage: PhotoStage, context: Context, shard: Shard) -> int:
     peak = round(compute.peak_memory_gb(), 2)
     seconds = sum(float(m.get("seconds", 0)) for m in done)
     folder.finish(seconds=seconds, count=len(samples), files=stage.files, peak_memory_gb=peak, **manifest)
-    log.info("%s: %d photos by %d shards", stage.title, len(samples), shard.count)
+    log.info("%s: %s by %s", stage.title, some(len(samples), "photo"), some(shard.count, "shard"))
     return 0
 
 

@@ -21,7 +21,7 @@ from tag2mask.protocols import Traits
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.saliency import SelfSupervisedSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
-from tag2mask.settings import NOT_NEGATIVE, THREADS, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, SEED, THREADS, DecidesNothing, Range, check_values
 from tag2mask.train import TrainSettings
 
 
@@ -74,7 +74,7 @@ class RunSettings:
     start_from: Annotated[Path | None, DecidesNothing()] = None
     """A finished run whose weights every training starts from, for the share of the epochs that the share of new photos
     is, but at least one (`--from`); what decides is what lies there, as a fact."""
-    seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0
+    seed: Annotated[int, SEED] = 0
     """Of all random numbers."""
     with_masks: Annotated[bool, DecidesNothing()] = False
     """Also learn from the masks that people drew or accepted (`tag2mask import`): they teach the segmenter in the place

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 from tag2mask.evaluate import Scores, TagAgreement
 from tag2mask.report.data import ReportData
 from tag2mask.report.words import counted, percent
@@ -119,7 +119,7 @@ def _of_learning(rows: Sequence[TagPrecision]) -> Iterator[Remark]:
     each = ", ".join(f"{row.name} {row.average_precision:.2f}" for row in rows)
     yield Remark(
         "note",
-        f"Tags of {rows[0].photos} photos that the method did not learn from are predicted with these average "
+        f"Tags of {some(rows[0].photos, 'photo')} that the method did not learn from are predicted with these average "
         f"precisions (1: always right): {each}.",
     )
     if missed := [
@@ -134,15 +134,15 @@ def _of_tags(name: str, agreement: TagAgreement) -> Iterator[Remark]:
         yield Remark(
             "good" if steady else "note",
             f"{name} and tags: {percent(agreement.recall, 0)} % of the tags are shown in their photo's mask, and "
-            f"{percent(agreement.precision, 0)} % of what masks show is tagged ({agreement.photos} photos).",
+            f"{percent(agreement.precision, 0)} % of what masks show is tagged ({some(agreement.photos, 'photo')}).",
         )
     if agreement.empty:
         yield Remark("caution", f"{name}: {agreement.empty} tagged photos have a mask without any object.")
     if agreement.false_alarms:
         yield Remark(
             "caution",
-            f"{name}: {agreement.false_alarms} of {agreement.background_photos} photos tagged with none of the classes "
-            "show one.",
+            f"{name}: {agreement.false_alarms} of {some(agreement.background_photos, 'photo')} tagged with none of the "
+            "classes show one.",
         )
     if agreement.undecided >= 20:
         yield Remark("note", f"{name}: {percent(agreement.undecided, 0)} % of the pixels are undecided.")
@@ -162,8 +162,8 @@ def _of_doubted_tags(counts: tuple[int, int, int] | None) -> Iterator[Remark]:
     wrong, missing, photos = counts
     yield Remark(
         "caution" if wrong + missing > MANY_DOUBTS * photos else "note",
-        f"Of the tags of {photos} training photos, {wrong} look wrong and {missing} look missing to classifiers "
-        "that did not learn from the photo (`tag2mask tags`). They may err: look before you correct.",
+        f"Of the tags of {some(photos, 'training photo')}, {wrong} look wrong and {missing} look missing to "
+        "classifiers that did not learn from the photo (`tag2mask tags`). They may err: look before you correct.",
     )
 
 

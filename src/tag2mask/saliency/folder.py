@@ -10,7 +10,7 @@ import numpy as np
 
 from tag2mask import concurrency, data
 from tag2mask.data.images import read_image
-from tag2mask.errors import InputError, UnreadableImage
+from tag2mask.errors import InputError, UnreadableImage, some
 from tag2mask.files import check_own_folder, write_json
 from tag2mask.progress import track
 from tag2mask.saliency.network import SaliencyDetector, SaliencyModel, write_saliency
@@ -70,7 +70,7 @@ def make_saliency_maps(path: Path | str, out: Path | str, settings: data.DataSet
         else:
             log.info("set aside: %s", result)
     if not written:
-        raise InputError(f"none of the {len(samples)} photos of {path} can be read: give photos in a common format")
+        raise InputError(f"none of {some(len(samples), 'photo')} of {path} can be read: give photos in a common format")
     return sorted(written)
 
 

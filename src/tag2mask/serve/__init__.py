@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from tag2mask import interrupt
 from tag2mask.errors import InputError
 
 log = logging.getLogger("tag2mask")
@@ -57,6 +58,7 @@ def serve(
             app.guarded(page, host, token), log_level="warning", access_log=False, server_header=False, lifespan="off"
         )
         ready(address(host, listener.getsockname()[1], token))
+        interrupt.end_if_asked()
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -101,7 +101,8 @@ class Photos:
         """The mask as it stands ``[height width]`` uint8: a person's, else the run's."""
         sample = self.queue.sample(position)
         drawn = self.review.mask_path(sample.key)
-        mask = read_index_mask(drawn) if drawn is not None else MaskReader(self.queue.stage(position))(sample)
+        own = MaskReader(self.queue.stage(position), self.classes)
+        mask = read_index_mask(drawn) if drawn is not None else own(sample)
         if mask.shape != self.queue.size(position):
             raise Refused(
                 410, f"the mask of '{sample.id}' has another size than the photo: run the run's command again"

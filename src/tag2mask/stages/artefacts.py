@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tag2mask.archives import check_archive
-from tag2mask.data.images import read_index_mask, write_index_mask
+from tag2mask.data.images import image_size, read_index_mask, write_index_mask
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.files import atomic
 from tag2mask.plan.folder import StageFolder
-from tag2mask.types import LocalizationMaps, Sample
+from tag2mask.types import IGNORE, LocalizationMaps, Sample
 
 
 def write_maps(path: Path, maps: LocalizationMaps) -> None:
@@ -71,20 +72,43 @@ class MapReader:
 
 @dataclass(frozen=True)
 class MaskReader:
-    """Reads the masks of photos ``[height width]`` uint8 from a finished stage."""
+    """Reads the masks of photos ``[height width]`` uint8 from a finished stage.
+
+    Raises:
+        DamagedArtefact: one cannot be read, or holds a value that is none of the classes.
+        InputError: one has another size than its photo.
+    """
 
     stage: StageFolder
+    classes: Sequence[str]
 
     def __call__(self, sample: Sample) -> np.ndarray:
         path = self.stage.path(sample.id, ".png")
         try:
-            return read_index_mask(path)
+            mask = read_index_mask(path)
         except UnreadableImage as error:
             raise DamagedArtefact(path, str(error)) from error
+        if (strange := int(mask[mask != IGNORE].max(initial=0))) > len(self.classes):
+            raise DamagedArtefact(path, f"it holds the value {strange}, and no class is above {len(self.classes)}")
+        _check_size(path, mask, sample)
+        return mask
 
     def if_any(self, sample: Sample) -> np.ndarray | None:
         """None for a photo that got no mask (the saliency rule gives none without saliency)."""
         return self(sample) if self.stage.path(sample.id, ".png").exists() else None
+
+
+def _check_size(path: Path, mask: np.ndarray, sample: Sample) -> None:
+    """Refuse a mask of another photo. It stays where it is: the photo may be what was replaced."""
+    try:
+        height, width = image_size(sample.image_path)
+    except UnreadableImage:  # gone since: that is said where the photo is needed
+        return
+    if mask.shape != (height, width):
+        raise InputError(
+            f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels and its photo {width}x{height}: if the photo is as it "
+            "was, remove the mask; then run the command of its run again, which makes it anew"
+        )
 
 
 def write_mask(stage: StageFolder, sample: Sample, mask: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tag2mask import compute, processes
 from tag2mask.backbones import Backbone
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 from tag2mask.localize import Localizer, LocalizeSettings, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.protocols import PredictsTags
@@ -44,7 +44,8 @@ def say_tags(rows: Sequence[TagPrecision]) -> dict[str, Any]:
     """Say, and give for the manifest, how well the tags of held-out photos are predicted."""
     if not rows:
         return {}
-    log.info("tags of %d held-out photos: mean average precision %.2f", rows[0].photos, mean_precision(rows))
+    photos = some(rows[0].photos, "held-out photo")
+    log.info("tags of %s: mean average precision %.2f", photos, mean_precision(rows))
     if missed := [f"{row.name} ({row.average_precision:.2f})" for row in rows if not row.learnt]:
         log.warning(
             "not learnt from its tags: %s. Its maps and masks mean little: train longer (--epochs), add photos of it, "

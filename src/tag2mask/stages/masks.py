@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tag2mask import pseudo
 from tag2mask.data.images import read_image, read_saliency
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import Measured, PhotoStage, PhotoWork, Record
 from tag2mask.pseudo import PseudoSettings, Threshold
@@ -95,7 +95,7 @@ def _by_saliency(context: Context, source: str) -> PhotoWork:
     """By the saliency rule; photos without a saliency map get no mask, and are counted and named."""
     rule, maps_of = context.settings.pseudo.saliency_rule, MapReader(context.read(source))
     if lacking := [sample.id for sample in context.train.samples if sample.saliency_path is None]:
-        log.info("%d photos have no saliency map and get no mask: %s", len(lacking), listed(lacking))
+        log.info("%s without a saliency map get no mask: %s", some(len(lacking), "photo"), listed(lacking))
 
     def write(sample: Sample, nothing: None) -> Record:
         if sample.saliency_path is None:

@@ -15,7 +15,7 @@ from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import Pairs
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
-from tag2mask.errors import listed
+from tag2mask.errors import listed, some
 from tag2mask.layers.class_references import ComparedWithReferences
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
@@ -130,7 +130,8 @@ def _check_saliency(context: Context, limit: int = 50) -> None:
     samples = context.train.samples[:: max(1, len(context.train) // limit)]
     maps = [read_saliency(s.saliency_path, context.size(s)) for s in samples if s.saliency_path is not None]
     if black := check_saliency_maps(maps, context.train.name):
-        log.info("%d of %d saliency maps read are black; their photos are taught as background", black, len(maps))
+        read = some(len(maps), "saliency map")
+        log.info("%d of %s read are black; their photos are taught as background", black, read)
 
 
 def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:

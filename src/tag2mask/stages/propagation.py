@@ -80,7 +80,8 @@ def _train(context: Context) -> None:
     torch.manual_seed(s.seed)
     network, backbone = _network(context)
     augment, normalisation = fitting(s.propagation_augment, backbone), (backbone.mean, backbone.std)
-    source = MaskedImages(context.train, MaskReader(context.read("affinity-labels")), augment, normalisation, s.seed)
+    labels = MaskReader(context.read("affinity-labels"), context.classes)
+    source = MaskedImages(context.train, labels, augment, normalisation, s.seed)
     train = from_source(context, network, s.propagation_train)
     fit(network, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
 

@@ -84,7 +84,7 @@ class _Measure:
                 threshold = chosen_threshold(context, stage.name)
                 self.readers[stage.name] = unrefined(MapReader(folder), threshold, context.settings.pseudo)
             else:
-                self.readers[stage.name] = MaskReader(folder).if_any
+                self.readers[stage.name] = MaskReader(folder, context.classes).if_any
         self.taught = taught(context)
         self.final_masks = ([name for name in masks if context.has(name)] or [None])[-1]
         self.final_maps = ([name for name in maps if context.has(name)] or [None])[-1]

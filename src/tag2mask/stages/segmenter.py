@@ -152,7 +152,7 @@ def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
     own = s.pseudo
     decide = pseudo.PseudoSettings(margin=own.margin, max_growth=own.max_growth, min_growth=own.min_growth)
-    corrected, earlier = taught(context), MaskReader(context.read(before))
+    corrected, earlier = taught(context), MaskReader(context.read(before), context.classes)
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
         pixels = read_image(sample.image_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.data.images import read_index_mask
-from tag2mask.errors import InputError, UnreadableImage, listed
+from tag2mask.errors import InputError, UnreadableImage, listed, some
 from tag2mask.plan.context import Context
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.stage import Fact
@@ -59,7 +59,7 @@ def _again(path: Path, sample: Sample, why: str) -> str:
 
 def masks_to_learn(context: Context, masks: StageFolder) -> Callable[[Sample], np.ndarray]:
     """Of each photo its mask of a stage or, where there is one, a person's."""
-    own, corrected = MaskReader(masks), taught(context)
+    own, corrected = MaskReader(masks, context.classes), taught(context)
     return lambda sample: corrected_mask(context, sample) if sample.key in corrected else own(sample)
 
 
@@ -72,5 +72,5 @@ def say_untagged(context: Context, samples: Iterable[Sample]) -> None:
         if set(np.unique(corrected_mask(context, sample)).tolist()) - {0, IGNORE} - tagged:
             odd.append(sample.id)
     if odd:
-        log.info("%d corrected masks show classes that their photos are not tagged with (%s): correct the tags, too",
-                 len(odd), listed(odd))  # fmt: skip
+        log.info("%s with classes that their photos are not tagged with (%s): correct the tags, too",
+                 some(len(odd), "corrected mask"), listed(odd))  # fmt: skip

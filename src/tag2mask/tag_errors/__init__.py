@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.backbones import BackboneSettings
-from tag2mask.errors import InputError, listed
+from tag2mask.errors import InputError, listed, some
 from tag2mask.files import read_sealed, write_sealed
 from tag2mask.tag_errors.features import write_features
 from tag2mask.tag_errors.ranking import FEW, doubts, judged
@@ -69,7 +69,8 @@ class TagErrors:
         suspected = self.suspected
         wrong, missing = sum(len(p.wrong) for p in suspected), sum(len(p.missing) for p in suspected)
         lines = [
-            f"{wrong} tags look wrong and {missing} look missing, in {len(suspected)} of {len(self.photos)} photos"
+            f"tags that look wrong: {wrong}, that look missing: {missing}, in {len(suspected)} of "
+            f"{some(len(self.photos), 'photo')}"
         ]
         lines += [f"  {photo.doubt:5.2f}  {photo.key[1]}: {photo.said}" for photo in suspected[:limit]]
         lines += [f"  and {len(suspected) - limit} more"] if len(suspected) > limit else []
@@ -102,7 +103,7 @@ def find(dataset: Dataset, backbone: BackboneSettings, seed: int = 0) -> TagErro
         readable = np.flatnonzero(~np.isnan(features[:, 0]))
         if not judged(tags[readable]).any():
             raise InputError(
-                f"{len(tags) - len(readable)} photos cannot be read, too few are left: see `tag2mask doctor`"
+                f"{some(len(tags) - len(readable), 'photo')} cannot be read, too few are left: see `tag2mask doctor`"
             )
         return _ranked(dataset, features if len(readable) == len(tags) else features[readable], tags, readable, seed)
 

@@ -96,7 +96,7 @@ def _workers(settings: TrainSettings, device: torch.device, steps: int) -> int:
     if settings.workers is None:
         return 0 if device.type == "cpu" else min(cores, 16, steps)
     if settings.workers > cores:
-        log.info("--train.workers %d: this machine lets us use %d cores, more do not help", settings.workers, cores)
+        log.info("--train.workers %d: more than the cores of this machine (%d) do not help", settings.workers, cores)
     return min(settings.workers, steps)
 
 

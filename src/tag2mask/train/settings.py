@@ -61,7 +61,7 @@ class TrainSettings:
     checkpoint_minutes: Annotated[float, NOT_NEGATIVE, DecidesNothing()] = 2.0
     """How much work an interruption may cost."""
     tracker: Annotated[str | None, DecidesNothing()] = None
-    """Also log to an accelerate tracker (tensorboard, wandb, ...), if it is installed."""
+    """Also log to an accelerate tracker (tensorboard, wandb, ...), which must be installed."""
 
     def __post_init__(self) -> None:
         check_values(self, "train")
