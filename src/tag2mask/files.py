@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,6 +121,21 @@ def digest(content: object) -> str:
     """Sixteen hex digits that change when anything in ``content`` (plain JSON data) does."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def digest_of_rows(rows: Iterable[object], *more: object) -> str:
+    """:func:`digest` of ``[*rows]``, or of ``[[*rows], *more]``, of which a few thousand are held at a time."""
+    hasher, rows, between = hashlib.blake2b(digest_size=8), iter(rows), ""
+    hasher.update(b"[[" if more else b"[")
+    while part := [*itertools.islice(rows, 4096)]:
+        text = between + json.dumps(part, sort_keys=True, default=str)[1:-1]
+        hasher.update(text.encode("utf-8", "surrogatepass"))
+        between = ", "
+    hasher.update(b"]")
+    for content in more:
+        hasher.update(f", {json.dumps(content, sort_keys=True, default=str)}".encode("utf-8", "surrogatepass"))
+    hasher.update(b"]" if more else b"")
+    return hasher.hexdigest()
 
 
 def bytes_digest(path: Path) -> str:

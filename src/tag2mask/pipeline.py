@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 
 from tag2mask import checks, compute, data, doctor, processes, stages
 from tag2mask.data import tag_changes
-from tag2mask.data.images import CheckedImage
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.tag_changes import TagChanges, Written
 from tag2mask.errors import DamagedArtefact, InputError, listed, unknown
 from tag2mask.files import digest, write_json
@@ -25,13 +25,11 @@ from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run
-from tag2mask.plan.photos import read_records
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.review import VERDICTS, Review
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
-from tag2mask.stages.photos import RECORD
 from tag2mask.stages.saliency import saliency_line
 from tag2mask.told import Told
 
@@ -192,11 +190,10 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     described = execution.run.description()
     if described.get("examined") == examined:
         return
-    records = read_records(execution.folders[execution.stages[0].name].records, RECORD)
-    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
-    findings = doctor.check_photos(surveyed, checked)
+    assert isinstance(execution.data.photos, CheckedPhotos)
+    findings = doctor.check_photos(surveyed, execution.data.photos)
     doctor.refuse_errors(findings)
-    said = tuple(record["error"] for record in execution.data.set_aside)  # one by one, when they were set aside
+    said = tuple(str(photo.error) for photo in execution.data.set_aside)  # one by one, when they were set aside
     for finding in findings:
         if finding.level == "warning" and not finding.message.endswith(said):
             log.info("%s", finding)

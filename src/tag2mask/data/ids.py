@@ -11,9 +11,15 @@ from pathlib import Path
 
 from tag2mask.errors import InputError
 
+_OUTSIDE = ("/", "../")
+_WINDOWS = sys.platform == "win32"
+_ENDS = ("", "/", ".")  # of a name that may hold detours
+
 
 def tidy(name: str) -> str:
     """A file name from a list, with forward slashes and without detours."""
+    if name[-1:] not in _ENDS and not ("./" in name or "//" in name or "\\" in name):
+        return name  # nearly always, and there may be a million
     return posixpath.normpath(name.replace("\\", "/"))
 
 
@@ -24,7 +30,7 @@ def absolute(path: Path) -> Path:
 
 def is_outside(name: str) -> bool:
     """Whether a photo's name does not start at the data set's folder of photos."""
-    return name.startswith(("/", "../")) or (sys.platform == "win32" and name[1:2] == ":")
+    return name.startswith(_OUTSIDE) or (_WINDOWS and name[1:2] == ":")
 
 
 def sample_id(name: str) -> str:
@@ -32,6 +38,9 @@ def sample_id(name: str) -> str:
     part; see :class:`Ids`."""
     if is_outside(name):
         name = name.rpartition("/")[2]
+    stem, dot, suffix = name.rpartition(".")
+    if dot and stem[-1:] not in _ENDS and "/" not in suffix:
+        return stem  # nearly always
     folder, slash, last = name.rpartition("/")
     stem = last.rpartition(".")[0] or last
     return folder + slash + (stem if stem.strip(".") else last.replace(".", "_"))  # never "." or ".."
@@ -54,6 +63,9 @@ class Ids:
             return sample_id(name)
         inside = name[len(self.shared) :] if self.shared and name.startswith(self.shared) else name
         return inside if name in self.whole else sample_id(inside)
+
+    def of_all(self, names: Sequence[str]) -> list[str]:
+        return [*map(sample_id if not self.shared and not self.whole else self, names)]
 
 
 def distinct_ids(names: Sequence[str], *, explicit: bool, place: str) -> Ids:
@@ -88,6 +100,8 @@ def distinct_ids(names: Sequence[str], *, explicit: bool, place: str) -> Ids:
 
 def _collisions(names: Sequence[str], ids: Ids) -> list[str]:
     """All names that share an id with another, those of one id together."""
+    if len({*ids.of_all(names)}) == len(names):
+        return []
     first: dict[str, str] = {}
     groups: dict[str, list[str]] = {}
     for name in names:

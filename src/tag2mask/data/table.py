@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
+from typing import NamedTuple, TextIO, cast
 
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import tidy
@@ -43,8 +43,7 @@ _SEPARATORS = re.compile(r"[;|；｜]")
 _ABSENT, _PRESENT = frozenset({"", "0", "0.0", "false", "no"}), frozenset({"1", "1.0", "true", "yes"})
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One line of a CSV of tags."""
 
     line: int
@@ -166,14 +165,15 @@ class _Parser:
     def __call__(self, cells: list[str], line: int) -> Row:
         form, at = self.form, self.form.at
         extra = cells[len(form.columns) :]
-        if any(map(str.strip, extra)) and not form.tags_go_on:
+        if extra and any(map(str.strip, extra)) and not form.tags_go_on:
             raise InputError(
                 f"{self.path} line {line} has {len(cells)} cells where the first line has {len(form.columns)}: "
                 "separate tags by ;"
             )
-        cells += [""] * (len(form.columns) - len(cells))
-        image = cells[at["image"]].strip()
-        if not image or tidy(image) == ".":
+        if len(cells) < len(form.columns):
+            cells += [""] * (len(form.columns) - len(cells))
+        image = tidy(cells[at["image"]].strip())
+        if image == ".":
             raise InputError(f"{self.path} line {line} names no image: fill it in or remove the line")
         if "confidence" in at and re.fullmatch(r"0*\.?0*", cells[at["confidence"]].strip() or "1"):
             name = form.columns[at["confidence"]]
@@ -184,7 +184,7 @@ class _Parser:
         split = cells[at["split"]].strip() if "split" in at else ""
         if split not in self.splits:
             self.splits[split] = split_name(split) or self.split
-        return Row(line, tidy(image), self._tags(cells, extra, line), self.splits[split], self._domain(cells, line))
+        return Row(line, image, self._tags(cells, extra, line), self.splits[split], self._domain(cells, line))
 
     def _tags(self, cells: list[str], extra: list[str], line: int) -> tuple[str, ...] | None:
         if self.form.one_hot:
@@ -210,7 +210,9 @@ class _Parser:
         )
 
     def _domain(self, cells: list[str], line: int) -> Domain:
-        domain = cells[self.form.at["domain"]].strip() if "domain" in self.form.at else ""
+        if "domain" not in self.form.at:
+            return "target"
+        domain = cells[self.form.at["domain"]].strip()
         if domain and domain not in DOMAINS:
             raise InputError(f"{self.path} line {line}: {unknown('domain', domain, DOMAINS)}")
         return cast(Domain, domain or "target")

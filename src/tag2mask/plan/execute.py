@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask import compute, interrupt, processes, progress
+from tag2mask.data.samples import keys_of as keys_of_photos
 from tag2mask.errors import DamagedArtefact, listed
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
@@ -21,7 +22,7 @@ from tag2mask.plan.context import Context
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.plan.keys import content_of, keys_of, reads_of
-from tag2mask.plan.photos import missing, read_records, run_photos, samples_of
+from tag2mask.plan.photos import checked_photos, keep_columns, missing, run_photos, samples_of
 from tag2mask.plan.stage import PhotoStage, Stage, TrainingStage
 from tag2mask.recipes import RunSettings
 
@@ -62,7 +63,10 @@ def begin(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunDat
     execution = Execution(run, stages, settings, data, {})
     _carry_out(execution, stages[0])
     assert isinstance(stages[0], PhotoStage)
-    execution.data = data.checked(read_records(execution.folders[stages[0].name].records, stages[0].record))
+    folder = execution.folders[stages[0].name]
+    photos = checked_photos(stages[0], folder)
+    processes.from_main(lambda: keep_columns(folder, photos))
+    execution.data = data.checked(photos)
     _report_set_aside(execution)
     return execution
 
@@ -107,7 +111,7 @@ def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: Run
     if missing(first, execution.context(first, present)):
         return execution  # photos are new or changed: nothing is known to be of them
     execution.folders[first.name] = present
-    execution.data = data.checked(read_records(present.records, first.record))
+    execution.data = data.checked(checked_photos(first, present))
     for stage in others:
         key = keys_of(stages, settings, execution.data, execution.folders)[stage.name]
         folder = run.current(stage.name)
@@ -223,7 +227,7 @@ def lacking(stage: Stage, context: Context) -> str:
         return "" if is_whole(context.folder.model) else "the model is missing or damaged"
     assert isinstance(stage, PhotoStage)
     files = [name for name in stage.files if not context.folder.as_written(name)]
-    gone = listed([*files, *(sample.id for sample in missing(stage, context))])
+    gone = listed([*files, *(id_ for _, id_ in keys_of_photos(missing(stage, context)))])
     if not gone:
         return ""
     return f"new or changed photos: {gone}" if stage.stamp is not None else f"missing or damaged: {gone}"
@@ -243,7 +247,7 @@ def is_whole(model: Path) -> bool:
 def _report_set_aside(execution: Execution, limit: int = 20) -> None:
     records = execution.data.set_aside
     for record in records[:limit]:
-        log.info("set aside: %s", record["error"])
+        log.info("set aside: %s", record.error)
     if len(records) > limit:
         file = execution.folders[execution.stages[0].name].records
         log.info("set aside: %d more, named in %s", len(records) - limit, file)

@@ -13,7 +13,7 @@ from tag2mask.plan.execute import lacking
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import ASIDE, Run, StageFolder
 from tag2mask.plan.keys import content_of, reads_of
-from tag2mask.plan.photos import missing, read_records
+from tag2mask.plan.photos import checked_photos, missing
 from tag2mask.plan.stage import Fact, PhotoStage, Stage
 from tag2mask.plan.view import differences
 from tag2mask.types import Dataset, Sample
@@ -50,7 +50,7 @@ def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wan
     known = _Known({fact: said for fact, dataset in _datasets(data).items() if _any_of(unread, dataset)})
     state, because = ("begun", (said,)) if unread else ("done", ())
     rows = [Outlook(first.name, first.title, state, because, _minutes(checked))]
-    data = data.checked(read_records(checked.records, first.record))
+    data = data.checked(checked_photos(first, checked))
     for stage in others:
         row = _of_stage(run, stage, settings, data, known)
         known.states[stage.name] = row.state

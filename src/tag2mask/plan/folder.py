@@ -21,7 +21,15 @@ from typing import Any
 
 from tag2mask import processes, shards
 from tag2mask.errors import InputError, listed
-from tag2mask.files import bytes_digest, read_jsonl, read_object, read_sealed, write_json, write_sealed
+from tag2mask.files import (
+    bytes_digest,
+    end_last_line,
+    iterate_jsonl,
+    read_object,
+    read_sealed,
+    write_json,
+    write_sealed,
+)
 from tag2mask.naming import safe_name
 
 log = logging.getLogger("tag2mask")
@@ -51,11 +59,25 @@ class StageFolder:
         """What a process or shard remembers of its photos while the stage is worked on; "0" is the main process."""
         return self.records if worker == "0" else self.own / f"records-{worker}.jsonl"
 
+    @property
+    def columns(self) -> Path:
+        """The records of checked photos once more, quick to read (:mod:`tag2mask.data.checked`)."""
+        return self.own / "columns.npz"
+
+    def recorded(self) -> list[int]:
+        """Size and time of the file of records: what the columns are of."""
+        try:
+            status = self.records.stat()
+        except OSError:
+            return []
+        return [status.st_size, status.st_mtime_ns]
+
     def gather_records(self) -> None:
         """Add what other processes and shards remembered to the main process's file."""
         for path in sorted(self.own.glob("records-*.jsonl")):
+            end_last_line(self.records)
             with self.records.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in read_jsonl(path))  # no line that was cut
+                file.writelines(json.dumps(line) + "\n" for line in iterate_jsonl(path))  # no line that was cut
             path.unlink()
 
     @property
