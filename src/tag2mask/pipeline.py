@@ -25,6 +25,7 @@ from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run
+from tag2mask.plan.photos import Engine
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.review import VERDICTS, Review
@@ -36,17 +37,27 @@ from tag2mask.told import Told
 log = logging.getLogger("tag2mask")
 
 
-def label(path: Path | str, out: Path | str, settings: RunSettings | None = None, *, until: str = "scores") -> Path:
+def label(
+    path: Path | str,
+    out: Path | str,
+    settings: RunSettings | None = None,
+    *,
+    until: str = "scores",
+    engine: Engine | None = None,
+) -> Path:
     """Tags to masks for those photos. Gives the folder of masks (``<id>.png``).
 
     Args:
         until: name of the last stage to carry out.
+        engine: what does the work of per-photo stages (:mod:`tag2mask.ray_labelling`); None: this process.
 
     Raises:
         InputError: anything the user can mend, in one line.
     """
     settings = settings or RunSettings()
-    return run(Path(path), Path(out), settings, _until(settings, until)) / "masks"
+    if engine is not None:
+        checks.check_engine(settings)
+    return run(Path(path), Path(out), settings, _until(settings, until), engine=engine) / "masks"
 
 
 def _until(settings: RunSettings, last: str) -> list[str]:
@@ -99,12 +110,20 @@ def train(path: Path | str, out: Path | str, settings: RunSettings | None = None
     return run(Path(path), Path(out), settings or RunSettings(), [stage.name for stage in plan])
 
 
-def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], extra: Sequence[Stage] = ()) -> Path:
+def run(
+    path: Path,
+    out: Path,
+    settings: RunSettings,
+    wanted: Collection[str],
+    extra: Sequence[Stage] = (),
+    engine: Engine | None = None,
+) -> Path:
     """Carry out the wanted stages of the plan, and write the report. Gives the run folder.
 
     Args:
         wanted: names of stages.
         extra: stages of one's own, after those of the plan.
+        engine: as of :func:`label`.
 
     Raises:
         InputError: anything the user can mend, in one line.
@@ -121,7 +140,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
         run_data = _run_data(path, surveyed, settings, folder, told)
         checks.check_taught(run_data)
         processes.from_main(lambda: _describe(folder, settings, run_data, told))
-        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
+        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data, engine)
         processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
         processes.from_main(lambda: _record_session(folder, time.monotonic() - began))

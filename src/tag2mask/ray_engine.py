@@ -39,7 +39,7 @@ def made_on_ray(prediction: Prediction, batches: Iterable[Sequence[Sample]]) -> 
     Raises:
         InputError: Ray is not installed, or no cluster answers at the address.
     """
-    ray, prediction = _ray(), replace(prediction)  # without the network, which workers load themselves
+    ray, prediction = connected(), replace(prediction)  # without the network, which workers load themselves
     rows = [{"samples": _to_text(batch)} for batch in batches]
     if not rows:
         return
@@ -140,8 +140,12 @@ def _unpacked(content: bytes) -> dict[str, Tensor]:
     return load(content)
 
 
-def _ray() -> Any:
-    """Ray, connected."""
+def connected() -> Any:
+    """Ray, connected.
+
+    Raises:
+        InputError: it is not installed, or no cluster answers.
+    """
     try:
         import ray  # pyright: ignore[reportMissingImports] - an extra
         import ray.data  # pyright: ignore[reportMissingImports]

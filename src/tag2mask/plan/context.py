@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -35,7 +35,11 @@ class Context:
         self.stage, self.folder = stage, folder
         # the view stands in for the settings: it has their attributes, as far as they are declared
         self.settings = cast("RunSettings", SettingsView(settings, stage))
-        self._data, self._reads = data, reads
+        self._whole, self._data, self._reads = settings, data, reads
+
+    def made_of(self) -> tuple[RunSettings, RunData, StageFolder, Mapping[str, StageFolder]]:
+        """What this is made of but for its stage, so that another process can make it again."""
+        return self._whole, replace(self._data), self.folder, self._reads
 
     def read(self, name: str) -> StageFolder:
         """The folder of a stage that this one reads."""

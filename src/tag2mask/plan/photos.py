@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -88,8 +88,16 @@ def batches_of(work: PhotoWork, samples: Sequence[Sample]) -> Sequence[Sequence[
     return Alone(samples) if work.batches is None else work.batches(samples)
 
 
-def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, Any]:
-    """Do what is missing; gives what the manifest is to hold."""
+Engine = Callable[[PhotoStage, Context, Sequence[Sequence[Sample]], int], Iterator[tuple[Sample, Any]]]
+"""Does the batches of a stage elsewhere: gives each photo, and what is to be remembered of it."""
+
+
+def run_photos(stage: PhotoStage, context: Context, workers: int, engine: Engine | None = None) -> dict[str, Any]:
+    """Do what is missing; gives what the manifest is to hold.
+
+    Args:
+        engine: what does the work; None: this process.
+    """
     samples = samples_of(stage, context)
     work = stage.start(context)
     if work.zero is not None:
@@ -101,7 +109,7 @@ def run_photos(stage: PhotoStage, context: Context, workers: int) -> dict[str, A
         keys = {*keys_of(todo)}
         batches = [batch for batch in work.batches(samples) if any(sample.key in keys for sample in batch)]
     with processes.together():
-        do_share(stage, work, processes.own(batches), context, workers, str(processes.rank()))
+        do_share(stage, work, processes.own(batches), context, workers, str(processes.rank()), engine)
     return dict(work.manifest) | processes.from_main(lambda: concluded(stage, work, samples, context))
 
 
@@ -112,18 +120,26 @@ def _to_do(stage: PhotoStage, context: Context) -> Sequence[int]:
 
 
 def do_share(
-    stage: PhotoStage, work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int, worker: str
+    stage: PhotoStage,
+    work: PhotoWork,
+    batches: Sequence[Sequence[Sample]],
+    context: Context,
+    workers: int,
+    worker: str,
+    engine: Engine | None = None,
 ) -> None:
     """Do these batches, remembering each photo as soon as it is done.
 
     Args:
         worker: whose records they are (:meth:`StageFolder.records_of`).
+        engine: as of :func:`run_photos`.
     """
     keeps = stage.keeps_records or work.conclude is not None
     count = sum(map(len, batches))
     end_last_line(context.folder.records_of(worker))
+    done = engine(stage, context, batches, workers) if engine else carried_out(work, batches, context, workers)
     with context.folder.records_of(worker).open("a", encoding="utf-8") as file:
-        for sample, record in progress.track(_carried_out(work, batches, context, workers), stage.title, count):
+        for sample, record in progress.track(done, stage.title, count):
             if keeps:
                 file.write(json.dumps(_identified(stage, sample, record)) + "\n")
                 file.flush()
@@ -145,8 +161,8 @@ def concluded(stage: PhotoStage, work: PhotoWork, samples: Sequence[Sample], con
 def _added_up(stage: PhotoStage, work: PhotoWork, context: Context, workers: int) -> dict[str, Any]:
     """A stage that keeps nothing of each photo, but a sum over all."""
     batches, total, error = processes.own_block(batches_of(work, samples_of(stage, context))), work.zero, None
-    carried_out = _carried_out(work, batches, context, workers)
-    tracked = progress.track(carried_out, stage.title, sum(map(len, batches)))
+    done = carried_out(work, batches, context, workers)
+    tracked = progress.track(done, stage.title, sum(map(len, batches)))
     try:
         total = _sum((value for _, value in tracked), work.zero)
     except InputError as raised:
@@ -171,9 +187,10 @@ def _sum(values: Iterable[Any], zero: Any) -> Any:
     return total
 
 
-def _carried_out(
+def carried_out(
     work: PhotoWork, batches: Sequence[Sequence[Sample]], context: Context, workers: int
 ) -> Iterator[tuple[Sample, Any]]:
+    """Each photo of these batches, and what writing its artefact gave."""
     return concurrency.pipelined(
         batches, work.read, work.compute, work.write, cost=context.decoded_bytes, workers=workers
     )

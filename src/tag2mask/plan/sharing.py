@@ -20,7 +20,7 @@ from tag2mask.files import digest, read_object, write_json
 from tag2mask.plan.context import Context
 from tag2mask.plan.execute import Execution, opened, settled
 from tag2mask.plan.facts import RunData
-from tag2mask.plan.folder import Run, StageFolder
+from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import batches_of, checked_photos, concluded, do_share, keep_columns, missing, samples_of
 from tag2mask.plan.stage import PhotoStage, Stage
 from tag2mask.recipes import RunSettings
@@ -94,8 +94,7 @@ def carry_out_share(
 
 def _share_of(execution: Execution, stage: Stage, shard: Shard) -> str | None:
     with shards.deciding(execution.run.folder):
-        key, done = opened(execution, stage, tidy=False)
-    folder = StageFolder(execution.run.folder / stage.name, key)
+        folder, done = opened(execution, stage, tidy=False)
     if not done:
         if not isinstance(stage, PhotoStage):
             raise InputError(
