@@ -846,6 +846,20 @@ def test_the_plan_sees_photos_that_are_new_or_changed_and_artefacts_that_are_gon
     assert {states(rows)[name] for name in ("images", "method", "maps", "masks")} == {"done"}
 
 
+def test_the_plan_of_a_run_of_other_photos_asks_nothing_of_them(
+    labelled: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were not read yet, which is not the same as unreadable."""
+    shutil.copytree(world, tmp_path / "data")
+    table = tmp_path / "data" / "tags.csv"
+    for photo in (tmp_path / "data").glob("*/photo*.png"):
+        photo.rename(photo.with_name(photo.name.replace("photo", "other")))
+    table.write_text(table.read_text().replace("photo", "other"))
+    rows = outlook(capsys, tmp_path / "data", "--out", labelled, *LABEL)
+    assert states(rows)["images"] == "begun" and "because new or changed photos: other" in rows["images"][1]
+    assert {states(rows)[name] for name in ("method", "maps", "masks")} == {"anew"}
+
+
 def test_what_the_default_threshold_rule_comes_to_is_in_the_key_of_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later version may have another: masks of the old one are not its own."""
     from tag2mask.layers import class_references
