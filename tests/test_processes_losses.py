@@ -63,10 +63,11 @@ def test_weights_that_are_split_over_processes_learn_as_whole_ones(tmp_path: Pat
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("count", [2, 4])
 def test_every_training_of_several_processes_is_that_of_one(count: int, tmp_path: Path) -> None:
     """Everything that is trained. With 4 processes some hold no photo of a batch of 1, 2 or 3."""
-    run_all(count, [sys.executable, SCRIPT, tmp_path / "several"], timeout=580)
+    run_all(count, [sys.executable, SCRIPT, tmp_path / "several"], timeout=2700)
     for name, case in process_cases.CASES.items():
         task, source, settings = case()
         fit(task, source, settings, tmp_path / "one" / name, seed=0, title=name)
