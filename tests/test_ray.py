@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from test_packed import parquet, tar
 from world import SMALL, fails, redone, run, stamps
 
 pytest.importorskip("ray")
@@ -94,6 +95,22 @@ def test_a_local_ray_makes_the_same_masks_and_survives_the_death_of_a_worker(
     assert masks(tmp_path / "ray") == masks(tmp_path / "plain")
     assert said.count("set aside: ") == 1 and "cut" in said and "36 masks" in said
     assert not list((tmp_path / "ray").rglob("*.tmp"))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3000)
+def test_photos_in_tars_and_parquet_files_on_a_local_ray(finished: Path, world: Path, tmp_path: Path) -> None:
+    photos = sorted((world / "images").iterdir())
+    assert run("predict", finished, world / "images", "--out", tmp_path / "plain") == 0
+    tar(tmp_path / "in" / "0.tar", {path.name: path.read_bytes() for path in photos[:6]})
+    names, contents = [path.name for path in photos[6:]], [path.read_bytes() for path in photos[6:]]
+    parquet(tmp_path / "in" / "1.parquet", {"id": names, "image": contents})
+    command = ["predict", str(finished), str(tmp_path / "in"), "--engine", "ray", "--out", str(tmp_path / "ray")]
+    environment = {name: value for name, value in {**os.environ, **POLITE}.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([*TAG2MASK, *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plain, ray = masks(tmp_path / "plain"), masks(tmp_path / "ray" / "0") | masks(tmp_path / "ray" / "1")
+    assert ray == plain and len(ray) == 12
 
 
 @pytest.mark.exhaustive

@@ -12,6 +12,7 @@ import pytest
 from tag2mask import shards
 from tag2mask.errors import InputError
 from tag2mask.shards import Shard
+from test_packed import tar
 from world import SMALL, fails, manifest, redone, run, stamps
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -88,6 +89,35 @@ def test_very_many_masks_lie_in_subfolders(
     next(out.rglob("photo03.png")).unlink()
     assert "1 of 12 masks are missing" in fails(capsys, "merge", out)
     assert "holds masks of fewer photos" in fails(capsys, "predict", finished, world / "images", "--out", plain)
+
+
+def test_photos_in_tars_are_predicted_as_those_of_a_folder(
+    finished: Path, world: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By shards and with one call; a photo that cannot be read is passed over; a tar that is newer is read again."""
+    photos = sorted((world / "images").iterdir())
+    for number in (0, 1):
+        members = {path.name: path.read_bytes() for path in photos[number::2]}
+        tar(
+            tmp_path / "tars" / f"{number}.tar",
+            {**members, **({"cut.png": members["photo01.png"][:99]} if number else {})},
+        )
+    expected = {f"{int(name[5:7]) % 2}/{name}": content for name, content in whole.items()}
+    for flags in ([], ["1/2", "2/2"]):
+        out = tmp_path / f"masks-{len(flags)}"
+        for shard in flags or ["1/1"]:
+            assert run("predict", finished, tmp_path / "tars", "--out", out, "--shard", shard) == 0
+        found = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("*/*.png")}
+        assert found == expected
+    capsys.readouterr()
+    assert run("merge", out) == 0
+    said = capsys.readouterr().out
+    assert "12 masks" in said and "1.tar/cut.png" in said
+    os.utime(tmp_path / "tars" / "0.tar")
+    before = stamps(out)
+    assert run("predict", finished, tmp_path / "tars", "--out", out, "--shard", "1/2") == 0
+    changed = {name for name, when in stamps(out).items() if before[name] != when and name.endswith(".png")}
+    assert changed and any(name.startswith("0/") for name in changed)
 
 
 def test_a_run_of_very_many_photos_keeps_its_artefacts_in_subfolders(

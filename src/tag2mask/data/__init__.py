@@ -15,6 +15,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, distinct_ids
 from tag2mask.data.layouts import LAYOUTS, Opened, open_data
 from tag2mask.data.listing import Listing, Selection, select
+from tag2mask.data.packed import is_packed, photos_of
 from tag2mask.data.samples import Samples, label_counts
 from tag2mask.data.settings import DataSettings, Layout, split_name
 from tag2mask.data.tag_changes import TagChanges, retagged
@@ -118,10 +119,11 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
 
 
 def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | str] = ()) -> Samples:
-    """Photos without tags: every photo under a folder, or the files given. Nothing is opened.
+    """Photos without tags: every photo under a folder, or the files given. No photo is opened.
 
     Args:
-        paths: a folder, a file, or several of both.
+        paths: a folder, a file, or several of both. Files may be tars or Parquet files of photos
+            (:mod:`tag2mask.data.packed`), which are also taken from a folder that holds no other photos.
         skip: folders that are left out, for instance where the masks are written.
 
     Raises:
@@ -129,9 +131,12 @@ def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | 
     """
     places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     left_out = [absolute(Path(path)) for path in skip]
+    packed = False
     if len(places) == 1 and places[0].is_dir():
         base = absolute(places[0])
         names = image_files(base, _inside(base, left_out))
+        if not names:
+            base, names, packed = Path(), photos_of(base), True
         if not names:
             raise InputError(f"{places[0]} holds no images: they end in {', '.join(SUFFIXES)}")
     else:
@@ -139,13 +144,16 @@ def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | 
         for place in map(absolute, places):
             if place.is_dir():
                 names += [(place / name).as_posix() for name in image_files(place, _inside(place, left_out))]
+            elif is_packed(place):
+                names += photos_of(place)
+                packed = True
             elif place.is_file():
                 names.append(place.as_posix())
             else:
                 raise InputError(f"{place} is not there: give a folder of images or image files")
         if not names:
             raise InputError(f"no images in {listed(map(str, places)) or 'an empty list'}: give a folder or files")
-    ids = distinct_ids(names, explicit=len(places) > 1, place=str(base))
+    ids = distinct_ids(names, explicit=len(places) > 1, place=str(base), packed=packed)
     return Samples(base, names, [None] * len(names), ids=ids)
 
 
