@@ -96,7 +96,11 @@ class StageFolder:
 
     def path(self, id: str, suffix: str) -> Path:
         """Where the artefact of one photo lies; an id may contain ``/``."""
-        return self.folder / f"{spread_name(id, self.depth)}{suffix}"
+        return self.folder / self.name(id, suffix)
+
+    def name(self, id: str, suffix: str) -> str:
+        """The same, from this folder on, with forward slashes."""
+        return f"{spread_name(id, self.depth)}{suffix}"
 
     def manifest(self) -> dict[str, Any]:
         """Count, seconds and facts of the finished stage; empty while it is not finished."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,14 +57,21 @@ class Present:
 
     def __init__(self, folder: StageFolder, suffix: str) -> None:
         self.folder, self.suffix = folder, suffix
-        self.names: dict[Path, frozenset[str]] = {}
+        self.names: dict[str, frozenset[str]] = {}
 
     def __call__(self, id_: str) -> bool:
-        path = self.folder.path(id_, self.suffix)
-        if path.parent not in self.names:
-            entries = path.parent.iterdir() if path.parent.is_dir() else ()
-            self.names[path.parent] = frozenset(entry.name for entry in entries if entry.stat().st_size)
-        return path.name in self.names[path.parent]
+        inner, _, name = self.folder.name(id_, self.suffix).rpartition("/")
+        if inner not in self.names:
+            self.names[inner] = self._not_empty(self.folder.folder / inner)
+        return name in self.names[inner]
+
+    @staticmethod
+    def _not_empty(folder: Path) -> frozenset[str]:
+        try:
+            with os.scandir(folder) as entries:
+                return frozenset(entry.name for entry in entries if entry.stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
 
 
 class Alone(Sequence[Sequence[Sample]]):
