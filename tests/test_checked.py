@@ -35,9 +35,9 @@ def records() -> list[dict[str, object]]:
 
 def test_columns_hold_what_records_hold(tmp_path: Path) -> None:
     photos = CheckedPhotos.of(records())
-    photos.write(tmp_path / "columns.npz", [7, 8])
-    kept = CheckedPhotos.read(tmp_path / "columns.npz", [7, 8])
-    assert kept is not None and CheckedPhotos.read(tmp_path / "columns.npz", [7, 9]) is None
+    photos.write(tmp_path / ".columns.npz", [7, 8])
+    kept = CheckedPhotos.read(tmp_path / ".columns.npz", [7, 8])
+    assert kept is not None and CheckedPhotos.read(tmp_path / ".columns.npz", [7, 9]) is None
     for one in (photos, kept):
         assert [one.check(place) for place in range(4)] == CHECKED and [*one.unreadable()] == [CHECKED[2]]
         assert (one.rows["stamp"] == stamps_of(STAMPS)).all()
@@ -68,7 +68,7 @@ def test_a_record_of_what_no_photo_has_is_passed_over(change: dict[str, object])
 
 def test_damaged_columns_are_none(tmp_path: Path) -> None:
     """Any byte of them: what is read is what was written, or nothing."""
-    path = tmp_path / "columns.npz"
+    path = tmp_path / ".columns.npz"
     photos = CheckedPhotos.of(records())
     photos.write(path, [1])
     content, draw = path.read_bytes(), random.Random(0)
@@ -134,7 +134,7 @@ def test_checking_goes_on_where_it_was_cut_and_needs_no_columns(world: Path, tmp
         tmp_path / "run/images/.stage",
     )
     assert run(*command) == 0
-    whole, columns = (own / "records.jsonl").read_bytes(), (own / "columns.npz").read_bytes()
+    whole, columns = (own / "records.jsonl").read_bytes(), (own / ".columns.npz").read_bytes()
     lines = whole.splitlines(keepends=True)
     (own / "records.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:40])
     (own / "manifest.json").unlink()
@@ -146,8 +146,8 @@ def test_checking_goes_on_where_it_was_cut_and_needs_no_columns(world: Path, tmp
         assert run(*command) == 0
     assert len(checked) == len(lines) - 5 and (own / "records.jsonl").read_bytes() == whole
     written = (own / "records.jsonl").stat().st_mtime_ns
-    (own / "columns.npz").write_bytes(columns[:200])
+    (own / ".columns.npz").write_bytes(columns[:200])
     assert run(*command) == 0
     assert (own / "records.jsonl").stat().st_mtime_ns == written and CheckedPhotos.is_kept(
-        own / "columns.npz", [len(whole), written]
+        own / ".columns.npz", [len(whole), written]
     )

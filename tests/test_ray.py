@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,19 @@ def test_labels_on_a_local_ray_are_those_without(finished: Path, world: Path, tm
     before = stamps(tmp_path / "ray")
     assert run(*command, "--out", tmp_path / "ray") == 0
     assert not redone(before, stamps(tmp_path / "ray"))
+
+
+@pytest.mark.exhaustive
+def test_what_answers_and_is_no_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of another kind, which never says a word."""
+    from tag2mask import ray_engine
+    from tag2mask.errors import InputError
+
+    monkeypatch.setattr(ray_engine, "HEALTH", 5.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(InputError, match="is no Ray cluster that this Ray can use"):
+            ray_engine.connected()
 
 
 def test_engines_that_do_not_go(

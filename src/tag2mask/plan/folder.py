@@ -68,7 +68,7 @@ class StageFolder:
     @property
     def columns(self) -> Path:
         """The records of checked photos once more, quick to read (:mod:`tag2mask.data.checked`)."""
-        return self.own / "columns.npz"
+        return self.own / ".columns.npz"
 
     def recorded(self) -> list[int]:
         """Size and time of the file of records: what the columns are of."""
