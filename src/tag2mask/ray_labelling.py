@@ -8,16 +8,17 @@ replaced by Ray and its rows made again: an artefact appears whole, and a record
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tag2mask.data.samples import keys_of
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.plan.context import Context
 from tag2mask.plan.photos import carried_out, samples_of
 from tag2mask.plan.stage import PhotoStage
 from tag2mask.ray_engine import MOST_BLOCKS, Row, connected
-from tag2mask.types import Sample
+from tag2mask.types import Sample, SampleKey
 
 PHOTOS = 32  # of a row, as far as batches allow: what is made again when a worker dies
 
@@ -31,7 +32,7 @@ def carried_out_on_ray(
         InputError: Ray is not installed, no cluster answers, or what the stage itself says.
     """
     ray, samples = connected(), samples_of(stage, context)
-    place_of = {sample.key: place for place, sample in enumerate(samples)}
+    place_of = {key: place for place, key in enumerate(keys_of(samples))}
     rows = [{"batches": json.dumps(part)} for part in _parts(batches, place_of)]
     if not rows:
         return
@@ -52,7 +53,7 @@ def carried_out_on_ray(
             yield samples[place], record
 
 
-def _parts(batches: Sequence[Sequence[Sample]], place_of: dict[Any, int]) -> Iterator[list[list[int]]]:
+def _parts(batches: Sequence[Sequence[Sample]], place_of: Mapping[SampleKey, int]) -> Iterator[list[list[int]]]:
     """Neighbouring batches by the places of their photos, together about :data:`PHOTOS`."""
     part: list[list[int]] = []
     for batch in batches:

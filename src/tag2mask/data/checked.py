@@ -64,10 +64,10 @@ class CheckedPhotos(Mapping[SampleKey, PhotoFacts]):
             error, note = record["error"], record["note"]
             content = (record["digest"].encode("ascii", "replace"), record["signs"].encode("ascii", "replace"))
             try:
-                packed += _pack(*stamped(record), record["height"], record["width"], *content, number, error is None)
+                packed += _pack(*stamped(record), record["height"], record["width"], *content, number, not error)
             except (struct.error, TypeError):  # damaged
                 continue
-            if error is not None or note:
+            if error or note:
                 texts[len(ids)] = error, note
             ids.append(record["id"])
         found = cls(ids, np.frombuffer(packed, _ROW), [*splits], texts)
