@@ -138,10 +138,12 @@ def test_a_class_that_was_not_learnt_is_named(tmp_path: Path, caplog: pytest.Log
     )
 
 
-@pytest.mark.parametrize("per_epoch", [1, 31, 37, 157])
-def test_auto_trains_five_epochs_or_300_steps(per_epoch: int) -> None:
+@pytest.mark.parametrize("per_epoch", [1, 31, 37, 157, 625])
+def test_auto_trains_300_steps_or_an_epoch(per_epoch: int) -> None:
     epochs = TrainSettings(epochs="auto").resolved(per_epoch).epochs
-    assert epochs != "auto" and TrainSettings(epochs="auto").steps(per_epoch) == max(300, 5 * per_epoch)
+    assert epochs != "auto" and TrainSettings(epochs="auto").steps(per_epoch) == max(300, per_epoch)
+    longer = TrainSettings(epochs="auto", minimum_epochs=5.0)
+    assert longer.steps(per_epoch) == max(300, 5 * per_epoch)
     assert TrainSettings(epochs=0.5).resolved(per_epoch).epochs == 0.5
     assert TrainSettings(epochs="auto").times(2).epochs == 10
 
@@ -227,7 +229,6 @@ def test_a_run_trains_again_with_gentler_views(
     assert run("label", data, "--out", tmp_path / "fixed", *flags) == 0
     assert "training again" not in capsys.readouterr().err
     monkeypatch.setattr("tag2mask.train.settings.AUTO_STEPS", 2)
-    monkeypatch.setattr("tag2mask.train.settings.AUTO_EPOCHS", 1.0)
     assert run("label", data, "--out", tmp_path / "auto", *flags, "--epochs", "auto") == 0
     assert "training again with views that cut less of a photo away" in capsys.readouterr().err
     found = manifest(tmp_path / "auto", "method")

@@ -357,7 +357,8 @@ def every_place() -> list[tuple[str, bool]]:
 
 NAMES: dict[str, tuple[Any, ...]] = {
     "method": ("ppl", "cam"), "backbone.name": ("resnet18",), "backbone.weights": ("other.pth",),
-    "train.epochs": (3.0,), "segmenter.weights": ("other.pth",),
+    "train.epochs": (3.0,), "segmenter_train.epochs": (3.0,), "relabel_train.epochs": (3.0,),
+    "segmenter.weights": ("other.pth",),
     "propagate": ("colours", "psa"), "refine": ("par", "none"),
     "inference.refine": ("par",), "relabel.refine": ("par",), "segmenter.name": ("deeplab-v2", "deeplab-largefov"),
     "segmenter.backbone": ("resnet26t",), "propagation.backbone": ("resnet26t",), "propagation.weights": ("other.pth",),

@@ -82,15 +82,18 @@ FAULTS = {
         "pseudo/refined.py", "and after <= before * settings.max_growth", "",
         "test_refined.py::test_growth_is_limited_and_so_is_vanishing"),
     "the segmenter's loss without its balance": Fault(
-        "segment/task.py", "if not balance:", "if True:",
+        "segment/task.py", "masks, weights, ignore_index", "masks, None, ignore_index",
         "test_segment.py::test_a_balanced_loss_is_the_weighted_mean_over_decided_pixels"),
     "the settings' balance not passed on": Fault(
-        "segment/task.py", "mask_loss(logits, batch.masks, self.balance)", "mask_loss(logits, batch.masks)",
+        "segment/task.py", "mask_loss(logits, batch.masks, weights)", "mask_loss(logits, batch.masks)",
         "test_segment.py::test_the_task_s_loss_is_balanced_as_its_settings_say"),
     "the same at each scale": Fault(
-        "segment/task.py", "mask_loss(logits.float(), small.long(), self.balance)",
+        "segment/task.py", "mask_loss(logits.float(), small.long(), weights)",
         "mask_loss(logits.float(), small.long())",
         "test_segment.py::test_the_task_s_loss_is_balanced_as_its_settings_say"),
+    "the balance of the loss is not undone": Fault(
+        "segment/balance.py", "else balance.undone(logits, prior_correction)", "else logits.float()",
+        "test_segment.py::test_masks_are_decided_as_if_all_pixels_had_been_taught_alike"),
     "negative gradients in the fine maps": Fault(
         "layers/fine_maps.py", "gradient.float().relu()", "gradient.float()",
         "test_fine_maps.py::test_the_fine_map_is_the_formula"),

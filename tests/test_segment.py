@@ -12,10 +12,11 @@ from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
 from tag2mask.segment import InferenceSettings, PhotoSegmenter, SegmenterSettings, SegmenterTask, segment_photo
 from tag2mask.segment import build as build_segmenter
+from tag2mask.segment.balance import LabelBalance, balance_of, decided_logits
 from tag2mask.segment.decoder import fine_block
 from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
-from tag2mask.segment.pyramid import Pyramid
+from tag2mask.segment.pyramid import Pyramid, logits_of
 from tag2mask.segment.task import mask_loss
 from tag2mask.train import TrainSettings, parameter_groups
 from tag2mask.types import MaskedBatch, Photos, Views
@@ -252,15 +253,16 @@ def test_the_task_s_loss_is_balanced_as_its_settings_say(scales: tuple[float, ..
     images, valid = torch.randn(1, 3, 32, 48), torch.ones(1, 32, 48, dtype=torch.bool)
     masks = torch.zeros(1, 32, 48, dtype=torch.int64)
     masks[0, 8:16, 8:16] = 1
+    weights = LabelBalance(4).weights(masks, balance) if balance else None
     with torch.no_grad():
         losses = task.losses(MaskedBatch(("a",), images, masks, torch.tensor([[1.0, 0, 0]]), valid), 0.0)
         logits = made.segment(Photos(images)).float()
         if scales:
             small = nn.functional.interpolate(masks[:, None].float(), logits.shape[2:], mode="nearest-exact")[:, 0]
-            torch.testing.assert_close(losses["segmentation_1.0"], mask_loss(logits, small.long(), balance))
+            torch.testing.assert_close(losses["segmentation_1.0"], mask_loss(logits, small.long(), weights))
         else:
             logits = nn.functional.interpolate(logits, (32, 48), mode="bilinear")
-            torch.testing.assert_close(losses["segmentation"], mask_loss(logits, masks, balance))
+            torch.testing.assert_close(losses["segmentation"], mask_loss(logits, masks, weights))
 
 
 @pytest.mark.parametrize("balance", [0.5, 1.0])
@@ -270,9 +272,60 @@ def test_a_balanced_loss_is_the_weighted_mean_over_decided_pixels(balance: float
     masks[0, 0], masks[1, 2, 2:4] = 255, 2  # no pixel has labels 1 and 3
     each = functional.cross_entropy(logits, masks, ignore_index=255, reduction="none")
     few, many = each[masks == 2], each[masks == 0]
-    weights = len(few) ** -balance, len(many) ** -balance
-    expected = (weights[0] * few.sum() + weights[1] * many.sum()) / (weights[0] * len(few) + weights[1] * len(many))
-    torch.testing.assert_close(mask_loss(logits, masks, balance), expected)
+    of_label = len(few) ** -balance, len(many) ** -balance
+    expected = (of_label[0] * few.sum() + of_label[1] * many.sum()) / (of_label[0] * len(few) + of_label[1] * len(many))
+    weights = LabelBalance(4).weights(masks, balance)
+    torch.testing.assert_close(mask_loss(logits, masks, weights), expected)
     if balance == 1:
         torch.testing.assert_close(expected, (few.mean() + many.mean()) / 2)
-    assert mask_loss(logits, torch.full_like(masks, 255), balance) == 0
+    nothing = torch.full_like(masks, 255)
+    assert mask_loss(logits, nothing, LabelBalance(4).weights(nothing, balance)) == 0
+
+
+@pytest.mark.parametrize("name", ["decoder", "smp:unet"])
+def test_masks_are_decided_as_if_all_pixels_had_been_taught_alike(name: str) -> None:
+    """A network that minimises the balanced loss says w p; what decides is p, of the mean log weight of the batches
+    that show a label. It is kept with the weights, and of a training without balance nothing is undone."""
+    made = segmenter(name)
+    labels = balance_of(made)
+    assert labels is not None
+    views = Photos(torch.randn(1, 3, 64, 64))
+    with torch.no_grad():
+        before, _ = logits_of(made.eval(), views, None)
+        torch.testing.assert_close(decided_logits(made, views, None, 1.0)[0], before.float())
+        masks = torch.zeros(2, 8, 8, dtype=torch.int64)
+        masks[0, :2] = 2  # 16 and 112 pixels, then 32 and 96
+        labels.weights(masks, 0.5)  # not in training: nothing is remembered
+        labels.train().weights(masks, 0.5)
+        masks[1, :2] = 2
+        labels.weights(masks, 0.5)
+        labels.eval()
+        decided = decided_logits(made, views, None, 1.0)[0] - before
+    weights = torch.tensor([(112 * 96) ** 0.5, 1, (16 * 32) ** 0.5, 1]) ** -0.5
+    torch.testing.assert_close(decided, -weights.log()[:, None, None].expand_as(decided[0])[None])
+    torch.testing.assert_close(decided_logits(made, views, None, 0.25)[0] - before, decided / 4)
+    again = segmenter(name)
+    again.load_state_dict(made.state_dict())
+    torch.testing.assert_close(
+        decided_logits(again.eval(), views, None, 1.0)[0] - logits_of(again, views, None)[0], decided
+    )
+    labels.reset()
+    torch.testing.assert_close(decided_logits(made, views, None, 1.0)[0], before.float())
+
+
+def test_the_posterior_of_a_balanced_training_is_that_of_its_masks() -> None:
+    """A bias alone, on masks of which a sixteenth shows an object: balanced it learns the weighted share, and decides
+    by the share."""
+    torch.manual_seed(0)
+    masks = torch.zeros(1, 16, 16, dtype=torch.int64)
+    masks[0, :4, :4] = 1
+    labels, bias = LabelBalance(2), nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([bias], lr=1.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        logits = bias[None, :, None, None].expand(1, 2, 16, 16)
+        mask_loss(logits, masks, labels.weights(masks, 0.5)).backward()
+        optimizer.step()
+    learned = bias.detach()[None, :, None, None]
+    assert learned.softmax(1)[0, 1].item() == pytest.approx(0.25 / (0.25 + 15**0.5 / 4), abs=1e-3)
+    assert labels.undone(learned).softmax(1)[0, 1].item() == pytest.approx(1 / 16, abs=1e-3)

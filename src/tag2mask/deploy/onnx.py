@@ -25,8 +25,7 @@ from tag2mask.deploy.stored import Stored, open_stored
 from tag2mask.errors import InputError
 from tag2mask.evaluate import with_background
 from tag2mask.files import check_outside_runs, whole_folder
-from tag2mask.segment import DeepLab
-from tag2mask.segment.pyramid import logits_of
+from tag2mask.segment import DeepLab, InferenceSettings, decided_logits
 from tag2mask.stages.segmenter import load_segmenter
 from tag2mask.types import Photos
 
@@ -40,16 +39,17 @@ class _Logits(nn.Module):
     """A segmenter as a function of tensors.
 
     Args:
-        empty_below: of :class:`tag2mask.segment.InferenceSettings`: the background wins all of such a photo.
+        inference: of the run; of a photo in which no class is likely (``empty_below``) the background wins all.
     """
 
-    def __init__(self, segmenter: nn.Module, empty_below: float) -> None:
+    def __init__(self, segmenter: nn.Module, inference: InferenceSettings) -> None:
         super().__init__()
         saw_empty = isinstance(segmenter, DeepLab) and bool(segmenter.saw_empty)
-        self.segmenter, self.empty_below = segmenter, empty_below if saw_empty else 0.0
+        self.segmenter, self.prior_correction = segmenter, inference.prior_correction
+        self.empty_below = inference.empty_below if saw_empty else 0.0
 
     def forward(self, images: Tensor) -> Tensor:
-        logits, shown = logits_of(self.segmenter, Photos(images), None)
+        logits, shown = decided_logits(self.segmenter, Photos(images), None, self.prior_correction)
         if shown is None or not self.empty_below:
             return logits
         empty = shown.sigmoid().amax(1) < self.empty_below
@@ -71,7 +71,7 @@ def write_onnx(path: Path | str, out: Path | str) -> float:
     segmenter, backbone = load_segmenter(
         stored.settings, len(stored.classes), stored.weights, single_stage=stored.settings.single_stage
     )
-    network = _Logits(segmenter, stored.settings.inference.empty_below).cpu().eval().float()
+    network = _Logits(segmenter, stored.settings.inference).cpu().eval().float()
     with whole_folder(Path(out)) as folder:
         _write(network, backbone.size_divisor, folder / FILE)
         model = onnx.load(folder / FILE)

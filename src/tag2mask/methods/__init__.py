@@ -48,7 +48,12 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
-    "eps": Entry(Eps, EpsSettings, "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)"),
+    "eps": Entry(
+        Eps,
+        EpsSettings,
+        "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)",
+        lambda train: replace(train, minimum_epochs=5.0),
+    ),
     "mcis": Entry(
         ReleasedMcis,
         McisSettings,
@@ -56,7 +61,12 @@ METHODS: dict[str, Entry] = {
         # a pair is two photos: as many photos and steps as a classifier's; twice that gains nothing (docs/log.md)
         lambda train: replace(train.times(1 / 2), batch_size=max(1, train.batch_size // 2)),
     ),
-    "ppl": Entry(Ppl, PplSettings, "progressive patch learning, implicit or explicit (Li et al., TMM 2022)"),
+    "ppl": Entry(
+        Ppl,
+        PplSettings,
+        "progressive patch learning, implicit or explicit (Li et al., TMM 2022)",
+        lambda train: replace(train, minimum_epochs=5.0),
+    ),
     "apc": Entry(
         apc.build,
         ApcSettings,

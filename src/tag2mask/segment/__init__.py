@@ -1,5 +1,6 @@
 """Segmenters by name, their training loss, their inference, and the masks they make of their own training photos."""
 
+from tag2mask.segment.balance import LabelBalance, balance_of, decided_logits
 from tag2mask.segment.build import backbone_of, build, check_settings, known
 from tag2mask.segment.deeplab import DeepLab, teaches_empty, weigh_classes
 from tag2mask.segment.inference import InferenceSettings, PhotoSegmenter, Segmented, refined, segment_photo
@@ -10,14 +11,17 @@ from tag2mask.segment.task import SegmenterTask
 __all__ = [
     "DeepLab",
     "InferenceSettings",
+    "LabelBalance",
     "PhotoSegmenter",
     "RelabelSettings",
     "Segmented",
     "SegmenterSettings",
     "SegmenterTask",
     "backbone_of",
+    "balance_of",
     "build",
     "check_settings",
+    "decided_logits",
     "gate_by_tags",
     "known",
     "refined",

@@ -6,6 +6,7 @@ from torch import nn
 
 from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.errors import InputError, unknown
+from tag2mask.segment.balance import LabelBalance
 from tag2mask.segment.decoder import Decoder, channels_of, fine_block
 from tag2mask.segment.deeplab import Aspp, DeepLab, LargeFov
 from tag2mask.segment.pyramid import Pyramid
@@ -68,4 +69,7 @@ def build(
         segmenter = SmpSegmenter(
             build_smp(settings.name[4:], backbone, labels, backbone_settings), MINIMUM.get(settings.name[4:], 32)
         )
-    return Pyramid(segmenter, settings.pyramid) if settings.pyramid else segmenter
+    if settings.pyramid:
+        segmenter = Pyramid(segmenter, settings.pyramid)
+    segmenter.add_module("label_balance", LabelBalance(labels))
+    return segmenter

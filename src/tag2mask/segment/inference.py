@@ -16,8 +16,8 @@ from tag2mask.backbones import Backbone
 from tag2mask.data.augment import check_sides, fit_size, resized
 from tag2mask.errors import InputError
 from tag2mask.protocols import Refiner
+from tag2mask.segment.balance import decided_logits
 from tag2mask.segment.deeplab import DeepLab
-from tag2mask.segment.pyramid import logits_of
 from tag2mask.settings import SHARE, DecidesNothing, Range, check_values
 from tag2mask.types import Photos, normalise
 from tag2mask.views import padded_size, padding, stack_padded, without_padding
@@ -40,6 +40,9 @@ class InferenceSettings:
     empty_below: Annotated[float, SHARE] = 0.5
     """A photo without tags in which the segmenter finds no class more likely than this shows none of them. Only where
     a tenth of the training photos or more showed none; fewer false alarms with a larger value. 0: never."""
+    prior_correction: Annotated[float, SHARE] = 0.5
+    """How far it is undone that rare labels weighed more in the segmenter's loss (`--segmenter.balance`): 0: not at
+    all, objects come out large; 1: wholly. Masks that a segmenter is trained on again are made without it."""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"
@@ -176,7 +179,7 @@ def _windows(
     height, width = view.images.shape[2:]
     side = max(settings.window // size_divisor, 1) * size_divisor
     if max(height, width) <= side:
-        return _softmax(segmenter, view, settings.precision)
+        return _softmax(segmenter, view, settings)
     total: Tensor | None = None
     presence: list[Tensor] = []
     count = torch.zeros(1, 1, height, width, device=view.images.device)
@@ -184,7 +187,7 @@ def _windows(
         inside = (..., slice(top, top + side), slice(left, left + side))
         part = Photos(view.images[inside], valid=None if view.valid is None else view.valid[inside])
         size = part.images.shape[2:]
-        probabilities, of_part = _softmax(segmenter, part, settings.precision)
+        probabilities, of_part = _softmax(segmenter, part, settings)
         presence += [] if of_part is None else [of_part]
         probabilities = F.interpolate(probabilities, size, mode="bilinear", align_corners=False)
         if total is None:
@@ -209,8 +212,9 @@ def window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, in
             yield top, left
 
 
-def _softmax(segmenter: nn.Module, view: Photos, precision: compute.Precision) -> tuple[Tensor, Tensor | None]:
+def _softmax(segmenter: nn.Module, view: Photos, settings: InferenceSettings) -> tuple[Tensor, Tensor | None]:
     images = view.images.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), compute.autocast(precision, images.device):
-        logits, shown = logits_of(segmenter, Photos(images, valid=view.valid), view.valid)
+    photos = Photos(images, valid=view.valid)
+    with torch.inference_mode(), compute.autocast(settings.precision, images.device):
+        logits, shown = decided_logits(segmenter, photos, view.valid, settings.prior_correction)
         return logits.float().softmax(1), None if shown is None else shown.float().sigmoid()

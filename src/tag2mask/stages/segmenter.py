@@ -71,7 +71,7 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
             "photos", "tags", "weights", "segmenter weights", *source_fact(settings),
             *(() if oracle else taught_facts(settings)),
         ),
-        constants={"form of the weights": "2"},
+        constants={"form of the weights": "3"},
         oracle=oracle,
         train=lambda context: _train(context, masks, before, network),
     )  # fmt: skip
@@ -88,6 +88,8 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     train = from_source(context, segmenter, train)
     if isinstance(segmenter, segment.DeepLab):
         segmenter.saw_empty.fill_(segment.teaches_empty(context.train))
+    if (labels := segment.balance_of(segmenter)) is not None:
+        labels.reset()  # the weights of before are of other masks
     task = segment.SegmenterTask(segmenter, s.segmenter.balance).to(compute.device())
     fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     save_model(segmenter, context.folder.model)  # without the task around it
@@ -129,8 +131,9 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         title="relabelled masks",
         reads=(trained, before),
         settings=(
-            *structure(settings), Part("inference", ("scales", "flip", "refine")), "relabel.scales", "relabel.refine",
-            "refine_long_side", "pseudo.margin", "pseudo.max_growth", "pseudo.min_growth",
+            *structure(settings), Part("inference", ("scales", "flip", "refine", "prior_correction")),
+            "relabel.scales", "relabel.refine", "refine_long_side",
+            "pseudo.margin", "pseudo.max_growth", "pseudo.min_growth",
         ),
         facts=("photos", "tags", *taught_facts(settings)),
         constants={"refiner": repr(refiner(settings.relabel.refine, settings.refine_long_side))},
@@ -144,7 +147,8 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
 def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
     s = context.settings
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
-    views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none")
+    # a network leaves out what its masks leave out and forgives what they add: these may be large (decision 8)
+    views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none", prior_correction=0.0)
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
     own = s.pseudo
     decide = pseudo.PseudoSettings(margin=own.margin, max_growth=own.max_growth, min_growth=own.min_growth)

@@ -9,7 +9,7 @@ from tag2mask import compute
 from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values
 
 AUTO_EPOCHS = 5.0
-AUTO_STEPS = 300  # 185 steps did not teach five kinds of defects, 300 did (docs/log.md)
+AUTO_STEPS = 300  # 185 did not teach five kinds of defects, 300 did; 700 and more made maps narrower (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,10 @@ class TrainSettings:
     """How a network is trained. The defaults fine-tune an ImageNet backbone in minutes on a laptop."""
 
     epochs: Annotated[float | Literal["auto"], Range(at_least=0, at_most=1e6)] = 8.0
-    """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method). auto: 5, and
-    more for a few hundred photos, so that it is at least 300 steps."""
+    """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method). auto: as many
+    as 300 steps are, but at least `minimum_epochs`."""
+    minimum_epochs: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
+    """Of auto: at least so many passes."""
     batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 16
     """Photos in a batch."""
     accumulate: Annotated[int, Range(at_least=1)] = 1
@@ -66,7 +68,7 @@ class TrainSettings:
 
     def resolved(self, per_epoch: int) -> TrainSettings:
         """The same, with a number of epochs; ``per_epoch`` are steps."""
-        return replace(self, epochs=max(AUTO_EPOCHS, AUTO_STEPS / per_epoch)) if self.epochs == "auto" else self
+        return replace(self, epochs=max(self.minimum_epochs, AUTO_STEPS / per_epoch)) if self.epochs == "auto" else self
 
     def steps(self, per_epoch: int) -> int:
         """Of a training whose epochs have so many."""
@@ -75,7 +77,7 @@ class TrainSettings:
         return max(1 if epochs else 0, round(epochs * per_epoch))
 
     def times(self, factor: float) -> TrainSettings:
-        """The same training, so many times as long; of auto, of its epochs."""
+        """The same training, so many times as long; of auto, so many times five epochs."""
         return replace(self, epochs=factor * (AUTO_EPOCHS if self.epochs == "auto" else self.epochs))
 
     def shortened(self, share: float, photos: int) -> tuple[float, TrainSettings]:
