@@ -26,7 +26,7 @@ def start(count: int, command: Sequence[object], **changes: str) -> list[subproc
     return found
 
 
-def ended(processes: Sequence[subprocess.Popen[str]], timeout: float = 300) -> list[tuple[int, str]]:
+def ended(processes: Sequence[subprocess.Popen[str]], timeout: float = 1500) -> list[tuple[int, str]]:
     """Exit code and standard error of each."""
     try:
         said = [process.communicate(timeout=timeout)[1] for process in processes]
@@ -36,7 +36,7 @@ def ended(processes: Sequence[subprocess.Popen[str]], timeout: float = 300) -> l
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
-def run_all(count: int, command: Sequence[object], timeout: float = 300) -> str:
+def run_all(count: int, command: Sequence[object], timeout: float = 1500) -> str:
     """Standard error of the main one of so many processes, all of which must end well."""
     results = ended(start(count, command), timeout)
     assert all(code == 0 for code, _ in results), results

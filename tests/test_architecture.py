@@ -34,7 +34,7 @@ LEVELS = [
     {"checks", "summary"},
     {"pipeline", "prediction"},
     {"compare", "export", "ray_engine"},
-    {"corrections", "deploy"},
+    {"corrections", "deploy", "ray_labelling"},
     {"cvat", "serve"},
     {"cli"},
     {"__main__"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tag2mask import doctor
 from tag2mask.data import DataSettings
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.images import check_images, write_index_mask
 from tag2mask.doctor import Finding
 from tag2mask.errors import InputError
@@ -341,7 +343,7 @@ def test_a_survey_decodes_nothing_and_its_checks_nothing_twice(barn, monkeypatch
     assert surveyed.train is not None and surveyed.val is not None and len(surveyed.train) == 48
     checked = [check for split in surveyed.datasets.values() for check in check_images(split.samples, 1)]
     monkeypatch.setattr("tag2mask.data.check.decoded", lambda *_: pytest.fail("decoded again"))
-    found = [*surveyed.findings, *doctor.check_photos(surveyed, checked)]
+    found = [*surveyed.findings, *doctor.check_photos(surveyed, CheckedPhotos.of(map(asdict, checked)))]
     monkeypatch.undo()
     said = doctor.diagnose(barn.root, workers=1)
     assert set(said) - set(found) <= {finding for finding in said if "of disk" in finding.message}
@@ -358,7 +360,9 @@ def test_photos_are_known_by_split_and_id(barn):
     checked = [check for split in surveyed.datasets.values() for check in check_images(split.samples, 1)]
     sizes = {check.key: (check.height, check.width) for check in checked}
     assert sizes["train", "00"] == (HEIGHT, WIDTH) and sizes["val", "00"] == (80, 100)
-    problems = [str(f) for f in doctor.check_photos(surveyed, checked) if f.level == "error"]
+    problems = [
+        str(f) for f in doctor.check_photos(surveyed, CheckedPhotos.of(map(asdict, checked))) if f.level == "error"
+    ]
     assert len(problems) == 1 and problems[0].startswith("val: truth mask") and "90x66" in problems[0]
 
 

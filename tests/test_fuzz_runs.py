@@ -18,11 +18,12 @@ import fuzz
 from tag2mask import stages
 from tag2mask.backbones import BackboneSettings, build
 from tag2mask.data.check import CheckedImage
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.errors import InputError
 from tag2mask.feature_store import FeatureSettings, FeatureStore
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run, StageFolder
-from tag2mask.plan.photos import read_records
+from tag2mask.plan.records import read_records
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
 from tag2mask.stages.artefacts import MapReader, MaskReader, write_maps
@@ -77,7 +78,9 @@ def test_records(tmp_path, count):
     )  # fmt: skip
     seed = "".join(json.dumps(record) + "\n" for record in records).encode()
     outcome = fuzz.survives(
-        lambda path: data.checked(read_records(path, RECORD)), tmp_path / "records.jsonl", fuzz.damaged([seed], count)
+        lambda path: data.checked(CheckedPhotos.of(read_records(path, RECORD))),
+        tmp_path / "records.jsonl",
+        fuzz.damaged([seed], count),
     )
     assert outcome.read > count / 4
 

@@ -20,6 +20,7 @@ from PIL import Image
 from data_sets import ids, photo, refused, tags, write
 from tag2mask import data, doctor
 from tag2mask.data import LAYOUTS, DataSettings
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.finding import Finding
 from tag2mask.data.images import write_index_mask
 
@@ -262,7 +263,7 @@ def test_truth_that_is_named_otherwise_is_no_class_either(tmp_path, called):
     many(tmp_path, "cat/1.jpg", "dog/2.jpg", f"{called}/1.png", f"{called}/other.png")
     assert data.load(tmp_path).classes == ("cat", "dog")
     surveyed = doctor.survey(tmp_path, DataSettings())
-    found = " ".join(map(str, doctor.check_photos(surveyed, ())))
+    found = " ".join(map(str, doctor.check_photos(surveyed, CheckedPhotos.of(()))))
     assert "none of the 2 truth masks" in found and "1.png" in found and "named after its photo, cat/1.png" in found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_sets import ids, photo, refused, write
-from tag2mask import data
+from tag2mask import data, naming
 from tag2mask.data.ids import distinct_ids, sample_id, tidy
 from tag2mask.errors import InputError, printable
 from tag2mask.naming import LIMIT, levels, safe_name, spread_name
@@ -220,3 +221,13 @@ def test_a_folder_to_leave_out(tmp_path):
     assert [s.id for s in data.load_images(tmp_path, skip=[tmp_path / "out"])] == ["a", "deep/out/b"]
     assert [s.id for s in data.load_images(tmp_path, skip=[tmp_path / "deep" / "out"])] == ["a", "out/a"]
     assert len(data.load_images(tmp_path / "deep", skip=[tmp_path, Path("elsewhere")])) == 1
+
+
+def test_the_quick_way_of_plain_ids_is_the_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    parts = ("a", "B", "/", "con", "nul", "com1", "-", "_", ".", "lpt9", "7", "prnx", "\u00e4", "\u0661")
+    ids = ["".join(draw.choice(parts) for _ in range(draw.randrange(6))) for _ in range(3000)] + ["a" * 229, "a" * 231]
+    quick = [safe_name(id_) for id_ in ids]
+    assert sum(map(naming._is_plain, ids)) > 300
+    monkeypatch.setattr(naming, "_is_plain", lambda id_: False)
+    assert [safe_name(id_) for id_ in ids] == quick

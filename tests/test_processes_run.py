@@ -117,6 +117,7 @@ def test_shares_are_all_there_is(world: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3000)  # of a machine that has much else to do
 @pytest.mark.parametrize(
     ("count", "flags"),
     [
@@ -264,6 +265,7 @@ def test_torchrun_and_more_processes_than_photos(world: Path, tmp_path: Path) ->
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3000)
 def test_accelerate_launch(world: Path, tmp_path: Path) -> None:
     """The other launcher: the same masks as one process."""
     command = ["-m", "tag2mask", "label", str(world), *SAME, "--out"]

@@ -12,7 +12,8 @@ import pytest
 from tag2mask import shards
 from tag2mask.errors import InputError
 from tag2mask.shards import Shard
-from world import SMALL, fails, manifest, run
+from test_packed import tar
+from world import SMALL, fails, manifest, redone, run, stamps
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -88,6 +89,61 @@ def test_very_many_masks_lie_in_subfolders(
     next(out.rglob("photo03.png")).unlink()
     assert "1 of 12 masks not there" in fails(capsys, "merge", out)
     assert "holds masks of fewer photos" in fails(capsys, "predict", finished, world / "images", "--out", plain)
+
+
+def test_photos_in_tars_are_predicted_as_those_of_a_folder(
+    finished: Path, world: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By shards and with one call; a photo that cannot be read is passed over; a tar that is newer is read again."""
+    photos = sorted((world / "images").iterdir())
+    for number in (0, 1):
+        members = {path.name: path.read_bytes() for path in photos[number::2]}
+        tar(
+            tmp_path / "tars" / f"{number}.tar",
+            {**members, **({"cut.png": members["photo01.png"][:99]} if number else {})},
+        )
+    expected = {f"{int(name[5:7]) % 2}/{name}": content for name, content in whole.items()}
+    for flags in ([], ["1/2", "2/2"]):
+        out = tmp_path / f"masks-{len(flags)}"
+        for shard in flags or ["1/1"]:
+            assert run("predict", finished, tmp_path / "tars", "--out", out, "--shard", shard) == 0
+        found = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("*/*.png")}
+        assert found == expected
+    capsys.readouterr()
+    assert run("merge", out) == 0
+    said = capsys.readouterr().out
+    assert "12 masks" in said and "1.tar/cut.png" in said
+    os.utime(tmp_path / "tars" / "0.tar")
+    before = stamps(out)
+    assert run("predict", finished, tmp_path / "tars", "--out", out, "--shard", "1/2") == 0
+    changed = {name for name, when in stamps(out).items() if before[name] != when and name.endswith(".png")}
+    assert changed and any(name.startswith("0/") for name in changed)
+
+
+def test_a_run_of_very_many_photos_keeps_its_artefacts_in_subfolders(
+    finished: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same bytes, which the run and evaluate find; val's few photos lie flat. Here "very many" is nine."""
+    monkeypatch.setattr("tag2mask.naming.FLAT", 8)
+    out = tmp_path / "run"
+    command = ["train", world, "--out", out, *LABEL, "--relabel.rounds", "0"]
+    assert run(*command) == 0
+    for name, suffix in (("masks", "png"), ("maps", "npz"), ("predictions", "png")):
+        pattern = f"*.{suffix}" if name == "predictions" else f"[0-9a-f][0-9a-f]/*.{suffix}"
+        of_run = {path.name: path.read_bytes() for path in (out / name).glob(pattern)}
+        assert of_run == {path.name: path.read_bytes() for path in (finished / name).glob(f"*.{suffix}")} and of_run
+    assert (out / "scores" / "scores.json").read_bytes() == (finished / "scores" / "scores.json").read_bytes()
+    shown = []
+    for folder in (out, finished):
+        capsys.readouterr()
+        assert run("evaluate", folder / "masks", world / "masks", "--allow-missing") == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    monkeypatch.undo()  # a run goes on as it began
+    before = stamps(out)
+    next((out / "masks").glob("*/photo03.png")).unlink()
+    assert run(*command) == 0
+    assert redone(before, stamps(out)) <= {"masks", "scores"} and not list((out / "masks").glob("*.png"))
 
 
 def test_what_merge_finds_wrong(

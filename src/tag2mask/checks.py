@@ -246,6 +246,14 @@ def check_shards(settings: RunSettings, shard: Shard, photos: int) -> None:
         raise InputError("--shard shares photos and --freeze stores features of all of them: leave one of them out")
 
 
+def check_engine(settings: RunSettings) -> None:
+    """The per-photo stages can be done on a cluster."""
+    if processes.place().world > 1:
+        raise InputError("--engine ray shares the work itself and this was started as several processes: start one")
+    if settings.frozen:
+        raise InputError("--engine ray shares photos and --freeze stores features of all: leave one of them out")
+
+
 def check_saliency(dataset: Dataset, settings: RunSettings) -> None:
     """Saliency maps are there for every photo, where the settings ask for them."""
     asking = {

@@ -43,15 +43,15 @@ class DamagedArtefact(InputError):
         super().__init__(f"{path} {state}: run the command of its run again, which makes it anew")
 
     def __reduce__(self) -> tuple[Callable[[Path, str], DamagedArtefact], tuple[Path, str]]:
-        return _damaged, (self.path, str(self))
+        return DamagedArtefact.of, (self.path, str(self))
 
-
-def _damaged(path: Path, message: str) -> DamagedArtefact:
-    """The error as another process raised it; the file is moved aside already."""
-    error = DamagedArtefact.__new__(DamagedArtefact)
-    InputError.__init__(error, message)
-    error.path = path
-    return error
+    @staticmethod
+    def of(path: Path, message: str) -> DamagedArtefact:
+        """The error as another process raised it; the file is moved aside already."""
+        error = DamagedArtefact.__new__(DamagedArtefact)
+        InputError.__init__(error, message)
+        error.path = path
+        return error
 
 
 class Terminated(BaseException):

@@ -16,7 +16,7 @@ from tag2mask.exchange.photos import About, MaskedPhoto, ScoreTable, shared_root
 from tag2mask.files import check_outside_runs, read_jsonl, whole_folder
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run, StageFolder
-from tag2mask.plan.photos import read_records
+from tag2mask.plan.records import read_records
 from tag2mask.progress import track
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MaskReader

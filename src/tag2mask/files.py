@@ -6,12 +6,13 @@ import contextlib
 import errno
 import glob
 import hashlib
+import itertools
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,6 +125,21 @@ def digest(content: object) -> str:
     """Sixteen hex digits that change when anything in ``content`` (plain JSON data) does."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def digest_of_rows(rows: Iterable[object], *more: object) -> str:
+    """:func:`digest` of ``[*rows]``, or of ``[[*rows], *more]``, of which a few thousand are held at a time."""
+    hasher, rows, between = hashlib.blake2b(digest_size=8), iter(rows), ""
+    hasher.update(b"[[" if more else b"[")
+    while part := [*itertools.islice(rows, 4096)]:
+        text = between + json.dumps(part, sort_keys=True, default=str)[1:-1]
+        hasher.update(text.encode("utf-8", "surrogatepass"))
+        between = ", "
+    hasher.update(b"]")
+    for content in more:
+        hasher.update(f", {json.dumps(content, sort_keys=True, default=str)}".encode("utf-8", "surrogatepass"))
+    hasher.update(b"]" if more else b"")
+    return hasher.hexdigest()
 
 
 def bytes_digest(path: Path) -> str:

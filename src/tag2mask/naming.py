@@ -15,6 +15,9 @@ LEAF = 500  # at most so many in a subfolder on average, so that none holds 1,00
 LIMIT = 230  # bytes of one part of a path: most file systems hold 255, and suffixes and temporary names need some
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file of Windows may be called so
+_NO_NAMES = frozenset(
+    ["", "con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))]
+)
 _FILE_LIKE = re.compile(r"(.*)\.([a-z][a-z0-9]{0,10})", re.IGNORECASE | re.DOTALL)
 
 
@@ -27,8 +30,16 @@ def safe_name(id_: str) -> str:
     a folder called like a file (``key.json/2``), which could be a file of the run. ``urllib.parse.unquote(name,
     errors="surrogatepass")`` gives the id back. A longer part is cut and ends in ``%~`` and 32 hex digits of it.
     """
+    if _is_plain(id_):
+        return id_  # nearly always, and there may be a million
     *folders, last = id_.split("/")
     return "/".join([*(_safe(part, folder=True) for part in folders), _safe(last, folder=False)])
+
+
+def _is_plain(id_: str) -> bool:
+    """Whether every part is of letters, digits, "_" and "-" alone, short, and no device."""
+    letters = id_.replace("/", "").replace("_", "x").replace("-", "x")
+    return len(id_) <= LIMIT and id_.isascii() and letters.isalnum() and _NO_NAMES.isdisjoint(id_.lower().split("/"))
 
 
 def levels(photos: int) -> int:

@@ -25,7 +25,7 @@ from tag2mask.errors import InputError
 from tag2mask.files import bytes_digest, digest, read_object, write_json
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
-from tag2mask.plan.photos import read_records
+from tag2mask.plan.records import read_records
 from tag2mask.pseudo import Threshold
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, MaskReader

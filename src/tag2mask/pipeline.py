@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 
 from tag2mask import checks, compute, data, doctor, processes, stages
 from tag2mask.data import tag_changes
-from tag2mask.data.images import CheckedImage
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.tag_changes import TagChanges, Written
 from tag2mask.errors import DamagedArtefact, InputError, listed, some, unknown
 from tag2mask.files import digest, write_json
@@ -25,30 +25,39 @@ from tag2mask.plan.execute import Execution, begin, execute, reopened
 from tag2mask.plan.explain import Outlook
 from tag2mask.plan.facts import DigestCache, RunData
 from tag2mask.plan.folder import Run
-from tag2mask.plan.photos import read_records
+from tag2mask.plan.photos import Engine
 from tag2mask.plan.stage import Fact, Stage
 from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.review import VERDICTS, Review
 from tag2mask.settings import plain
 from tag2mask.shards import Shard
-from tag2mask.stages.photos import RECORD
 from tag2mask.stages.saliency import saliency_line
 from tag2mask.told import Told
 
 log = logging.getLogger("tag2mask")
 
 
-def label(path: Path | str, out: Path | str, settings: RunSettings | None = None, *, until: str = "scores") -> Path:
+def label(
+    path: Path | str,
+    out: Path | str,
+    settings: RunSettings | None = None,
+    *,
+    until: str = "scores",
+    engine: Engine | None = None,
+) -> Path:
     """Tags to masks for those photos. Gives the folder of masks (``<id>.png``).
 
     Args:
         until: name of the last stage to carry out.
+        engine: what does the work of per-photo stages (:mod:`tag2mask.ray_labelling`); None: this process.
 
     Raises:
         InputError: anything the user can mend, in one line.
     """
     settings = settings or RunSettings()
-    return run(Path(path), Path(out), settings, _until(settings, until)) / "masks"
+    if engine is not None:
+        checks.check_engine(settings)
+    return run(Path(path), Path(out), settings, _until(settings, until), engine=engine) / "masks"
 
 
 def _until(settings: RunSettings, last: str) -> list[str]:
@@ -101,12 +110,20 @@ def train(path: Path | str, out: Path | str, settings: RunSettings | None = None
     return run(Path(path), Path(out), settings or RunSettings(), [stage.name for stage in plan])
 
 
-def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], extra: Sequence[Stage] = ()) -> Path:
+def run(
+    path: Path,
+    out: Path,
+    settings: RunSettings,
+    wanted: Collection[str],
+    extra: Sequence[Stage] = (),
+    engine: Engine | None = None,
+) -> Path:
     """Carry out the wanted stages of the plan, and write the report. Gives the run folder.
 
     Args:
         wanted: names of stages.
         extra: stages of one's own, after those of the plan.
+        engine: as of :func:`label`.
 
     Raises:
         InputError: anything the user can mend, in one line.
@@ -123,7 +140,7 @@ def run(path: Path, out: Path, settings: RunSettings, wanted: Collection[str], e
         run_data = _run_data(path, surveyed, settings, folder, told)
         checks.check_taught(run_data)
         processes.from_main(lambda: _describe(folder, settings, run_data, told))
-        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data)
+        execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data, engine)
         processes.from_main(lambda: _examine(execution, surveyed))
         execute(execution, wanted)
         processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
@@ -192,11 +209,10 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     described = execution.run.description()
     if described.get("examined") == examined:
         return
-    records = read_records(execution.folders[execution.stages[0].name].records, RECORD)
-    checked = [CheckedImage(**{f.name: r[f.name] for f in fields(CheckedImage) if f.name in r}) for r in records]
-    findings = doctor.check_photos(surveyed, checked)
+    assert isinstance(execution.data.photos, CheckedPhotos)
+    findings = doctor.check_photos(surveyed, execution.data.photos)
     doctor.refuse_errors(findings)
-    said = tuple(record["error"] for record in execution.data.set_aside)  # one by one, when they were set aside
+    said = tuple(str(photo.error) for photo in execution.data.set_aside)  # one by one, when they were set aside
     for finding in findings:
         if finding.level == "warning" and not finding.message.endswith(said):
             log.info("%s", finding)

@@ -18,6 +18,7 @@ from tag2mask import checks, concurrency, data, passport, processes, shards
 from tag2mask.data.companions import existing_folder
 from tag2mask.data.images import image_size, write_index_mask
 from tag2mask.data.new_photos import tag_photos
+from tag2mask.data.packed import file_of
 from tag2mask.errors import InputError, UnreadableImage, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.evaluate.matching import MADE_BY, subfolders
@@ -101,7 +102,7 @@ class Prediction:
 
     def is_made(self, sample: Sample, began: int) -> bool:
         """Whether a photo's mask is of this prediction, and no older than the photo."""
-        changed = max(stamp(sample.image_path)[1:], default=0)
+        changed = max(stamp(file_of(sample.image_path)[0])[1:], default=0)
         return shards.is_newer(self.path(sample), max(began, changed))
 
     def batches(self, samples: Sequence[Sample], number: int, count: int) -> Iterator[list[Sample]]:

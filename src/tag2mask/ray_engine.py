@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ log = logging.getLogger("tag2mask")
 Row = dict[str, Any]
 MOST_BLOCKS = 10_000  # of rows; a block is what a worker takes at once
 PATIENCE = 10.0  # seconds for an address to answer
+HEALTH = 60.0  # seconds for Ray's own question whether a cluster is there: connecting would wait for minutes
 
 
 def made_on_ray(prediction: Prediction, batches: Iterable[Sequence[Sample]]) -> Iterator[tuple[Sample, str | None]]:
@@ -39,7 +42,7 @@ def made_on_ray(prediction: Prediction, batches: Iterable[Sequence[Sample]]) -> 
     Raises:
         InputError: Ray is not installed, or no cluster answers at the address.
     """
-    ray, prediction = _ray(), replace(prediction)  # without the network, which workers load themselves
+    ray, prediction = connected(), replace(prediction)  # without the network, which workers load themselves
     rows = [{"samples": _to_text(batch)} for batch in batches]
     if not rows:
         return
@@ -140,8 +143,12 @@ def _unpacked(content: bytes) -> dict[str, Tensor]:
     return load(content)
 
 
-def _ray() -> Any:
-    """Ray, connected."""
+def connected() -> Any:
+    """Ray, connected.
+
+    Raises:
+        InputError: it is not installed, or no cluster answers.
+    """
     try:
         import ray  # pyright: ignore[reportMissingImports] - an extra
         import ray.data  # pyright: ignore[reportMissingImports]
@@ -166,10 +173,10 @@ def _ray() -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Something listens at the address of a cluster.
+    """A cluster listens at the address of one.
 
     Raises:
-        InputError: nothing does.
+        InputError: nothing does, or something else.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
@@ -180,4 +187,14 @@ def _check_answers(address: str) -> None:
         raise InputError(
             f"no Ray cluster answers at RAY_ADDRESS {address} ({error}): start one (`ray start --head`), or unset it "
             "to use this machine alone"
+        ) from error
+    if address.startswith("ray://"):
+        return  # a client waits for half a minute by itself
+    asks = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        subprocess.run(asks, capture_output=True, timeout=HEALTH, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        raise InputError(
+            f"what answers at RAY_ADDRESS {address} is no Ray cluster that this Ray can use (`ray health-check "
+            f"--address {address}` says more): give another address, or unset it to use this machine alone"
         ) from error

@@ -15,7 +15,7 @@ from tag2mask.files import read_json, read_jsonl
 from tag2mask.passport import SHARED, chosen_on_truth, signals, uses_saliency
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import StageFolder
-from tag2mask.plan.photos import read_records
+from tag2mask.plan.records import read_records
 from tag2mask.plan.stage import Stage, TrainingStage
 from tag2mask.propagation import propagation
 from tag2mask.report import GalleryRow, ReportData, ScoreTable, StageTime
@@ -149,7 +149,7 @@ def warnings(run: Execution) -> list[str]:
     if run.data.set_aside:
         count = len(run.data.set_aside)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
-        lines += [record["error"] for record in run.data.set_aside[:20]]
+        lines += [photo.error for photo in run.data.set_aside[:20]]
     manifest = run.folders["masks"].manifest()
     lines += manifest.get("hardly_shown", ())
     if "saliency" in run.folders and (line := run.folders["saliency"].manifest().get("salient")):

@@ -70,6 +70,7 @@ SEVERAL = {
     "several machines (docs/scale.md)": {
         "--shard I/N": "the I-th of N shares of the photos; `tag2mask merge RUN` says whether all are there",
         "--until STAGE": "end after this stage: method, maps, ...",
+        "--engine ray": "maps, masks and checks on the Ray cluster at RAY_ADDRESS, or a local one",
     }
 }
 

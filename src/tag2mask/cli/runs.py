@@ -11,9 +11,11 @@ from typing import Any, Literal
 from tag2mask.cli.flags import SHORT, say, show_progress, spell_out, take
 from tag2mask.cli.help import first_screen
 from tag2mask.cli.parsing import parse
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, unknown
 from tag2mask.files import read_object
 from tag2mask.progress import tell
+
+ENGINES = ("local", "ray")
 
 
 def parse_run(arguments: list[str], command: str, recipe_name: str = "default") -> tuple[Path, Path, Any]:
@@ -106,19 +108,32 @@ def _seeds(arguments: list[str]) -> list[int]:
 def label(arguments: list[str]) -> int:
     """Tags to masks for those photos."""
     shard, until = take(arguments, "--shard", ""), take(arguments, "--until", "")
-    if not shard and not until:
+    engine = take(arguments, "--engine", "local")
+    if not shard and not until and engine == "local":
         return _of_each_seed("label", arguments)
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if shard and engine != "local":
+        raise InputError(f"--shard {shard} and --engine {engine} both share out the photos: leave one of them out")
     path, out, settings = parse_run(arguments, "label")
     show_progress()
     from tag2mask import pipeline
     from tag2mask.shards import Shard
 
     if not shard:
-        pipeline.label(path, out, settings, until=until)
+        pipeline.label(path, out, settings, until=until or "scores", engine=_engine(engine))
         return 0
     waiting = pipeline.label_shard(path, out, settings, Shard.of(shard))
     print(waiting or f"all masks are in {out / 'masks'}")
     return 0
+
+
+def _engine(name: str) -> Any:
+    if name == "local":
+        return None
+    from tag2mask.ray_labelling import carried_out_on_ray
+
+    return carried_out_on_ray
 
 
 def demo(arguments: list[str]) -> int:

@@ -21,7 +21,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute
 from tag2mask.data.instances import Instances, read_instances
 from tag2mask.data.listing import Listing
-from tag2mask.data.locating import locate, missing_images
+from tag2mask.data.locating import Locator, missing_images
 from tag2mask.data.mixed import not_named
 from tag2mask.data.peek import start_of
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
@@ -124,7 +124,8 @@ class Coco:
                 raise InputError(f"{path}: {unknown('class', category, known.names)}; the training split lacks it")
         images, present = self._images(name, list(tags)), Present()
         self._used[name] = images
-        places = {photo: locate(photo, [images], present) for photo in tags}
+        located = Locator([images], present)
+        places = {photo: located(photo) for photo in tags}
         missing = [photo for photo, place in places.items() if place is None]
         if missing:
             raise missing_images(missing, len(tags), str(path), images)
@@ -150,7 +151,7 @@ class Coco:
         places += [folder, folder / "images", folder / "data", self.root]
         present, examples = Present(), photos[:: max(1, len(photos) // 20)]
         for place in places:
-            if any(locate(photo, [place], present) for photo in examples):
+            if any(map(Locator([place], present), examples)):
                 return place
         return existing_folder(
             next((place for place in places[:-4] if place.is_dir()), places[0]), "the folder of images"
@@ -162,7 +163,7 @@ class Coco:
             files = [name for name, place in self._used.items() if place == images]
             present = Present()
             photos = {photo for name in files for photo in self._instances(name).photos.values()}
-            named = {file for photo in photos if (file := locate(photo, [images], present))}
+            named = {file for file in map(Locator([images], present), photos) if file}
             contents = walk(images, companion_names(images))
             yield from not_named(contents.photos, named, images, listed(self.files[name].name for name in files))
             yield from left_out(contents, images)

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
+from tag2mask.data.ids import INSIDE
+from tag2mask.data.packed import file_of, open_member
 from tag2mask.data.pixels import packing_of, to_grey, to_rgb
 from tag2mask.data.reading import NotRegular, open_regular
 from tag2mask.data.walk import SUFFIXES
@@ -170,7 +172,11 @@ def decoded(path: Path, content: bytes | None, max_pixels: int = MAX_PIXELS) -> 
 
 @contextlib.contextmanager
 def _image(path: Path, content: bytes | None) -> Iterator[ImageFile.ImageFile]:
-    file = open_regular(path, IMAGE_BYTES) if content is None else io.BytesIO(content)
+    if content is not None:
+        file = io.BytesIO(content)
+    else:
+        packed, name = file_of(path) if INSIDE.search(path.as_posix()) else (path, "")
+        file = open_member(packed, name, IMAGE_BYTES) if name else open_regular(path, IMAGE_BYTES)
     with file, Image.open(file, formats=_formats()) as image:
         yield image
 

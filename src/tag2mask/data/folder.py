@@ -25,7 +25,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, is_outside
 from tag2mask.data.lines import DistinctTags, Lines
 from tag2mask.data.listing import Listing
-from tag2mask.data.locating import locate, missing_images
+from tag2mask.data.locating import Locator, missing_images
 from tag2mask.data.mixed import not_named
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
 from tag2mask.data.table import form_of, photo_names, rows, unread_columns
@@ -163,8 +163,7 @@ class Folder:
     def _joined(self, split: str) -> Lines:
         lines = self._lines[split]
         if not lines.names:
-            places = self._places(split, lines.path)
-            missing = lines.join(lambda image: locate(image, places, self._present))
+            missing = lines.join(Locator(self._places(split, lines.path), self._present))
             if missing:
                 raise missing_images(missing, len(lines), str(lines.path), self.base)
         return lines

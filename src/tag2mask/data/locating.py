@@ -8,40 +8,49 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tag2mask.data.ids import absolute
+from tag2mask.data.ids import absolute, is_outside
 from tag2mask.data.walk import SUFFIXES, Present, image_files
 from tag2mask.data.words import folded
 from tag2mask.errors import InputError, listed, some
 
 
-def locate(name: str, places: Sequence[Path], present: Present) -> str | None:
-    """A photo's file relative to the first of the places (absolute when it lies elsewhere), or None if it is not there.
+class Locator:
+    """Finds the photos that a table names.
 
     A table may name a photo from the folder of images, from the data set's folder, or by its id without suffix. Where
     no file has that name exactly, one that differs only in capitals or in Unicode's composed letters is taken (tables
     come from systems that see no difference), if it is the only one.
     """
-    base = places[0]
-    is_absolute = os.path.isabs(name)  # noqa: PTH117
-    if not is_absolute and not name.startswith("../") and present(f"{base}{os.sep}{name}"):
-        return name  # nearly always, and there may be a million
-    suffixes = ("",) if name.lower().endswith(SUFFIXES) else ("", *SUFFIXES, *map(str.upper, SUFFIXES))
-    paths = [os.path.normpath(name if is_absolute else f"{place}{os.sep}{name}") for place in places]
-    for path in paths[:1] if is_absolute else paths:
-        for suffix in suffixes:
-            if present(path + suffix):
-                return _relative(path + suffix, base)
-    if not is_absolute:
-        for path, place in zip(paths, places, strict=True):
-            other = _otherwise_spelt(path, str(place), present)
+
+    def __init__(self, places: Sequence[Path], present: Present) -> None:
+        self.places, self.present = [str(place) for place in places], present
+        self.base = self.places[0] + os.sep
+
+    def __call__(self, name: str) -> str | None:
+        """A photo's file relative to the first of the places (absolute when it lies elsewhere), or None if it is not
+        there."""
+        if not is_outside(name) and self.present(self.base + name):
+            return name  # nearly always, and there may be a million
+        if os.path.isabs(name):  # noqa: PTH117
+            return self._exactly(name, [os.path.normpath(name)])
+        paths = [os.path.normpath(f"{place}{os.sep}{name}") for place in self.places]
+        return self._exactly(name, paths) or self._otherwise_spelt(paths)
+
+    def _exactly(self, name: str, paths: Sequence[str]) -> str | None:
+        suffixes = ("",) if name.lower().endswith(SUFFIXES) else ("", *SUFFIXES, *map(str.upper, SUFFIXES))
+        files = (path + suffix for path in paths for suffix in suffixes)
+        return next((self._relative(file) for file in files if self.present(file)), None)
+
+    def _otherwise_spelt(self, paths: Sequence[str]) -> str | None:
+        for path, place in zip(paths, self.places, strict=True):
+            other = _otherwise_spelt(path, place, self.present)
             if other:
-                return _relative(other, base)
-    return None
+                return self._relative(other)
+        return None
 
-
-def _relative(path: str, base: Path) -> str:
-    inside = path.startswith(f"{base}{os.sep}")
-    return (path[len(str(base)) + 1 :] if inside else str(absolute(Path(path)))).replace(os.sep, "/")
+    def _relative(self, path: str) -> str:
+        inside = path[len(self.base) :] if path.startswith(self.base) else str(absolute(Path(path)))
+        return inside.replace(os.sep, "/")
 
 
 def _otherwise_spelt(path: str, base: str, present: Present) -> str | None:

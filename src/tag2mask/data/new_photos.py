@@ -9,7 +9,7 @@ from pathlib import Path
 from tag2mask.data.folder import check_tags
 from tag2mask.data.ids import absolute
 from tag2mask.data.lines import DistinctTags, Lines
-from tag2mask.data.locating import locate, namesake
+from tag2mask.data.locating import Locator, namesake
 from tag2mask.data.samples import Labels, Samples
 from tag2mask.data.table import form_of, rows
 from tag2mask.data.walk import Present
@@ -79,10 +79,10 @@ class _Finder:
     def __init__(self, photos: Samples, table: Path) -> None:
         self.index = {str(absolute(photos.base / name)): index for index, name in enumerate(photos.names())}
         self.base = absolute(photos.base) if photos.base != Path() else table.parent
-        self.places, self.present = [self.base, table.parent], Present()
+        self.located = Locator([self.base, table.parent], Present())
 
     def __call__(self, image: str) -> str | None:
-        found = locate(image, self.places, self.present)
+        found = self.located(image)
         path = None if found is None else str(self.base / found)
         return path if path in self.index else None
 

@@ -7,6 +7,7 @@ when one is asked for.
 from __future__ import annotations
 
 import itertools
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,6 +52,7 @@ class Samples(Sequence[Sample]):
         self._truth = truth
         self._saliency = saliency
         self._id_of = ids or Ids()
+        self._ids: list[str] | None = None  # of all, once they are asked for
         self.split = split
         assert len(self._labels) == len(names) and len(self._domains) in (0, len(names))
 
@@ -66,7 +68,7 @@ class Samples(Sequence[Sample]):
             return self.take(range(len(self))[index])
         index = range(len(self))[index]  # negative indices, IndexError
         name, labels = self._names[index], self._sets[self._labels[index]]
-        id_ = self._id_of(name)
+        id_ = self._id_of(name) if self._ids is None else self._ids[index]
         mask = self._truth.path(index, id_) if self._truth else None
         return Sample(
             id=id_,
@@ -82,8 +84,15 @@ class Samples(Sequence[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    def paths(self) -> Iterator[str]:
+        """The file of each sample, without making samples."""
+        base = f"{self.base}{os.sep}"
+        return (str(self.base / name) if is_outside(name) else base + name for name in self._names)
+
     def ids(self) -> Iterator[str]:
-        return map(self._id_of, self._names)
+        if self._ids is None:
+            self._ids = self._id_of.of_all(self._names)
+        return iter(self._ids)
 
     def keys(self) -> Iterator[SampleKey]:
         """The key of each sample, without making samples."""
@@ -139,7 +148,7 @@ class Samples(Sequence[Sample]):
 
     def tagged(self, labels: Iterable[Labels]) -> Samples:
         """The same photos with these labels, one each."""
-        return Samples(
+        tagged = Samples(
             self.base,
             self._names,
             labels,
@@ -149,9 +158,37 @@ class Samples(Sequence[Sample]):
             split=self.split,
             ids=self._id_of,
         )
+        tagged._ids = self._ids
+        return tagged
 
     def distinct_labels(self) -> tuple[Labels, ...]:
         return tuple(self._sets)
+
+
+class Chosen(Sequence[Sample]):
+    """Some samples of a sequence, made when asked for.
+
+    Args:
+        places: of them in the sequence.
+    """
+
+    def __init__(self, samples: Sequence[Sample], places: Sequence[int]) -> None:
+        self.samples, self.places = samples, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Chosen: ...
+    def __getitem__(self, index: int | slice) -> Sample | Chosen:
+        if isinstance(index, slice):
+            return Chosen(self.samples, self.places[index])
+        return self.samples[self.places[index]]
+
+    def keys(self) -> Iterator[SampleKey]:
+        return (self[place].key for place in range(len(self)))
 
 
 class Joined(Sequence[Sample]):
@@ -169,7 +206,7 @@ class Joined(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Sequence[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
+            return Chosen(self, range(len(self))[index])
         index = range(len(self))[index]
         for part in self.parts:
             if index < len(part):
@@ -183,11 +220,20 @@ class Joined(Sequence[Sample]):
     def keys(self) -> Iterator[SampleKey]:
         return itertools.chain.from_iterable(map(keys_of, self.parts))
 
+    def paths(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(map(paths_of, self.parts))
+
 
 def keys_of(samples: Sequence[Sample]) -> Iterator[SampleKey]:
     """The key of each sample in order, without making samples where that can be had."""
     keys: Callable[[], Iterator[SampleKey]] | None = getattr(samples, "keys", None)
     return keys() if keys is not None else (sample.key for sample in samples)
+
+
+def paths_of(samples: Sequence[Sample]) -> Iterator[str]:
+    """The file of each sample in order, likewise."""
+    paths: Callable[[], Iterator[str]] | None = getattr(samples, "paths", None)
+    return paths() if paths is not None else (str(sample.image_path) for sample in samples)
 
 
 def labels_of(dataset: Dataset) -> Iterator[Labels]:

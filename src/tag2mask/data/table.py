@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
+from typing import NamedTuple, TextIO, cast
 
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import tidy
@@ -43,8 +43,7 @@ _SEPARATORS = re.compile(r"[;|；｜]")
 _ABSENT, _PRESENT = frozenset({"", "0", "0.0", "false", "no"}), frozenset({"1", "1.0", "true", "yes"})
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One line of a CSV of tags."""
 
     line: int
@@ -194,12 +193,13 @@ class _Parser:
     def __call__(self, cells: list[str], line: int) -> Row:
         form, at = self.form, self.form.at
         extra = cells[len(form.columns) :]
-        if any(map(str.strip, extra)) and not form.tags_go_on:
+        if extra and any(map(str.strip, extra)) and not form.tags_go_on:
             raise InputError(
                 f"{self.path} line {line} has {some(len(cells), 'cell')} where the first line has {len(form.columns)}: "
                 "separate tags by ;"
             )
-        cells += [""] * (len(form.columns) - len(cells))
+        if len(cells) < len(form.columns):
+            cells += [""] * (len(form.columns) - len(cells))
         image = _image(cells, form, f"{self.path} line {line}")
         if "confidence" in at and re.fullmatch(r"0*\.?0*", cells[at["confidence"]].strip() or "1"):
             name = form.columns[at["confidence"]]
@@ -236,7 +236,9 @@ class _Parser:
         )
 
     def _domain(self, cells: list[str], line: int) -> Domain:
-        domain = cells[self.form.at["domain"]].strip() if "domain" in self.form.at else ""
+        if "domain" not in self.form.at:
+            return "target"
+        domain = cells[self.form.at["domain"]].strip()
         if domain and domain not in DOMAINS:
             raise InputError(f"{self.path} line {line}: {unknown('domain', domain, DOMAINS)}")
         return cast(Domain, domain or "target")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute, distinct_ids, tidy
-from tag2mask.data.locating import locate, missing_images
+from tag2mask.data.locating import Locator, missing_images
 from tag2mask.data.mixed import masks_among, masks_left_out
+from tag2mask.data.packed import is_packed, photos_of
 from tag2mask.data.peek import is_colour, is_flat
 from tag2mask.data.reading import text_lines
 from tag2mask.data.samples import Samples
@@ -32,7 +33,8 @@ def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | 
     a folder holds and is no photo, masks of others among it, is left out and said.
 
     Args:
-        paths: a folder, a file, a list, or several of them.
+        paths: a folder, a file, a list, or several of them. Files may be tars or Parquet files of photos
+            (:mod:`tag2mask.data.packed`), which are also taken from a folder that holds no other photos.
         skip: folders that are left out, for instance where the masks are written.
 
     Raises:
@@ -40,9 +42,12 @@ def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | 
     """
     places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     left = [absolute(Path(path)) for path in skip]
+    packed = any(map(is_packed, places))
     if len(places) == 1 and places[0].is_dir():
         base = absolute(places[0])
         names = _of_folder(base, left)
+        if not names:
+            base, names, packed = Path(), photos_of(base), True
         if not names:
             raise InputError(f"{places[0]} holds no images: they end in {', '.join(SUFFIXES)}")
     else:
@@ -51,7 +56,7 @@ def load_images(paths: Path | str | Iterable[Path | str], skip: Iterable[Path | 
         if not names:
             raise InputError(f"no images in {listed(map(str, places)) or 'an empty list'}: give a folder or files")
     named = len(places) > 1 or places[0].suffix.lower() in LISTS
-    ids = distinct_ids(names, explicit=named, place=str(base))
+    ids = distinct_ids(names, explicit=named, place=str(base), packed=packed)
     return Samples(base, names, [None] * len(names), ids=ids)
 
 
@@ -60,6 +65,8 @@ def _of_place(place: Path, left: Sequence[Path]) -> list[str]:
         return [(place / name).as_posix() for name in _of_folder(place, left)]
     if not place.is_file():
         raise InputError(f"{place} is not there: give a folder of images, a list of them or image files")
+    if is_packed(place):
+        return photos_of(place)
     return _of_list(place) if place.suffix.lower() in LISTS else [place.as_posix()]
 
 
@@ -82,8 +89,8 @@ def _of_list(path: Path) -> list[str]:
     """
     is_table = path.suffix.lower() in TABLES
     names = [*photo_names(path)] if is_table else [tidy(line) for _, line in text_lines(path, "the list")]
-    present = Present()
-    places = {name: locate(name, [path.parent], present) for name in names}
+    located = Locator([path.parent], Present())
+    places = {name: located(name) for name in names}
     missing = [name for name, place in places.items() if place is None]
     if missing:
         raise missing_images(missing, len(names), str(path), path.parent)

@@ -19,7 +19,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.folder import recognise as holds_tags
 from tag2mask.data.ids import absolute, sample_id
 from tag2mask.data.listing import Listing
-from tag2mask.data.locating import locate, missing_images
+from tag2mask.data.locating import Locator, missing_images
 from tag2mask.data.mixed import not_named
 from tag2mask.data.reading import text_lines
 from tag2mask.data.settings import DataSettings, is_split, known_split, split_name
@@ -113,10 +113,11 @@ class Voc:
         names: list[str] = []
         missing: list[str] = []
         line_of: dict[str, int] = {}
+        located = Locator([self.base], self._present)
         for number, line in text_lines(path, "the list"):
             ids = dict.fromkeys((photo_id(line.split()[0]), photo_id(line)))  # names of one's own may have blanks
             name, id_ = next(
-                ((file, id_) for id_ in ids if (file := locate(id_, [self.base], self._present))),
+                ((file, id_) for id_ in ids if (file := located(id_))),
                 (None, next(iter(ids))),
             )
             if line_of.setdefault(id_, number) != number:

@@ -11,11 +11,16 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from tag2mask.data import DataSettings, refuse_errors
-from tag2mask.data.check import CheckedImage, check_images
+from tag2mask.data.check import check_images
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.finding import LEVELS, Finding, Level
+from tag2mask.data.samples import keys_of
 from tag2mask.doctor.data_set import Survey, survey
 from tag2mask.doctor.leakage import examine_leakage
 from tag2mask.doctor.photos import examine_photos
@@ -43,32 +48,29 @@ def diagnose(path: Path | str, settings: DataSettings | None = None, workers: in
         workers: threads that decode photos.
     """
     surveyed = survey(path, settings or DataSettings())
-    checked = [check for dataset in surveyed.datasets.values() for check in check_images(dataset.samples, workers)]
-    findings = [*surveyed.findings, *check_photos(surveyed, checked)]
-    if checked:
-        findings.append(_space(checked))
+    checked = (check for dataset in surveyed.datasets.values() for check in check_images(dataset.samples, workers))
+    photos = CheckedPhotos.of(map(asdict, checked))
+    findings = [*surveyed.findings, *check_photos(surveyed, photos)]
+    if photos.ids:
+        findings.append(_space(photos))
     return in_order(findings)
 
 
-def check_photos(surveyed: Survey, checked: Iterable[CheckedImage]) -> list[Finding]:
+def check_photos(surveyed: Survey, photos: CheckedPhotos) -> list[Finding]:
     """What the photos themselves tell, and the truth and saliency maps that belong to them.
 
     Args:
         surveyed: the data set, of :func:`survey`.
-        checked: every photo of its splits, decoded once, in any order.
+        photos: every photo of its splits, decoded once, in any order.
     """
-    checks = {check.key: check for check in checked}
-    by_split = {
-        split: [checks[sample.key] for sample in dataset.samples if sample.key in checks]
-        for split, dataset in surveyed.datasets.items()
-    }
+    places = {split: photos.places(keys_of(dataset.samples)) for split, dataset in surveyed.datasets.items()}
+    by_split = {split: photos.take(of_split[of_split >= 0]) for split, of_split in places.items()}
     findings = list(examine_photos(by_split, surveyed.settings))
     findings += examine_leakage(by_split, surveyed.datasets)
     findings += examine_truth_files(surveyed.datasets, surveyed.settings, all_splits=surveyed.all_splits)
-    sizes = {key: (check.height, check.width) for key, check in checks.items() if check.error is None}
     for split, dataset in surveyed.datasets.items():
-        findings += examine_saliency(split, dataset, sizes)
-        findings += examine_truth(split, dataset, surveyed.selections[split].truth_values, sizes)
+        findings += examine_saliency(split, dataset, photos)
+        findings += examine_truth(split, dataset, surveyed.selections[split].truth_values, photos)
     return in_order(findings)
 
 
@@ -93,9 +95,9 @@ def render(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _space(checked: Sequence[CheckedImage]) -> Finding:
+def _space(photos: CheckedPhotos) -> Finding:
     """Whether a run of this data set fits on the disk one stands on."""
-    pixels = sum(check.height * check.width for check in checked)
+    pixels = int((photos.rows["height"].astype(np.int64) * photos.rows["width"]).sum())
     # Maps at stride 16 in half precision (about 2 classes a photo), masks and refined masks as PNG (under 0.1 byte a
     # pixel each), weights and checkpoints with optimiser state.
     needed = pixels * (2 * 2 / 256 + 0.3) + 1e9

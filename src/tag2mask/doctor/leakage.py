@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from tag2mask.data import DataSettings
 from tag2mask.data.check import CheckedImage
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.finding import Finding
 from tag2mask.data.likeness import near_duplicates, same_pixels
 from tag2mask.errors import UnreadableImage, listed, some
@@ -25,9 +28,7 @@ def shared_photos(message: str, settings: DataSettings) -> Finding:
     return Finding("error", message, f"{advice}: remove them from one split, or say --data.shared-photos measure")
 
 
-def examine_leakage(
-    checked: Mapping[str, Sequence[CheckedImage]], datasets: Mapping[str, Dataset]
-) -> Iterator[Finding]:
+def examine_leakage(checked: Mapping[str, CheckedPhotos], datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
     """Near duplicates between splits. Equal files are an error already (:mod:`tag2mask.doctor.photos`).
 
     Args:
@@ -35,23 +36,30 @@ def examine_leakage(
         datasets: of the same splits.
     """
     for first, second in combinations(checked, 2):
-        ones = [check for check in checked[first] if check.signs]
-        others = [check for check in checked[second] if check.signs]
-        others = others[:: max(1, -(-len(others) // LIMIT))]
-        if ones and others:
+        ones, others = _with_signs(checked[first]), _with_signs(checked[second])
+        others = others.take(range(0, len(others.ids), max(1, -(-len(others.ids) // LIMIT))))
+        if ones.ids and others.ids:
             pairs = [
-                (others[number], ones[other], symmetry)
-                for number, other, symmetry in near_duplicates([x.signs for x in others], [x.signs for x in ones])
-                if others[number].digest != ones[other].digest
+                (others.check(number), ones.check(other), symmetry)
+                for number, other, symmetry in near_duplicates(_signs(others), _signs(ones))
+                if others.rows["digest"][number] != ones.rows["digest"][other]
             ]
             twins = _twins(pairs, _paths(pairs, (datasets[first], datasets[second])))
             if twins:
                 yield Finding(
                     "warning",
-                    f"{len(twins)} of {some(len(others), 'photo')} of '{second}' show nearly the same as a photo of "
-                    f"'{first}': {listed(twins)}",
+                    f"{len(twins)} of {some(len(others.ids), 'photo')} of '{second}' show nearly the same as a photo "
+                    f"of '{first}': {listed(twins)}",
                     "scores on them are too good: keep photos of one thing in one split",
                 )
+
+
+def _with_signs(photos: CheckedPhotos) -> CheckedPhotos:
+    return photos.take(np.flatnonzero(photos.rows["signs"] != b""))
+
+
+def _signs(photos: CheckedPhotos) -> list[str]:
+    return [signs.decode() for signs in photos.rows["signs"].tolist()]
 
 
 def _paths(pairs: Sequence[Pair], datasets: Sequence[Dataset]) -> dict[SampleKey, Path]:

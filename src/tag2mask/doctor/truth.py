@@ -16,13 +16,13 @@ from tag2mask.data.samples import Samples
 from tag2mask.data.voc_tags import CLASSES as VOC_CLASSES
 from tag2mask.data.walk import image_files
 from tag2mask.errors import InputError, listed, some
-from tag2mask.types import BACKGROUND, IGNORE, Dataset, Sample, SampleKey
+from tag2mask.types import BACKGROUND, IGNORE, Dataset, PhotoFacts, Sample, SampleKey
 
 LOOKED_AT = 300  # masks and maps whose pixels are read, per split; spread evenly, enough to see wrong values
 _ARRAYS = (".npy", ".npz", ".mat", ".nii", ".gz", ".h5", ".hdf5", ".raw", ".exr", ".tga", ".pkl", ".svg", ".pt")
 BINARY = 0.01  # share of pixels of value 255 from which on they are objects, not borders
 
-Sizes = Mapping[SampleKey, tuple[int, int]]
+Sizes = Mapping[SampleKey, PhotoFacts]
 
 
 def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -30,8 +30,14 @@ def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:
     return samples[:: max(1, -(-len(samples) // LOOKED_AT))]
 
 
+def _size(facts: PhotoFacts) -> tuple[int, int]:
+    return facts.height, facts.width
+
+
 def examine_saliency(split: str, dataset: Dataset, sizes: Sizes) -> Iterator[Finding]:
     """Saliency maps that are missing, unreadable or black; silent when there are none at all."""
+    if isinstance(dataset.samples, Samples) and dataset.samples.saliency is None:
+        return
     readable = [sample for sample in dataset.samples if sample.key in sizes]
     having = [sample for sample in readable if sample.saliency_path]
     if not having:
@@ -48,7 +54,7 @@ def examine_saliency(split: str, dataset: Dataset, sizes: Sizes) -> Iterator[Fin
     for sample in examples:
         assert sample.saliency_path is not None
         try:
-            if read_saliency(sample.saliency_path, sizes[sample.key]).max() < 0.02:  # under 5 of 255
+            if read_saliency(sample.saliency_path, _size(sizes[sample.key])).max() < 0.02:  # under 5 of 255
                 black.append(sample.id)
         except InputError as error:
             yield Finding("error", f"{split}: saliency: {error}")
@@ -75,12 +81,14 @@ def examine_truth_files(
         if isinstance(dataset.samples, Samples) and dataset.samples.truth
         for folder in dataset.samples.truth.folders
     )
-    photos = [sample for dataset in datasets.values() for sample in dataset.samples]
-    matched = {sample.mask_path for sample in photos if sample.mask_path}
     files = {folder / name: name for folder in folders for name in image_files(folder)}
     yield from _arrays(folders)
-    if settings.truth and not files and photos:
+    if settings.truth and not files and any(map(len, datasets.values())):
         yield Finding("error", f"{settings.truth} holds no truth masks", "give the folder of index masks")
+    if not files:
+        return
+    photos = [sample for dataset in datasets.values() for sample in dataset.samples]
+    matched = {sample.mask_path for sample in photos if sample.mask_path}
     strange = [name for path, name in files.items() if path not in matched]
     lacking = [sample for sample in photos if not sample.mask_path]
     if not strange or not lacking:
@@ -133,14 +141,16 @@ def examine_truth(split: str, dataset: Dataset, known: frozenset[int], sizes: Si
 
     Args:
         known: values of all classes, those that were not selected too.
-        sizes: height and width of every readable photo.
+        sizes: of every readable photo.
     """
+    if isinstance(dataset.samples, Samples) and dataset.samples.truth is None:
+        return
     readable = [sample for sample in dataset.samples if sample.key in sizes]
     having = [sample for sample in readable if sample.mask_path]
     if not having:
         return
     yield Finding("info", f"{split}: {len(having)} of {some(len(readable), 'photo')} have truth, for measuring only")
-    problems = {sample.key: problem for sample in having if (problem := _problem(sample, sizes[sample.key]))}
+    problems = {sample.key: problem for sample in having if (problem := _problem(sample, _size(sizes[sample.key])))}
     shown = list(problems.values())
     yield from (Finding("error", f"{split}: {problem}") for problem in shown[:5])
     if len(shown) > 5:

@@ -50,8 +50,9 @@ def mask_files(folder: Path) -> dict[str, Path]:
 
 
 def subfolders(folder: Path) -> int:
-    """How many subfolders deep the masks of a folder lie that `predict` wrote; 0 of any other."""
-    depth = (read_object(folder / MADE_BY) or {}).get("subfolders", 0)
+    """How many subfolders deep the masks of a folder lie that `predict` or a run wrote; 0 of any other."""
+    made = read_object(folder / MADE_BY) or read_object(folder / ".stage" / "key.json") or {}
+    depth = made.get("subfolders", 0)
     return depth if isinstance(depth, int) else 0
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from tag2mask.data.samples import keys_of
+from tag2mask.data.samples import keys_of, paths_of
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import StageFolder
 from tag2mask.plan.source import Source
@@ -35,7 +35,11 @@ class Context:
         self.stage, self.folder = stage, folder
         # the view stands in for the settings: it has their attributes, as far as they are declared
         self.settings = cast("RunSettings", SettingsView(settings, stage))
-        self._data, self._reads = data, reads
+        self._whole, self._data, self._reads = settings, data, reads
+
+    def made_of(self) -> tuple[RunSettings, RunData, StageFolder, Mapping[str, StageFolder]]:
+        """What this is made of but for its stage, so that another process can make it again."""
+        return self._whole, replace(self._data), self.folder, self._reads
 
     def read(self, name: str) -> StageFolder:
         """The folder of a stage that this one reads."""
@@ -72,7 +76,7 @@ class Context:
         declared = {split: fact in self.stage.facts for split, fact in self._facts_of_splits().items()}
         if not any(declared.values()):
             self._declared("photos")
-        return {key: facts for key, facts in self._data.photos.items() if declared[key[0]]}
+        return Declared(self._data.photos, frozenset(split for split, is_declared in declared.items() if is_declared))
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """(height, width) of a photo in pixels."""
@@ -125,6 +129,24 @@ class Context:
         return dataset.with_samples(_Restricted(dataset.samples, self.stage.name, hidden, made))
 
 
+class Declared(Mapping[SampleKey, PhotoFacts]):
+    """What is known of photos, of some splits alone."""
+
+    def __init__(self, photos: Mapping[SampleKey, PhotoFacts], splits: frozenset[str]) -> None:
+        self.photos, self.splits = photos, splits
+
+    def __getitem__(self, key: SampleKey) -> PhotoFacts:
+        if key[0] not in self.splits:
+            raise KeyError(key)
+        return self.photos[key]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        return (key for key in self.photos if key[0] in self.splits)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class _SeenSample(Sample):
     """A photo of which a stage sees what it declared: reading anything else raises."""
 
@@ -163,6 +185,9 @@ class _Restricted(Sequence[Sample]):
 
     def keys(self) -> Iterator[SampleKey]:
         return keys_of(self.samples)
+
+    def paths(self) -> Iterator[str]:
+        return paths_of(self.samples)
 
     def _seen(self, sample: Sample) -> Sample:
         seen = object.__new__(_SeenSample)

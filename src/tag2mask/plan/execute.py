@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask import compute, interrupt, processes, progress
+from tag2mask.data.samples import keys_of as keys_of_photos
 from tag2mask.errors import DamagedArtefact, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest
@@ -21,7 +22,7 @@ from tag2mask.plan.context import Context
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import Run, StageFolder
 from tag2mask.plan.keys import content_of, keys_of, reads_of
-from tag2mask.plan.photos import missing, read_records, run_photos, samples_of
+from tag2mask.plan.photos import Engine, checked_photos, keep_columns, missing, run_photos, samples_of
 from tag2mask.plan.stage import PhotoStage, Stage, TrainingStage
 from tag2mask.recipes import RunSettings
 
@@ -35,6 +36,7 @@ class Execution:
     Attributes:
         stages: the whole plan, in order; the first one checks the photos.
         folders: of the stages that are done, by name.
+        engine: what does the work of per-photo stages; None: this process.
     """
 
     run: Run
@@ -42,6 +44,7 @@ class Execution:
     settings: RunSettings
     data: RunData
     folders: dict[str, StageFolder]
+    engine: Engine | None = None
 
     def context(self, stage: Stage, folder: StageFolder) -> Context:
         """What the stage's function may see."""
@@ -53,16 +56,21 @@ class Execution:
         return [stage for stage in self.stages if stage.name in self.folders]
 
 
-def begin(run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData) -> Execution:
+def begin(
+    run: Run, stages: Sequence[Stage], settings: RunSettings, data: RunData, engine: Engine | None = None
+) -> Execution:
     """Carry out the first stage of a plan, which checks the photos.
 
     Raises:
         InputError: too few photos can be read.
     """
-    execution = Execution(run, stages, settings, data, {})
+    execution = Execution(run, stages, settings, data, {}, engine)
     _carry_out(execution, stages[0])
     assert isinstance(stages[0], PhotoStage)
-    execution.data = data.checked(read_records(execution.folders[stages[0].name].records, stages[0].record))
+    folder = execution.folders[stages[0].name]
+    photos = checked_photos(stages[0], folder)
+    processes.from_main(lambda: keep_columns(folder, photos))
+    execution.data = data.checked(photos)
     _report_set_aside(execution)
     return execution
 
@@ -107,7 +115,7 @@ def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: Run
     if missing(first, execution.context(first, present)):
         return execution  # photos are new or changed: nothing is known to be of them
     execution.folders[first.name] = present
-    execution.data = data.checked(read_records(present.records, first.record))
+    execution.data = data.checked(checked_photos(first, present))
     for stage in others:
         key = keys_of(stages, settings, execution.data, execution.folders)[stage.name]
         folder = run.current(stage.name)
@@ -159,29 +167,35 @@ def _healed(execution: Execution, stage: Stage, seen: set[Path]) -> None:
 def _carry_out(execution: Execution, stage: Stage) -> None:
     """Make what is missing of a stage."""
     interrupt.end_if_asked()
-    key, done = processes.from_main(lambda: opened(execution, stage))
-    folder = StageFolder(execution.run.folder / stage.name, key)
+    folder, done = processes.from_main(lambda: opened(execution, stage))
     if not done:
         _made(execution, stage, folder)
     execution.folders[stage.name] = folder
 
 
-def opened(execution: Execution, stage: Stage, *, tidy: bool = True) -> tuple[str, bool]:
-    """The key of a stage, its folder opened; and whether it is done.
+def opened(execution: Execution, stage: Stage, *, tidy: bool = True) -> tuple[StageFolder, bool]:
+    """The folder of a stage to work in; and whether it is done.
 
     Args:
         tidy: as of :meth:`Run.open`.
     """
     reads = {name: execution.folders[name].key for name in reads_of(stage, execution.folders)}
     content = content_of(stage, execution.settings, execution.data, reads)
-    folder = execution.run.open(stage.name, digest(content), content, tidy=tidy)
+    folder = execution.run.open(stage.name, digest(content), content, photos=_artefacts(execution, stage), tidy=tidy)
     if not folder.has_manifest:
-        return folder.key, False
+        return folder, False
     gone = lacking(stage, execution.context(stage, folder))
     if gone:
         log.info("%s: %s, made anew", stage.title, gone)
         folder.reopen()
-    return folder.key, not gone
+    return folder, not gone
+
+
+def _artefacts(execution: Execution, stage: Stage) -> int:
+    """Of how many photos a stage makes an artefact."""
+    if not isinstance(stage, PhotoStage) or stage.suffix is None:
+        return 0
+    return len(samples_of(stage, execution.context(stage, StageFolder(execution.run.folder / stage.name, ""))))
 
 
 def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
@@ -190,7 +204,7 @@ def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
     progress.tell("stage", state="begins", name=stage.name, title=stage.title)
     try:
         with processes.together():
-            manifest = _work(stage, execution.context(stage, folder), execution.settings.workers)
+            manifest = _work(stage, execution.context(stage, folder), execution.settings.workers, execution.engine)
     finally:
         if processes.is_main() and folder.folder.exists():
             folder.pause(time.monotonic() - began)
@@ -208,11 +222,12 @@ def _made(execution: Execution, stage: Stage, folder: StageFolder) -> None:
     )
 
 
-def _work(stage: Stage, context: Context, workers: int) -> dict[str, Any]:
+def _work(stage: Stage, context: Context, workers: int, engine: Engine | None) -> dict[str, Any]:
     if isinstance(stage, PhotoStage):
         if stage.suffix == ".png" and stage.shows_classes and processes.is_main():  # masks say what their values mean
             write_classes(context.folder.folder, context.classes)
-        return {"count": len(samples_of(stage, context)), "files": stage.files, **run_photos(stage, context, workers)}
+        manifest = run_photos(stage, context, workers, engine)
+        return {"count": len(samples_of(stage, context)), "files": stage.files, **manifest}
     assert isinstance(stage, TrainingStage)
     return {"count": len(context.train), **(stage.train(context) or {})}
 
@@ -223,7 +238,7 @@ def lacking(stage: Stage, context: Context) -> str:
         return "" if is_whole(context.folder.model) else "the model is missing or damaged"
     assert isinstance(stage, PhotoStage)
     files = [name for name in stage.files if not context.folder.as_written(name)]
-    gone = listed([*files, *(sample.id for sample in missing(stage, context))])
+    gone = listed([*files, *(id_ for _, id_ in keys_of_photos(missing(stage, context)))])
     if not gone:
         return ""
     return f"new or changed photos: {gone}" if stage.stamp is not None else f"missing or damaged: {gone}"
@@ -243,7 +258,7 @@ def is_whole(model: Path) -> bool:
 def _report_set_aside(execution: Execution, limit: int = 20) -> None:
     records = execution.data.set_aside
     for record in records[:limit]:
-        log.info("set aside: %s", record["error"])
+        log.info("set aside: %s", record.error)
     if len(records) > limit:
         file = execution.folders[execution.stages[0].name].records
         log.info("set aside: %d more, named in %s", len(records) - limit, file)

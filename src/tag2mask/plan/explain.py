@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tag2mask.data.check import CheckedImage
+from tag2mask.data.checked import CheckedPhotos
 from tag2mask.errors import listed
 from tag2mask.files import digest, read_object
 from tag2mask.plan.context import Context
@@ -13,7 +15,8 @@ from tag2mask.plan.execute import lacking
 from tag2mask.plan.facts import RunData
 from tag2mask.plan.folder import ASIDE, Run, StageFolder
 from tag2mask.plan.keys import content_of, reads_of
-from tag2mask.plan.photos import missing, read_records
+from tag2mask.plan.photos import checked_photos, missing
+from tag2mask.plan.records import read_records
 from tag2mask.plan.stage import Fact, PhotoStage, Stage
 from tag2mask.plan.view import differences
 from tag2mask.types import Dataset, Sample
@@ -50,7 +53,10 @@ def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wan
     known = _Known({fact: said for fact, dataset in _datasets(data).items() if _any_of(unread, dataset)})
     state, because = ("begun", (said,)) if unread else ("done", ())
     rows = [Outlook(first.name, first.title, state, because, _minutes(checked))]
-    data = data.checked([*read_records(checked.records, first.record), *map(_to_be_read, unread)])
+    photos = checked_photos(first, checked)
+    if unread:
+        photos = CheckedPhotos.of([*read_records(checked.records, first.record), *map(_to_be_read, unread)])
+    data = data.checked(photos)
     for stage in others:
         row = _of_stage(run, stage, settings, data, known)
         known.states[stage.name] = row.state
@@ -67,7 +73,7 @@ def _datasets(data: RunData) -> dict[Fact, Dataset]:
 def _to_be_read(sample: Sample) -> dict[str, Any]:
     """The record of a photo that nobody has read yet: taken to be readable. What depends on its content is
     ``_Known.unread``."""
-    return {"split": sample.split, "id": sample.id, "error": "", "height": 1, "width": 1, "digest": "not read yet"}
+    return asdict(CheckedImage(sample.id, 1, 1, "not read yet", split=sample.split))
 
 
 def _any_of(samples: Sequence[Sample], dataset: Dataset) -> bool:

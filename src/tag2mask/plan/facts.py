@@ -8,8 +8,8 @@ only when one of those changed.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,22 +17,24 @@ from typing import Any
 
 from tag2mask import methods, segment
 from tag2mask.backbones import weights_digest
-from tag2mask.data.samples import Samples, domains_of, keys_of, labels_of
+from tag2mask.data.check import CheckedImage
+from tag2mask.data.checked import CheckedPhotos
+from tag2mask.data.samples import Chosen, Labels, Samples, domains_of, keys_of, label_counts, labels_of
 from tag2mask.errors import InputError, some
-from tag2mask.files import atomic, bytes_digest, digest, read_jsonl
+from tag2mask.files import atomic, bytes_digest, digest, digest_of_rows, read_jsonl
 from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact
 from tag2mask.recipes import propagation_backbone
 from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
 
-def stamp(path: Path) -> list[int]:
+def stamp(path: Path | str) -> list[int]:
     """Size and times of a file: what shows, without reading it, that it changed. The time of its last change of state
     cannot be set, so a file that was replaced by one of the same size and time shows too. Empty where it cannot be
     read.
     """
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - there may be a million
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
@@ -83,8 +85,8 @@ class RunData:
     val: Dataset | None
     settings: Any  # RunSettings
     digests: DigestCache
-    photos: dict[SampleKey, PhotoFacts] = field(default_factory=dict)
-    set_aside: list[dict[str, Any]] = field(default_factory=list)  # records of photos that cannot be read
+    photos: Mapping[SampleKey, PhotoFacts] = field(default_factory=dict)
+    set_aside: Sequence[CheckedImage] = ()  # photos that cannot be read
     own_tags: Mapping[SampleKey, tuple[str, ...]] = field(default_factory=dict)
     # the data set's, of photos whose tags a person corrected in review
     corrected: Mapping[SampleKey, Path] = field(default_factory=dict)  # masks of training photos to learn from
@@ -118,30 +120,24 @@ class RunData:
         folder = self.settings.start_from
         return None if folder is None else Source.opened(folder)
 
-    def checked(self, records: Iterable[Mapping[str, Any]]) -> RunData:
+    def checked(self, photos: CheckedPhotos) -> RunData:
         """The same, with the photos that could be read.
 
         Args:
-            records: of the stage that checks the photos.
+            photos: what the stage that checks them found.
 
         Raises:
             InputError: too few are left.
         """
-        photos: dict[SampleKey, PhotoFacts] = {}
-        bad = []
-        for record in records:
-            if record["error"]:
-                bad.append(dict(record))
-            else:
-                facts = PhotoFacts(record["height"], record["width"], record["digest"])
-                photos[sys.intern(record["split"]), record["id"]] = facts
         train = _readable(self.train, photos)
         val = None if self.val is None else _readable(self.val, photos)
+        bad = [*photos.unreadable()]
         if not len(train):
-            first = f"; {bad[0]['error']}" if bad else ""
+            first = f"; {bad[0].error}" if bad else ""
             raise InputError(f"none of {some(len(self.train), 'training photo')} of {self.path} can be read{first}")
-        for c, name in enumerate(train.classes):
-            if not any(c in (s.labels or ()) for s in train.samples):
+        shown = {label for labels in label_counts(train) for label in labels or ()}
+        for label, name in enumerate(train.classes):
+            if label not in shown:
                 raise InputError(
                     f"every photo tagged {name} in {self.path} is unreadable: mend them or leave the class out"
                 )
@@ -173,8 +169,14 @@ class RunData:
         return {name: _once(function) for name, function in lazily.items()}
 
     def _content(self, dataset: Dataset | None) -> str:
-        keys = None if dataset is None else keys_of(dataset.samples)
-        return digest(None if keys is None else [(key[1], self.photos[key].digest) for key in keys])
+        if dataset is None:
+            return digest(None)
+        keys = lambda: keys_of(dataset.samples)  # noqa: E731
+        if isinstance(self.photos, CheckedPhotos):
+            digests = self.photos.digests(self.photos.places(keys()))
+        else:
+            digests = (self.photos[key].digest for key in keys())
+        return digest_of_rows((id_, content) for (_, id_), content in zip(keys(), digests, strict=True))
 
     def _saliency(self, dataset: Dataset) -> str:
         samples = dataset.samples
@@ -224,16 +226,16 @@ def _once(function: Callable[[], str]) -> Callable[[], str]:
 
 
 def _tags(dataset: Dataset) -> str:
+    known: dict[Labels, list[int]] = {labels: sorted(labels or ()) for labels in label_counts(dataset)}
     ids = (id_ for _, id_ in keys_of(dataset.samples))
-    rows = zip(ids, labels_of(dataset), domains_of(dataset), strict=True)
-    return digest([[(id_, sorted(labels or ()), domain) for id_, labels, domain in rows], dataset.classes])
+    rows = zip(ids, map(known.__getitem__, labels_of(dataset)), domains_of(dataset), strict=True)
+    return digest_of_rows(rows, dataset.classes)
 
 
-def _readable(dataset: Dataset, photos: Mapping[SampleKey, PhotoFacts]) -> Dataset:
+def _readable(dataset: Dataset, photos: CheckedPhotos) -> Dataset:
     samples = dataset.samples
-    left = [index for index, key in enumerate(keys_of(samples)) if key in photos]
-    if len(left) == len(samples):
+    left = photos.readable(photos.places(keys_of(samples)))
+    if left.all():
         return dataset
-    return dataset.with_samples(
-        samples.take(left) if isinstance(samples, Samples) else [samples[index] for index in left]
-    )
+    places = left.nonzero()[0].tolist()
+    return dataset.with_samples(samples.take(places) if isinstance(samples, Samples) else Chosen(samples, places))

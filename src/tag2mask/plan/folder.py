@@ -24,27 +24,34 @@ from tag2mask.errors import InputError, listed
 from tag2mask.files import (
     bytes_digest,
     check_outside_runs,
-    read_jsonl,
+    end_last_line,
+    iterate_jsonl,
     read_object,
     read_sealed,
     write_json,
     write_sealed,
 )
-from tag2mask.naming import safe_name
+from tag2mask.naming import levels, spread_name
 
 log = logging.getLogger("tag2mask")
 
 VERSION = 2  # of the layout of a run folder; a folder of another version is refused, never guessed at
+SUBFOLDERS = "subfolders"  # in key.json and manifest.json of a stage: its depth
 OWN = ".stage"  # in a stage's folder, what is not an artefact; ids of photos never begin with a dot
 ASIDE = ".aside"  # in a run's folder, results of other settings
 
 
 @dataclass(frozen=True)
 class StageFolder:
-    """One stage's folder."""
+    """One stage's folder.
+
+    Attributes:
+        depth: how many subfolders deep its artefacts lie (:func:`tag2mask.naming.levels`).
+    """
 
     folder: Path
     key: str
+    depth: int = 0
 
     @property
     def own(self) -> Path:
@@ -59,11 +66,25 @@ class StageFolder:
         """What a process or shard remembers of its photos while the stage is worked on; "0" is the main process."""
         return self.records if worker == "0" else self.own / f"records-{worker}.jsonl"
 
+    @property
+    def columns(self) -> Path:
+        """The records of checked photos once more, quick to read (:mod:`tag2mask.data.checked`)."""
+        return self.own / ".columns.npz"
+
+    def recorded(self) -> list[int]:
+        """Size and time of the file of records: what the columns are of."""
+        try:
+            status = self.records.stat()
+        except OSError:
+            return []
+        return [status.st_size, status.st_mtime_ns]
+
     def gather_records(self) -> None:
         """Add what other processes and shards remembered to the main process's file."""
         for path in sorted(self.own.glob("records-*.jsonl")):
+            end_last_line(self.records)
             with self.records.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in read_jsonl(path))  # no line that was cut
+                file.writelines(json.dumps(line) + "\n" for line in iterate_jsonl(path))  # no line that was cut
             path.unlink()
 
     @property
@@ -76,7 +97,11 @@ class StageFolder:
 
     def path(self, id: str, suffix: str) -> Path:
         """Where the artefact of one photo lies; an id may contain ``/``."""
-        return self.folder / f"{safe_name(id)}{suffix}"
+        return self.folder / self.name(id, suffix)
+
+    def name(self, id: str, suffix: str) -> str:
+        """The same, from this folder on, with forward slashes."""
+        return f"{spread_name(id, self.depth)}{suffix}"
 
     def manifest(self) -> dict[str, Any]:
         """Count, seconds and facts of the finished stage; empty while it is not finished."""
@@ -89,9 +114,17 @@ class StageFolder:
             files: names of files that it has besides its artefacts, of which the bytes are remembered.
         """
         total = round(self.earlier_seconds() + seconds, 2)
-        more = {"files": {name: bytes_digest(self.folder / name) for name in files}, **more}
+        more = {"files": {name: bytes_digest(self.folder / name) for name in files}, **self._subfolders, **more}
         write_sealed(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
         (self.own / "seconds.json").unlink(missing_ok=True)
+
+    @property
+    def _subfolders(self) -> dict[str, int]:
+        return {SUBFOLDERS: self.depth} if self.depth else {}
+
+    def begin(self, content: Mapping[str, Any]) -> None:
+        """Say what the stage is made from."""
+        write_sealed(self.own / "key.json", {"key": self.key, **content, **self._subfolders})
 
     def as_written(self, name: str) -> bool:
         """Whether one of these files holds the bytes that it held when the stage was done."""
@@ -228,27 +261,31 @@ class Run:
         """The stage of this name as it lies there; None where there is none. A finished one is known by its manifest,
         too."""
         for file in ("key.json", "manifest.json"):
-            key = (read_sealed(self.folder / name / OWN / file) or {}).get("key")
-            if isinstance(key, str):
-                return StageFolder(self.folder / name, key)
+            content = read_sealed(self.folder / name / OWN / file) or {}
+            if isinstance(content.get("key"), str):
+                return StageFolder(self.folder / name, content["key"], content.get(SUBFOLDERS, 0))
         return None
 
-    def open(self, name: str, key: str, content: Mapping[str, Any], *, tidy: bool = True) -> StageFolder:
+    def open(
+        self, name: str, key: str, content: Mapping[str, Any], *, photos: int = 0, tidy: bool = True
+    ) -> StageFolder:
         """The folder of a stage to work in, made where it is missing.
 
         What lies there under another key is moved aside first; what was moved aside under this key is taken back.
 
         Args:
             content: what the key is the digest of, kept for :mod:`tag2mask.plan.explain`.
+            photos: of how many it makes artefacts.
             tidy: remove what a process that was killed left half-written; False: others may be writing.
         """
-        stage = StageFolder(self.folder / name, key)
         present = self.current(name)
         if present is None or present.key != key:
             self.set_aside(name)
             self.take_back(name, key)
+            present = self.current(name)
+        stage = present or StageFolder(self.folder / name, key, levels(photos))
         if (read_object(stage.own / "key.json") or {}).get("key") != key:
-            write_sealed(stage.own / "key.json", {"key": key, **content})
+            stage.begin(content)
         for leftover in _leftovers(stage) if tidy else ():
             leftover.unlink()
         return stage

@@ -13,14 +13,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tag2mask import compute, shards
+from tag2mask.data.samples import keys_of
 from tag2mask.errors import InputError, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.files import digest, read_object, write_json
 from tag2mask.plan.context import Context
 from tag2mask.plan.execute import Execution, opened, settled
 from tag2mask.plan.facts import RunData
-from tag2mask.plan.folder import Run, StageFolder
-from tag2mask.plan.photos import concluded, do_share, missing, read_records, samples_of
+from tag2mask.plan.folder import Run
+from tag2mask.plan.photos import batches_of, checked_photos, concluded, do_share, keep_columns, missing, samples_of
 from tag2mask.plan.stage import PhotoStage, Stage
 from tag2mask.recipes import RunSettings
 from tag2mask.settings import deciding
@@ -81,9 +82,11 @@ def carry_out_share(
             return waiting
         if stage is stages[0]:
             assert isinstance(stage, PhotoStage)
-            records = read_records(execution.folders[stage.name].records, stage.record)
-            execution.data = execution.data.checked(records)
+            folder = execution.folders[stage.name]
+            photos = checked_photos(stage, folder)
+            execution.data = execution.data.checked(photos)
             with shards.deciding(run.folder):
+                keep_columns(folder, photos)
                 examine(execution)
                 settled(execution)
     return None
@@ -91,8 +94,7 @@ def carry_out_share(
 
 def _share_of(execution: Execution, stage: Stage, shard: Shard) -> str | None:
     with shards.deciding(execution.run.folder):
-        key, done = opened(execution, stage, tidy=False)
-    folder = StageFolder(execution.run.folder / stage.name, key)
+        folder, done = opened(execution, stage, tidy=False)
     if not done:
         if not isinstance(stage, PhotoStage):
             raise InputError(
@@ -118,8 +120,8 @@ def _do(stage: PhotoStage, context: Context, shard: Shard, workers: int) -> None
     if stage.suffix == ".png":
         write_classes(folder.folder, context.classes)
     work = stage.start(context)
-    todo = {sample.key for sample in missing(stage, context, shard.name)}
-    own = shard.own(work.batches(samples_of(stage, context)))
+    todo = {*keys_of(missing(stage, context, shard.name))}
+    own = shard.own(batches_of(work, samples_of(stage, context)))
     batches = [batch for batch in own if any(sample.key in todo for sample in batch)]
     do_share(stage, work, batches, context, workers, shard.name)
     content = {"key": folder.key, "photos": sum(map(len, own)), "seconds": round(time.monotonic() - began, 2)}

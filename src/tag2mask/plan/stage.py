@@ -90,14 +90,15 @@ class PhotoWork:
     """What computing needs of the photo."""
     compute: Callable[[Sequence[Sample], Sequence[Any]], Sequence[Any]] = lambda samples, inputs: inputs
     """Of samples that are computed together: inputs to outputs, one each."""
-    batches: Callable[[Sequence[Sample]], Sequence[Sequence[Sample]]] = lambda samples: [[s] for s in samples]
-    """Which samples are computed together: a function of the samples alone."""
+    batches: Callable[[Sequence[Sample]], Sequence[Sequence[Sample]]] | None = None
+    """Which samples are computed together: a function of the samples alone. None: each by itself."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """For the stage's manifest."""
     zero: Any = None
     """Where what ``write`` gives is not to be kept but added up: the sum of no photos."""
     conclude: Callable[[Any], Mapping[str, Any]] | None = None
-    """Of that sum, or of the records of all photos in their order, once all are done: more for the manifest."""
+    """Of that sum, or of the records of all photos in their order (an iterable, as often as wanted), once all are done:
+    more for the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,5 +118,5 @@ class PhotoStage(Stage):
     """Whether records are kept on disk (``records.jsonl``): then a photo without one is not done."""
     record: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
     """What a record holds, and of which types: one that does not is damaged, and its photo not done."""
-    stamp: Callable[[Sample], Any] | None = None
-    """What shows that a photo's record is out of date, without reading the photo."""
+    stamp: Callable[[str], list[int]] | None = None
+    """Of a photo's file: what shows, without reading it, that the photo's record is out of date."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from tag2mask import need
 from tag2mask.errors import InputError
 from tag2mask.plan.execute import Execution
-from tag2mask.plan.photos import read_records
+from tag2mask.plan.records import read_records
 from tag2mask.types import SampleKey
 
 log = logging.getLogger("tag2mask")

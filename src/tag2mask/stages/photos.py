@@ -21,8 +21,8 @@ def check_photos(*, verify: bool) -> PhotoStage:
         verify: read all bytes again, whatever sizes and times of the files say.
     """
 
-    def stamp_of(sample: Sample) -> list[int]:
-        return [*stamp(sample.image_path), *([processes.started()] if verify else [])]
+    def stamp_of(path: str) -> list[int]:
+        return [*stamp(path), *([processes.started()] if verify else [])]
 
     return PhotoStage(
         name="images",
