@@ -14,7 +14,6 @@ from types import MappingProxyType
 from tag2mask.data.finding import Finding
 from tag2mask.data.layouts import LAYOUTS, Opened, open_data
 from tag2mask.data.listing import Listing, Selection, select
-from tag2mask.data.packed import is_packed, photos_of
 from tag2mask.data.samples import Samples, label_counts
 from tag2mask.data.settings import DataSettings, Layout, split_name
 from tag2mask.data.tag_changes import TagChanges, retagged

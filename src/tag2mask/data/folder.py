@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.data.assemble import Photos, listing
@@ -119,7 +118,7 @@ class Folder:
             by_folder = self._splits_are_folders(path)
             for row in rows(path, name):
                 if by_folder:
-                    row = replace(row, split=split_of_folder(row.image) or name)
+                    row = row._replace(split=split_of_folder(row.image) or name)
                 if row.split not in self._lines:
                     self._lines[row.split] = Lines(path, tags)
                 self._lines[row.split].add(row, path)
