@@ -172,7 +172,7 @@ def test_masks_of_the_review_page_are_imported_and_measure(
     assert run("import", copy, "--from", "review") == 0
     said = capsys.readouterr().out.splitlines()
     assert "2 corrected masks" in said[0] and "(masks), 1 of them changed" in said[0]
-    assert "1 corrected masks" in said[1] and "(predictions)" in said[1]
+    assert "1 corrected mask in" in said[1] and "(predictions)" in said[1]
     content = json.loads((copy / "corrections" / "001" / "corrections.json").read_text())
     assert content["from"] == "review" and [p["who"] for p in content["photos"]] == ["Ada", ""]
     masks, predictions = corrections.check(copy)

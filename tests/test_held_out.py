@@ -142,8 +142,8 @@ def test_a_class_that_was_not_learnt_is_named(tmp_path: Path, caplog: pytest.Log
 def test_auto_trains_300_steps_or_an_epoch(per_epoch: int) -> None:
     epochs = TrainSettings(epochs="auto").resolved(per_epoch).epochs
     assert epochs != "auto" and TrainSettings(epochs="auto").steps(per_epoch) == max(300, per_epoch)
-    longer = TrainSettings(epochs="auto", minimum_epochs=5.0)
-    assert longer.steps(per_epoch) == max(300, 5 * per_epoch)
+    of_segmenters = TrainSettings(epochs="auto", auto_steps=150, minimum_epochs=5.0)
+    assert of_segmenters.steps(per_epoch) == max(150, 5 * per_epoch)
     assert TrainSettings(epochs=0.5).resolved(per_epoch).epochs == 0.5
     assert TrainSettings(epochs="auto").times(2).epochs == 10
 
@@ -220,16 +220,13 @@ def test_gentler_views_are_within_their_scales() -> None:
     assert gentler(AugmentSettings(scale=(0.85, 1.1))) is None
 
 
-def test_a_run_trains_again_with_gentler_views(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_trains_again_with_gentler_views(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tags at random are not learnt by views of any scale. Only where the number of epochs is left to the program."""
     data = with_random_tags(tmp_path / "data")
     flags = [*SMALL, "--held-out", "0.4", "--train.batch-size", "48"]
     assert run("label", data, "--out", tmp_path / "fixed", *flags) == 0
     assert "training again" not in capsys.readouterr().err
-    monkeypatch.setattr("tag2mask.train.settings.AUTO_STEPS", 2)
-    assert run("label", data, "--out", tmp_path / "auto", *flags, "--epochs", "auto") == 0
+    assert run("label", data, "--out", tmp_path / "auto", *flags, "--epochs", "auto", "--train.auto-steps", "2") == 0
     assert "training again with views that cut less of a photo away" in capsys.readouterr().err
     found = manifest(tmp_path / "auto", "method")
     assert found["held_out"] and found.get("scale", [0.8, 1.25]) == [0.8, 1.25]

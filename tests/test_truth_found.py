@@ -12,6 +12,7 @@ from tag2mask.data.images import index_mask_size
 from tag2mask.doctor.tags import _words
 from tag2mask.doctor.truth import examine_truth, examine_truth_files
 from tag2mask.errors import UnreadableImage
+from tag2mask.types import PhotoFacts
 
 
 def small(root, mask=None, orientation=None):
@@ -30,7 +31,7 @@ def small(root, mask=None, orientation=None):
 
 def values(root):
     dataset = data.load(root)
-    sizes = {sample.key: (8, 12) for sample in dataset.samples}
+    sizes = {sample.key: PhotoFacts(8, 12, "") for sample in dataset.samples}
     return [str(f) for f in examine_truth("train", dataset, frozenset({1}), sizes) if f.level != "info"]
 
 

@@ -65,10 +65,12 @@ class RunSettings:
     segmenter: SegmenterSettings = SegmenterSettings(balance=0.5)
     segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Larger than for the classifier: borders are learnt from detail."""
-    segmenter_train: TrainSettings = TrainSettings(epochs="auto", minimum_epochs=5.0)
+    segmenter_train: TrainSettings = TrainSettings(epochs="auto", auto_steps=150, minimum_epochs=5.0)
     """Of the segmenter's first round."""
     relabel: RelabelSettings = RelabelSettings()
-    relabel_train: TrainSettings = TrainSettings(epochs="auto", minimum_epochs=5.0, learning_rate=2.5e-4)
+    relabel_train: TrainSettings = TrainSettings(
+        epochs="auto", auto_steps=150, minimum_epochs=5.0, learning_rate=2.5e-4
+    )
     """Of each round on relabelled masks; it goes on from the weights of the round before."""
     inference: InferenceSettings = InferenceSettings()
     start_from: Annotated[Path | None, DecidesNothing()] = None

@@ -9,7 +9,6 @@ from tag2mask import compute
 from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values
 
 AUTO_EPOCHS = 5.0
-AUTO_STEPS = 300  # 185 did not teach five kinds of defects, 300 did; 700 and more made maps narrower (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,9 @@ class TrainSettings:
 
     epochs: Annotated[float | Literal["auto"], Range(at_least=0, at_most=1e6)] = 8.0
     """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method). auto: as many
-    as 300 steps are, but at least `minimum_epochs`."""
+    as `auto_steps` are, but at least `minimum_epochs`."""
+    auto_steps: Annotated[int, Range(at_least=1, at_most=100_000_000)] = 300
+    """Of auto. 185 did not teach a classifier five kinds of defects, 300 did; of many photos 300 do as well as 700."""
     minimum_epochs: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
     """Of auto: at least so many passes."""
     batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 16
@@ -68,7 +69,11 @@ class TrainSettings:
 
     def resolved(self, per_epoch: int) -> TrainSettings:
         """The same, with a number of epochs; ``per_epoch`` are steps."""
-        return replace(self, epochs=max(self.minimum_epochs, AUTO_STEPS / per_epoch)) if self.epochs == "auto" else self
+        return (
+            replace(self, epochs=max(self.minimum_epochs, self.auto_steps / per_epoch))
+            if self.epochs == "auto"
+            else self
+        )
 
     def steps(self, per_epoch: int) -> int:
         """Of a training whose epochs have so many."""
