@@ -109,4 +109,4 @@ def test_photos_that_a_tool_cannot_show(tmp_path: Path) -> None:
         shown = Image.open(io.BytesIO(base64.b64decode(coded[name])))
         assert shown.mode == "RGB" and shown.size == (6, 5)
     (note,) = FORMATS["label-studio"].write(tmp_path / "out", photos, About(CLASSES, "v", "train", tmp_path))
-    assert note.startswith("1 photos are files that browsers do not show")
+    assert note.startswith("1 photo in a format that browsers do not show")

@@ -123,7 +123,7 @@ def test_photos_that_cannot_be_read_are_left_out(doubtful: Path, tmp_path: Path)
     (root / "images" / "photo07.png").write_bytes(b"not a photo")
     errors = tag_errors.find(data.load(root), BackboneSettings("resnet10t", weights="none"))
     assert errors.unreadable == 1 and len(errors.photos) == 59
-    assert "1 photos cannot be read" in errors.to_text() and "train/photo07" not in errors.to_text()
+    assert "1 photo cannot be read" in errors.to_text() and "train/photo07" not in errors.to_text()
 
 
 @pytest.mark.slow

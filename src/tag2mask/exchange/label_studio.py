@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from tag2mask.data.images import voc_palette
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, some
 from tag2mask.exchange.brush import packed, unpacked
 from tag2mask.exchange.outlines import filled, points_of
 from tag2mask.exchange.photos import About, Drawn, MaskedPhoto, Undecided, only_file, painted
@@ -55,7 +55,7 @@ def write(out: Path, photos: Iterable[MaskedPhoto], about: About) -> list[str]:
             hidden += photo.path.suffix.lower() not in DISPLAYED
             file.write(",\n" * (number > 0) + json.dumps(_task(photo, root, about)))
         file.write("]\n")
-    said = f"{hidden} photos are files that browsers do not show (TIFF and the like): save them as PNG or JPEG"
+    said = f"{some(hidden, 'photo')} in a format that browsers do not show (TIFF and the like): save as PNG or JPEG"
     return [*lost.notes(), *([said] if hidden else [])]
 
 

@@ -78,7 +78,7 @@ class TagErrors:
             lines.append(
                 f"fewer than {FEW} photos with or without them, so nothing is said of: {listed(self.not_judged)}"
             )
-        lines += [f"{self.unreadable} photos cannot be read and are left out"] if self.unreadable else []
+        lines += [f"{some(self.unreadable, 'photo')} cannot be read, so left out"] if self.unreadable else []
         return "\n".join(lines)
 
 
