@@ -152,6 +152,8 @@ def test_what_merge_finds_wrong(
     images = shutil.copytree(world / "images", tmp_path / "images")
     (images / "cut.png").write_bytes((images / "photo00.png").read_bytes()[:200])
     out = tmp_path / "masks"
+    assert "is not there: check the path" in fails(capsys, "merge", tmp_path / "nothing")
+    (tmp_path / "nothing").mkdir()
     assert "holds no finished shard" in fails(capsys, "merge", tmp_path / "nothing")
     for number in (1, 2):
         assert run("predict", finished, images, "--out", out, "--shard", f"{number}/2") == 0
@@ -242,7 +244,7 @@ def test_more_shards_than_photos(
     finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = fails(capsys, "predict", finished, world / "images", "--out", tmp_path / "x", "--shard", "1/13")
-    assert "there are 12 photos" in said
+    assert "13 shards were started for 12 photos" in said
 
 
 def test_shares_are_all_there_is() -> None:
