@@ -38,7 +38,7 @@ def test_logits_are_torchs(name: str, backbone_name: str, tmp_path: Path) -> Non
     for module in segmenter.modules():
         if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
             module.running_mean.normal_(0, 0.1)
-    network, unit = _Logits(segmenter.eval(), 0.0).eval(), backbone.size_divisor
+    network, unit = _Logits(segmenter.eval(), segment.InferenceSettings(empty_below=0.0)).eval(), backbone.size_divisor
     _write(network, unit, tmp_path / "model.onnx")
     assert _largest_difference(network, tmp_path / "model.onnx", unit, onnxruntime) <= 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
