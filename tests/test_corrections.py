@@ -319,7 +319,7 @@ def test_a_run_learns_from_corrected_masks_and_says_so(
     scores = json.loads((copy / "scores" / "scores.json").read_text())
     assert scores["masks-1"]["photos"] == scores["masks"]["photos"] == 7, "a person's mask is no score of the run"
 
-    assert "has learned from all 2" in fails(capsys, "evaluate", copy, "--check")
+    assert "has learned from all of 2" in fails(capsys, "evaluate", copy, "--check")
     bring(copy, world, tmp_path / "more", ["photo02"])
     assert "predictions" in pipeline.reopen(Run(copy, existing=True)).folders, "an import changes no finished run"
     (check,) = corrections.check(copy)
