@@ -61,7 +61,7 @@ def test_their_false_alarms_are_a_number_of_their_own(finished: tuple[Path, Path
     assert alarms["share_of_pixels"] == pytest.approx(100 * np.mean(shown), abs=1e-3)
     assert scores["predictions"]["photos"] == 6  # with the three of objects: none vanishes from the mean
     page = (out / "report.html").read_text()
-    assert f"False alarms: {alarms['alarms']} of 3 photos that show none of the classes" in page
+    assert f"False alarms: {alarms['alarms']} of 3 photos with none of the classes got one in the mask" in page
     assert "none of these" in page and f"{alarms['alarms']} of 3</td>" in page
 
 
