@@ -473,6 +473,7 @@ def test_the_settings_that_decide_nothing_are_these() -> None:
         ("relabel_train.epochs", "segmenter predictions"),
         ("inference.scales", "predictions"),
         ("inference.refine", "predictions"),
+        ("inference.prior_correction", "predictions"),  # relabelled masks are made with nothing undone
     ],
 )
 def test_a_setting_redoes_what_depends_on_it_and_nothing_else(path: str, stage_names: str) -> None:

@@ -27,6 +27,7 @@ from tag2mask.saliency.self_supervised import check_backbone
 from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
+from tag2mask.train import TrainSettings
 from tag2mask.types import Dataset
 
 log = logging.getLogger("tag2mask")
@@ -71,9 +72,9 @@ def check_names(settings: RunSettings) -> None:
     _check_references(settings)
     backbones.check_settings(settings.backbone)
     _check_trackers(settings)
-    for training in ("student_train", "propagation_train", "segmenter_train", "relabel_train"):
-        if getattr(settings, training).epochs == 0:
-            raise InputError(f"--{training.replace('_', '-')}.epochs is 0: it must be above 0")
+    for name, training in _trainings(settings).items():
+        if name != "--train" and training.epochs == 0:  # the method's may be loaded whole
+            raise InputError(f"{name}.epochs is 0: it must be above 0")
     refiner(settings.refine)
     refiner(settings.inference.refine)
     refiner(settings.relabel.refine)
@@ -89,10 +90,21 @@ def check_names(settings: RunSettings) -> None:
     segment.check_settings(settings.segmenter, frozen=own.freeze or own.freeze_until is not None)
 
 
+def _trainings(settings: RunSettings) -> dict[str, TrainSettings]:
+    """All trainings that a run may have, by their flags."""
+    return {
+        "--train": settings.train,
+        "--student-train": settings.student_train,
+        "--propagation-train": settings.propagation_train,
+        "--segmenter-train": settings.segmenter_train,
+        "--relabel-train": settings.relabel_train,
+    }
+
+
 def _check_trackers(settings: RunSettings) -> None:
     """What trainings are to log to exists and is installed."""
-    trainings = ("train", "student_train", "propagation_train", "segmenter_train", "relabel_train")
-    for name, tracker in {name: getattr(settings, name).tracker for name in trainings}.items():
+    for name, training in _trainings(settings).items():
+        tracker = training.tracker
         if tracker is None:
             continue
         from accelerate import tracking
@@ -100,8 +112,7 @@ def _check_trackers(settings: RunSettings) -> None:
         if tracker not in tracking.LOGGER_TYPE_TO_CLASS:
             raise unknown("tracker", tracker, tracking.LOGGER_TYPE_TO_CLASS)
         if tracker not in {str(there) for there in tracking.get_available_trackers()}:
-            flag = f"--{name.replace('_', '-')}.tracker"
-            raise InputError(f"{flag} {tracker} is not installed here: pip install {tracker}, or leave it out")
+            raise InputError(f"{name}.tracker {tracker} is not installed here: pip install {tracker}, or leave it out")
 
 
 def _check_references(settings: RunSettings) -> None:

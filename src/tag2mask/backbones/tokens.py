@@ -100,7 +100,8 @@ def prefix_rows(prefix: int, columns: int) -> int:
 
 def _pack(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
     above = prefix_rows(prefix, columns)
-    first = tokens.new_zeros(len(tokens), above * columns, tokens.shape[2])
+    # not len(): it is a plain number, at which an export would fix the batch
+    first = tokens.new_zeros(tokens.shape[0], above * columns, tokens.shape[2])
     first[:, :prefix] = tokens[:, :prefix]
     return torch.cat([first, tokens[:, prefix:]], 1).transpose(1, 2).unflatten(2, (above + rows, columns))
 

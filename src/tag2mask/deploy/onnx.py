@@ -30,7 +30,7 @@ from tag2mask.stages.segmenter import load_segmenter
 from tag2mask.types import Photos
 
 FILE, SCRIPT = "model.onnx", "predict.py"
-EMPTY_MARGIN = 100.0  # added to a logit, beside which the others are nothing
+EMPTY_MARGIN = 100.0  # added to the background's logit, so that its probability is 1
 TOLERANCE = 1e-4  # of logits, against torch
 INPUT, OUTPUT = "images", "logits"
 
