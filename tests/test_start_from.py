@@ -88,7 +88,7 @@ def test_every_training_starts_from_the_same_stage_and_sees_the_new_share(
         for name in weights:  # learning next to nothing, it has kept what it started from
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=f"{stage}: {name}")
         if stage.startswith("segmenter"):  # its labels weigh as in its own batches, not as in those of before
-            assert ours["label_balance.batches"][0] == 3
+            assert ours["label_balance.batches"].max() == 3
     known = json.loads((tmp_path / "run" / "passport.json").read_text())["started_from"]
     assert known["run"] == str(before) and known["learned_from"]["tags"]["photos"] == 9
     assert "started from the weights of the run" in (tmp_path / "run" / "report.html").read_text()
