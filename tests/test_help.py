@@ -108,13 +108,16 @@ def label(world: Path, out: Path, *flags: str) -> list[str]:
     return ["label", str(world), "--out", str(out), *SMALL, "--refine", "none", *flags]
 
 
+STAGES = ("images", "method", "maps", "separation", "masks")
+
+
 def test_json_is_one_event_a_line(world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*label(world, tmp_path / "run", "--json")) == 0
     said = capfd.readouterr()
     events = [json.loads(line) for line in said.out.splitlines()]
     assert said.err == "" and {e["event"] for e in events} == {"stage", "progress", "log", "result"}
     stages = [(e["state"], e["name"]) for e in events if e["event"] == "stage"]
-    assert stages == [(s, n) for n in ("images", "method", "maps", "masks", "scores") for s in ("begins", "ends")]
+    assert stages == [(s, n) for n in (*STAGES, "scores") for s in ("begins", "ends")]
     done = [e for e in events if e["event"] == "progress" and e["title"] == "pseudo masks"]
     assert done[-1]["done"] == done[-1]["total"] == 9
     assert events[-1]["event"] == "result" and 0 <= events[-1]["mean_iou"]["masks"] <= 100

@@ -64,7 +64,7 @@ FAULTS = {
         "train/optimizer.py", "1.0 if weights else settings.bias_lr_mult", "1.0",
         "test_recipes.py::test_what_learns_and_how_fast[mcis/paper-method]"),
     "two groups' threshold in place of three's upper one": Fault(
-        "layers/class_references.py", 'threshold_rule="otsu23-by-class"', 'threshold_rule="otsu"',
+        "layers/class_references.py", 'threshold_rule="features"', 'threshold_rule="otsu"',
         "test_references.py::test_traits_of_compared_maps"),
     "the lower one of three groups' thresholds": Fault(
         "pseudo/thresholds.py", "-np.inf).max(0)", "-np.inf).max(1)",

@@ -29,6 +29,7 @@ from tag2mask.pseudo import (
     shows_object,
     threshold_of,
 )
+from tag2mask.pseudo.thresholds import RULES
 from tag2mask.types import LocalizationMaps
 
 
@@ -155,7 +156,7 @@ def test_each_class_has_the_threshold_of_the_cells_that_it_wins() -> None:
     assert Threshold.from_json(Threshold(0.3, "given").to_json(names), names) == Threshold(0.3, "given")
 
 
-@pytest.mark.parametrize("rule", ["otsu", "otsu3", "otsu23", "otsu23-by-class", "li", "between", "auto"])
+@pytest.mark.parametrize("rule", [*RULES, "otsu23-by-class", "auto"])
 def test_rules_weigh_images_alike_and_survive_degenerate_maps(rule: str) -> None:
     split = maps([[[0.1, 0.9]]], (0,))
     assert 0.1 < threshold_of([split], rule) < 0.9

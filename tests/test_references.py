@@ -119,7 +119,7 @@ def test_traits_of_compared_maps() -> None:
     own = Traits(maps="probabilities", class_maps=True)
     assert compared_traits(own, 0) is own
     found = compared_traits(own, 4)
-    assert found.references == 4 and found.maps == "evidence" and found.threshold_rule == "otsu23-by-class"
+    assert found.references == 4 and found.maps == "evidence" and found.threshold_rule == "features"
 
 
 def test_references_go_with_methods_that_have_class_maps_and_none_of_their_own() -> None:
@@ -156,8 +156,8 @@ def test_references_train_nothing_anew(labelled: Path, world: Path, tmp_path: Pa
     shutil.copytree(labelled, out)
     assert "'between'" in manifest(out, "masks")["threshold_from"]
     assert run("label", world, "--out", out, *SMALL, "--references", "2") == 0
-    assert redone(before, stamps(out)) == {"maps", "masks", "scores"}
-    assert "'otsu23-by-class'" in manifest(out, "masks")["threshold_from"]
+    assert redone(before, stamps(out)) == {"maps", "separation", "masks", "scores"}
+    assert "'features'" in manifest(out, "masks")["threshold_from"]
     assert any(p.read_bytes() != (labelled / "maps" / p.name).read_bytes() for p in (out / "maps").glob("*.npz"))
 
 

@@ -116,8 +116,8 @@ class ComparedWithReferences(nn.Module):
 
 def compared_traits(traits: Traits, references: int) -> Traits:
     """Those of a method whose maps come from so many references of each class (0: its own). They are means of scores,
-    no probabilities, and what surrounds objects lies between them and the background, so the
-    mean of Otsu's thresholds for two and three groups suits them, of each class."""
+    no probabilities, and what surrounds objects lies between them and the background, so a threshold between Otsu's for
+    two and three groups suits them, of each class."""
     if not references:
         return traits
-    return replace(traits, references=references, maps="evidence", threshold_rule="otsu23-by-class")
+    return replace(traits, references=references, maps="evidence", threshold_rule="features")

@@ -116,12 +116,13 @@ def _reasons(present: StageFolder, content: dict[str, Any], known: _Known) -> li
         part: list(differences(before.get(part, {}), content[part]))
         for part in ("reads", "settings", "constants", "facts")
     }
-    if changed["reads"]:  # a stage that it read before and does not now needs no word: another is in its place
-        names = [line.partition(":")[0] for line in changed["reads"]]
-        return [_upstream(name, known) for name in names if name in content["reads"]] or [f"without {names[0]}"]
+    # a stage that it read before and does not now needs no word: another is in its place, or a setting says why
+    names = [line.partition(":")[0] for line in changed["reads"]]
+    if upstream := [_upstream(name, known) for name in names if name in content["reads"]]:
+        return upstream
     facts = [f"other {line.partition(':')[0]}" for line in changed["facts"]]
     constants = [line.partition(":")[0] for line in changed["constants"]]
-    return list(dict.fromkeys([*changed["settings"], *facts, *constants]))
+    return list(dict.fromkeys([*changed["settings"], *facts, *constants])) or [f"without {name}" for name in names[:1]]
 
 
 def _minutes(stage: StageFolder) -> float | None:

@@ -12,9 +12,12 @@ from tag2mask.pseudo.masks import (
 )
 from tag2mask.pseudo.refined import decide_refined, lost_objects
 from tag2mask.pseudo.saliency import by_saliency_rule
+from tag2mask.pseudo.separation import best_separated, separation
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
 from tag2mask.pseudo.sizes import cells_above, hardly_shown
 from tag2mask.pseudo.thresholds import (
+    BY_FEATURES,
+    LEAST_MAPS,
     Threshold,
     between_threshold,
     covering_threshold,
@@ -27,11 +30,14 @@ from tag2mask.pseudo.thresholds import (
 )
 
 __all__ = [
+    "BY_FEATURES",
+    "LEAST_MAPS",
     "SALIENCY",
     "PseudoSettings",
     "SaliencyRule",
     "Threshold",
     "at_pixels",
+    "best_separated",
     "between_threshold",
     "by_saliency_rule",
     "cells_above",
@@ -50,6 +56,7 @@ __all__ = [
     "otsu_threshold",
     "refine",
     "score_histogram",
+    "separation",
     "shows_object",
     "threshold_of",
 ]

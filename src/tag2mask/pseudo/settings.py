@@ -50,11 +50,12 @@ class PseudoSettings:
     """What stands for background: power or constant (from the maps), saliency maps, or a fixed rule on these."""
     threshold: Annotated[float | None, Range(above=0, below=1)] = None
     """Score in (0, 1) at which a class beats the background. None: by `rule`, from the maps."""
-    rule: Literal["auto", "between", "otsu", "otsu3", "otsu23", "otsu23-by-class", "li"] = "auto"
+    rule: Literal["auto", "between", "otsu", "otsu3", "otsu23", "otsu23-by-class", "features", "li"] = "auto"
     """What sets the threshold, from the maps alone: Otsu's threshold, the upper one of his for three groups (otsu3),
-    the geometric mean of both (otsu23), that of each class (otsu23-by-class), Li's, or the geometric mean of Otsu's and
-    Li's (between). auto: by the method's own background, if it scores one; by the rule named for its maps (mcis: otsu;
-    maps from references: otsu23-by-class); else between."""
+    the geometric mean of both (otsu23), that of each class (otsu23-by-class), for each class what parts the photos'
+    features best between the two (features), Li's, or the geometric mean of Otsu's and Li's (between). auto: by the
+    method's own background, if it scores one; by the rule named for its maps (mcis: otsu; maps from references:
+    features); else between."""
     margin: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Pixels whose two best refined probabilities differ by less become "do not care" (255)."""
     max_growth: Annotated[float, NOT_NEGATIVE] = 0.0

@@ -11,8 +11,10 @@ low where the maps rest on a haze. Maps lie between.
 
 Maps that come from references have three groups: background, what surrounds objects, and objects. Otsu's two take
 the surroundings for object; of his three groups (section IV of his paper), the highest is the objects, but where maps
-rest on an object's telling parts alone it is no more than these. The mean of both is never far off. How sharply a class
-stands out from its surroundings differs from class to class, so these have a threshold each.
+rest on an object's telling parts alone it is no more than these. How sharply a class stands out from its surroundings
+differs from class to class, so these have a threshold each; the photos'
+features decide where it lies between the two (:mod:`tag2mask.pseudo.separation`), and where these say nothing it is the
+geometric mean of both.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from tag2mask.pseudo.separation import best_separated
 from tag2mask.types import LocalizationMaps
 
 BINS = 256
 BY_CLASS = "-by-class"  # the end of the name of a rule that is asked for every class
 LEAST_MAPS = 10  # of a class, for a threshold of its own
+BY_FEATURES = "features"  # the rule that asks features, of every class
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ class _Scores:
                 self.by_class[label] = self.by_class.get(label, 0) + _histogram(own)
                 self.maps_of[label] = self.maps_of.get(label, 0) + 1
 
+    def enough(self) -> dict[int, np.ndarray]:
+        """Histograms, adding up to one, of the classes that have enough maps."""
+        counts = self.maps_of.items()
+        return {label: self.by_class[label] / self.by_class[label].sum() for label, n in counts if n >= LEAST_MAPS}
+
 
 def _histogram(scores: np.ndarray) -> np.ndarray:
     return np.histogram(scores, bins=BINS, range=(0.0, 1.0))[0] / scores.size
@@ -108,9 +117,19 @@ def threshold_of(maps: Iterable[LocalizationMaps], rule: str = "auto") -> float:
     return find_threshold(maps, rule).value
 
 
-def find_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto", classes: int = 0) -> Threshold:
+def find_threshold(
+    maps: Iterable[LocalizationMaps],
+    rule: str = "auto",
+    classes: int = 0,
+    separations: Mapping[int, Sequence[float]] | None = None,
+) -> Threshold:
     """:func:`threshold_of`, with where it is from; by a rule for every class that of each of ``classes``, too. A class
-    with fewer than :data:`LEAST_MAPS` maps has that of all."""
+    with fewer than :data:`LEAST_MAPS` maps has that of all.
+
+    Args:
+        separations: for the rule "features", of each class the mean of :func:`tag2mask.pseudo.separation.separation`
+            over photos; a class that is not in it has the mean of Otsu's thresholds.
+    """
     scores = _Scores()
     for of_photo in maps:
         scores.add(of_photo)
@@ -122,11 +141,20 @@ def find_threshold(maps: Iterable[LocalizationMaps], rule: str = "auto", classes
     rule = "between" if rule == "auto" else rule
     split = RULES[rule.removesuffix(BY_CLASS)]
     value, of_class = split(histogram), ()
-    if rule.endswith(BY_CLASS):
-        enough = [label for label, count in scores.maps_of.items() if count >= LEAST_MAPS]
-        found = {label: split(scores.by_class[label] / scores.by_class[label].sum()) for label in enough}
+    if rule == BY_FEATURES or rule.endswith(BY_CLASS):
+        found = {
+            label: _best_separated(of_class, label, separations or {}) or split(of_class)
+            for label, of_class in scores.enough().items()
+        }
         of_class = tuple(found.get(label, value) for label in range(classes))
     return Threshold(value, f"rule '{rule}' on the maps, no truth", of_class)
+
+
+def _best_separated(histogram: np.ndarray, label: int, separations: Mapping[int, Sequence[float]]) -> float | None:
+    """The threshold of a class that features choose; None: they know nothing of it."""
+    if label not in separations:
+        return None
+    return best_separated(separations[label], *sorted((otsu_threshold(histogram), otsu3_threshold(histogram))))
 
 
 def covering_threshold(histogram: np.ndarray, share: float) -> float:
@@ -197,6 +225,7 @@ RULES = {
     "otsu": otsu_threshold,
     "otsu3": otsu3_threshold,
     "otsu23": otsu23_threshold,
+    BY_FEATURES: otsu23_threshold,  # where features say nothing
     "li": li_threshold,
 }
 

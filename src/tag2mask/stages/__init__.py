@@ -17,6 +17,7 @@ from tag2mask.stages.saliency import saliency_stages
 from tag2mask.stages.scores import make_scores
 from tag2mask.stages.segmenter import relabel, train_segmenter
 from tag2mask.stages.self_training import train_student
+from tag2mask.stages.thresholds import threshold_stages
 
 
 def plan(settings: RunSettings) -> tuple[Stage, ...]:
@@ -27,7 +28,7 @@ def plan(settings: RunSettings) -> tuple[Stage, ...]:
     stages += [train_method(settings), make_maps(settings)]
     for turn in range(1, settings.self_train.students + 1):
         stages += [train_student(settings, turn), make_maps(settings, turn)]
-    stages += [*propagate_maps(settings), make_masks(settings)]
+    stages += [*propagate_maps(settings), *threshold_stages(settings), make_masks(settings)]
     for turn in range(len(names.segmenters(settings)) if not settings.single_stage else 0):
         stages += [relabel(settings, turn)] if turn else []
         stages += [train_segmenter(settings, turn)]

@@ -22,7 +22,12 @@ from tag2mask.refine import refiner
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader, write_mask
 from tag2mask.stages.saliency import saliency_inputs
-from tag2mask.stages.thresholds import chosen_threshold, threshold_constants, threshold_settings
+from tag2mask.stages.thresholds import (
+    chosen_threshold,
+    threshold_constants,
+    threshold_reads,
+    threshold_settings,
+)
 from tag2mask.types import IGNORE, LocalizationMaps, PseudoMask, Sample
 
 log = logging.getLogger("tag2mask")
@@ -48,7 +53,7 @@ def make_masks(settings: RunSettings) -> PhotoStage:
     return PhotoStage(
         name="masks",
         title="pseudo masks",
-        reads=(source, *made),
+        reads=(source, *made, *threshold_reads(settings)),
         settings=("pseudo", "refine", "refine_long_side", *threshold_settings(settings)),
         facts=("photos", "tags", *salient),
         constants={

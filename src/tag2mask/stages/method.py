@@ -42,6 +42,7 @@ from tag2mask.stages.networks import (
     tagged_source,
 )
 from tag2mask.stages.saliency import saliency_inputs
+from tag2mask.stages.separation import SMALL
 from tag2mask.train import TagPrecision, fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
@@ -169,7 +170,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
     if network.traits.references:
         _show_references(context, network)
-        _say_which_are_small(network.network, context.classes)
+    small = _say_which_are_small(network.network, context.classes)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
 
     def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
@@ -179,16 +180,20 @@ def _localize(context: Context, name: str) -> PhotoWork:
         read=lambda sample: localizer.read(sample, context.size(sample)) if sample.labels else [],
         compute=localize,
         write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
+        manifest={SMALL: small} if small else {},
         batches=lambda samples: batches_by(
             samples, lambda sample: localizer.group(context.size(sample)), settings.batch_size, localizer.device
         ),
     )
 
 
-def _say_which_are_small(network: nn.Module, classes: Sequence[str]) -> None:
-    if isinstance(network, ComparedWithReferences) and network.small:
-        names = listed((classes[label] for label in network.small), 10)
-        log.info("small objects: %s: located by a finer block of the backbone (--localize.no-fine: not)", names)
+def _say_which_are_small(network: nn.Module, classes: Sequence[str]) -> list[str]:
+    """The classes that a finer block locates."""
+    small = [classes[label] for label in network.small] if isinstance(network, ComparedWithReferences) else []
+    if small:
+        said = listed(small, 10)
+        log.info("small objects: %s: located by a finer block of the backbone (--localize.no-fine: not)", said)
+    return small
 
 
 def _show_references(context: Context, network: MapNetwork) -> None:

@@ -20,7 +20,7 @@ from tag2mask.stages.artefacts import MapReader, MaskReader
 from tag2mask.stages.masks import unrefined
 from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.taught import taught, taught_facts
-from tag2mask.stages.thresholds import chosen_threshold, threshold_settings
+from tag2mask.stages.thresholds import chosen_threshold, threshold_reads, threshold_settings
 from tag2mask.types import Dataset, Sample
 
 log = logging.getLogger("tag2mask")
@@ -57,7 +57,7 @@ def make_scores(settings: RunSettings, stages: Sequence[Stage]) -> PhotoStage:
         name="scores",
         title="scores",
         reads=made,
-        reads_if_done=tuple(stage.name for stage in measured),
+        reads_if_done=(*(stage.name for stage in measured), *threshold_reads(settings)),
         settings=("pseudo", *threshold_settings(settings)),
         facts=("photos", "tags", "truth", "val photos", "val truth", *salient, *taught_facts(settings)),
         split="all",

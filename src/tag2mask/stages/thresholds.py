@@ -5,9 +5,12 @@ from __future__ import annotations
 from tag2mask import methods, pseudo
 from tag2mask.layers.class_references import compared_traits
 from tag2mask.plan.context import Context
+from tag2mask.plan.stage import PhotoStage
 from tag2mask.pseudo import Threshold
 from tag2mask.recipes import RunSettings
+from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader
+from tag2mask.stages.separation import NAME, measure_separation, separations
 
 SAMPLE = 500  # maps read to find it
 
@@ -23,6 +26,22 @@ def threshold_rule(settings: RunSettings, name: str) -> str:
     if rule == "auto" and name == "maps":  # neither a student's nor propagated
         return compared_traits(methods.traits(settings.options), settings.localize.references).threshold_rule
     return rule
+
+
+def asks_features(settings: RunSettings) -> bool:
+    """Whether the masks' threshold is found with the help of features."""
+    found = settings.pseudo.threshold is None and settings.pseudo.background != "saliency-rule"
+    return found and threshold_rule(settings, names.final_maps(settings)) == pseudo.BY_FEATURES
+
+
+def threshold_stages(settings: RunSettings) -> list[PhotoStage]:
+    """What is measured for the threshold, if anything."""
+    return [measure_separation(settings)] if asks_features(settings) else []
+
+
+def threshold_reads(settings: RunSettings) -> tuple[str, ...]:
+    """The stages that the masks' threshold comes from, but for their maps."""
+    return (NAME,) if asks_features(settings) else ()
 
 
 def threshold_constants(settings: RunSettings, name: str) -> dict[str, str]:
@@ -42,4 +61,5 @@ def ruled_threshold(context: Context, name: str) -> Threshold:
     samples = [s for s in context.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // SAMPLE)]
     rule = threshold_rule(context.settings, name)
-    return pseudo.find_threshold(map(MapReader(context.read(name)), samples), rule, len(context.classes))
+    maps = map(MapReader(context.read(name)), samples)
+    return pseudo.find_threshold(maps, rule, len(context.classes), separations(context, name))

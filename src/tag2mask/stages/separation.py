@@ -1,0 +1,117 @@
+"""How well each score of the maps parts the features of its photo: what the threshold rule "features" asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tag2mask import compute, pseudo
+from tag2mask.backbones import Backbone
+from tag2mask.data.images import read_image
+from tag2mask.plan.context import Context
+from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
+from tag2mask.recipes import RunSettings
+from tag2mask.stages import names
+from tag2mask.stages.artefacts import MapReader
+from tag2mask.stages.networks import STRUCTURE, load_map_network, own_settings
+from tag2mask.types import Sample, SampleKey
+from tag2mask.views import view_batch, views
+
+NAME = "separation"
+PHOTOS = 40  # of a class
+DEPTH = 0.6  # of the backbone: above edges and colours, below what the classes are told apart by
+SMALL = "small objects"  # in the manifest of maps: the classes that a finer block locates
+
+
+def measure_separation(settings: RunSettings) -> PhotoStage:
+    """Photos of a single tag, some of each class, by a block in the middle of the method's network. Classes that a
+    finer block located are not asked: such objects are smaller than a cell of these features."""
+    source = names.final_maps(settings)
+    return PhotoStage(
+        name=NAME,
+        title="features at each threshold",
+        reads=tuple(dict.fromkeys(("method", "maps", source))),
+        settings=(*STRUCTURE, own_settings(settings, inference=True), "localize.long_side", "localize.precision"),
+        facts=("photos", "tags"),
+        suffix=None,
+        keeps_records=True,
+        record={"separation": (list,)},
+        start=lambda context: _start(context, source),
+    )
+
+
+def separations(context: Context, maps: str) -> dict[int, list[float]]:
+    """The mean curve of each class of which anything is known for the maps of this name; none where the stage that
+    measures it is not read, or measured others."""
+    if not context.has(NAME) or (measured := context.read(NAME).manifest())["maps"] != maps:
+        return {}
+    curves = measured["separation"]
+    return {label: curves[name] for label, name in enumerate(context.classes) if name in curves}
+
+
+def middle_block(backbone: Backbone) -> str:
+    """The block whose features are asked: of an EfficientNet block4, of a ResNet layer3."""
+    return backbone.names[math.ceil(DEPTH * (len(backbone.names) - 1))]
+
+
+def asked(samples: Sequence[Sample]) -> dict[SampleKey, int]:
+    """Photos of a single tag and its class, evenly spread, at most :data:`PHOTOS` of a class. Where a photo shows two
+    classes, the other one is no background."""
+    of_class: dict[int, list[SampleKey]] = {}
+    for sample in samples:
+        if sample.labels and len(sample.labels) == 1:
+            of_class.setdefault(next(iter(sample.labels)), []).append(sample.key)
+    spread = {label: keys[:: math.ceil(len(keys) / PHOTOS)] for label, keys in of_class.items()}
+    return {key: label for label, keys in spread.items() for key in keys}
+
+
+def _start(context: Context, source: str) -> PhotoWork:
+    settings, maps_of, device = context.settings, MapReader(context.read(source)), compute.device()
+    small = context.read("maps").manifest().get(SMALL, ())
+    label_of = {k: c for k, c in asked(context.train.samples).items() if context.classes[c] not in small}
+    backbone = load_map_network(context, "method").backbone
+    block = middle_block(backbone)
+
+    def read(sample: Sample) -> Tensor | None:
+        if sample.key not in label_of:
+            return None
+        pixels = read_image(sample.image_path)
+        size = settings.localize.long_side or max(pixels.shape[:2])
+        view = views(pixels.shape[0], pixels.shape[1], size, (1.0,), False, backbone.size_divisor)[0]
+        return view_batch([pixels], view, backbone)
+
+    def features(samples: Sequence[Sample], inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        with torch.inference_mode(), compute.autocast(settings.localize.precision, device):
+            return [None if x is None else dict(backbone.outputs(x.to(device), (block,)))[block][0] for x in inputs]
+
+    def write(sample: Sample, of_photo: Tensor | None) -> Record:
+        if of_photo is None:
+            return {"separation": []}
+        curve = pseudo.separation(of_photo, maps_of(sample).scores[0])
+        return {"separation": [round(share, 5) for share in curve], "label": label_of[sample.key]}
+
+    return PhotoWork(
+        read=read,
+        compute=features,
+        write=write,
+        manifest={"maps": source},
+        conclude=lambda records: _mean(records, context.classes),
+    )
+
+
+def _mean(records: Sequence[Record], classes: Sequence[str]) -> Mapping[str, Any]:
+    """Of each class with enough photos."""
+    curves: dict[int, list[list[float]]] = {}
+    for record in records:
+        if record["separation"]:
+            curves.setdefault(record["label"], []).append(record["separation"])
+    mean = {
+        classes[label]: [round(sum(column) / len(rows), 5) for column in zip(*rows, strict=True)]
+        for label, rows in sorted(curves.items())
+        if len(rows) >= pseudo.LEAST_MAPS
+    }
+    return {"separation": mean}

@@ -1,0 +1,129 @@
+"""The threshold that parts the features of photos best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tag2mask import backbones
+from tag2mask.backbones import BackboneSettings
+from tag2mask.pseudo import best_separated, find_threshold, otsu3_threshold, otsu_threshold, separation
+from tag2mask.pseudo.separation import CANDIDATES
+from tag2mask.stages.separation import PHOTOS, asked, middle_block
+from tag2mask.types import LocalizationMaps, Sample
+from world import SMALL, manifest, run
+
+
+def by_hand(features: np.ndarray, scores: np.ndarray, candidate: float) -> float:
+    """The share of variance between two groups of cells, from what is left within them."""
+    cells, above = features.reshape(len(features), -1).T, scores.ravel() > candidate
+    if above.all() or not above.any():
+        return 0.0
+    within = sum(((group - group.mean(0)) ** 2).sum() for group in (cells[above], cells[~above]))
+    return float(1 - within / ((cells - cells.mean(0)) ** 2).sum())
+
+
+def test_it_is_the_share_of_variance_between_the_groups() -> None:
+    random = np.random.default_rng(0)
+    features, scores = random.normal(3, 2, (7, 5, 6)).astype(np.float32), random.random((5, 6)).astype(np.float32)
+    found = separation(torch.from_numpy(features), scores)
+    assert found == pytest.approx([by_hand(features, scores, c) for c in CANDIDATES], abs=1e-5)
+
+
+def test_of_scores_it_is_otsus_criterion() -> None:
+    """With the scores in the place of features, the best candidate is the one that Otsu's rule takes."""
+    scores = np.random.default_rng(1).beta(0.6, 1.2, (40, 40)).astype(np.float32)
+    best = CANDIDATES[int(np.argmax(separation(torch.from_numpy(scores)[None], scores)))]
+    histogram = np.histogram(scores, 256, (0, 1))[0] / scores.size
+    assert abs(best - otsu_threshold(histogram)) <= 0.026
+
+
+def test_features_see_the_object_where_scores_rise_on_a_part_of_it() -> None:
+    """A dog of which the map shows the face at 0.9 and the body at 0.4: its features are alike."""
+    scores = np.full((12, 12), 0.1, np.float32)
+    scores[3:9, 3:9], scores[3:5, 3:5] = 0.4, 0.9
+    features = torch.from_numpy((scores > 0.2).astype(np.float32))[None].repeat(4, 1, 1)
+    features += 0.1 * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
+    curve = separation(features, scores)
+    best = best_separated(curve, 0.2, 0.8)
+    assert best is not None and best < 0.4 and max(curve) > 0.8
+
+
+def test_what_says_nothing() -> None:
+    flat, scores = torch.ones(3, 4, 4), np.full((4, 4), 0.5, np.float32)
+    assert separation(flat, scores) == separation(torch.randn(3, 4, 4), scores) == [0.0] * len(CANDIDATES)
+    assert separation(flat, np.random.default_rng(0).random((4, 4), np.float32)) == [0.0] * len(CANDIDATES)
+    assert best_separated([0.0] * len(CANDIDATES), 0.3, 0.6) is None
+
+
+def test_maps_may_have_another_grid() -> None:
+    """Of small objects they are finer than the features."""
+    features = torch.zeros(2, 4, 4)
+    features[:, 1:3, 1:3] = 1
+    coarse = np.where(features[0].numpy() > 0, 0.6, 0.1).astype(np.float32)
+    assert max(separation(features, np.kron(coarse, np.ones((2, 2), np.float32)))) > 0.6
+
+
+def test_the_best_lies_between_the_two_bounds() -> None:
+    curve = [1 - abs(c - 0.3) for c in CANDIDATES]
+    assert best_separated(curve, 0.1, 0.9) == 0.3
+    assert best_separated(curve, 0.52, 0.71) == 0.52 and best_separated(curve, 0.11, 0.23) == 0.23
+    assert best_separated(curve, 0.4, 0.4) == 0.4
+
+
+def maps(number: int, random: np.random.Generator) -> LocalizationMaps:
+    centres = np.repeat([0.1, 0.45, 0.8], [40, 20, 10])
+    scores = random.normal(centres, 0.03).clip(0, 1).reshape(1, 7, 10)
+    return LocalizationMaps(str(number), (number % 2,), scores, (70, 100))
+
+
+def test_each_class_has_its_own_between_otsus_of_two_and_three_groups() -> None:
+    random = np.random.default_rng(0)
+    every = [maps(number, random) for number in range(30)]
+    curves = {0: [1 - c for c in CANDIDATES]}  # class 0: the lower the better; of class 1 nothing is known
+    found = find_threshold(every, "features", 3, curves)
+    plain = find_threshold(every, "otsu23-by-class", 3)
+    own = np.concatenate([m.scores.ravel() for m in every if m.classes == (0,)])
+    histogram = np.histogram(own, 256, (0, 1))[0] / own.size
+    lower, upper = otsu_threshold(histogram), otsu3_threshold(histogram)
+    assert found.of_class[0] == pytest.approx(min(lower, upper), abs=1e-9) and lower != upper
+    assert found.of_class[1:] == plain.of_class[1:] and found.value == plain.value
+    assert find_threshold(every, "features", 3).of_class == plain.of_class
+    upwards = find_threshold(every, "features", 3, {0: list(CANDIDATES)})
+    assert upwards.of_class[0] == pytest.approx(max(lower, upper), abs=1e-9)
+
+
+def test_some_photos_of_each_class_with_a_single_tag_are_asked() -> None:
+    samples = [
+        Sample(f"{n}", Path(f"{n}.jpg"), labels if labels is None else frozenset(labels))
+        for n, labels in enumerate([[0], [0, 1], [], None, *[[1]] * (2 * PHOTOS + 1), [0]])
+    ]
+    found = asked(samples)
+    assert [key[1] for key, label in found.items() if label == 0] == ["0", str(len(samples) - 1)]
+    ones = [int(key[1]) for key, label in found.items() if label == 1]
+    assert PHOTOS / 2 < len(ones) <= PHOTOS and ones == list(range(4, 4 + 2 * PHOTOS + 1, 3))
+
+
+@pytest.mark.parametrize(("name", "block"), [("tf_efficientnet_lite0", "block4"), ("resnet10t", "layer3")])
+def test_the_block_that_is_asked(name: str, block: str) -> None:
+    assert middle_block(backbones.build(BackboneSettings(name=name, weights="none"))) == block
+
+
+@pytest.mark.slow
+def test_a_run_asks_features_once_and_only_where_the_rule_does(world: Path, tmp_path: Path) -> None:
+    """The default's references ask; a given threshold and another rule do not, and nothing before is made again."""
+    out = tmp_path / "run"
+    assert run("label", world, "--out", out, *SMALL, "--references", "2") == 0
+    measured = manifest(out, "separation")
+    assert measured["maps"] == "maps"
+    assert all(len(curve) == len(CANDIDATES) for curve in measured["separation"].values())
+    records = [json.loads(line) for line in (out / "separation" / ".stage" / "records.jsonl").read_text().splitlines()]
+    assert {len(record["separation"]) for record in records} == {0, len(CANDIDATES)}
+    for flags in (("--threshold", "0.4"), ("--pseudo.rule", "li")):
+        before = manifest(out, "maps")
+        assert run("label", world, "--out", out, *SMALL, "--references", "2", *flags) == 0
+        assert not (out / "separation").exists() and manifest(out, "maps") == before
