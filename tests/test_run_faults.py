@@ -211,7 +211,7 @@ def test_weights_replaced_under_the_same_name(world: Path, tmp_path: Path) -> No
     assert redone(before, stamps(tmp_path / "run")) == set()  # the same bytes elsewhere
     weights(1)
     assert run(*command) == 0
-    assert redone(before, stamps(tmp_path / "run")) == {"method", "maps", "masks", "scores"}
+    assert redone(before, stamps(tmp_path / "run")) == {"method", "maps", "separation", "masks", "scores"}
 
 
 def test_a_photo_that_was_mended_is_used(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

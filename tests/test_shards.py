@@ -205,8 +205,9 @@ def test_shards_label_what_one_run_labels(
     assert run(*command, "--shard", "1/2") == 0
     assert "shard 1/2 is done, 1 others are not" in capsys.readouterr().out
     assert "1 of 2 shards" in fails(capsys, "merge", out)
-    assert run(*command, "--shard", "2/2") == 0  # concludes the maps, and does its share of the masks
-    assert run(*command, "--shard", "1/2") == 0
+    assert run(*command, "--shard", "2/2") == 0  # concludes the maps, and does its share of the separation
+    assert run(*command, "--shard", "1/2") == 0  # concludes that, and does its share of the masks
+    assert run(*command, "--shard", "2/2") == 0
     assert f"all masks are in {out / 'masks'}" in capsys.readouterr().out
     assert run("merge", out) == 0
     assert f"9 masks in {out / 'masks'}" in capsys.readouterr().out
