@@ -762,6 +762,7 @@ def test_only_the_single_stage_is_a_segmenter() -> None:
     assert RunSettings(method="apc", options=ApcSettings()).single_stage and not RunSettings().single_stage
 
 
+@pytest.mark.slow
 def test_autocast_keeps_scores_and_losses_in_full_precision() -> None:
     method = build(resnet(), 4, small(context="hv_bilstm", context_width=4, equivariance=1.0)).train()
     with torch.autocast("cpu", torch.bfloat16):

@@ -130,6 +130,7 @@ def test_other_supervision_is_refused_unless_said(
     assert "did not learn from the same" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared(
     runs: dict[str, Path], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_the_refiner_follows_edges(example):
     assert not (refiner.refine(torch.full_like(image, 90), scores)[0, 1, :, 18:20] > 0.5).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "made"), [("refiner", "masks/photo00.png"), ("stage", "areas/areas.csv")])
 def test_it_runs_on_photos(example, world, tmp_path, name, made):
     """With the small network; a second time nothing is made again."""
@@ -155,6 +156,7 @@ def test_damaged_lines(joined, tmp_path, count):
     fuzz.survives(read, tmp_path / "metadata.jsonl", fuzz.damaged(seeds, count))
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path):
     json_lines(tmp_path / "set")
     command = [sys.executable, str(EXAMPLES / "layout.py"), str(tmp_path / "set")]

@@ -108,6 +108,7 @@ def _hold(folder: Path, held, release) -> None:
         release.wait(30)
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()

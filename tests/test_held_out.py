@@ -124,6 +124,7 @@ def with_random_tags(folder: Path) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_a_class_that_was_not_learnt_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Tags at random cannot be learnt."""
     data = with_random_tags(tmp_path / "data")
@@ -220,6 +221,7 @@ def test_gentler_views_are_within_their_scales() -> None:
     assert gentler(AugmentSettings(scale=(0.85, 1.1))) is None
 
 
+@pytest.mark.slow
 def test_a_run_trains_again_with_gentler_views(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tags at random are not learnt by views of any scale. Only where the number of epochs is left to the program."""
     data = with_random_tags(tmp_path / "data")

@@ -570,6 +570,7 @@ def test_contract_of_the_other_forms(variant: McisSettings) -> None:
     check_method(Mcis, variant, resnet)
 
 
+@pytest.mark.slow
 def test_a_step_learns_every_part_in_half_precision() -> None:
     method = Mcis(resnet(), 4, replace(official(15), extra_convs=1, channels=16)).train()
     batch = replace(batch_of(4, height=48, width=64), pairs=((0, 1), (1, 0)))
@@ -1237,6 +1238,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_end_to_end(name: str, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run("label", mixed, "--out", tmp_path / "run", *FLAGS, *SETTINGS[name])

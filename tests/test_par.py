@@ -348,6 +348,7 @@ def test_half_resolution_as_in_training_codes() -> None:
 # --- in training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", [SMALL, ParSettings(dilations=(2,), iterations=2, downscale=2)])
 def test_gradient(s: ParSettings) -> None:
     image, _ = tensors(5, 7)

@@ -710,6 +710,7 @@ def test_relative_paths_and_reports_written_again_from_another_folder(
     assert keys(tmp_path / "there" / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("doctor", "DATA"), ("list", "backbones")])
 def test_a_reader_that_goes_ends_a_command_without_a_word(arguments: tuple[str, ...], world: Path) -> None:
     """As `tag2mask doctor DATA | head -1`, with a reader that is gone before the first line for certain."""
@@ -812,6 +813,7 @@ def test_the_plan_names_what_is_kept_and_what_changed_in_the_data(
     assert states(rows)["method"] == "anew" and "because other tags" in rows["method"][1]
 
 
+@pytest.mark.slow
 def test_the_plan_sees_photos_that_are_new_or_changed_and_artefacts_that_are_gone(
     labelled: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -540,6 +540,7 @@ def test_a_narrow_photo_is_cut_into_what_it_has(make: Callable[[], Backbone]) ->
             assert method.localize(Photos(torch.randn(1, 3, 3, 50))).shape == (1, 3, 1, 7)
 
 
+@pytest.mark.slow
 def test_losses_in_turn_are_computed_in_the_precision_of_the_training(tmp_path: Path) -> None:
     seen: list[tuple[torch.dtype, float]] = []
 

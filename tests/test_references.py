@@ -161,6 +161,7 @@ def test_references_train_nothing_anew(labelled: Path, world: Path, tmp_path: Pa
     assert any(p.read_bytes() != (labelled / "maps" / p.name).read_bytes() for p in (out / "maps").glob("*.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [("--freeze", "--scales", "1"), ("--scales", "0.5,1"), ("--method", "apc", "--apc.no-single-stage"),

@@ -454,6 +454,7 @@ class OneBatch:
         return Batch(tuple(b.ids[k] for k in items), b.images[i], b.labels[i], b.valid[i], maps=b.maps[i])
 
 
+@pytest.mark.slow
 def test_an_interrupted_student_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the average and the prototypes, which are state too."""
     train = replace(recipe("default").student_train, epochs=2.0, batch_size=2, precision="float32",
@@ -556,6 +557,7 @@ def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_students_on_top_of_cam_without_saliency(two_rounds: Path) -> None:
     for name in ("self-method-1", "self-method-2"):
         said = manifest(two_rounds, name)
