@@ -133,28 +133,29 @@ def find_threshold(
     scores = _Scores()
     for of_photo in maps:
         scores.add(of_photo)
-    own = [share for share in scores.shares if share is not None]
+    shares = [share for share in scores.shares if share is not None]
     histogram = scores.all / max(scores.all.sum(), 1e-12)
-    if rule == "auto" and own and len(own) == len(scores.shares):
-        value = covering_threshold(histogram, sum(own) / len(own))
+    if rule == "auto" and shares and len(shares) == len(scores.shares):
+        value = covering_threshold(histogram, sum(shares) / len(shares))
         return Threshold(value, "by the method's own background, no truth")
     rule = "between" if rule == "auto" else rule
     split = RULES[rule.removesuffix(BY_CLASS)]
     value, of_class = split(histogram), ()
     if rule == BY_FEATURES or rule.endswith(BY_CLASS):
-        found = {
-            label: _best_separated(of_class, label, separations or {}) or split(of_class)
-            for label, of_class in scores.enough().items()
+        curves = separations or {}
+        own_of = {
+            label: _by_features(own, curves[label]) if label in curves else split(own)
+            for label, own in scores.enough().items()
         }
-        of_class = tuple(found.get(label, value) for label in range(classes))
+        of_class = tuple(own_of.get(label, value) for label in range(classes))
     return Threshold(value, f"rule '{rule}' on the maps, no truth", of_class)
 
 
-def _best_separated(histogram: np.ndarray, label: int, separations: Mapping[int, Sequence[float]]) -> float | None:
-    """The threshold of a class that features choose; None: they know nothing of it."""
-    if label not in separations:
-        return None
-    return best_separated(separations[label], *sorted((otsu_threshold(histogram), otsu3_threshold(histogram))))
+def _by_features(histogram: np.ndarray, separations: Sequence[float]) -> float:
+    """The threshold of a class that features choose between Otsu's two; where they choose none, the mean of both."""
+    bounds = sorted((otsu_threshold(histogram), otsu3_threshold(histogram)))
+    best = best_separated(separations, *bounds)
+    return otsu23_threshold(histogram) if best is None else best
 
 
 def covering_threshold(histogram: np.ndarray, share: float) -> float:
