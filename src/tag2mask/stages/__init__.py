@@ -21,8 +21,8 @@ from tag2mask.stages.thresholds import threshold_stages
 
 
 def plan(settings: RunSettings) -> tuple[Stage, ...]:
-    """All stages of a run with these settings, in order: photos -> method -> maps -> (what their threshold
-    asks) -> masks -> segmenter -> predictions -> scores. A single-stage method is the segmenter; after it none is trained."""
+    """All stages of a run with these settings, in order: photos -> method -> maps -> (what their threshold asks) ->
+    masks -> segmenter -> predictions -> scores. A single-stage method is the segmenter; after it none is trained."""
     stages: list[Stage] = [check_photos(verify=settings.verify)]
     stages += saliency_stages(settings)
     stages += [train_method(settings), make_maps(settings)]
