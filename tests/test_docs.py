@@ -100,6 +100,40 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
         assert run(*words, *(SMALL if line[1] in RUN else [])) == 0, line
 
 
+PLACES = {"data": "photos", "run": "run", "photos": "new_photos", "masks": "masks"}
+SHARD = "$SLURM_ARRAY_TASK_ID/100"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("page", ["serve", "scale"])
+def test_the_commands_of_the_reference_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of many machines as the only process and the only shard; servers and Ray have tests of their own."""
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "photos")
+    shutil.copytree(tmp_path / "photos" / "images", tmp_path / "new_photos")
+    assert run("train", "photos", "--out", "run", *SMALL) == 0
+    if page == "serve":
+        prepare("review")
+    code = "\n".join(blocks(ROOT / "docs" / f"{page}.md")).replace("\\\n", " ")
+    seen = set()
+    for rest in re.findall(r"^(?:\S.* -m )?tag2mask (\w+ .*)", code, re.MULTILINE):
+        given = shlex.split(rest, comments=True)
+        words = given[:1] + [PLACES.get(w.removeprefix("/shared/").lower(), w) for w in given[1:]]
+        if words[0] == "serve" or "ray" in words:
+            continue
+        flags = SMALL if words[0] in RUN else []
+        tasks = [[w.replace(SHARD, f"{n}/2") for w in words] for n in (1, 2)] if SHARD in words else [words]
+        if words[0] == "label" and len(tasks) > 1:  # each stage waits for the one before
+            shutil.rmtree("run/maps")
+            tasks *= 3
+        for task in tasks:
+            assert run(*task, *flags) == 0, task
+        seen.add(words[0])
+    assert seen == (
+        {"import", "evaluate", "review", "train"} if page == "serve" else {"train", "label", "merge", "predict"}
+    )
+
+
 @pytest.mark.exhaustive
 def test_the_site_is_built(tmp_path: Path) -> None:
     """Every page is there, the interface has its texts, and nothing is fetched from elsewhere."""
