@@ -32,7 +32,8 @@ def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     """The photos that a stage is about."""
     of_train = context.train.samples if stage.split in ("train", "all") else ()
     of_val = context.val.samples if stage.split in ("val", "all") and context.val is not None else ()
-    return of_train if not len(of_val) else of_val if not len(of_train) else Joined(of_train, of_val)
+    samples = of_train if not len(of_val) else of_val if not len(of_train) else Joined(of_train, of_val)
+    return samples if stage.chosen is None else Chosen(samples, stage.chosen(samples))
 
 
 def missing(stage: PhotoStage, context: Context, worker: str = "0") -> Chosen:

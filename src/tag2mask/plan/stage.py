@@ -112,6 +112,8 @@ class PhotoStage(Stage):
     shows_classes: bool = True
     """Whether ``.png`` artefacts are masks of classes: the classes' names are written into the same folder."""
     split: Literal["train", "val", "all"] = "train"
+    chosen: Callable[[Sequence[Sample]], Sequence[int]] | None = None
+    """The places of those photos of the split that it is about, ascending; None: all."""
     files: tuple[str, ...] = ()
     """Other files that it leaves in its folder."""
     keeps_records: bool = False

@@ -18,7 +18,7 @@ from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader
 from tag2mask.stages.networks import STRUCTURE, load_map_network, own_settings
-from tag2mask.types import Sample, SampleKey
+from tag2mask.types import Sample
 from tag2mask.views import view_batch, views
 
 NAME = "separation"
@@ -33,11 +33,12 @@ def measure_separation(settings: RunSettings) -> PhotoStage:
     source = names.final_maps(settings)
     return PhotoStage(
         name=NAME,
-        title="features at each threshold",
+        title="thresholds by features",
         reads=tuple(dict.fromkeys(("method", "maps", source))),
         settings=(*STRUCTURE, own_settings(settings, inference=True), "localize.long_side", "localize.precision"),
         facts=("photos", "tags"),
         suffix=None,
+        chosen=asked,
         keeps_records=True,
         record={"separation": (list,)},
         start=lambda context: _start(context, source),
@@ -58,26 +59,24 @@ def middle_block(backbone: Backbone) -> str:
     return backbone.names[math.ceil(DEPTH * (len(backbone.names) - 1))]
 
 
-def asked(samples: Sequence[Sample]) -> dict[SampleKey, int]:
-    """Photos of a single tag and its class, evenly spread, at most :data:`PHOTOS` of a class. Where a photo shows two
-    classes, the other one is no background."""
-    of_class: dict[int, list[SampleKey]] = {}
-    for sample in samples:
-        if sample.labels and len(sample.labels) == 1:
-            of_class.setdefault(next(iter(sample.labels)), []).append(sample.key)
-    spread = {label: keys[:: math.ceil(len(keys) / PHOTOS)] for label, keys in of_class.items()}
-    return {key: label for label, keys in spread.items() for key in keys}
+def asked(samples: Sequence[Sample]) -> list[int]:
+    """The places of some photos of a single tag, evenly spread, at most :data:`PHOTOS` of a class. Where a photo shows
+    two classes, the other one is no background."""
+    of_class: dict[int, list[int]] = {}
+    for place, sample in enumerate(samples):
+        if (labels := sample.labels) and len(labels) == 1:
+            of_class.setdefault(next(iter(labels)), []).append(place)
+    return sorted(p for places in of_class.values() for p in places[:: math.ceil(len(places) / PHOTOS)])
 
 
 def _start(context: Context, source: str) -> PhotoWork:
     settings, maps_of, device = context.settings, MapReader(context.read(source)), compute.device()
     small = context.read("maps").manifest().get(SMALL, ())
-    label_of = {k: c for k, c in asked(context.train.samples).items() if context.classes[c] not in small}
     backbone = load_map_network(context, "method").backbone
     block = middle_block(backbone)
 
     def read(sample: Sample) -> Tensor | None:
-        if sample.key not in label_of:
+        if context.classes[_label(sample)] in small:
             return None
         pixels = read_image(sample.image_path)
         size = settings.localize.long_side or max(pixels.shape[:2])
@@ -92,7 +91,7 @@ def _start(context: Context, source: str) -> PhotoWork:
         if of_photo is None:
             return {"separation": []}
         curve = pseudo.separation(of_photo, maps_of(sample).scores[0])
-        return {"separation": [round(share, 5) for share in curve], "label": label_of[sample.key]}
+        return {"separation": [round(share, 5) for share in curve], "label": _label(sample)}
 
     return PhotoWork(
         read=read,
@@ -101,6 +100,10 @@ def _start(context: Context, source: str) -> PhotoWork:
         manifest={"maps": source},
         conclude=lambda records: _mean(records, context.classes),
     )
+
+
+def _label(sample: Sample) -> int:
+    return next(iter(sample.labels or ()))  # its only one
 
 
 def _mean(records: Sequence[Record], classes: Sequence[str]) -> Mapping[str, Any]:
