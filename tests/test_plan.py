@@ -627,13 +627,8 @@ def test_results_of_other_settings_are_kept_and_taken_back(
     for name in ("method", "maps", "masks"):
         place = out / ".aside" / name / before[name]
         assert f"{name}: results of other settings are kept in {place}" in said and place.is_dir()
-    assert {n for n, key in keys(out).items() if key != before[n]} == {
-        "method",
-        "maps",
-        "separation",
-        "masks",
-        "scores",
-    }
+    changed_stages = {n for n, key in keys(out).items() if key != before[n]}
+    assert changed_stages == {"method", "maps", "separation", "masks", "scores"}
     assert run("label", world, "--out", out, *LABEL) == 0
     said = capsys.readouterr().err
     assert "method: results of these settings were kept and are used again" in said and "training cam" not in said

@@ -63,7 +63,7 @@ FAULTS = {
     "biases at the rate of weights": Fault(
         "train/optimizer.py", "1.0 if weights else settings.bias_lr_mult", "1.0",
         "test_recipes.py::test_what_learns_and_how_fast[mcis/paper-method]"),
-    "two groups' threshold in place of three's upper one": Fault(
+    "two groups' threshold in place of the rule that asks features": Fault(
         "layers/class_references.py", 'threshold_rule="features"', 'threshold_rule="otsu"',
         "test_references.py::test_traits_of_compared_maps"),
     "the lower one of three groups' thresholds": Fault(

@@ -13,9 +13,10 @@ from tag2mask import backbones
 from tag2mask.backbones import BackboneSettings
 from tag2mask.pseudo import best_separated, find_threshold, otsu3_threshold, otsu_threshold, separation
 from tag2mask.pseudo.separation import CANDIDATES
+from tag2mask.stages.artefacts import read_maps
 from tag2mask.stages.separation import PHOTOS, asked, middle_block
 from tag2mask.types import LocalizationMaps, Sample
-from world import SMALL, manifest, run
+from world import CLASSES, SMALL, make, manifest, run
 
 
 def by_hand(features: np.ndarray, scores: np.ndarray, candidate: float) -> float:
@@ -112,6 +113,20 @@ def test_some_photos_of_each_class_with_a_single_tag_are_asked() -> None:
 @pytest.mark.parametrize(("name", "block"), [("tf_efficientnet_lite0", "block4"), ("resnet10t", "layer3")])
 def test_the_block_that_is_asked(name: str, block: str) -> None:
     assert middle_block(backbones.build(BackboneSettings(name=name, weights="none"))) == block
+
+
+@pytest.mark.slow
+def test_what_features_say_is_what_the_masks_get(tmp_path: Path) -> None:
+    """With enough photos of a class: neither bound's mean, but what the stage's curves choose on the run's own maps."""
+    data, out = make(tmp_path / "data", train=40), tmp_path / "run"
+    assert run("label", data, "--out", out, *SMALL, "--references", "2", "--localize.no-fine") == 0
+    curves = {CLASSES.index(name): curve for name, curve in manifest(out, "separation")["separation"].items()}
+    assert curves
+    read = [read_maps(path, path.stem) for path in sorted((out / "maps").glob("*.npz"))]
+    expected, without = (find_threshold(read, "features", len(CLASSES), c).of_class for c in (curves, None))
+    given = manifest(out, "masks")["class_thresholds"]
+    assert [given[name] for name in CLASSES] == pytest.approx(expected, abs=1e-4)
+    assert expected != pytest.approx(without, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -39,12 +39,12 @@ class SmpSegmenter(nn.Module):
     def segment(self, views: Views) -> Tensor:
         assert not views.stored, "checked in build"
         height, width = views.images.shape[2:]
-        below, beside = (_whole(side, self.minimum) - side for side in (height, width))
+        below, beside = (_padded_side(side, self.minimum) - side for side in (height, width))
         padded = F.pad(views.images, (0, beside, 0, below))
         return self.model(padded)[..., :height, :width]
 
 
-def _whole(side: int, minimum: int) -> int:
+def _padded_side(side: int, minimum: int) -> int:
     """The next multiple of 32, at least the minimum: written so that an exporter, to which a side is a symbol, sees
     that it is one. Otherwise the sizes of all layers become expressions that it does not come to the end of."""
     multiple = (side + 31) // 32 * 32

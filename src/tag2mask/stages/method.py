@@ -170,7 +170,7 @@ def _localize(context: Context, name: str) -> PhotoWork:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
     if network.traits.references:
         _show_references(context, network)
-    small = _say_which_are_small(network.network, context.classes)
+    small = _small_objects(network.network, context.classes)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
 
     def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
@@ -187,8 +187,8 @@ def _localize(context: Context, name: str) -> PhotoWork:
     )
 
 
-def _say_which_are_small(network: nn.Module, classes: Sequence[str]) -> list[str]:
-    """The classes that a finer block locates."""
+def _small_objects(network: nn.Module, classes: Sequence[str]) -> list[str]:
+    """The classes that a finer block locates, if any; they are said."""
     small = [classes[label] for label in network.small] if isinstance(network, ComparedWithReferences) else []
     if small:
         said = listed(small, 10)

@@ -10,7 +10,7 @@ from tag2mask.pseudo import Threshold
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import names
 from tag2mask.stages.artefacts import MapReader
-from tag2mask.stages.separation import NAME, measure_separation, separations
+from tag2mask.stages.separation import measure_separation, separations
 
 SAMPLE = 500  # maps read to find it
 
@@ -28,20 +28,16 @@ def threshold_rule(settings: RunSettings, name: str) -> str:
     return rule
 
 
-def asks_features(settings: RunSettings) -> bool:
-    """Whether the masks' threshold is found with the help of features."""
-    found = settings.pseudo.threshold is None and settings.pseudo.background != "saliency-rule"
-    return found and threshold_rule(settings, names.final_maps(settings)) == pseudo.BY_FEATURES
-
-
 def threshold_stages(settings: RunSettings) -> list[PhotoStage]:
-    """What is measured for the threshold, if anything."""
-    return [measure_separation(settings)] if asks_features(settings) else []
+    """What is measured for the masks' threshold, if anything."""
+    found = settings.pseudo.threshold is None and settings.pseudo.background != "saliency-rule"
+    by_features = found and threshold_rule(settings, names.final_maps(settings)) == pseudo.BY_FEATURES
+    return [measure_separation(settings)] if by_features else []
 
 
 def threshold_reads(settings: RunSettings) -> tuple[str, ...]:
-    """The stages that the masks' threshold comes from, but for their maps."""
-    return (NAME,) if asks_features(settings) else ()
+    """The names of these stages."""
+    return tuple(stage.name for stage in threshold_stages(settings))
 
 
 def threshold_constants(settings: RunSettings, name: str) -> dict[str, str]:

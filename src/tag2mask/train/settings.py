@@ -69,11 +69,9 @@ class TrainSettings:
 
     def resolved(self, per_epoch: int) -> TrainSettings:
         """The same, with a number of epochs; ``per_epoch`` are steps."""
-        return (
-            replace(self, epochs=max(self.minimum_epochs, self.auto_steps / per_epoch))
-            if self.epochs == "auto"
-            else self
-        )
+        if self.epochs != "auto":
+            return self
+        return replace(self, epochs=max(self.minimum_epochs, self.auto_steps / per_epoch))
 
     def steps(self, per_epoch: int) -> int:
         """Of a training whose epochs have so many."""
