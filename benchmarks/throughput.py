@@ -6,9 +6,8 @@ by their sides, in one run.
     python benchmarks/throughput.py --data FOLDER ...           # photos of one's own
 
 For each of the four: the *input* side alone (decode, resize, augment, collate), the *model* alone on tensors in memory,
-the
-*output* side alone (refine, write) where there is one, and the *pipeline*, in which they overlap. What counts are the
-ratios: pipeline to the slowest of its sides; input side per core to a bare loop that decodes and resizes (its limit).
+the *output* side alone (refine, write) where there is one, and the *pipeline*, in which they overlap. What counts are
+the ratios: pipeline to the slowest of its sides; input side per core to a bare loop that decodes and resizes (its limit).
 Everything is measured in turn, several times, and medians are compared, since machines are noisy.
 """
 
@@ -80,10 +79,11 @@ def main() -> None:
         dataset = dataset.with_samples(dataset.samples[: parsed.photos])
         backbone = BackboneSettings(parsed.backbone, parsed.weights, parsed.output_stride)
         setup = Setup(dataset, backbone, folder, 0, parsed.refine, parsed.batch_size)
-        print(f"device {compute.device()}, {compute.cores()} cores, torch {torch.__version__}, {len(dataset)} photos")
-        found = {name: measure(MEASURED[name](setup), parsed.rounds) for name in parsed.only}
-    for name, sides in found.items():
-        report(name, sides)
+        print(f"device {compute.device()}, {compute.cores()} cores, torch {torch.__version__}, {len(dataset)} photos", flush=True)
+        found = {}
+        for name in parsed.only:
+            found[name] = measure(MEASURED[name](setup), parsed.rounds)
+            report(name, found[name])
     if parsed.json:
         parsed.json.write_text(json.dumps(found, indent=1))
 
@@ -132,7 +132,8 @@ def report(name: str, speeds: dict[str, float]) -> None:
     print(f"{name}: {figures} images/s")
     print(
         f"  pipeline / slowest side ({slowest}) {speeds['pipeline'] / sides[slowest]:.2f}   "
-        f"pipeline / model {speeds['pipeline'] / speeds['model']:.2f}   input per core / bare loop {of_limit:.2f}"
+        f"pipeline / model {speeds['pipeline'] / speeds['model']:.2f}   input per core / bare loop {of_limit:.2f}",
+        flush=True,
     )
 
 
