@@ -8,6 +8,8 @@ by their sides, in one run.
 For each of the four: the *input* side alone (decode, resize, augment, collate), the *model* alone on tensors in memory,
 the *output* side alone (refine, write) where there is one, and the *pipeline*, in which they overlap. What counts are
 the ratios: pipeline to the slowest of its sides; input side per core to a bare loop that decodes and resizes (its limit).
+Without a GPU the sides share the cores: where each of them takes all, as a CRF does, the pipeline can be no faster than one
+side after another, and the last ratio says how near it comes.
 Everything is measured in turn, several times, and medians are compared, since machines are noisy.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -129,10 +132,12 @@ def report(name: str, speeds: dict[str, float]) -> None:
     slowest = min(sides, key=lambda side: sides[side])
     figures = "  ".join(f"{side} {speed:.1f}" for side, speed in speeds.items())
     of_limit = speeds["input"] / compute.cores() / speeds["bare loop"]
+    in_turn = 1 / sum(1 / speed for speed in sides.values())
     print(f"{name}: {figures} images/s")
     print(
         f"  pipeline / slowest side ({slowest}) {speeds['pipeline'] / sides[slowest]:.2f}   "
-        f"pipeline / model {speeds['pipeline'] / speeds['model']:.2f}   input per core / bare loop {of_limit:.2f}",
+        f"pipeline / model {speeds['pipeline'] / speeds['model']:.2f}   input per core / bare loop {of_limit:.2f}   "
+        f"pipeline / sides one after another {speeds['pipeline'] / in_turn:.2f}",
         flush=True,
     )
 
@@ -152,9 +157,13 @@ def bare_loop(setup: Setup, sizes: Callable[[int, int], Iterable[tuple[int, int]
     return run
 
 
+VIEWS = 640  # of a training: enough that starting the processes that read does not count
+
+
 def training(setup: Setup) -> dict[str, Side]:
-    """One epoch."""
-    settings = TrainSettings(epochs=1.0, batch_size=setup.batch_size, workers=compute.cores())
+    """As many epochs as :data:`VIEWS` need."""
+    epochs = math.ceil(VIEWS / len(setup.dataset))
+    settings = TrainSettings(epochs=float(epochs), batch_size=setup.batch_size, workers=compute.cores())
     augment = AugmentSettings()
     device = compute.device()
 
@@ -163,14 +172,15 @@ def training(setup: Setup) -> dict[str, Side]:
 
     _, backbone = setup.network()
     steps = Steps(source(backbone), settings.batch_size, 0)
-    count = len(steps.batches_of(0))
+    per_epoch = len(steps.batches_of(0))
+    count = epochs * per_epoch
     one = steps[0]
 
     class Repeated:
         """One batch in memory, again and again."""
 
         def __len__(self) -> int:
-            return count * settings.batch_size
+            return per_epoch * settings.batch_size
 
         def groups(self) -> None:
             return None

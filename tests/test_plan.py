@@ -463,14 +463,15 @@ def test_the_settings_that_decide_nothing_are_these() -> None:
 @pytest.mark.parametrize(
     ("path", "stage_names"),
     [
-        ("pseudo.threshold", "separation masks segmenter-0 masks-1 segmenter predictions scores"),
-        ("pseudo.margin", "masks segmenter-0 masks-1 segmenter predictions scores"),
-        ("refine", "masks segmenter-0 masks-1 segmenter predictions"),
-        ("localize.flip", "maps separation masks segmenter-0 masks-1 segmenter predictions"),
-        ("segmenter.channels", "segmenter-0 masks-1 segmenter predictions"),
-        ("segmenter_train.epochs", "segmenter-0 masks-1 segmenter predictions"),
-        ("relabel.scales", "masks-1 segmenter predictions"),
-        ("relabel_train.epochs", "segmenter predictions"),
+        ("pseudo.threshold", "separation masks segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions scores"),
+        ("pseudo.margin", "masks segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions scores"),
+        ("refine", "masks segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions"),
+        ("localize.flip", "maps separation masks segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions"),
+        ("segmenter.channels", "segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions"),
+        ("segmenter_train.epochs", "segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions"),
+        ("relabel.scales", "masks-1 segmenter-1 masks-2 segmenter predictions"),
+        ("relabel.again_below", "segmenter-1 masks-2 segmenter predictions"),
+        ("relabel_train.epochs", "segmenter-1 masks-2 segmenter predictions"),
         ("inference.scales", "predictions"),
         ("inference.refine", "predictions"),
         ("inference.prior_correction", "predictions"),  # relabelled masks are made with nothing undone
@@ -486,9 +487,9 @@ def test_a_setting_redoes_what_depends_on_it_and_nothing_else(path: str, stage_n
 @pytest.mark.parametrize(
     ("fact", "stage_names"),
     [
-        ("tags", "method maps separation masks segmenter-0 masks-1 segmenter predictions scores"),
-        ("weights", "method maps separation masks segmenter-0 masks-1 segmenter predictions"),
-        ("truth", "oracle-masks segmenter-0-oracle segmenter-oracle predictions-oracle scores"),
+        ("tags", "method maps separation masks segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions scores"),
+        ("weights", "method maps separation masks segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions"),
+        ("truth", "oracle-masks segmenter-0-oracle segmenter-1-oracle segmenter-oracle predictions-oracle scores"),
         ("val photos", "predictions predictions-oracle scores"),
         ("val truth", "scores"),
         ("saliency", ""),

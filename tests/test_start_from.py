@@ -205,5 +205,5 @@ def test_every_training_declares_the_source_only_where_there_is_one() -> None:
     base = replace(RunSettings(), self_train=SelfTrainSettings("smaf"), propagate="irn", oracle_masks=True)
     for settings, declared in ((base, False), (replace(base, start_from=Path("run")), True)):
         trainings = [stage for stage in plan(settings) if isinstance(stage, TrainingStage)]
-        assert len(trainings) == 7
+        assert len(trainings) == 9
         assert all(("source" in stage.facts) == declared for stage in trainings)

@@ -65,7 +65,7 @@ SMALL = (  # noqa: SIM905 (a command line reads best as one)  # flags of a run t
     "--segmenter-train.batch-size 4 "
     "--segmenter.channels 8 --inference.long-side 72 --inference.scales 1 --train.precision float32 "
     "--segmenter-train.precision float32 --relabel-train.epochs 1 --relabel-train.batch-size 4 "
-    "--relabel-train.precision float32 --localize.precision float32 --inference.precision float32"
+    "--relabel.rounds 1 --relabel-train.precision float32 --localize.precision float32 --inference.precision float32"
 ).split()
 
 

@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "a better segmenter for new photos": {
         "--segmenter NAME": "deeplab-v2, smp:unet, ... (tag2mask list segmenters) [decoder]",
         "--with-masks": "also learn from masks that people corrected (tag2mask import)",
-        "--relabel.rounds N": "how often it makes the masks of its own photos again, and learns from them [1]",
+        "--relabel.rounds N": "how often it makes the masks of its own photos again, and learns from them [2]",
         "--inference.long-side N": "pixels of a new photo's longer side; larger finds smaller objects [384]",
     },
     "less time, less memory": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -38,6 +39,8 @@ from tag2mask.stages.taught import corrected_mask, masks_to_learn, say_untagged,
 from tag2mask.train import fit, load_model, save_model
 from tag2mask.types import PseudoMask, Sample
 
+log = logging.getLogger("tag2mask")
+
 
 def structure(settings: RunSettings) -> tuple[str | Part, ...]:
     """Settings that say which segmenter is built."""
@@ -58,6 +61,7 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
     network = names.networks(settings)[-1] if warm(settings) else None
     start = before or network
     loads = (*STRUCTURE, own_settings(settings, inference=False), STUDENTS) if network else ()
+    again = 0 < turn < settings.relabel.rounds and not oracle  # what it learns is for another relabelling
     title = f"training {settings.segmenter.name}" + (" again" if turn else "") + (" on the truth (oracle)" * oracle)
     return TrainingStage(
         name=name,
@@ -65,7 +69,7 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
         reads=(masks, *((start,) if start else ())),
         settings=(
             "segmenter", "backbone", "segmenter_augment", "relabel_train" if turn else "segmenter_train", "seed",
-            *frozen_settings(settings), *loads,
+            *frozen_settings(settings), *loads, *(("relabel.again_below",) if again else ()),
         ),
         facts=(
             "photos", "tags", "weights", "segmenter weights", *source_fact(settings),
@@ -73,11 +77,11 @@ def train_segmenter(settings: RunSettings, turn: int, *, oracle: bool = False) -
         ),
         constants={"form of the weights": "3"},
         oracle=oracle,
-        train=lambda context: _train(context, masks, before, network),
+        train=lambda context: _train(context, masks, before, network, again=again),
     )  # fmt: skip
 
 
-def _train(context: Context, masks: str, before: str | None, network: str | None) -> None:
+def _train(context: Context, masks: str, before: str | None, network: str | None, *, again: bool) -> None:
     s = context.settings
     train = s.segmenter_train if before is None else s.relabel_train
     torch.manual_seed(s.seed)
@@ -85,14 +89,32 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     if before is not None:
         load_model(segmenter, context.read(before).model)
     source = _source(context, backbone, context.read(masks))
-    train = from_source(context, segmenter, train)
+    if again and not _good_teacher(context, context.read(masks)):
+        train = replace(train, epochs=0.0)  # stays as it is until the last round, and relabels as it did
+    else:
+        train = from_source(context, segmenter, train)
     if isinstance(segmenter, segment.DeepLab):
         segmenter.saw_empty.fill_(segment.teaches_empty(context.train))
-    if (labels := segment.balance_of(segmenter)) is not None:
+    if (labels := segment.balance_of(segmenter)) is not None and train.epochs:
         labels.reset()  # the weights of before are of other masks
     task = segment.SegmenterTask(segmenter, s.segmenter.balance).to(compute.device())
     fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
     save_model(segmenter, context.folder.model)  # without the task around it
+
+
+def _good_teacher(context: Context, masks: StageFolder) -> bool:
+    """Whether a segmenter's masks were believed, of nearly all photos in which there is something to find."""
+    tagged = sum(bool(sample.labels) for sample in context.train.samples)
+    doubted = masks.manifest().get("unrefined", 0) / max(1, tagged)
+    if doubted <= (limit := context.settings.relabel.again_below):
+        return True
+    log.info(
+        "of %.0f %% of the tagged photos the segmenter's mask was not believed (more than --relabel.again-below %g): it "
+        "does not relabel again",
+        100 * doubted,
+        limit,
+    )
+    return False
 
 
 def _new(context: Context, network: str | None) -> tuple[nn.Module, Backbone]:
