@@ -8,8 +8,7 @@ by their sides, in one run.
 For each of the four: the *input* side alone (decode, resize, augment, collate), the *model* alone on tensors in memory,
 the *output* side alone (refine, write) where there is one, and the *pipeline*, in which they overlap. What counts are
 the ratios: pipeline to the slowest of its sides; input side per core to a bare loop that decodes and resizes (its limit).
-Without a GPU the sides share the cores: where each of them takes all, as a CRF does, the pipeline can be no faster than one
-side after another, and the last ratio says how near it comes.
+Without a GPU half of the cores stand for it, and the others read and write.
 Everything is measured in turn, several times, and medians are compared, since machines are noisy.
 """
 
@@ -51,7 +50,7 @@ class Setup:
     dataset: Dataset
     backbone: BackboneSettings
     folder: Path
-    workers: int
+    workers: int  # processes or threads that read, and as many threads that write
     refine: str
     batch_size: int
 
@@ -81,12 +80,16 @@ def main() -> None:
         dataset = drawn(folder / "data", parsed.photos) if parsed.data is None else data.load(parsed.data)
         dataset = dataset.with_samples(dataset.samples[: parsed.photos])
         backbone = BackboneSettings(parsed.backbone, parsed.weights, parsed.output_stride)
-        setup = Setup(dataset, backbone, folder, 0, parsed.refine, parsed.batch_size)
-        print(f"device {compute.device()}, {compute.cores()} cores, torch {torch.__version__}, {len(dataset)} photos", flush=True)
+        workers = cores = compute.cores()
+        if compute.device().type == "cpu":
+            torch.set_num_threads(max(1, cores // 2))
+            workers = max(1, cores - cores // 2)
+        setup = Setup(dataset, backbone, folder, workers, parsed.refine, parsed.batch_size)
+        print(f"device {compute.device()}, {workers} of {cores} cores read and write, torch {torch.__version__}, {len(dataset)} photos", flush=True)
         found = {}
         for name in parsed.only:
             found[name] = measure(MEASURED[name](setup), parsed.rounds)
-            report(name, found[name])
+            report(name, found[name], workers)
     if parsed.json:
         parsed.json.write_text(json.dumps(found, indent=1))
 
@@ -127,17 +130,15 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def report(name: str, speeds: dict[str, float]) -> None:
+def report(name: str, speeds: dict[str, float], workers: int) -> None:
     sides = {side: speed for side, speed in speeds.items() if side not in ("pipeline", "bare loop")}
     slowest = min(sides, key=lambda side: sides[side])
     figures = "  ".join(f"{side} {speed:.1f}" for side, speed in speeds.items())
-    of_limit = speeds["input"] / compute.cores() / speeds["bare loop"]
-    in_turn = 1 / sum(1 / speed for speed in sides.values())
+    of_limit = speeds["input"] / workers / speeds["bare loop"]
     print(f"{name}: {figures} images/s")
     print(
         f"  pipeline / slowest side ({slowest}) {speeds['pipeline'] / sides[slowest]:.2f}   "
-        f"pipeline / model {speeds['pipeline'] / speeds['model']:.2f}   input per core / bare loop {of_limit:.2f}   "
-        f"pipeline / sides one after another {speeds['pipeline'] / in_turn:.2f}",
+        f"pipeline / model {speeds['pipeline'] / speeds['model']:.2f}   input per core / bare loop {of_limit:.2f}",
         flush=True,
     )
 
@@ -163,7 +164,7 @@ VIEWS = 640  # of a training: enough that starting the processes that read does 
 def training(setup: Setup) -> dict[str, Side]:
     """As many epochs as :data:`VIEWS` need."""
     epochs = math.ceil(VIEWS / len(setup.dataset))
-    settings = TrainSettings(epochs=float(epochs), batch_size=setup.batch_size, workers=compute.cores())
+    settings = TrainSettings(epochs=float(epochs), batch_size=setup.batch_size, workers=setup.workers)
     augment = AugmentSettings()
     device = compute.device()
 
@@ -198,11 +199,14 @@ def training(setup: Setup) -> dict[str, Side]:
 
     def read() -> int:
         for batch in batches(steps, settings, 0, count, device):
-            batch.to(device)
+            if device.type != "cpu":
+                batch.to(device)  # on a CPU nothing is copied, and normalising is the device's work
         return count * settings.batch_size
 
     (setup.folder / "train").mkdir(exist_ok=True)
-    middle = [fit_size(375, 500, 280)]
+    low, high = augment.scale  # of a scale that is uniform in its logarithm, the mean of the squares
+    area = (high**2 - low**2) / (2 * math.log(high / low))
+    middle = [fit_size(375, 500, round(augment.size * math.sqrt(area)))]  # as many pixels as the views' photos have
     return {
         "bare loop": bare_loop(setup, lambda height, width: middle),
         "input": read,
