@@ -7,7 +7,7 @@ by their sides, in one run.
 
 For each of the four: the *input* side alone (decode, resize, augment, collate), the *model* alone on tensors in memory,
 the *output* side alone (refine, write) where there is one, and the *pipeline*, in which they overlap. What counts are
-the ratios: pipeline to the slowest of its sides; input side per core to a bare loop that decodes and resizes (its limit).
+the ratios: pipeline to the slowest of its sides; input side a core to a bare loop that decodes and resizes, its limit.
 Without a GPU half of the cores stand for it, and the others read and write.
 Everything is measured in turn, several times, and medians are compared, since machines are noisy.
 """
@@ -85,7 +85,11 @@ def main() -> None:
             torch.set_num_threads(max(1, cores // 2))
             workers = max(1, cores - cores // 2)
         setup = Setup(dataset, backbone, folder, workers, parsed.refine, parsed.batch_size)
-        print(f"device {compute.device()}, {workers} of {cores} cores read and write, torch {torch.__version__}, {len(dataset)} photos", flush=True)
+        print(
+            f"device {compute.device()}, {workers} of {cores} cores read and write, torch {torch.__version__}, "
+            f"{len(dataset)} photos",
+            flush=True,
+        )
         found = {}
         for name in parsed.only:
             found[name] = measure(MEASURED[name](setup), parsed.rounds)

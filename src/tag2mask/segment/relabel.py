@@ -27,8 +27,8 @@ class RelabelSettings:
     rounds: Annotated[int, Range(at_least=0, at_most=100)] = 2
     """Times it relabels and is trained on from where it stands; 0: it is trained on the maps' masks alone."""
     again_below: Annotated[float, SHARE] = 0.1
-    """It relabels a second time only where its first masks were not believed (`--pseudo.min-growth`, `--pseudo.max-growth`)
-    in at most this share of the tagged photos: else it is no better teacher the second time. 1: always."""
+    """It relabels again only where its masks were not believed (`--pseudo.min-growth`, `--pseudo.max-growth`) in at
+    most this share of the tagged photos: else it is no better teacher the second time. 1: always."""
     scales: Annotated[tuple[float, ...], Range(above=0, at_most=100)] = (1.0,)
     """Of the views that it segments, of `inference.long_side` pixels; each also mirrored."""
     refine: str = "crf/deeplab"

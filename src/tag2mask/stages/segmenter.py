@@ -109,8 +109,8 @@ def _good_teacher(context: Context, masks: StageFolder) -> bool:
     if doubted <= (limit := context.settings.relabel.again_below):
         return True
     log.info(
-        "of %.0f %% of the tagged photos the segmenter's mask was not believed (more than --relabel.again-below %g): it "
-        "does not relabel again",
+        "of %.0f %% of the tagged photos the segmenter's mask was not believed (more than --relabel.again-below %g): "
+        "it does not relabel again",
         100 * doubted,
         limit,
     )
