@@ -69,9 +69,10 @@ class RunSettings:
     """Of the segmenter's first round."""
     relabel: RelabelSettings = RelabelSettings()
     relabel_train: TrainSettings = TrainSettings(
-        epochs="auto", auto_steps=150, minimum_epochs=2.5, learning_rate=2.5e-4
+        epochs="auto", auto_steps=200, minimum_epochs=2.5, learning_rate=2.5e-4
     )
-    """Of each round on relabelled masks; it goes on from the weights of the round before, so half as long will do."""
+    """Of each round on relabelled masks; it goes on from the weights of the round before, so half as long will do for
+    many photos."""
     inference: InferenceSettings = InferenceSettings()
     start_from: Annotated[Path | None, DecidesNothing()] = None
     """A finished run whose weights every training starts from, for the share of the epochs that the share of new photos
