@@ -37,7 +37,7 @@ def measure_separation(settings: RunSettings) -> PhotoStage:
         reads=tuple(dict.fromkeys(("method", "maps", source))),
         settings=(*STRUCTURE, own_settings(settings, inference=True), "localize.long_side", "localize.precision"),
         facts=("photos", "tags"),
-        constants={"photos of a class": PHOTOS, "depth of the block": DEPTH},
+        constants={"photos of a class": str(PHOTOS), "depth of the block": str(DEPTH)},
         suffix=None,
         chosen=asked,
         keeps_records=True,
