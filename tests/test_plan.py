@@ -470,11 +470,12 @@ def test_the_settings_that_decide_nothing_are_these() -> None:
         ("segmenter.channels", "segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions"),
         ("segmenter_train.epochs", "segmenter-0 masks-1 segmenter-1 masks-2 segmenter predictions"),
         ("relabel.scales", "masks-1 segmenter-1 masks-2 segmenter predictions"),
+        ("relabel.prior_correction", "masks-1 segmenter-1 masks-2 segmenter predictions"),
         ("relabel.again_below", "segmenter-1 masks-2 segmenter predictions"),
         ("relabel_train.epochs", "segmenter-1 masks-2 segmenter predictions"),
         ("inference.scales", "predictions"),
         ("inference.refine", "predictions"),
-        ("inference.prior_correction", "predictions"),  # relabelled masks are made with nothing undone
+        ("inference.prior_correction", "predictions"),  # relabelled masks have a setting of their own
     ],
 )
 def test_a_setting_redoes_what_depends_on_it_and_nothing_else(path: str, stage_names: str) -> None:

@@ -29,6 +29,9 @@ class RelabelSettings:
     again_below: Annotated[float, SHARE] = 0.1
     """It relabels again only where its masks were not believed (`--pseudo.min-growth`, `--pseudo.max-growth`) in at
     most this share of the tagged photos: else it is no better teacher the second time. 1: always."""
+    prior_correction: Annotated[float, SHARE] = 0.0
+    """How much of the loss's weights of rare labels (`--segmenter.balance`) is undone in its masks, as
+    `--inference.prior-correction` says of new photos: the more, the smaller objects come out."""
     scales: Annotated[tuple[float, ...], Range(above=0, at_most=100)] = (1.0,)
     """Of the views that it segments, of `inference.long_side` pixels; each also mirrored."""
     refine: str = "crf/deeplab"

@@ -154,7 +154,7 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         reads=(trained, before),
         settings=(
             *structure(settings), Part("inference", ("scales", "flip", "refine", "prior_correction")),
-            "relabel.scales", "relabel.refine", "refine_long_side",
+            "relabel.scales", "relabel.refine", "relabel.prior_correction", "refine_long_side",
             "pseudo.margin", "pseudo.max_growth", "pseudo.min_growth",
         ),
         facts=("photos", "tags", *taught_facts(settings)),
@@ -169,8 +169,14 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
 def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
     s = context.settings
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
-    # a network leaves out what its masks leave out and forgives what they add: these may be large (decision 8)
-    views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none", prior_correction=0.0)
+    # nothing undone by default: a network leaves out what its masks leave out and forgives what they add (decision 8)
+    views = replace(
+        s.inference,
+        scales=s.relabel.scales,
+        flip=True,
+        refine="none",
+        prior_correction=s.relabel.prior_correction,
+    )
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
     own = s.pseudo
     decide = pseudo.PseudoSettings(margin=own.margin, max_growth=own.max_growth, min_growth=own.min_growth)
