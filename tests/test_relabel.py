@@ -1,4 +1,4 @@
-"""How often the segmenter relabels: again only where its masks were believed. Slow."""
+"""Relabelling: again only where the masks were believed; with what share of the balance undone. Slow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from tag2mask.data.images import read_index_mask
 from world import SMALL, manifest, run
 
 DOUBTED = ("--refine", "none", "--relabel.refine", "none", "--pseudo.min-growth", "1", "--pseudo.max-growth", "0")
+
+
+def masks(run_folder: Path, stage: str) -> list[np.ndarray]:
+    return [read_index_mask(path) for path in sorted((run_folder / stage).glob("*.png"))]
 
 
 def model(run_folder: Path, stage: str) -> dict[str, Tensor]:
@@ -39,8 +43,8 @@ def test_a_segmenter_that_is_not_believed_relabels_once(
     assert run("train", world, "--out", twice, *SMALL, *DOUBTED, "--relabel.rounds", "2") == 0
     assert "(more than --relabel.again-below 0.1): it does not relabel again" in capsys.readouterr().err
     assert same(model(twice, "segmenter-1"), model(twice, "segmenter-0"))
-    for path in sorted((once / "masks-1").glob("*.png")):
-        np.testing.assert_array_equal(read_index_mask(twice / "masks-2" / path.name), read_index_mask(path))
+    for first, second in zip(masks(once, "masks-1"), masks(twice, "masks-2"), strict=True):
+        np.testing.assert_array_equal(first, second)
     assert same(model(twice, "segmenter"), model(once, "segmenter"))
 
     flags = ("--relabel.rounds", "2", "--relabel.again-below", "1")
@@ -48,3 +52,16 @@ def test_a_segmenter_that_is_not_believed_relabels_once(
     assert "does not relabel again" not in capsys.readouterr().err
     assert not same(model(twice, "segmenter-1"), model(twice, "segmenter-0"))
     assert not same(model(twice, "segmenter"), model(once, "segmenter"))
+
+
+@pytest.mark.slow
+def test_the_balance_is_undone_in_relabelled_masks_where_asked(world: Path, tmp_path: Path) -> None:
+    """The segmenter is the same, its masks are not: a share of the weights of rare labels is taken from its logits."""
+    flags = ("--refine", "none", "--relabel.refine", "none", "--pseudo.min-growth", "0")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("train", world, "--out", first, *SMALL, *flags) == 0
+    shutil.copytree(first, second)
+    assert run("train", world, "--out", second, *SMALL, *flags, "--relabel.prior-correction", "1") == 0
+    assert same(model(first, "segmenter-0"), model(second, "segmenter-0"))
+    pairs = list(zip(masks(first, "masks-1"), masks(second, "masks-1"), strict=True))
+    assert any((before != after).any() for before, after in pairs)

@@ -39,8 +39,8 @@ class SmpSegmenter(nn.Module):
     def segment(self, views: Views) -> Tensor:
         assert not views.stored, "checked in build"
         height, width = views.images.shape[2:]
-        below, beside = (_padded_side(side, self.minimum) - side for side in (height, width))
-        padded = F.pad(views.images, (0, beside, 0, below))
+        bottom, right = (_padded_side(side, self.minimum) - side for side in (height, width))
+        padded = F.pad(views.images, (0, right, 0, bottom))
         return self.model(padded)[..., :height, :width]
 
 

@@ -171,11 +171,7 @@ def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     # nothing undone by default: a network leaves out what its masks leave out and forgives what they add (decision 8)
     views = replace(
-        s.inference,
-        scales=s.relabel.scales,
-        flip=True,
-        refine="none",
-        prior_correction=s.relabel.prior_correction,
+        s.inference, scales=s.relabel.scales, flip=True, refine="none", prior_correction=s.relabel.prior_correction
     )
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
     own = s.pseudo
