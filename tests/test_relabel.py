@@ -42,6 +42,8 @@ def test_a_segmenter_that_is_not_believed_relabels_once(
     capsys.readouterr()
     assert run("train", world, "--out", twice, *SMALL, *DOUBTED, "--relabel.rounds", "2") == 0
     assert "(more than --relabel.again-below 0.1): it does not relabel again" in capsys.readouterr().err
+    assert "relabels a second time" in (twice / "passport.json").read_text()
+    assert "relabels a second time" not in (once / "passport.json").read_text()
     assert same(model(twice, "segmenter-1"), model(twice, "segmenter-0"))
     for first, second in zip(masks(once, "masks-1"), masks(twice, "masks-2"), strict=True):
         np.testing.assert_array_equal(first, second)
