@@ -101,13 +101,13 @@ class Photos:
         )
 
 
-def backbone() -> Backbone:
+def backbone(*, pretrained: bool = False) -> Backbone:
     torch.manual_seed(0)
-    return build(BackboneSettings("resnet10t", weights="none", output_stride=8))
+    return build(BackboneSettings() if pretrained else BackboneSettings("resnet10t", weights="none", output_stride=8))
 
 
-def method(name: str, options: object) -> nn.Module:
-    return methods.build(name, backbone(), CLASSES, options)
+def method(name: str, options: object, *, pretrained: bool = False) -> nn.Module:
+    return methods.build(name, backbone(pretrained=pretrained), CLASSES, options)
 
 
 def student(**changes: Any) -> nn.Module:
@@ -132,6 +132,11 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Any, TrainSettings]]] = {
     "cam": lambda: (method("cam", CamSettings()), TAGGED, TRAIN),
     "cam, one photo a step": lambda: (method("cam", CamSettings()), TAGGED, replace(TRAIN, batch_size=1)),
     "cam, accumulated": lambda: (method("cam", CamSettings()), TAGGED, replace(TRAIN, accumulate=2)),
+    "cam, drawn to the start": lambda: (
+        method("cam", CamSettings(), pretrained=True),
+        TAGGED,
+        replace(TRAIN, start_decay=50.0),
+    ),
     "eps": lambda: (method("eps", EpsSettings()), TAGGED, TRAIN),
     "ppl": lambda: (method("ppl", PplSettings(reconstruction=1.0)), TAGGED, TRAIN),
     "ppl explicit": lambda: (method("ppl", PplSettings(mode="explicit")), TAGGED, TRAIN),

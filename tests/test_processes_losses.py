@@ -15,7 +15,7 @@ from tag2mask.files import read_jsonl
 from tag2mask.train import TrainSettings, fit, record
 
 SCRIPT = Path(process_cases.__file__)
-FEW = ("mcis, photos without a partner", "smaf, everything", "segmenter", "apc, batches")
+FEW = ("cam, drawn to the start", "mcis, photos without a partner", "smaf, everything", "segmenter", "apc, batches")
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,8 @@ def test_two_processes_learn_as_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_weights_that_are_split_over_processes_learn_as_whole_ones(tmp_path: Path) -> None:
     """FSDP: clipping by the norm of all parts, momentum or Adam's moments of parts, several forwards of a block in a
-    step (pairs of photos, cuts, scales), frozen and pretrained weights."""
-    names = ("mcis", "ppl explicit", "segmenter, adam", "segmenter, scales")
+    step (pairs of photos, cuts, scales), frozen and pretrained weights, weights drawn to where they started."""
+    names = ("mcis", "cam, drawn to the start", "ppl explicit", "segmenter, adam", "segmenter, scales")
     run_all(2, [sys.executable, SCRIPT, tmp_path / "two", "--sharded", *names])
     for name in names:
         task, source, settings = process_cases.CASES[name]()

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tag2mask.backbones.settings import BackboneSettings
 from tag2mask.backbones.tokens import TokenBlock, TokenGrid, Tokens, cells_of, part_of
 from tag2mask.errors import unknown
 from tag2mask.types import Views
@@ -27,6 +28,7 @@ class Backbone(nn.Module):
         blocks: the blocks in order.
         strides: pixels per cell of each block's output, by name (empty when the chain was built without them).
         name: that it was built by; empty: by none.
+        built: from what :func:`tag2mask.backbones.build` built it; None: it did not.
         top: layers of the pretrained model above the last block of a vision transformer, low to high: CLIP's
             projection, SigLIP's pooling, a classifier; empty: none, or their weights were not given. They are no part
             of the backbone: a method that has a use for them takes them over.
@@ -49,6 +51,7 @@ class Backbone(nn.Module):
         self.strides: dict[str, int] = dict(zip(self.names, strides, strict=True)) if strides else {}
         self.frozen_until: str | None = None
         self.name = ""
+        self.built: BackboneSettings | None = None
         self.top: tuple[nn.Module, ...] = ()  # a tuple, so that they are not registered
 
     @property

@@ -21,6 +21,7 @@ from tag2mask.settings import deciding
 from tag2mask.train import sharding
 from tag2mask.train.batches import Steps, batches
 from tag2mask.train.checkpoint import channels_last, restore_checkpoint, save_checkpoint, save_model
+from tag2mask.train.near_start import NearStart
 from tag2mask.train.optimizer import clipped_together, optimizer_of, schedule
 from tag2mask.train.record import TrainingLog
 from tag2mask.train.settings import TrainSettings
@@ -81,6 +82,7 @@ class _Training:
     log: TrainingLog
     saved: float  # when, by the monotonic clock
     split: Sequence[sharding.SplitBlock]
+    near: NearStart | None
 
     @classmethod
     def begin(
@@ -115,7 +117,7 @@ class _Training:
         log = TrainingLog(folder / "log.jsonl", start, processes.is_main())
         return cls(
             task, losses, optimizer, accelerator, steps, settings, folder, seed, title, key, count, start, rates,
-            clipped_together(task), log, time.monotonic(), split,
+            clipped_together(task), log, time.monotonic(), split, NearStart.of(task) if settings.start_decay else None,
         )  # fmt: skip
 
     def batches(self) -> Iterator[tuple[int, Any]]:
@@ -149,7 +151,7 @@ class _Training:
                 self.accelerator.backward(share * losses.total() / self.settings.accumulate)
                 terms |= {name: share * value.detach() for name, value in losses.items()}
                 if update:
-                    self._update()
+                    self._update(self.settings.learning_rate * factor)
         except torch.OutOfMemoryError as error:
             size = self.settings.batch_size
             raise InputError(
@@ -181,7 +183,7 @@ class _Training:
                 return
             yield losses
 
-    def _update(self) -> None:
+    def _update(self, rate: float) -> None:
         every = (p for group in self.optimizer.param_groups for p in group["params"])
         processes.sum_gradients(p for p in every if not sharding.is_split(p))
         if self.settings.max_grad_norm > 0:
@@ -189,6 +191,8 @@ class _Training:
             for part in self.clipped:
                 sharding.clip_norm(part, self.settings.max_grad_norm)
         self.optimizer.step()
+        if self.near is not None:
+            self.near.draw(rate * self.settings.start_decay)
         self.optimizer.zero_grad(set_to_none=True)
 
     def report(self, step: int) -> str:

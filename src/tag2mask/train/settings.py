@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from tag2mask import compute
+from tag2mask.errors import InputError
 from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values
 
 AUTO_EPOCHS = 5.0
@@ -36,6 +37,9 @@ class TrainSettings:
     """Biases and norms learn this many times faster than the weights beside them (Caffe's solvers: 2)."""
     weight_decay: Annotated[float, Range(at_least=0, at_most=1e6)] = 1e-2
     """On weights of two and more dimensions."""
+    start_decay: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Draw the backbone's weights back to the pretrained ones, after each step by so many times its learning rate of
+    the way (L2-SP, Li et al., ICML 2018): so that it keeps what tells classes of new photos apart. 0: not."""
     decay_biases: bool = False
     """Also on biases and norms, as PyTorch's own optimisers do."""
     momentum: Annotated[float, Range(at_least=0, below=1)] = 0.9
@@ -66,6 +70,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_values(self, "train")
+        if self.learning_rate * self.start_decay > 1:
+            raise InputError(
+                f"--train.start-decay {self.start_decay:g} draws weights beyond those that they started from at a "
+                f"learning rate of {self.learning_rate:g}: give at most {1 / self.learning_rate:g}"
+            )
 
     def resolved(self, per_epoch: int) -> TrainSettings:
         """The same, with a number of epochs; ``per_epoch`` are steps."""
