@@ -37,6 +37,33 @@ def test_a_wrong_flag_is_one_line(arguments: str, says: str, capsys: pytest.Capt
     assert f"`tag2mask {arguments.split()[0]} --help` shows the settings" in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--train.weight-decay -1", "--train.weight-decay is -1: "),
+        ("--segmenter-train.weight-decay -1", "--segmenter-train.weight-decay is -1: "),
+        ("--relabel-train.power=-2", "--relabel-train.power is -2: "),
+        ("--train.power 1 --student-train.power -2", "--student-train.power is -2: "),
+        ("--train.power 1 --student-train.power=-2 --relabel-train.power 3", "--student-train.power is -2: "),
+        ("--segmenter-augment.scale 2 1", "--segmenter-augment.scale 2 1 must be two growing numbers"),
+        ("--segmenter-augment.size 3", "--segmenter-augment.size is 3: "),
+        (
+            "--segmenter-train.start-decay 10 --segmenter-train.learning-rate 0.2",
+            "--segmenter-train.start-decay 10 draws weights beyond",
+        ),
+        ("--relabel-train.learning-rate 0.2 --relabel-train.start-decay=10", "--relabel-train.start-decay 10 draws"),
+        ("--relabel.rounds -1", "--relabel.rounds is -1: "),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_by_the_flag_that_was_given(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five trainings have the same settings."""
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "x", "--out", "y", *arguments.split()])
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith(f"tag2mask: {says}")
+
+
 def test_the_box_in_ascii_and_in_colours_is_the_same_line() -> None:
     from tag2mask.cli.parsing import in_one_line
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,31 @@ def parse(kind: Any, arguments: Sequence[str], command: str, *, config: tuple[An
         if "" in arguments:
             _refuse_empty_paths(parsed)
         return parsed
+    except InputError as error:
+        raise InputError(_by_its_flag(str(error), arguments)) from error
     except SystemExit as end:
         if not end.code:
             raise
     raise InputError(f"{in_one_line(said.getvalue())}; `tag2mask {command.split()[0]} --help` shows the settings")
+
+
+def _by_its_flag(said: str, arguments: Sequence[str]) -> str:
+    """Several trainings, and the views of several, have the same settings, which know only the first one's flag: that
+    which was given is named, or one of the same training whose value the message tells."""
+    named = re.match(r"--(train|augment)\.([\w-]+)", said)
+    if named is None:
+        return said
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    of_kind = re.compile(rf"--((?:[\w-]+-)?{named[1]})\.([\w-]+)")
+    given = [
+        (of_flag[1], of_flag[2], value)
+        for word, value in pairwise([*words, ""])
+        if (of_flag := of_kind.fullmatch(word))
+    ]
+    alike = [group for group, name, _ in given if name == named[2]]
+    told = [group for group, _, value in given if re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.]*\w)", said)]
+    meant = alike if len(alike) == 1 else told
+    return f"--{meant[0]}{said[2 + len(named[1]) :]}" if meant else said
 
 
 def _refuse_empty_paths(settings: Any, above: str = "--") -> None:
