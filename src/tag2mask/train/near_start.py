@@ -45,6 +45,8 @@ class NearStart:
         for backbone in network.modules():
             if not isinstance(backbone, Backbone) or backbone.built is None or backbone.built.weights == "none":
                 continue
+            if not any(weight.requires_grad for weight in backbone.parameters()):
+                continue
             pretrained = dict(backbones.build(backbone.built).named_parameters())
             for name, weight in backbone.named_parameters():
                 start = pretrained.get(name)
