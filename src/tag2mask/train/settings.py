@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tag2mask import compute
 from tag2mask.errors import InputError
-from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values, number
 
 AUTO_EPOCHS = 5.0
 
@@ -72,8 +72,8 @@ class TrainSettings:
         check_values(self, "train")
         if self.learning_rate * self.start_decay > 1:
             raise InputError(
-                f"--train.start-decay {self.start_decay:g} draws weights beyond those that they started from at a "
-                f"learning rate of {self.learning_rate:g}: give at most {1 / self.learning_rate:g}"
+                f"--train.start-decay {number(self.start_decay)} draws weights beyond those that they started from at a "
+                f"learning rate of {number(self.learning_rate)}: give at most {number(1 / self.learning_rate)}"
             )
 
     def resolved(self, per_epoch: int) -> TrainSettings:
