@@ -237,6 +237,27 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
         fit(Bad(), Points(), FAST, tmp_path, seed=0, title="t")
 
 
+@pytest.mark.parametrize(
+    ("flags", "views"),
+    [("train", "augment"), ("student-train", "augment"), ("segmenter-train", "segmenter-augment"),
+     ("relabel-train", "segmenter-augment"), ("propagation-train", "propagation-augment")],
+)  # fmt: skip
+def test_advice_names_the_flags_of_this_training(flags: str, views: str, tmp_path: Path) -> None:
+    class Bad(Task):
+        def losses(self, batch: Batch, progress: float) -> Losses:
+            return Losses({"a": super().losses(batch, progress).total() * float("inf")})
+
+    class Full(Task):
+        def losses(self, batch: Batch, progress: float) -> Losses:
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(InputError, match=f"lower --{flags}.learning-rate or use float32$"):
+        fit(Bad(), Points(), FAST, tmp_path / "bad", seed=0, title="t", flags=flags)
+    advice = rf"\(--{flags}\.batch-size 2 --{flags}\.accumulate 2\), or smaller views \(--{views}\.size\)$"
+    with pytest.raises(InputError, match=advice):
+        fit(Full(), Points(), FAST, tmp_path / "full", seed=0, title="t", flags=flags)
+
+
 def test_weights_that_are_not_finite_are_no_result(tmp_path: Path) -> None:
     """The loss of the last step is finite, what that step leaves is not: no model is written that nobody can use."""
 

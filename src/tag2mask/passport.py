@@ -208,8 +208,8 @@ def chosen_on_truth(run: Execution) -> list[str]:
         lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's and tiles' truth")
     if segments and s.segmenter_train.start_decay:
         lines.append(
-            "how far the segmenter stays near its pretrained weights was chosen on tags of VOC's photos that it did not "
-            "learn from, and on VOC's truth"
+            "how far the segmenter stays near its pretrained weights was chosen on tags of VOC's photos that it did "
+            "not learn from, and on VOC's truth"
         )
     if segments and s.relabel.rounds > 1 and s.relabel.again_below < 1:
         lines.append("when the segmenter relabels a second time was chosen on VOC's and tiles' truth")

@@ -65,9 +65,7 @@ class RunSettings:
     segmenter: SegmenterSettings = SegmenterSettings(balance=0.5)
     segmenter_augment: AugmentSettings = AugmentSettings(scale=(0.8, 2.0))
     """Larger than for the classifier: borders are learnt from detail."""
-    segmenter_train: TrainSettings = TrainSettings(
-        epochs="auto", auto_steps=150, minimum_epochs=5.0, start_decay=40.0
-    )
+    segmenter_train: TrainSettings = TrainSettings(epochs="auto", auto_steps=150, minimum_epochs=5.0, start_decay=40.0)
     """Of the segmenter's first round."""
     relabel: RelabelSettings = RelabelSettings()
     relabel_train: TrainSettings = TrainSettings(

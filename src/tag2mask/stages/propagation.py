@@ -83,7 +83,9 @@ def _train(context: Context) -> None:
     labels = MaskReader(context.read("affinity-labels"), context.classes)
     source = MaskedImages(context.train, labels, augment, normalisation, s.seed)
     train = from_source(context, network, s.propagation_train)
-    fit(network, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    fit(
+        network, source, train, context.folder.folder, seed=s.seed, title=context.stage.title, flags="propagation-train"
+    )
 
 
 def _network(context: Context) -> tuple[propagation.AffinityNet, Backbone]:

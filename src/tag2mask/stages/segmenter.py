@@ -98,7 +98,8 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     if (labels := segment.balance_of(segmenter)) is not None and train.epochs:
         labels.reset()  # the weights of before are of other masks
     task = segment.SegmenterTask(segmenter, s.segmenter.balance).to(compute.device())
-    fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
+    flags = "segmenter-train" if before is None else "relabel-train"
+    fit(task, source, train, context.folder.folder, seed=s.seed, title=context.stage.title, flags=flags)
     save_model(segmenter, context.folder.model)  # without the task around it
 
 

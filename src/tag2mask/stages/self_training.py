@@ -71,7 +71,7 @@ def _train(
     train = from_source(context, student.network, s.student_train)
     fit(
         student.to(compute.device()), source, train, context.folder.folder, seed=seed,
-        title=context.stage.title,
+        title=context.stage.title, flags="student-train",
     )  # fmt: skip
     save_model(student.network, context.folder.model)  # without the task around it
     return {"background": round(background, 4)}

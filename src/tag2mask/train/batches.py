@@ -62,9 +62,11 @@ class Steps(Dataset[Any]):
         return self.batches
 
 
-def batches(steps: Steps, settings: TrainSettings, start: int, end: int, device: torch.device) -> Iterator[Any]:
-    """The batches of the steps from ``start`` to ``end``."""
-    workers = _workers(settings, device, end - start)
+def batches(
+    steps: Steps, settings: TrainSettings, start: int, end: int, device: torch.device, flags: str = "train"
+) -> Iterator[Any]:
+    """The batches of the steps from ``start`` to ``end``; ``flags``: how those of the settings begin."""
+    workers = _workers(settings, device, end - start, flags)
     loader = DataLoader(
         steps,
         batch_size=None,
@@ -86,17 +88,18 @@ def batches(steps: Steps, settings: TrainSettings, start: int, end: int, device:
         raise InputError(
             f"one of the {workers} processes that read photos died ({str(error).partition(chr(10))[0]}), most likely "
             "for want of memory: run the same command again, which goes on from the last checkpoint, with fewer "
-            "--train.workers"
+            f"--{flags}.workers"
         ) from error
 
 
-def _workers(settings: TrainSettings, device: torch.device, steps: int) -> int:
+def _workers(settings: TrainSettings, device: torch.device, steps: int, flags: str) -> int:
     """Processes that read ahead: as many as asked for, or one a core on an accelerator; none on a CPU."""
     cores = compute.cores()
     if settings.workers is None:
         return 0 if device.type == "cpu" else min(cores, 16, steps)
     if settings.workers > cores:
-        log.info("--train.workers %d: more than the cores of this machine (%d) do not help", settings.workers, cores)
+        more = "--%s.workers %d: more than the cores of this machine (%d) do not help"
+        log.info(more, flags, settings.workers, cores)
     return min(settings.workers, steps)
 
 

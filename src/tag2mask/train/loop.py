@@ -27,18 +27,36 @@ from tag2mask.train.record import TrainingLog
 from tag2mask.train.settings import TrainSettings
 from tag2mask.types import Losses
 
+VIEWS_OF = {  # flags of a training to those of its views, where they are not augment
+    "segmenter-train": "segmenter-augment",
+    "relabel-train": "segmenter-augment",
+    "propagation-train": "propagation-augment",
+}
 
-def fit(task: nn.Module, source: Source, settings: TrainSettings, folder: Path, *, seed: int, title: str) -> None:
+
+def fit(
+    task: nn.Module,
+    source: Source,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    seed: int,
+    title: str,
+    flags: str = "train",
+) -> None:
     """Train ``task`` (a :class:`tag2mask.protocols.Trainable`) on ``source``.
 
     Leaves ``model.safetensors`` and ``log.jsonl`` in ``folder``; while it works, ``checkpoint.safetensors``, from
     which the same call continues.
 
+    Args:
+        flags: how the flags of ``settings`` begin, for errors that say which to change.
+
     Raises:
         InputError: a loss that is not finite (with what to change); a full disk.
         Terminated: the process was asked to end; the step it stopped at is saved.
     """
-    training = _Training.begin(task, source, settings, folder, seed, title)
+    training = _Training.begin(task, source, settings, folder, seed, title, flags)
     task.train()
     with progress.bar(title, training.steps, training.start, shown=training.accelerator.is_main_process) as update:
         for step, batch in training.batches():
@@ -74,6 +92,7 @@ class _Training:
     folder: Path
     seed: int
     title: str
+    flags: str
     key: str
     steps: int
     start: int
@@ -86,7 +105,7 @@ class _Training:
 
     @classmethod
     def begin(
-        cls, task: nn.Module, source: Source, settings: TrainSettings, folder: Path, seed: int, title: str
+        cls, task: nn.Module, source: Source, settings: TrainSettings, folder: Path, seed: int, title: str, flags: str
     ) -> _Training:
         from accelerate.utils import set_seed
 
@@ -116,13 +135,13 @@ class _Training:
         start = _restored(folder / "checkpoint.safetensors", key, task, optimizer)
         log = TrainingLog(folder / "log.jsonl", start, processes.is_main())
         return cls(
-            task, losses, optimizer, accelerator, steps, settings, folder, seed, title, key, count, start, rates,
+            task, losses, optimizer, accelerator, steps, settings, folder, seed, title, flags, key, count, start, rates,
             clipped_together(task), log, time.monotonic(), split, NearStart.of(task) if settings.start_decay else None,
         )  # fmt: skip
 
     def batches(self) -> Iterator[tuple[int, Any]]:
         """(step, batch) of the steps that are left; where one process cannot read its part, all raise its error."""
-        left = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device)
+        left = batches(self.source, self.settings, self.start, self.steps, self.accelerator.device, self.flags)
         if processes.world() == 1:
             yield from zip(range(self.start, self.steps), left, strict=True)
             return
@@ -156,8 +175,8 @@ class _Training:
             size = self.settings.batch_size
             raise InputError(
                 f"{self.title}: the device's memory does not hold a step of {size} photos: give half the batch twice "
-                f"(--train.batch-size {max(1, size // 2)} --train.accumulate {2 * self.settings.accumulate}), or "
-                "smaller views (--augment.size)"
+                f"(--{self.flags}.batch-size {max(1, size // 2)} --{self.flags}.accumulate "
+                f"{2 * self.settings.accumulate}), or smaller views (--{VIEWS_OF.get(self.flags, 'augment')}.size)"
             ) from error
         self.log.add(terms, photos)
 
@@ -206,7 +225,7 @@ class _Training:
         if not math.isfinite(total):
             parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
             raise InputError(
-                f"{self.title}: the loss is not finite ({parts}): lower --train.learning-rate or use float32"
+                f"{self.title}: the loss is not finite ({parts}): lower --{self.flags}.learning-rate or use float32"
             )
         if self.settings.tracker:
             self.accelerator.log(terms, step=step)
@@ -246,8 +265,8 @@ class _Training:
         for name, tensor in self.task.state_dict().items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise InputError(
-                    f"{self.title}: the trained weights are not finite ({name}): lower --train.learning-rate or use "
-                    "float32"
+                    f"{self.title}: the trained weights are not finite ({name}): lower --{self.flags}.learning-rate "
+                    "or use float32"
                 )
 
 

@@ -72,8 +72,8 @@ class TrainSettings:
         check_values(self, "train")
         if self.learning_rate * self.start_decay > 1:
             raise InputError(
-                f"--train.start-decay {number(self.start_decay)} draws weights beyond those that they started from at a "
-                f"learning rate of {number(self.learning_rate)}: give at most {number(1 / self.learning_rate)}"
+                f"--train.start-decay {number(self.start_decay)} draws weights beyond those that they started from "
+                f"at a learning rate of {number(self.learning_rate)}: give at most {number(1 / self.learning_rate)}"
             )
 
     def resolved(self, per_epoch: int) -> TrainSettings:
