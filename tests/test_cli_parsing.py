@@ -52,7 +52,11 @@ def test_a_wrong_flag_is_one_line(arguments: str, says: str, capsys: pytest.Capt
             "--segmenter-train.start-decay 10 draws weights beyond",
         ),
         ("--relabel-train.learning-rate 0.2 --relabel-train.start-decay=10", "--relabel-train.start-decay 10 draws"),
+        ("--relabel-train.learning-rate 0.2", "--relabel-train.start-decay 40 draws"),  # a default's
         ("--relabel.rounds -1", "--relabel.rounds is -1: "),
+        ("--epochs -1 --segmenter-train.decay-biases", "--train.epochs is -1: "),
+        ("--epochs -1 --segmenter-train.power 0", "--train.epochs is -1: it must be at least 0"),
+        ("--train.power 0 --student-train.power -2.0", "--student-train.power is -2: it must be at least 0"),
     ],
 )
 def test_a_value_that_cannot_be_is_told_by_the_flag_that_was_given(

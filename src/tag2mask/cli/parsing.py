@@ -51,22 +51,28 @@ def parse(kind: Any, arguments: Sequence[str], command: str, *, config: tuple[An
 
 
 def _by_its_flag(said: str, arguments: Sequence[str]) -> str:
-    """Several trainings, and the views of several, have the same settings, which know only the first one's flag: that
-    which was given is named, or one of the same training whose value the message tells."""
-    named = re.match(r"--(train|augment)\.([\w-]+)", said)
+    """Several trainings, and the views of several, have the same settings, which know only the first one's flag: the
+    one that was given is named, or, of a value that does not go with a default, the training of that value."""
+    named = re.match(r"--(train|augment)\.([\w-]+) (is )?(\S+?):? ", said)
     if named is None:
         return said
-    words = [word for argument in arguments for word in argument.split("=", 1)]
     of_kind = re.compile(rf"--((?:[\w-]+-)?{named[1]})\.([\w-]+)")
-    given = [
-        (of_flag[1], of_flag[2], value)
-        for word, value in pairwise([*words, ""])
-        if (of_flag := of_kind.fullmatch(word))
-    ]
-    alike = [group for group, name, _ in given if name == named[2]]
-    told = [group for group, _, value in given if re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.]*\w)", said)]
-    meant = alike if len(alike) == 1 else told
-    return f"--{meant[0]}{said[2 + len(named[1]) :]}" if meant else said
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    given = [(flag[1], flag[2], value) for word, value in pairwise(words) if (flag := of_kind.fullmatch(word))]
+    meant = [(group, value) for group, name, value in given if name == named[2]]
+    if len(meant) > 1:
+        meant = [(group, value) for group, value in meant if _same(value, named[4])]
+    elif not meant and not named[3]:
+        told = re.findall(r"[^\s:,]+", said)
+        meant = [(group, value) for group, _, value in given if any(_same(value, word) for word in told)]
+    return f"--{meant[0][0]}{said[2 + len(named[1]) :]}" if meant else said
+
+
+def _same(value: str, other: str) -> bool:
+    try:
+        return float(value) == float(other)
+    except ValueError:
+        return value == other
 
 
 def _refuse_empty_paths(settings: Any, above: str = "--") -> None:
