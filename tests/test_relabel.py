@@ -67,3 +67,26 @@ def test_the_balance_is_undone_in_relabelled_masks_where_asked(world: Path, tmp_
     assert same(model(first, "segmenter-0"), model(second, "segmenter-0"))
     pairs = list(zip(masks(first, "masks-1"), masks(second, "masks-1"), strict=True))
     assert any((before != after).any() for before, after in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", ["segmenter-train", "relabel-train"])
+def test_advice_names_the_training_that_failed(
+    training: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (f"--{training}.learning-rate", "1e6", f"--{training}.start-decay", "0", f"--{training}.max-grad-norm", "0")
+    assert run("train", world, "--out", tmp_path / "run", *SMALL, *flags, f"--{training}.epochs", "9") == 2
+    assert f"lower --{training}.learning-rate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_segmenter_is_drawn_by_default_which_the_passport_says(world: Path, tmp_path: Path) -> None:
+    flags = (*SMALL, "--backbone", "tf_efficientnet_lite0", "--weights", "auto", "--relabel.rounds", "0")
+    free, drawn = tmp_path / "free", tmp_path / "drawn"
+    assert run("train", world, "--out", drawn, *flags) == 0
+    shutil.copytree(drawn, free)
+    assert run("train", world, "--out", free, *flags, "--segmenter-train.start-decay", "0") == 0
+    assert same(model(free, "method"), model(drawn, "method"))
+    assert not same(model(free, "segmenter"), model(drawn, "segmenter"))
+    said = "stays near its pretrained weights"
+    assert said in (drawn / "passport.json").read_text() and said not in (free / "passport.json").read_text()
