@@ -4,10 +4,12 @@
     make results DATA=... RESULTS="--classes cat,cow,dog --train-split train_small"
 
 Every row is trained with each seed by `tag2mask train`, in RUNS/ROW/seed-K. What is done is used: interrupted, the same
-command goes on; RUNS/ROW/seed-K.json holds what was measured. Predictions of the validation photos are made at one
-scale, at the recipe's scales and mirrored, and refined too. Beside the first row a segmenter is trained on true masks:
-the ceiling, of which the other rows' share is given. Rows that learned from different things (their passports say)
-stand in different tables. A row that fails is named, the others go on, and the exit code is 1.
+command goes on. What was measured is kept beside the page, in docs/results/ROW/seed-K.json, with the passport of its
+run: so rows and seeds can be measured one by one, on other days and machines, and the table shows all that there are.
+Predictions of the validation photos are made at one scale, at the recipe's scales and mirrored, and refined too. Beside
+the first row a segmenter is trained on true masks: the ceiling, of which the other rows' share is given. Rows that
+learned from different things (their passports say) stand in different tables. A row that fails is named, the others go
+on, and the exit code is 1.
 
 Arguments after `--` go to every training.
 """
@@ -24,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tag2mask import passport
 from tag2mask.backbones import BackboneSettings
-from tag2mask.files import atomic, digest, read_json, read_object, write_json
+from tag2mask.files import atomic, read_json, read_object, write_json
 from tag2mask.methods import METHODS
-from tag2mask.passport import FILE
 from tag2mask.recipes import RECIPES, recipe, settings_from
 from tag2mask.stages import names
 
@@ -64,19 +66,47 @@ def known_rows(saliency: str) -> dict[str, Row]:
     return rows
 
 
-def measure(row: Row, data: Path, out: Path, seed: int, flags: Sequence[str]) -> dict[str, Any]:
-    """Train a row with a seed, unless that is done, and give what was measured.
+@dataclass(frozen=True)
+class Measurements:
+    """Figures in a folder, a file a row and seed, of one data set and one way to train.
+
+    Attributes:
+        arguments: of every training, with the data set's name first; figures of others are not of this table.
+    """
+
+    folder: Path
+    arguments: tuple[str, ...]
+
+    def read(self, row: Row, seed: int) -> dict[str, Any] | None:
+        """What was measured; None: nothing yet, or not of this row, data set and way to train."""
+        kept = read_object(self._file(row, seed))
+        return kept if kept is not None and kept.get("arguments") == self._all_arguments(row) else None
+
+    def write(self, row: Row, seed: int, figures: Mapping[str, Any]) -> None:
+        file = self._file(row, seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"arguments": self._all_arguments(row), "seed": seed, **figures})
+
+    def of(self, row: Row) -> list[dict[str, Any]]:
+        """All that there is of a row, in the order of its seeds."""
+        seeds = sorted(int(file.stem.partition("-")[2]) for file in (self.folder / row.name).glob("seed-*.json"))
+        return [figures for seed in seeds if (figures := self.read(row, seed)) is not None]
+
+    def _file(self, row: Row, seed: int) -> Path:
+        return self.folder / row.name / f"seed-{seed}.json"
+
+    def _all_arguments(self, row: Row) -> list[str]:
+        return [*self.arguments, *row.flags, *(["--oracle-masks"] if row.name == CEILING else [])]
+
+
+def measure(row: Row, data: Path, run: Path, seed: int, flags: Sequence[str]) -> dict[str, Any]:
+    """Train a row with a seed in a run folder, and give what was measured.
 
     Raises:
         subprocess.CalledProcessError: the training failed.
     """
-    run, kept = out / row.name / f"seed-{seed}", out / row.name / f"seed-{seed}.json"
     oracle = ["--oracle-masks"] if row.name == CEILING else []
     command = [str(data), "--out", str(run), "--seed", str(seed), *row.flags, *flags, *oracle]
-    made_of = digest([command, VIEWS])
-    before = read_object(kept)
-    if before is not None and before.get("made of") == made_of:
-        return before
     val: dict[str, float] = {}
     scores: dict[str, Any] = {}
     for view, more in VIEWS.items():
@@ -84,25 +114,24 @@ def measure(row: Row, data: Path, out: Path, seed: int, flags: Sequence[str]) ->
         scores = read_json(run / "scores" / "scores.json")
         if "predictions" in scores:
             val[view] = scores["predictions"]["mean_iou"]
-    figures = {"made of": made_of, "seed": seed, **_of_run(run, scores), **val}
-    write_json(kept, figures)
-    return figures
+    return {**_of_run(run, scores), **val}
 
 
 def _of_run(run: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
     settings = settings_from(read_json(run / "run.json")["settings"])
     last = names.last_masks(settings, scores)
+    block = passport.of_run(run)
     stages = {
         path.parent.parent.name: read_json(path)["seconds"] for path in sorted(run.glob("*/.stage/manifest.json"))
     }
-    passport = read_json(run / FILE)
     return {
         "maps": scores[names.final_maps(settings)]["mean_iou"],
         "masks": scores["masks"]["mean_iou"],
         "relabelled": scores[last]["mean_iou"] if last != "masks" else None,
         "ceiling": scores["predictions-oracle"]["mean_iou"] if "predictions-oracle" in scores else None,
         "minutes": sum(s for name, s in stages.items() if "oracle" not in name) / 60,
-        "passport": passport,
+        "passport": block,
+        "commit": block["commit"] or _commit(),
     }
 
 
@@ -127,10 +156,11 @@ def _line(name: str, figures: Sequence[Mapping[str, Any]], ceiling: float | None
         if ceiling and figure.get("refined") is not None
     ]
     cells = [_spread(figures, column) for column in COLUMNS[:-1]] + [_spread(of_ceiling, "value")]
-    passport = figures[0]["passport"]
-    weights = ", ".join(sorted({f"{row['backbone']} {row['digest'][:8]}" for row in passport["weights"]}))
-    chosen = len(passport["chosen_on_truth"])
-    knew = f"{weights}; {chosen} choices made on truth; commit {passport['commit'] or _commit()}"
+    block = figures[0]["passport"]
+    weights = ", ".join(sorted({f"{row['backbone']} {row['digest'][:8]}" for row in block["weights"]}))
+    chosen = len(block["chosen_on_truth"])
+    commits = ", ".join(dict.fromkeys(figure["commit"] for figure in figures))
+    knew = f"{weights}; {chosen} choices made on truth; commit {commits}"
     seeds = ", ".join(str(figure["seed"]) for figure in figures)
     return f"| {name} | {seeds} | {' | '.join(cells)} | {_spread(figures, 'minutes')} | {knew} |"
 
@@ -184,15 +214,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     flags = ["--train-split", args.train_split, *(["--classes", args.classes] if args.classes else [])]
     flags += given[cut + 1 :]
-    measured: dict[str, list[dict[str, Any]]] = {}
+    table_of = Measurements(args.page.with_suffix(""), (args.DATA.name, *flags))
     failed = []
     for seed in args.seeds:  # a whole table of one seed first
         for name in chosen:
+            if table_of.read(rows[name], seed) is not None:
+                continue
             try:
-                measured.setdefault(name, []).append(measure(rows[name], args.DATA, args.out, seed, flags))
+                figures = measure(rows[name], args.DATA, args.out / name / f"seed-{seed}", seed, flags)
             except subprocess.CalledProcessError as error:
                 failed.append(f"{name}, seed {seed} (exit code {error.returncode})")
-    done = {name: figures for name, figures in measured.items() if figures}
+            else:
+                table_of.write(rows[name], seed, figures)
+    done = {name: figures for name, row in rows.items() if (figures := table_of.of(row))}
     ceilings = [figure["ceiling"] for figure in done.get(CEILING, ()) if figure["ceiling"] is not None]
     text = table(done, statistics.mean(ceilings) if ceilings else None, _notes(args, ceilings, failed))
     print(text)

@@ -29,8 +29,8 @@ def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def figures(seed: int, signals: list[str], **values: float | None) -> dict[str, Any]:
     weights = [{"backbone": "b", "digest": "0123456789ab"}]
-    passport = {"signals": signals, "weights": weights, "chosen_on_truth": ["x"], "commit": "abc"}
-    return {"seed": seed, "minutes": 2.0, "passport": passport, **values}
+    passport = {"signals": signals, "weights": weights, "chosen_on_truth": ["x"]}
+    return {"seed": seed, "minutes": 2.0, "passport": passport, "commit": "abc", **values}
 
 
 def test_every_method_has_a_row_and_paper_scale_has_none(results: ModuleType) -> None:
@@ -51,6 +51,18 @@ def test_the_table_by_hand(results: ModuleType) -> None:
     )
     assert second.startswith("| eps | 0 | 60.0 | - | - | - | - | - | - | 2.0 |")
     assert text.index("| cam") < text.index("Learned from tags, saliency maps:") < text.index("| eps")
+
+
+def test_figures_of_another_day_stand_in_the_table_those_of_other_photos_do_not(
+    results: ModuleType, tmp_path: Path
+) -> None:
+    row = results.known_rows("auto")["cam"]
+    voc, tiles = (results.Measurements(tmp_path, (name, "--train-split", "train")) for name in ("voc", "tiles"))
+    for seed in (10, 2):
+        voc.write(row, seed, figures(seed, ["tags"], maps=50.0 + seed))
+    assert [(found["seed"], found["maps"]) for found in voc.of(row)] == [(2, 52.0), (10, 60.0)]
+    assert voc.read(row, 2)["maps"] == 52.0 and voc.read(row, 0) is None
+    assert tiles.of(row) == [] and tiles.read(row, 2) is None and voc.of(results.known_rows("auto")["ppl"]) == []
 
 
 def test_only_what_is_between_the_marks_changes(results: ModuleType, tmp_path: Path) -> None:
@@ -98,4 +110,4 @@ def test_two_methods_and_two_seeds(
     assert made("cam,ppl")[0] == 0 and not started
     code, text = made("cam,quick")
     assert code == 1 and len(started) == 2 and "Failed: quick, seed 0 (exit code 2); quick, seed 1" in text
-    assert "| cam |" in text
+    assert "| cam |" in text and "| ppl |" in text  # which was not asked for this time, but is measured
