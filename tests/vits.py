@@ -8,7 +8,7 @@ import torch
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 
-from tag2mask.backbones import Backbone
+from tag2mask.backbones import Backbone, BackboneSettings
 from tag2mask.backbones.timm_models import _wrap
 
 CONFIG = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -45,7 +45,7 @@ def tiny_vit(*, seed: int = 0, name: str = "", patch: int = 4, registers: int = 
     torch.manual_seed(seed)
     model = _model(patch, reg_tokens=registers, **options)
     backbone = _wrap(name, model, CONFIG, 16)
-    backbone.name = name
+    backbone.built = BackboneSettings(name=name, weights="none") if name else None
     return backbone
 
 

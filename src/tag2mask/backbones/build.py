@@ -61,7 +61,7 @@ def build(settings: BackboneSettings) -> Backbone:
     """
     check_settings(settings)
     backbone = resnet38.build(settings) if settings.name == resnet38.NAME else build_timm(settings)
-    backbone.name, backbone.built = settings.name, settings
+    backbone.built = settings
     if settings.freeze:
         backbone.freeze_until(backbone.names[-1])
     elif settings.freeze_until is not None:

@@ -27,7 +27,6 @@ class Backbone(nn.Module):
         mean, std: the normalisation its weights were trained with (per RGB channel, images in [0, 1]).
         blocks: the blocks in order.
         strides: pixels per cell of each block's output, by name (empty when the chain was built without them).
-        name: that it was built by; empty: by none.
         built: from what :func:`tag2mask.backbones.build` built it; None: it did not.
         top: layers of the pretrained model above the last block of a vision transformer, low to high: CLIP's
             projection, SigLIP's pooling, a classifier; empty: none, or their weights were not given. They are no part
@@ -50,9 +49,13 @@ class Backbone(nn.Module):
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.strides: dict[str, int] = dict(zip(self.names, strides, strict=True)) if strides else {}
         self.frozen_until: str | None = None
-        self.name = ""
         self.built: BackboneSettings | None = None
         self.top: tuple[nn.Module, ...] = ()  # a tuple, so that they are not registered
+
+    @property
+    def name(self) -> str:
+        """That it was built by; empty: by none."""
+        return "" if self.built is None else self.built.name
 
     @property
     def names(self) -> tuple[str, ...]:
