@@ -184,12 +184,13 @@ def test_a_method_is_trained_as_it_wants_unless_a_flag_says_otherwise(world: Pat
 def test_bad_values_are_one_line(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "run")
     for flags, says in (
-        (("--threshold", "1.5"), "--pseudo.threshold is 1.5: it must be above 0 and below 1"),
-        (("--threshold", "nan"), "--pseudo.threshold is nan: it must be above 0 and below 1"),
+        (("--threshold", "1.5"), "tag2mask: --threshold is 1.5: it must be above 0 and below 1"),
+        (("--threshold=nan",), "tag2mask: --threshold is nan: it must be above 0 and below 1"),
+        (("--pseudo.threshold", "2"), "tag2mask: --pseudo.threshold is 2: it must be above 0 and below 1"),
         (("--epochs", "0"), "a training of 0 epochs: it must be above 0"),
         (("--segmenter-train.epochs", "0"), "--segmenter-train.epochs is 0: it must be above 0"),
         (("--student-train.epochs", "0"), "--student-train.epochs is 0: it must be above 0"),
-        (("--scales", "0"), "--localize.scales is 0: it must be above 0 and at most 100"),
+        (("--scales", "0"), "tag2mask: --scales is 0: it must be above 0 and at most 100"),
         (("--train.workers", "-1"), "--train.workers is -1: it must be at least 0"),
         (("--seed", "-1"), "tag2mask: --seed is -1: it must be at least 0 and at most 4294967295"),
         (("--train.learning-rate", "inf"), "--train.learning-rate is inf: it must be above 0"),

@@ -1310,7 +1310,7 @@ def test_bad_input_ends_in_one_line(
     said = refused(mixed, "--backbone", "resnet10t", "--weights", checkpoint)
     assert "of this backbone's tensors" in said
     assert not list((tmp_path / "run").rglob("model*"))
-    assert "--train.epochs is -1: it must be at least 0 and at most 1000000" in refused(mixed, "--epochs", "-1")
+    assert "tag2mask: --epochs is -1: it must be at least 0 and at most 1000000" in refused(mixed, "--epochs", "-1")
     assert "a training of 0 epochs: it must be above 0" in refused(mixed, "--epochs", "0")
 
 

@@ -61,14 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from tag2mask import interrupt
 
     program = arguments is None  # of its own, not a test within another
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if program:
         interrupt.handle_signals()
         _print_anything()
     try:
-        code = dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        code = dispatch(given)
         sys.stdout.flush()
     except InputError as error:
-        code = fail_for_all(" ".join(str(error).split()))
+        from tag2mask.cli.flags import as_given
+
+        code = fail_for_all(as_given(" ".join(str(error).split()), given))
     except KeyboardInterrupt:
         code = fail_for_all("interrupted: run the same command again to go on; finished work is kept")
         if program:

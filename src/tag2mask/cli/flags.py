@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -66,6 +67,15 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
         else:
             out.append(argument)
     return out
+
+
+def as_given(said: str, arguments: Sequence[str]) -> str:
+    """A message that names a setting by the short flag with which a command line gave it."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    for short, flag in SHORT.items():
+        if short in given and flag not in given:
+            said = re.sub(rf"{re.escape(flag)}(?![\w.-])", short, said)
+    return said
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
