@@ -46,6 +46,11 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
     check_networks(settings, dataset.classes, wanted)
     if settings.traits.pairs:
         check_pairs(dataset)
+        if settings.balance:
+            raise InputError(
+                f"--balance shows photos several times, and --method {settings.method} learns from pairs of different "
+                "photos: leave --balance out"
+            )
     if settings.oracle_masks:
         check_oracle(dataset)
     if settings.with_masks and not {*names.segmenters(settings)} & {*wanted}:

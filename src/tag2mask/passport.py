@@ -195,6 +195,8 @@ def chosen_on_truth(run: Execution) -> list[str]:
         )
         if s.localize.fine:
             lines.append("when a finer block locates the objects of a class was chosen on VOC's and tiles' truth")
+    if s.traits.trains and s.balance:
+        lines.append("that photos of rare classes are shown more often was chosen on VOC's truth")
     if s.refine != "none" and (s.pseudo.max_growth or s.pseudo.min_growth):
         lines.append(
             "how much larger or smaller than the maps refined masks may be was chosen on VOC's and tiles' truth"

@@ -7,6 +7,7 @@ epoch. Both depend on (seed, epoch, index) alone.
 from __future__ import annotations
 
 from tag2mask.data.samples import domains_of, labels_of
+from tag2mask.data.training.balanced import balanced
 from tag2mask.data.training.pairs import PARTNERS, Pairs, check_pairs, pairs_within
 from tag2mask.data.training.photos import MaskedImages, TaggedImages
 from tag2mask.data.training.source import Source, epoch_batches
@@ -19,6 +20,7 @@ __all__ = [
     "Source",
     "StoredFeatures",
     "TaggedImages",
+    "balanced",
     "check_pairs",
     "domains_of",
     "epoch_batches",

@@ -38,6 +38,7 @@ def apc_e2e() -> RunSettings:
         localize=LocalizeSettings(long_side=960, scales=(1.0,), flip=False, batch_size=1),
         refine="crf/deeplab",
         held_out=0.0,
+        balance=0.0,
         pseudo=PseudoSettings(),
         inference=InferenceSettings(long_side=0, scales=(1.0, 1.25, 1.5), refine="crf/toco-seg"),
     )  # fmt: skip
@@ -68,6 +69,7 @@ def apc_multistage() -> RunSettings:
         localize=LocalizeSettings(long_side=960, scales=(1.0,), flip=False, batch_size=1),
         refine="crf/deeplab",
         held_out=0.0,
+        balance=0.0,
         pseudo=PseudoSettings(),
         segmenter=deeplab.SEGMENTER,
         segmenter_augment=deeplab.AUGMENT,

@@ -40,6 +40,7 @@ def eps() -> RunSettings:
         pseudo=PseudoSettings(background="constant", threshold=0.2),
         refine="crf/labels",
         held_out=0.0,
+        balance=0.0,
         segmenter=deeplab.SEGMENTER,
         segmenter_augment=deeplab.AUGMENT,
         segmenter_train=deeplab.TRAIN,

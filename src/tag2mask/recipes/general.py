@@ -20,6 +20,7 @@ def quick() -> RunSettings:
     return replace(
         run,
         train=replace(run.train, epochs=3.0),
+        balance=0.0,
         localize=replace(run.localize, scales=(1.0,)),
         segmenter_train=replace(run.segmenter_train, epochs=3.0),
         relabel=replace(run.relabel, rounds=0),
@@ -34,6 +35,7 @@ def frozen() -> RunSettings:
         run,
         backbone=replace(run.backbone, freeze=True),
         train=replace(run.train, epochs=8.0),
+        balance=0.0,
         localize=replace(run.localize, scales=(1.0,)),
         segmenter=replace(run.segmenter, name="deeplab-largefov", warm_start=False, balance=0.0),
         # wide heads on features that do not give way: at the rate of the default they diverge
@@ -60,6 +62,7 @@ def demo() -> RunSettings:
         run,
         augment=replace(run.augment, size=192),
         train=replace(run.train, epochs=6.0),
+        balance=0.0,
         localize=replace(run.localize, long_side=256, scales=(1.0, 1.5)),
         segmenter_augment=replace(run.segmenter_augment, size=192),
         segmenter_train=replace(run.segmenter_train, epochs=8.0),

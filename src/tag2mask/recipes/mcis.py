@@ -59,6 +59,7 @@ def _mcis(
         localize=LocalizeSettings(long_side=256, scales=(1.0,), flip=False),
         refine="none",
         held_out=0.0,
+        balance=0.0,
         pseudo=PseudoSettings("saliency-rule"),
         segmenter=SegmenterSettings(
             "deeplab-largefov", 1024, dilation=12, dropout=0.0, presence=False, warm_start=False,

@@ -64,6 +64,7 @@ def _small(options: PplSettings) -> RunSettings:
         options=options,
         train=replace(run.train, epochs=5.0),
         held_out=0.0,
+        balance=0.0,
         pseudo=PseudoSettings(),
         localize=replace(run.localize, references=0),
     )
@@ -97,6 +98,7 @@ def _ppl(mode: Literal["implicit", "explicit"]) -> RunSettings:
         propagation_train=replace(_IRN, epochs=3.0, batch_size=32, head_lr_mult=1.0),
         refine="none",
         held_out=0.0,
+        balance=0.0,
         pseudo=PseudoSettings(),
         segmenter=deeplab.SEGMENTER,
         segmenter_augment=deeplab.AUGMENT,

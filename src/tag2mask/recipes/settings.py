@@ -21,7 +21,7 @@ from tag2mask.protocols import Traits
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.saliency import SelfSupervisedSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
-from tag2mask.settings import NOT_NEGATIVE, SEED, THREADS, DecidesNothing, Range, check_values
+from tag2mask.settings import NOT_NEGATIVE, SEED, SHARE, THREADS, DecidesNothing, Range, check_values
 from tag2mask.train import TrainSettings
 
 
@@ -41,6 +41,9 @@ class RunSettings:
     held_out: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.1
     """Share of the photos of each class that the method does not learn from: how well it predicts their tags says
     whether it has learnt a class. Classes of fewer than 25 photos give none (at 0.1); the segmenter learns from all."""
+    balance: Annotated[float, SHARE] = 1.0
+    """How much more often the method is shown photos of rare classes: 1: each class as often as the most frequent one,
+    but a photo at most ten times; 0.5: the root of that; 0: every photo once. An epoch has more photos then."""
     localize: LocalizeSettings = LocalizeSettings(references=5)
     self_train: SelfTrainSettings = SelfTrainSettings()
     """Students that learn from the method's maps."""
@@ -118,15 +121,24 @@ def propagation_backbone(settings: RunSettings) -> BackboneSettings | None:
 
 def with_method(settings: RunSettings, method: str) -> RunSettings:
     """The same run with another method at its default settings, trained as that method wants, on its own maps: the
-    default run's references are CAM's. On the backbone that the method asks for, where the run has the default one."""
+    default run's balance and references are CAM's. On the backbone that the method asks for, where the run has the
+    default one."""
     if method == settings.method:
         return settings
     entry = methods.entry(method)
-    train, localize = entry.train(settings.train), replace(settings.localize, references=0)
+    localize = replace(settings.localize, references=0)
     backbone = settings.backbone
     if entry.backbone is not None and backbone.name == BackboneSettings().name:
         backbone = replace(backbone, name=entry.backbone)
-    return replace(settings, method=method, options=entry.settings(), train=train, localize=localize, backbone=backbone)
+    return replace(
+        settings,
+        method=method,
+        options=entry.settings(),
+        train=entry.train(settings.train),
+        balance=0.0,
+        localize=localize,
+        backbone=backbone,
+    )
 
 
 def settings_from(content: dict[str, Any]) -> RunSettings:

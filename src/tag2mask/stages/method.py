@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tag2mask import methods, processes
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import AugmentSettings
-from tag2mask.data.batches import Pairs
+from tag2mask.data.batches import Pairs, balanced
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
 from tag2mask.errors import listed, some
@@ -60,7 +60,7 @@ def train_method(settings: RunSettings) -> TrainingStage:
         reads=made,
         settings=(
             *STRUCTURE, own_settings(settings, inference=False), "augment", "train", "seed", "held_out",
-            "localize.precision", *frozen_settings(settings),
+            "balance", "localize.precision", *frozen_settings(settings),
         ),
         facts=("photos", "tags", "weights", *saliency, *_own_facts(settings), *source_fact(settings)),
         train=_train,
@@ -107,6 +107,7 @@ def _train(context: Context) -> dict[str, Any]:
         torch.manual_seed(s.seed)
         return _prepare(context)
     dataset, held = without_held_out(context)
+    dataset = balanced(dataset, s.balance, s.seed)
 
     def trained(augment: AugmentSettings) -> list[TagPrecision]:
         torch.manual_seed(s.seed)
