@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tag2mask.data.batches import balanced
 from tag2mask.data.training.balanced import MOST, repeats
+from tag2mask.feature_store import FeatureStore
 from tag2mask.recipes import RECIPES, recipe, with_method
 from tag2mask.types import Dataset, Sample
 from world import SMALL, fails, run
@@ -93,3 +95,20 @@ def test_a_run_shows_rare_classes_more_often(one_bar: Path, tmp_path: Path) -> N
 def test_pairs_are_not_balanced(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(capsys, "label", world, "--out", tmp_path / "run", *SMALL, "--method", "mcis", "--balance", "1")
     assert "leave --balance out" in said and not (tmp_path / "run").exists()
+
+
+def test_stored_features_of_a_photo_are_computed_once(one_bar: Path, tmp_path: Path) -> None:
+    """However often it stands in the training set."""
+    out = tmp_path / "run"
+    flags = ("--freeze", "--balance", "1", "--refine", "none", "--references", "0")
+    counted = []
+    fill = FeatureStore.fill
+
+    def counting(self: FeatureStore, *arguments: Any) -> int:
+        counted.append(fill(self, *arguments))
+        return counted[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureStore, "fill", counting)
+        assert run("label", one_bar, "--out", out, *SMALL, *flags) == 0
+    assert counted[0] == 9 * 2  # plain and mirrored

@@ -109,8 +109,9 @@ class FeatureStore:
         return written
 
     def _fill(self, samples: Sequence[Sample], views_of: Callable[[Sample], list[View]], rank: int, world: int) -> int:
+        each = {sample.key: sample for sample in samples}.values()  # a balanced training set has some several times
         with processes.together():
-            missing = [(s, v) for s in samples for v in views_of(s) if not self.path(s, v).exists()]
+            missing = [(s, v) for s in each for v in views_of(s) if not self.path(s, v).exists()]
         with processes.together():
             return self._write_features(missing, rank, world)
 
