@@ -5,7 +5,8 @@
 
 Every row is trained with each seed by `tag2mask train`, in RUNS/ROW/seed-K. What is done is used: interrupted, the same
 command goes on. What was measured is kept beside the page, in docs/results/ROW/seed-K.json, with the passport of its
-run: so rows and seeds can be measured one by one, on other days and machines, and the table shows all that there are.
+run: so rows and seeds can be measured one by one, on other days and machines, and the table shows all that there are. A
+file that is deleted is measured again.
 Predictions of the validation photos are made at one scale, at the recipe's scales and mirrored, and refined too. Beside
 the first row a segmenter is trained on true masks: the ceiling, of which the other rows' share is given. Rows that
 learned from different things (their passports say) stand in different tables. A row that fails is named, the others go
@@ -58,6 +59,7 @@ def known_rows(saliency: str) -> dict[str, Row]:
     for name, entry in METHODS.items():
         needs = entry.settings().traits.saliency
         rows[name] = Row(name, ("--method", name, *(("--saliency", saliency) if needs else ())))
+    rows[CEILING] = Row(CEILING, (*rows[CEILING].flags, "--oracle-masks"))
     for name in RECIPES:
         settings = recipe(name)
         if settings.backbone.name == BackboneSettings().name and name not in ("default", "demo"):
@@ -96,7 +98,7 @@ class Measurements:
         return self.folder / row.name / f"seed-{seed}.json"
 
     def _all_arguments(self, row: Row) -> list[str]:
-        return [*self.arguments, *row.flags, *(["--oracle-masks"] if row.name == CEILING else [])]
+        return [*self.arguments, *row.flags]
 
 
 def measure(row: Row, data: Path, run: Path, seed: int, flags: Sequence[str]) -> dict[str, Any]:
@@ -105,8 +107,7 @@ def measure(row: Row, data: Path, run: Path, seed: int, flags: Sequence[str]) ->
     Raises:
         subprocess.CalledProcessError: the training failed.
     """
-    oracle = ["--oracle-masks"] if row.name == CEILING else []
-    command = [str(data), "--out", str(run), "--seed", str(seed), *row.flags, *flags, *oracle]
+    command = [str(data), "--out", str(run), "--seed", str(seed), *row.flags, *flags]
     val: dict[str, float] = {}
     scores: dict[str, Any] = {}
     for view, more in VIEWS.items():

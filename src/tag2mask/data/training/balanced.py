@@ -1,8 +1,8 @@
 r"""Rare classes are shown more often: their photos stand in the training set several times.
 
 Of nine hundred dogs and two hundred cows a classifier learns above all to tell dogs from cats, by their faces, and its
-maps are faces. Repeat factor sampling (Gupta, Dollár, Girshick, LVIS, CVPR 2019, Sec. 5.1), here up to the most
-frequent class and with an exponent:
+maps are faces. Repeat factor sampling (Gupta, Dollár, Girshick, LVIS, CVPR 2019), here up to the most frequent class
+and with an exponent:
 
 .. math:: r_c = (\max_k f_k / f_c)^b, \qquad r_x = \max_{c \in x} r_c
 
