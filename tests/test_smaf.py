@@ -585,7 +585,7 @@ def test_the_report_says_what_was_chosen_on_truth(two_rounds: Path) -> None:
     chosen = lambda: [  # noqa: E731
         line for line in supervision(work) if "chosen on VOC" in line and not any(part in line for part in of_defects)
     ]
-    said = ("sharp the targets", "label-free rule", "random walk stops", "default segmenter")
+    said = ("sharp the targets", "label-free rule", "random walk stops", "rare classes", "default segmenter")
     assert len(chosen()) == len(said) and all(part in line for part, line in zip(said, chosen(), strict=True))
     given = replace(work.settings.self_train, sharpness=2.0)
     work.settings = replace(work.settings, self_train=given, propagate="psa", refine="crf")
