@@ -589,7 +589,7 @@ def test_the_report_says_what_was_chosen_on_truth(two_rounds: Path) -> None:
     assert len(chosen()) == len(said) and all(part in line for part, line in zip(said, chosen(), strict=True))
     given = replace(work.settings.self_train, sharpness=2.0)
     work.settings = replace(work.settings, self_train=given, propagate="psa", refine="crf")
-    said = ("label-free rule", "dense CRF", "default segmenter")
+    said = ("label-free rule", "dense CRF", "rare classes", "default segmenter")
     assert len(chosen()) == len(said) and all(part in line for part, line in zip(said, chosen(), strict=True))
 
 
