@@ -94,7 +94,7 @@ def test_a_run_shows_rare_classes_more_often(one_bar: Path, tmp_path: Path) -> N
 
 def test_pairs_are_not_balanced(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = fails(capsys, "label", world, "--out", tmp_path / "run", *SMALL, "--method", "mcis", "--balance", "1")
-    assert "leave --balance out" in said and not (tmp_path / "run").exists()
+    assert "give --balance 0" in said and not (tmp_path / "run").exists()
 
 
 def test_stored_features_of_a_photo_are_computed_once(one_bar: Path, tmp_path: Path) -> None:

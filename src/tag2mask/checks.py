@@ -49,7 +49,7 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
         if settings.balance:
             raise InputError(
                 f"--balance shows photos several times, and --method {settings.method} learns from pairs of different "
-                "photos: leave --balance out"
+                "photos: give --balance 0"
             )
     if settings.oracle_masks:
         check_oracle(dataset)

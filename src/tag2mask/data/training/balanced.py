@@ -12,6 +12,7 @@ and with an exponent:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,10 +24,7 @@ MOST = 10  # times that a photo stands in it, so that a class of a handful is no
 
 def repeats(labels: Sequence[frozenset[int] | None], balance: float) -> np.ndarray:
     """:math:`r_x` of photos, ``[photos]`` float64, from 1 to 10."""
-    counts: dict[int, int] = {}
-    for shown in labels:
-        for label in shown or ():
-            counts[label] = counts.get(label, 0) + 1
+    counts = Counter(label for shown in labels for label in shown or ())
     most = max(counts.values(), default=1)
     factors = [max(((most / counts[label]) ** balance for label in shown or ()), default=1.0) for shown in labels]
     return np.minimum(np.array(factors, dtype=np.float64), MOST)
