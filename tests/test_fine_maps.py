@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from localizing import batch
 from tag2mask.backbones import BackboneSettings, build
 from tag2mask.layers.class_references import ComparedWithReferences
-from tag2mask.layers.fine_maps import fine_map, finer_block, part, sharpened, watched
+from tag2mask.layers.fine_maps import fine_map, fine_maps, finer_block, part, sharpened, watched
 from tag2mask.methods.cam import Cam
 from tag2mask.protocols import Views
 from tag2mask.types import Reference
@@ -49,7 +49,7 @@ def compared(finer: bool = True) -> ComparedWithReferences:
     return found
 
 
-def test_a_small_object_is_found_and_a_large_one_keeps_its_maps() -> None:
+def test_a_small_object_is_found_and_a_large_one_has_finer_borders() -> None:
     network = compared()
     assert network.small == (0,)
     with torch.inference_mode():
@@ -58,8 +58,26 @@ def test_a_small_object_is_found_and_a_large_one_keeps_its_maps() -> None:
     assert small.shape == (32, 40)
     assert (small > 0.3 * small.max()).nonzero().tolist() == [[9, 21]]
     grown = F.interpolate(plain, (32, 40), mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(large, grown[1])
     assert int((grown[0] > 0.3 * grown[0].max()).sum()) > 200, "of 1,280: without the finer block it is all a blur"
+
+    def overlap(map_: Tensor) -> float:
+        """IoU with the square, at its best threshold."""
+        square = photos()[0, 1] > 0
+        above = [map_ > threshold * map_.max() for threshold in (0.3, 0.5, 0.7, 0.9)]
+        return max(float((x & square).sum() / (x | square).sum()) for x in above)
+
+    # pixels of the square alone are above 0 in the finer block: what is left of the blur is inside
+    assert overlap(large) == 1.0 and overlap(grown[1]) < 0.9
+    torch.testing.assert_close(large[6:26, 10:30], (grown[1] * fine_of_square().sqrt())[6:26, 10:30])
+
+
+def fine_of_square() -> Tensor:
+    """tanh(2 L / max L) of the square, by hand: how much all scores together rise with a pixel, times the pixel."""
+    image = photos().requires_grad_()
+    cells = F.avg_pool2d(image, 4)
+    (slope,) = torch.autograd.grad(F.avg_pool2d(cells, 5, 1, 2, count_include_pad=False)[0, 1].sum(), image)
+    fine = slope[0].clamp(min=0).mul(photos()[0]).sum(0)
+    return torch.tanh(2 * fine / fine.max())
 
 
 def test_maps_do_not_depend_on_who_shares_the_batch() -> None:
@@ -90,6 +108,21 @@ def test_the_fine_map_is_the_formula() -> None:
     assert not found.requires_grad and below(x).requires_grad, "the hook is gone"
 
 
+def test_each_photo_has_the_fine_maps_of_its_own_classes() -> None:
+    """Computed together as one by one."""
+    torch.manual_seed(1)
+    below, above = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 2, 2)
+    x, labels = torch.randn(3, 3, 6, 8), torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]])
+    with watched(below) as outputs:
+        found = fine_maps(above(below(x)), outputs[0], labels)
+    assert found.shape == (3, 3, 6, 8) and not found.requires_grad
+    for photo in range(3):
+        for label in range(3):
+            with watched(below) as outputs:
+                alone = fine_map(above(below(x[photo : photo + 1]))[:, label], outputs[0])[0]
+            torch.testing.assert_close(found[photo, label], alone * labels[photo, label])
+
+
 def test_sharpened_and_part_by_hand() -> None:
     fine = torch.zeros(1, 4, 4)
     fine[0, 0, 0], fine[0, 3, 3] = 2.0, 1.0
@@ -98,6 +131,7 @@ def test_sharpened_and_part_by_hand() -> None:
     torch.testing.assert_close(found[0, 0, 0], torch.tensor(2.0).tanh())
     torch.testing.assert_close(found[0, 3, 3], torch.tensor(1.0).tanh())
     assert float(found.sum()) == pytest.approx(float(torch.tensor([2.0, 1.0]).tanh().sum()))
+    torch.testing.assert_close(sharpened(torch.ones(1, 4, 4), fine, 0.5), found.sqrt())
     assert part(maps, fine) == pytest.approx((1.5**2 / 1.25) / 16)
     assert part(torch.zeros(1, 2, 2), fine) is None and part(maps, torch.zeros(1, 4, 4)) is None
 
@@ -117,6 +151,5 @@ def test_stored_features_that_begin_above_the_finer_block_have_no_fine_maps() ->
         stored = backbone.until(torch.randn(1, 3, 32, 48), "layer4")
     network.prepare_localization([Reference(stored, (0, 1), stored=True)])
     assert network.small == ()
-    network.small = (0,)  # as if another photo had shown it
     shown = replace(batch(stored, torch.ones(1, 2)), stored=True)
     assert network.localize(shown).shape == (1, 2, *stored.shape[2:])

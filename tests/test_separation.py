@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 
 from tag2mask import backbones
 from tag2mask.backbones import BackboneSettings
+from tag2mask.localize import LocalizeSettings
 from tag2mask.pseudo import best_separated, find_threshold, otsu3_threshold, otsu_threshold, separation
 from tag2mask.pseudo.separation import CANDIDATES
 from tag2mask.stages.artefacts import read_maps
-from tag2mask.stages.separation import PHOTOS, asked, middle_block
+from tag2mask.stages.separation import PHOTOS, asked, asked_block
 from tag2mask.types import LocalizationMaps, Sample
 from world import CLASSES, SMALL, make, manifest, run
 
@@ -110,9 +112,19 @@ def test_some_photos_of_each_class_with_a_single_tag_are_asked() -> None:
     assert asked([]) == asked(samples[1:4]) == []
 
 
-@pytest.mark.parametrize(("name", "block"), [("tf_efficientnet_lite0", "block4"), ("resnet10t", "layer3")])
-def test_the_block_that_is_asked(name: str, block: str) -> None:
-    assert middle_block(backbones.build(BackboneSettings(name=name, weights="none"))) == block
+@pytest.mark.parametrize(
+    ("name", "finer", "middle"),
+    [("tf_efficientnet_lite0", "block2", "block4"), ("resnet10t", "layer2", "layer3")],
+)
+def test_the_block_that_is_asked(name: str, finer: str, middle: str) -> None:
+    """The one that made the maps finer; one in the middle where none did."""
+    settings = BackboneSettings(name=name, weights="none")
+    assert asked_block(backbones.build(settings), LocalizeSettings()) == finer
+    assert asked_block(backbones.build(settings), LocalizeSettings(fine=False)) == middle
+    frozen = backbones.build(replace(settings, freeze_until=middle))
+    assert asked_block(frozen, LocalizeSettings()) == middle
+    token = backbones.build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
+    assert asked_block(token, LocalizeSettings()).startswith("block")
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ class LocalizeSettings:
     """Reference photos of each class with which a photo is compared, by any method with class maps. 0: none. (mcis has
     references of its own.)"""
     fine: bool = True
-    """With references: classes of small objects are located by a finer block of the backbone (LayerCAM)."""
+    """With references: maps get the borders that a finer block of the backbone sees (LayerCAM)."""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"

@@ -194,10 +194,13 @@ def chosen_on_truth(run: Execution) -> list[str]:
             "how many photos of its tag a photo is compared with, and how, was chosen on VOC's and tiles' truth"
         )
         if s.localize.fine:
-            lines.append("when a finer block locates the objects of a class was chosen on VOC's and tiles' truth")
+            lines.append("how a finer block sharpens the maps was chosen on VOC's, tiles' and drawn photos' truth")
     if s.traits.trains and s.balance:
         lines.append("that photos of rare classes are shown more often was chosen on VOC's truth")
-    if s.refine != "none" and (s.pseudo.max_growth or s.pseudo.min_growth):
+    relabelled = any(
+        name in run.folders for name in names.masks(s)[1:]
+    )  # whose growth is limited whatever refines them
+    if (s.refine != "none" or relabelled) and (s.pseudo.max_growth or s.pseudo.min_growth):
         lines.append(
             "how much larger or smaller than the maps refined masks may be was chosen on VOC's and tiles' truth"
         )

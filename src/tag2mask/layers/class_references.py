@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.layers.cross_attention import ClassReferences, attend_to_references, stack_references
-from tag2mask.layers.fine_maps import SMALL_PART, fine_map, part, sharpened, watched
+from tag2mask.layers.fine_maps import POWER, SMALL_PART, fine_maps, part, sharpened, watched
 from tag2mask.protocols import ClassMaps, Traits
 from tag2mask.types import Batch, Reference
 
@@ -40,17 +40,16 @@ class ComparedWithReferences(nn.Module):
     A :class:`tag2mask.protocols.Localizes` that :class:`tag2mask.protocols.UsesReferences`.
 
     Args:
-        method: in eval mode, a :class:`tag2mask.protocols.ClassMaps`.
-        finer: a block of its backbone, below which classes of small objects are located
-            (:mod:`tag2mask.layers.fine_maps`); None: no class is.
+        method: in eval mode, a :class:`tag2mask.protocols.ClassMaps`; its weights learn no more.
+        finer: a block of its backbone by which maps become finer (:mod:`tag2mask.layers.fine_maps`); None: they do not.
     """
 
     def __init__(self, method: nn.Module, finer: nn.Module | None = None) -> None:
         super().__init__()
         assert isinstance(method, ClassMaps), type(method)
-        self.method, self.finer = method, finer
+        self.method, self.finer = method.requires_grad_(False), finer  # nothing learns: half the time of fine maps
         self.references: dict[int, ClassReferences] = {}
-        self.small: tuple[int, ...] = ()  # classes located by the finer block
+        self.small: tuple[int, ...] = ()  # classes whose objects are smaller than a cell
 
     def features_and_scores(self, views: Batch | Reference) -> tuple[Tensor, Tensor]:
         """The method's, in float32; features of length one."""
@@ -58,18 +57,16 @@ class ComparedWithReferences(nn.Module):
         features, scores = self.method.features_and_scores(views)
         return F.normalize(features.float(), dim=1), scores.float()
 
-    def with_fine_maps(
-        self, views: Batch | Reference, labels: Iterable[int]
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor], tuple[int, int] | None]:
-        """Features and scores; the finer block's maps of these classes ``[batch rows columns]``, and its grid, which is
-        None where it has no output: stored features begin above it."""
+    def with_fine_maps(self, views: Batch | Reference, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features and scores; and the finer block's maps of the classes in ``labels`` (``[batch classes]`` multi-hot),
+        ``[batch classes rows columns]`` on its grid, of the others zero. None where there is no finer block, or it has
+        no output: stored features begin above it."""
         if self.finer is None:
-            return *self.features_and_scores(views), {}, None
+            return *self.features_and_scores(views), None
         with watched(self.finer) as outputs:
             features, scores = self.features_and_scores(views)
-            fine = {label: fine_map(scores[:, label], outputs[0]) for label in labels} if outputs else {}
-        grid = (outputs[0].shape[2], outputs[0].shape[3]) if outputs else None
-        return features.detach(), scores.detach(), fine, grid
+            fine = fine_maps(scores, outputs[0], labels) if outputs else None
+        return features.detach(), scores.detach(), fine
 
     @torch.no_grad()
     def prepare_localization(self, references: Iterable[Reference]) -> None:
@@ -77,41 +74,44 @@ class ComparedWithReferences(nn.Module):
         shown: dict[int, list[tuple[dict[bool, Tensor], Tensor]]] = {}
         parts: dict[int, list[float]] = {}
         for reference in references:
-            features, scores, fine, _ = self.with_fine_maps(reference, reference.classes)
+            features, scores, fine = self.with_fine_maps(reference, _multi_hot(reference))
             keys = features[0].flatten(1) / TEMPERATURE
             for label in reference.classes:
                 values = scores[0, label].flatten().relu()
                 shown.setdefault(label, []).append(({False: keys}, values / (values.max() + 1e-5)))
-                if label in fine and (share := part(scores[:, label].relu(), fine[label])) is not None:
+                if fine is not None and (share := part(scores[:, label].relu(), fine[:, label])) is not None:
                     parts.setdefault(label, []).append(share)
         self.references = {label: stack_references(of_class) for label, of_class in shown.items()}
         self.small = tuple(sorted(label for label, shares in parts.items() if median(shares) <= SMALL_PART))
 
     def localize(self, batch: Batch) -> Tensor:
         """Maps in [0, 1] of the tagged classes ``[batch classes rows columns]``, each of which has a reference; of the
-        others zero. Where some class is located by the finer block, all maps are on its grid."""
-        tagged = batch.labels.any(0).nonzero().flatten().tolist()
-        if not self.small:
-            return self._compared(*self.features_and_scores(batch), batch.labels, tagged)
-        features, scores, fine, grid = self.with_fine_maps(batch, (label for label in tagged if label in self.small))
-        maps = self._compared(features, scores, batch.labels, tagged)
-        if grid is None:
+        others zero. Where there is a finer block, they are on its grid."""
+        features, scores, fine = self.with_fine_maps(batch, batch.labels)
+        maps = self._compared(features, scores, batch.labels)
+        if fine is None:
             return maps
-        out = F.interpolate(maps, grid, mode="bilinear", align_corners=False)
-        for label, of_class in fine.items():
-            out[:, label] = sharpened(out[:, label], of_class)
-        return out
+        powers = torch.full((maps.shape[1], 1, 1), POWER, device=maps.device)
+        powers[list(self.small)] = 1.0
+        return sharpened(F.interpolate(maps, fine.shape[2:], mode="bilinear", align_corners=False), fine, powers)
 
-    def _compared(self, features: Tensor, scores: Tensor, labels: Tensor, tagged: Iterable[int]) -> Tensor:
+    def _compared(self, features: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         out = torch.zeros_like(scores)
         with torch.autocast(scores.device.type, enabled=False):  # exponentials of sums over hundreds of channels
-            for label in tagged:
+            for label in labels.any(0).nonzero().flatten().tolist():
                 rows, of_class = labels[:, label] > 0, self.references[label]
                 total = attend_to_references(
                     features[rows].flatten(2), of_class.keys[False], of_class.values, of_class.inside
                 )
                 out[rows, label] = (total / len(of_class.values)).unflatten(1, scores.shape[2:])
         return out
+
+
+def _multi_hot(reference: Reference) -> Tensor:
+    """``[1 classes]`` up to the last of the classes that it stands for."""
+    labels = torch.zeros(1, 1 + max(reference.classes))
+    labels[0, list(reference.classes)] = 1
+    return labels
 
 
 def compared_traits(traits: Traits, references: int) -> Traits:

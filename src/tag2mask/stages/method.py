@@ -15,8 +15,8 @@ from tag2mask.data.augment import AugmentSettings
 from tag2mask.data.batches import Pairs, balanced
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
-from tag2mask.errors import listed, some
-from tag2mask.layers.class_references import ComparedWithReferences
+from tag2mask.errors import some
+from tag2mask.layers.fine_maps import POWER
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.source import learned, write_learned
@@ -42,7 +42,6 @@ from tag2mask.stages.networks import (
     tagged_source,
 )
 from tag2mask.stages.saliency import saliency_inputs
-from tag2mask.stages.separation import SMALL
 from tag2mask.train import TagPrecision, fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
@@ -154,6 +153,7 @@ def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
             *((STUDENTS,) if turn else ()),
         ),
         facts=("photos", "tags"),
+        constants={"finer block": repr(POWER)} if settings.localize.references and settings.localize.fine else {},
         suffix=".npz",
         measured=Measured("maps", f"Maps after self-training, round {turn}" if turn else "Maps", "train"),
         start=lambda context: _localize(context, network),
@@ -171,7 +171,6 @@ def _localize(context: Context, name: str) -> PhotoWork:
         store.fill(samples, lambda s: settings.views(*context.size(s), network.backbone.size_divisor))
     if network.traits.references:
         _show_references(context, network)
-    small = _small_objects(network.network, context.classes)
     localizer = Localizer(network.network, network.traits, network.backbone, settings, len(context.classes), store)
 
     def localize(samples: Sequence[Sample], inputs: Sequence[list[Tensor]]) -> list[LocalizationMaps]:
@@ -181,20 +180,10 @@ def _localize(context: Context, name: str) -> PhotoWork:
         read=lambda sample: localizer.read(sample, context.size(sample)) if sample.labels else [],
         compute=localize,
         write=lambda sample, maps: write_maps(context.folder.path(sample.id, ".npz"), maps),
-        manifest={SMALL: small} if small else {},
         batches=lambda samples: batches_by(
             samples, lambda sample: localizer.group(context.size(sample)), settings.batch_size, localizer.device
         ),
     )
-
-
-def _small_objects(network: nn.Module, classes: Sequence[str]) -> list[str]:
-    """The classes that a finer block locates, if any; they are said."""
-    small = [classes[label] for label in network.small] if isinstance(network, ComparedWithReferences) else []
-    if small:
-        said = listed(small, 10)
-        log.info("small objects: %s: located by a finer block of the backbone (--localize.no-fine: not)", said)
-    return small
 
 
 def _show_references(context: Context, network: MapNetwork) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from tag2mask import compute, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.images import read_image
+from tag2mask.layers.fine_maps import finer_block
+from tag2mask.localize import LocalizeSettings
 from tag2mask.plan.context import Context
 from tag2mask.plan.stage import PhotoStage, PhotoWork, Record
 from tag2mask.recipes import RunSettings
@@ -24,26 +26,28 @@ from tag2mask.views import view_batch, views
 NAME = "separation"
 PHOTOS = 40  # of a class
 DEPTH = 0.6  # of the backbone: above edges and colours, below what the classes are told apart by
-SMALL = "small objects"  # in the manifest of maps: the classes that a finer block locates
 
 
 def measure_separation(settings: RunSettings) -> PhotoStage:
-    """Photos of a single tag, some of each class, by a block in the middle of the method's network. Classes that a
-    finer block located are not asked: such objects are smaller than a cell of these features."""
+    """Photos of a single tag, some of each class, by the block of the method's network that made their maps finer, or
+    one in its middle."""
     source = names.final_maps(settings)
     return PhotoStage(
         name=NAME,
         title="thresholds by features",
         reads=tuple(dict.fromkeys(("method", "maps", source))),
-        settings=(*STRUCTURE, own_settings(settings, inference=True), "localize.long_side", "localize.precision"),
+        settings=(
+            *STRUCTURE, own_settings(settings, inference=True), "localize.long_side", "localize.precision",
+            "localize.fine",
+        ),
         facts=("photos", "tags"),
-        constants={"photos of a class": str(PHOTOS), "depth of the block": str(DEPTH)},
+        constants={"photos of a class": str(PHOTOS), "depth of the block": str(DEPTH), "finer block": "where it is"},
         suffix=None,
         chosen=asked,
         keeps_records=True,
         record={"separation": (list,)},
         start=lambda context: _start(context, source),
-    )
+    )  # fmt: skip
 
 
 def separations(context: Context, maps: str) -> dict[int, list[float]]:
@@ -55,8 +59,12 @@ def separations(context: Context, maps: str) -> dict[int, list[float]]:
     return {label: curves[name] for label, name in enumerate(context.classes) if name in curves}
 
 
-def middle_block(backbone: Backbone) -> str:
-    """The block whose features are asked: of an EfficientNet block4, of a ResNet layer3."""
+def asked_block(backbone: Backbone, localize: LocalizeSettings) -> str:
+    """The block whose features are asked: the one that made the maps finer, where one did (block2 of an EfficientNet,
+    stride 8); else one in the middle (block4, layer3 of a ResNet). Maps with borders as fine as those of cells of 16
+    pixels cannot be judged by such cells."""
+    if localize.fine and backbone.frozen_until is None and (finer := finer_block(backbone)) is not None:
+        return finer
     return backbone.names[math.ceil(DEPTH * (len(backbone.names) - 1))]
 
 
@@ -72,25 +80,20 @@ def asked(samples: Sequence[Sample]) -> list[int]:
 
 def _start(context: Context, source: str) -> PhotoWork:
     settings, maps_of, device = context.settings, MapReader(context.read(source)), compute.device()
-    small = context.read("maps").manifest().get(SMALL, ())
     backbone = load_map_network(context, "method").backbone
-    block = middle_block(backbone)
+    block = asked_block(backbone, settings.localize)
 
-    def read(sample: Sample) -> Tensor | None:
-        if context.classes[_label(sample)] in small:
-            return None
+    def read(sample: Sample) -> Tensor:
         pixels = read_image(sample.image_path)
         size = settings.localize.long_side or max(pixels.shape[:2])
         view = views(pixels.shape[0], pixels.shape[1], size, (1.0,), False, backbone.size_divisor)[0]
         return view_batch([pixels], view, backbone)
 
-    def features(samples: Sequence[Sample], inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def features(samples: Sequence[Sample], inputs: Sequence[Tensor]) -> list[Tensor]:
         with torch.inference_mode(), compute.autocast(settings.localize.precision, device):
-            return [None if x is None else dict(backbone.outputs(x.to(device), (block,)))[block][0] for x in inputs]
+            return [dict(backbone.outputs(x.to(device), (block,)))[block][0] for x in inputs]
 
-    def write(sample: Sample, of_photo: Tensor | None) -> Record:
-        if of_photo is None:
-            return {"separation": []}
+    def write(sample: Sample, of_photo: Tensor) -> Record:
         curve = pseudo.separation(of_photo, maps_of(sample).scores[0])
         return {"separation": [round(share, 5) for share in curve], "label": _label(sample)}
 
@@ -111,8 +114,7 @@ def _mean(records: Sequence[Record], classes: Sequence[str]) -> Mapping[str, Any
     """Of each class with enough photos."""
     curves: dict[int, list[list[float]]] = {}
     for record in records:
-        if record["separation"]:
-            curves.setdefault(record["label"], []).append(record["separation"])
+        curves.setdefault(record["label"], []).append(record["separation"])
     mean = {
         classes[label]: [round(sum(column) / len(rows), 5) for column in zip(*rows, strict=True)]
         for label, rows in sorted(curves.items())
