@@ -41,7 +41,7 @@ from tag2mask.settings import DecidesNothing, marker
 from tag2mask.stages.photos import check_photos
 from tag2mask.types import Sample
 from test_eps import with_saliency
-from world import SMALL, keys, redone, run, stamps
+from world import SMALL, fails, keys, redone, run, stamps
 
 # --- what is not declared raises ----------------------------------------------------------------------------------
 
@@ -747,6 +747,30 @@ def test_the_plan_of_an_untouched_folder(world: Path, tmp_path: Path, capsys: py
     assert states(rows) == dict.fromkeys(ALL, "to do") and tuple(rows) == ALL
     assert not any("because" in line or "min last time" in line for _, line in rows.values())
     assert not (tmp_path / "run").exists()  # nothing is made
+
+
+def test_photos_that_were_copied_back_are_known_by_their_bytes(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other times and rights of the files make nothing anew, and whoever looks at the run finds it finished."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(world, data)
+    assert run("label", data, "--out", out, *LABEL) == 0
+    for photo in (data / "images").iterdir():
+        photo.chmod(0o640)
+        os.utime(photo)
+    rows = outlook(capsys, data, "--out", out, *LABEL)
+    assert {states(rows)[name] for name in ("images", "method", "maps", "masks")} == {"done"}
+    assert run("report", out) == 0 and run("export", out, "--to", "png", "--out", tmp_path / "png") == 0
+    capsys.readouterr()
+    photo = data / "images" / "photo03.png"
+    content = bytearray(photo.read_bytes())
+    content[-1] ^= 1  # as many bytes
+    photo.write_bytes(content)
+    rows = outlook(capsys, data, "--out", out, *LABEL)
+    assert states(rows)["images"] == "begun" and "new or changed photos: photo03" in rows["images"][1]
+    assert states(rows)["method"] == "anew"
+    assert "run its command again" in fails(capsys, "report", out)
 
 
 def test_the_plan_of_a_run_and_of_changes_to_it(

@@ -112,7 +112,7 @@ def reopened(run: Run, stages: Sequence[Stage], settings: RunSettings, data: Run
     if present is None or not present.has_manifest:
         return execution
     assert isinstance(first, PhotoStage)
-    if missing(first, execution.context(first, present)):
+    if missing(first, execution.context(first, present), by_bytes=True):
         return execution  # photos are new or changed: nothing is known to be of them
     execution.folders[first.name] = present
     execution.data = data.checked(checked_photos(first, present))

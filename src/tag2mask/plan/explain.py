@@ -48,7 +48,7 @@ def outlook(run: Run, stages: Sequence[Stage], settings: Any, data: RunData, wan
     if checked is None or not checked.has_manifest:
         return [Outlook(stage.name, stage.title, "to do") for stage in stages if stage.name in wanted]
     assert isinstance(first, PhotoStage)
-    unread = missing(first, Context(first, settings, data, checked, {}))
+    unread = missing(first, Context(first, settings, data, checked, {}), by_bytes=True)
     said = f"new or changed photos: {listed(sample.id for sample in unread)}"
     known = _Known({fact: said for fact, dataset in _datasets(data).items() if _any_of(unread, dataset)})
     state, because = ("begun", (said,)) if unread else ("done", ())

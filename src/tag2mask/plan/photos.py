@@ -17,9 +17,10 @@ from typing import Any, overload
 import numpy as np
 
 from tag2mask import concurrency, processes, progress
+from tag2mask.data.check import file_digest
 from tag2mask.data.checked import CheckedPhotos, stamps_of
 from tag2mask.data.samples import Chosen, Joined, keys_of, paths_of
-from tag2mask.errors import InputError
+from tag2mask.errors import InputError, UnreadableImage
 from tag2mask.files import end_last_line
 from tag2mask.plan.context import Context
 from tag2mask.plan.folder import StageFolder
@@ -36,14 +37,16 @@ def samples_of(stage: PhotoStage, context: Context) -> Sequence[Sample]:
     return samples if stage.chosen is None else Chosen(samples, stage.chosen(samples))
 
 
-def missing(stage: PhotoStage, context: Context, worker: str = "0") -> Chosen:
+def missing(stage: PhotoStage, context: Context, worker: str = "0", *, by_bytes: bool = False) -> Chosen:
     """Photos that have no artefact, or no record, or one that is out of date.
 
     Args:
         worker: one whose records were not gathered yet, and count.
+        by_bytes: photos whose files show other times (copied back, other rights) are read, and of the same bytes they
+            are not out of date. Who looks at a run needs it; who carries it out reads them anyway.
     """
     samples = samples_of(stage, context)
-    unrecorded = _unrecorded(stage, context, worker, samples) if stage.keeps_records else []
+    unrecorded = _unrecorded(stage, context, worker, samples, by_bytes) if stage.keeps_records else []
     if stage.suffix is None:
         return Chosen(samples, unrecorded)
     without = set(context.folder.manifest().get("without", ()))
@@ -210,7 +213,9 @@ def _identified(stage: PhotoStage, sample: Sample, record: Mapping[str, Any] | N
     return {"id": sample.id, "split": sample.split, **(record or {}), **stamp}
 
 
-def _unrecorded(stage: PhotoStage, context: Context, worker: str, samples: Sequence[Sample]) -> list[int]:
+def _unrecorded(
+    stage: PhotoStage, context: Context, worker: str, samples: Sequence[Sample], by_bytes: bool
+) -> list[int]:
     """Places of the photos whose record is not there, or out of date."""
     more = [path for path in (context.folder.records_of(worker),) if path != context.folder.records]
     if stage.stamp is not None:
@@ -218,10 +223,23 @@ def _unrecorded(stage: PhotoStage, context: Context, worker: str, samples: Seque
         places = checked.places(keys_of(samples))
         if not len(checked.ids):
             return [*range(len(samples))]
-        stale = (checked.rows["stamp"][places] != stamps_of(map(stage.stamp, paths_of(samples)))).any(1)
+        found = stamps_of(map(stage.stamp, paths_of(samples)))
+        stale = (checked.rows["stamp"][places] != found).any(1)
+        if by_bytes:
+            for place in np.flatnonzero((places >= 0) & stale).tolist():
+                record = checked.rows[places[place]]
+                if record["stamp"][0] == found[place, 0]:  # as many bytes
+                    stale[place] = not _has_digest(samples[place], record["digest"].decode())
         return np.flatnonzero((places < 0) | stale).tolist()
     records = (record for path in (context.folder.records, *more) for record in read_records(path, stage.record))
     return _absent(keys_of(samples), ((record["split"], record["id"]) for record in records))
+
+
+def _has_digest(sample: Sample, digest: str) -> bool:
+    try:
+        return file_digest(sample.image_path) == digest
+    except UnreadableImage:
+        return False
 
 
 def _absent(keys: Iterable[SampleKey], recorded: Iterator[SampleKey]) -> list[int]:
