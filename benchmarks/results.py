@@ -63,6 +63,7 @@ def known_rows(saliency: str) -> dict[str, Row]:
     for name in RECIPES:
         settings = recipe(name)
         if settings.backbone.name == BackboneSettings().name and name not in ("default", "demo"):
+            assert name not in rows, f"the recipe {name} would take the row of the method"
             needs = settings.traits.saliency
             rows[name] = Row(name, ("--recipe", name, *(("--saliency", saliency) if needs else ())))
     return rows

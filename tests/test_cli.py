@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -12,8 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tag2mask import cli
 from tag2mask.cli.flags import spell_out
 from tag2mask.cli.runs import parse_run
+from tag2mask.deploy.stored import FILE
+from tag2mask.plan.folder import BUNDLE
 from world import SMALL, redone, run, stamps
 
 
@@ -113,6 +118,46 @@ def test_folders_that_cannot_be_written(capsys: pytest.CaptureFixture[str], worl
     (tmp_path / "old" / "run.json").write_text(json.dumps({"version": 99}))
     assert "another version" in fails(capsys, "train", world, "--out", tmp_path / "old")
     assert "not a run folder" in fails(capsys, "predict", tmp_path, world / "images", "--out", tmp_path / "x")
+
+
+def test_a_bundle_is_no_run_and_its_name_and_use_are_said(
+    capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path
+) -> None:
+    """As `export --to bundle` leaves it (tests/test_deploy.py has a real one)."""
+    assert BUNDLE == FILE
+    (tmp_path / BUNDLE).write_text('{"version": 1}')
+    for command in (["predict", tmp_path, world / "images", "--out", tmp_path / "x"], ["serve", tmp_path, "--port", 0]):
+        line = fails(capsys, *command)
+        assert "is a bundle" in line and f'tag2mask.load("{tmp_path}")' in line and "give the run folder" in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ELOOP, errno.ESTALE, errno.ETIMEDOUT])
+def test_what_the_system_refuses_to_write_is_one_line(
+    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(arguments: list[str]) -> int:
+        raise OSError(number, os.strerror(number), "/away/a.png")
+
+    monkeypatch.setattr(cli, "commands", lambda: {"list": refused})
+    assert "cannot write /away/a.png" in fails(capsys, "list")
+
+
+def test_a_file_that_is_not_there_is_a_bug_of_ours_unless_it_was_to_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    tasks = {
+        "read": lambda arguments: (gone / "a.npz").read_bytes() and 0,
+        "make": lambda arguments: gone.joinpath("a").mkdir() or 0,
+        "write": lambda arguments: (gone / ".ab12.tmp").write_text("") and 0,
+        "fill": lambda arguments: (gone / ".out.host-1.writing").mkdir() or 0,
+    }
+    monkeypatch.setattr(cli, "commands", lambda: tasks)
+    for name in ("read", "make"):
+        with pytest.raises(FileNotFoundError):
+            cli.main([name])
+    for name in ("write", "fill"):
+        assert f"cannot write {gone}: No such file" in fails(capsys, name)
 
 
 def test_a_patch_that_does_not_divide_the_view(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tag2mask import evaluate
-from tag2mask.compare import compare
+from tag2mask import evaluate, pipeline
+from tag2mask.compare import compare, statistics
 from tag2mask.compare.comparison import short_names
+from tag2mask.compare.measured import open_run
 from tag2mask.compare.page import html
-from tag2mask.compare.statistics import class_iou, draws, mean_iou, paired_difference, resampled
+from tag2mask.compare.statistics import class_iou, draws, mean_iou, paired_difference, resampled, runs_resampled
+from tag2mask.data.images import read_index_mask, write_index_mask
+from tag2mask.plan.execute import Execution
+from tag2mask.plan.folder import Run
 from world import SMALL, fails, make, run
 
 
@@ -41,7 +46,7 @@ def test_figures_are_those_of_evaluate() -> None:
     assert mean_iou(confusions.sum(0)) == pytest.approx(total.mean_iou)
     np.testing.assert_allclose(class_iou(confusions.sum(0)), total.iou)  # NaN for class d in both
     counts = np.array([[1, 1, 1, 1, 1], [0, 0, 5, 0, 0]])
-    np.testing.assert_allclose(resampled(confusions, counts), [total.mean_iou, scores[2].mean_iou])
+    np.testing.assert_allclose(resampled(confusions, [counts]), [total.mean_iou, scores[2].mean_iou])
 
 
 def test_the_interval_is_as_wide_as_theory_says() -> None:
@@ -51,11 +56,24 @@ def test_the_interval_is_as_wide_as_theory_says() -> None:
     confusions = np.zeros((400, 2, 3), np.int64)
     confusions[:, 1, 1], confusions[:, 1, 2] = 100 * right, 100 * ~right
     counts = draws(400, 4000)
-    assert (counts.sum(1) == 400).all()
+    assert all((block.sum(1) == 400).all() for block in counts)
     values = resampled(confusions, counts)
     expected = 100 * np.sqrt(right.mean() * (1 - right.mean()) / 400)
     assert values.std() == pytest.approx(expected, rel=0.06)
     assert values.mean() == pytest.approx(100 * right.mean(), abs=0.2)
+
+
+@pytest.mark.parametrize("part", [1, 7, 50, 1 << 24])
+def test_blocks_change_no_number(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    """Against all draws at once, times all matrices at once."""
+    monkeypatch.setattr(statistics, "PART", part)
+    runs = np.random.default_rng(4).integers(0, 9000, (2, 11, 3, 4)).astype(np.uint32)
+    blocks = draws(11, 40, seed=5)
+    counts = np.random.default_rng(5).multinomial(11, np.full(11, 1 / 11), 40)
+    np.testing.assert_array_equal(np.concatenate([*blocks]), counts)
+    assert part > 11 or max(map(len, blocks)) == 1
+    expected = [mean_iou((counts @ flat.reshape(11, -1).astype(float)).reshape(40, 3, 4)) for flat in runs]
+    np.testing.assert_array_equal(runs_resampled([*runs], blocks), expected)
 
 
 def test_pairs_are_compared_photo_by_photo() -> None:
@@ -90,6 +108,34 @@ def test_seeds_are_one_row_and_settings_are_named(runs: dict[str, Path]) -> None
     difference = other.figures["masks"].difference
     assert difference is not None
     assert difference.value == pytest.approx(other.figures["masks"].seeds[0] - np.mean(figure.seeds))
+
+
+def test_runs_of_other_weights_are_no_seeds_of_one_row(world: Path, tmp_path: Path) -> None:
+    """By the bytes of the file, not by its name: the same weights elsewhere are the same setting."""
+    import timm
+    from safetensors.torch import save_file
+
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("resnet10t").state_dict(), file := tmp_path / f"{name}.safetensors")
+        assert run("label", world, "--out", tmp_path / name, *SMALL, "--seed", seed, "--weights", file) == 0
+    found = compare([tmp_path / "one", tmp_path / "two"])
+    assert [row.name for row in found.rows] == ["one", "two"]
+    assert list(found.rows[1].differs) == ["weights, by content"] and "weights, by content" in html(found)
+    described = shutil.copytree(tmp_path / "one", tmp_path / "moved") / "run.json"
+    (tmp_path / "one.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    described.write_text(described.read_text().replace("one.safetensors", "elsewhere.safetensors"))
+    assert open_run(tmp_path / "moved", "moved").alike == found.rows[0].runs[0].alike
+
+
+def test_a_seed_that_was_run_again_is_no_other_seed(runs: dict[str, Path], tmp_path: Path) -> None:
+    """It would halve the spread and count the same draw twice."""
+    shutil.copytree(runs["a"], tmp_path / "again")
+    found = compare([runs["a"], runs["b"], tmp_path / "again"])
+    assert [row.name for row in found.rows] == ["a and 1 more", "again"]
+    assert found.rows[1].figures["masks"].spread is None and not found.rows[1].differs
+    assert "rows of their own" in found.to_text()
+    assert "rows of their own" not in compare([runs["a"], runs["b"]]).to_text()
 
 
 def test_a_page_and_json(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +176,32 @@ def test_other_supervision_is_refused_unless_said(
     assert "did not learn from the same" in capsys.readouterr().out
 
 
+def test_photos_are_measured_as_the_scores_of_a_run_measure_them(
+    runs: dict[str, Path], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo of which all is known to be background is; one whose mask a person gave is not, and in no other run."""
+    honest = pipeline.reopen
+
+    def reopen(opened: Run) -> Execution:
+        execution = honest(opened)
+        first, second, *_ = execution.data.train.samples
+        background = {first.key: replace(first, mask_path=None, all_background=True)}
+        changed = [background.get(s.key, s) for s in execution.data.train.samples]
+        execution.data.train = execution.data.train.with_samples(changed)
+        if opened.folder.name == "c":
+            execution.data.corrected = {second.key: second.image_path}
+        return execution
+
+    monkeypatch.setattr(pipeline, "reopen", reopen)
+    found = compare([runs["a"], runs["b"]])
+    assert [len(one.photos["masks"]) for one in found.rows[0].runs] == [9, 9] and found.taught == 0
+    found = compare([runs["a"], runs["c"]], mixed=True)
+    one, other = (row.runs[0].photos["masks"] for row in found.rows)
+    assert one == other and len(one) == 8 and ("train", "photo00") in one and ("train", "photo01") not in one
+    assert [len(row.runs[0].confusions["masks"]) for row in found.rows] == [8, 8]
+    assert "1 photo is left out" in found.to_text() and "1 photo is left out" in html(found)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_compared(
     runs: dict[str, Path], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -144,7 +216,10 @@ def test_what_cannot_be_compared(
     assert "has the classes disc and a disc, bar" in fails(capsys, "compare", runs["a"], tmp_path / "e")
     blind = make(tmp_path / "blind", truth=False)
     assert run("label", blind, "--out", tmp_path / "f", *SMALL) == 0
-    assert "no true masks to compare by" in fails(capsys, "compare", runs["a"], tmp_path / "f")
+    line = fails(capsys, "compare", runs["a"], tmp_path / "f")
+    assert "no true masks to compare by" in line and f"label DATA --out {tmp_path / 'f'} --truth DIR` again" in line
+    assert run("label", blind, "--out", tmp_path / "f", *SMALL, "--truth", world / "masks") == 0  # as it says
+    assert run("compare", runs["a"], tmp_path / "f", "--mixed") == 0
     shutil.copytree(runs["a"], tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "masks")
     assert "holds no finished masks" in fails(capsys, "compare", runs["a"], tmp_path / "half")
@@ -185,3 +260,23 @@ def test_predictions_of_trained_runs(world: Path, tmp_path: Path) -> None:
     assert found.kinds == ("masks", "predictions") and "New photos" in found.to_text()
     scores = json.loads((tmp_path / "runs" / "seed-1" / "scores" / "scores.json").read_text())
     assert found.rows[0].figures["predictions"].seeds[1] == pytest.approx(scores["predictions"]["mean_iou"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_runs_that_people_taught_stand_apart(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another seed with a person's masks is no seed of the run without, and those masks are the run's in neither."""
+    plain, told, back = tmp_path / "plain", tmp_path / "told", tmp_path / "back"
+    assert run("train", world, "--out", plain, *SMALL) == 0
+    shutil.copytree(plain, told)
+    back.mkdir()
+    drawn = read_index_mask(world / "masks" / "photo00.png").copy()
+    drawn[:3] = 1  # the run's own may be the truth
+    write_index_mask(back / "photo00.png", drawn)
+    assert run("import", told, back, "--from", "png") == 0
+    assert run("train", world, "--out", told, *SMALL, "--seed", "1", "--with-masks") == 0
+    assert "--mixed" in fails(capsys, "compare", plain, told)
+    found = compare([plain, told], mixed=True)
+    assert [len(row.runs[0].photos["masks"]) for row in found.rows] == [8, 8] and found.taught == 1
+    assert set(found.rows[1].differs) == {"corrected masks, by content"}
+    scores = json.loads((told / "scores" / "scores.json").read_text())["masks-1"]
+    assert found.rows[1].figures["masks"].seeds[0] == pytest.approx(scores["mean_iou"], abs=1e-3)

@@ -6,16 +6,19 @@ import csv
 import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from tag2mask import need, pipeline
+from tag2mask import data, need, pipeline
+from tag2mask.data import DataSettings
 from tag2mask.errors import InputError
 from tag2mask.exchange import FORMATS, About, MaskedPhoto, check_classes, labelme
 from tag2mask.exchange.brush import packed, unpacked
@@ -116,6 +119,41 @@ def _flooded(walls: np.ndarray) -> np.ndarray:
             reached[y, x] = True
             todo += [(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return reached
+
+
+@settings(deadline=None)  # the slow rule on a busy machine
+@given(
+    arrays(np.float64, st.tuples(st.integers(3, 25), st.just(2)), elements=st.floats(-9, 40)),
+    st.tuples(st.integers(1, 33), st.integers(1, 33)),
+    st.sampled_from([None, 0, 1, 2]),
+    st.sampled_from([0, 0.5, 1e-13, 0.5 + 1e-12]),
+    st.sampled_from([0, 0, 0, 1000]),
+)
+def test_polygons_are_filled_as_by_the_rule_of_scikit_image(
+    points: np.ndarray, size: tuple[int, int], decimals: int | None, off: float, far: int
+) -> None:
+    """Which asks every side for every pixel. Sides cross, enclose holes, end on centres, leave the photo."""
+    from skimage.draw import polygon
+
+    points = (points if decimals is None else points.round(decimals)) + off + far
+    size = (size[0] + far, size[1] + far)
+    expected = np.zeros(size, bool)
+    expected[polygon(points[:, 1] - 0.5, points[:, 0] - 0.5, size)] = True
+    assert np.array_equal(filled(points, size), expected)
+
+
+def test_a_polygon_of_very_many_points_on_a_large_photo() -> None:
+    """Asking every side for every pixel would take many minutes."""
+    angle = np.linspace(0, 2 * np.pi, 17_000, endpoint=False)
+    radius = 1 + 0.1 * np.sin(40 * angle)
+    points = np.stack([3000 + 2600 * radius * np.cos(angle), 2000 + 1700 * radius * np.sin(angle)], 1)
+    began = time.process_time()
+    pixels = filled(points, (4000, 6000))
+    assert time.process_time() - began < 10
+    x, y = points.T
+    area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
+    assert abs(pixels.sum() / area - 1) < 1e-4
+    assert filled(points * 1e304, (40, 60)).shape == (40, 60)  # beyond what numbers hold: a shape, no error
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools under NumPy 2
@@ -233,6 +271,30 @@ def test_a_run_is_exported_with_scores_in_order(trained: Path, world: Path, tmp_
     records = [json.loads(line) for line in (trained / "masks" / ".stage" / "records.jsonl").read_text().splitlines()]
     known = {r["id"]: 1 - r["uncertainty"] for r in records}
     assert all(abs(known[row["id"]] - float(row["confidence"])) < 1e-5 for row in rows)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_among_the_photos_is_left_out_of_a_data_set(
+    name: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is neither a class nor the data set that is meant, and no photo to predict; given itself, it is read."""
+    for place in ("cat/1.png", "dog/2.png"):
+        (tmp_path / place).parent.mkdir()
+        Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / place)
+    export = tmp_path / f"export-{name}"
+    assert run("export", trained, "--to", name, "--out", export) == 0
+    assert data.load(tmp_path).classes == ("cat", "dog")
+    shutil.copytree(export, tmp_path / "cat" / "out", symlinks=True)
+    for layout in ("auto", "class-folders"):
+        found = data.load(tmp_path, DataSettings(layout=layout))
+        assert found.classes == ("cat", "dog") and [s.id for s in found.samples] == ["cat/1", "dog/2"]
+    capsys.readouterr()
+    run("doctor", tmp_path)
+    said = capsys.readouterr().out
+    assert f"exports of tag2mask in {tmp_path} are no photos, left out: cat/out, export-{name}" in said
+    assert [sample.id for sample in data.load_images(tmp_path)] == ["cat/1", "dog/2"]
+    if name == "yolo":
+        assert len(data.load(export)) == 9
 
 
 def test_predictions_are_exported_and_limited(trained: Path, tmp_path: Path) -> None:

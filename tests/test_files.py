@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,26 @@ def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
     assert path.read_bytes() == b"whole"
 
 
+def test_one_file_written_by_several_threads_is_that_of_one_of_them(tmp_path: Path) -> None:
+    """All have it open at once; and what a kill would leave is found by the pattern that a stage clears away."""
+    path, at_once, several = tmp_path / "a.bin", threading.Barrier(4), range(4)
+
+    def write(number: int) -> None:
+        with atomic(path, "wb") as file:
+            file.write(bytes([number]) * 1000)
+            at_once.wait(10)
+            if number == 0:
+                open_then.extend(place.name for place in tmp_path.glob(".*.tmp"))
+            at_once.wait(10)
+            file.write(bytes([number]) * 1000)
+
+    open_then: list[str] = []
+    with ThreadPoolExecutor(len(several)) as pool:
+        list(pool.map(write, several))  # raises what they raise
+    assert len(open_then) == len(several) and [place.name for place in tmp_path.iterdir()] == ["a.bin"]
+    assert path.read_bytes() in {bytes([number]) * 2000 for number in several}
+
+
 @pytest.mark.parametrize("content", ["{", '{"a": ', "\udcff", "[" * 100_000])
 def test_json_that_cannot_be_read_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
@@ -98,6 +120,15 @@ def test_nothing_is_written_into_a_run_by_any_path(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="lies in the run folder"):
             check_outside_runs(tmp_path / out)
     check_outside_runs(tmp_path / "other")
+
+
+def test_links_that_lead_in_a_circle_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for out in ("a", "a/deeper"):
+        for is_run in (False, True):
+            with pytest.raises(InputError, match="links lead in a circle; give another folder"):
+                check_outside_runs(tmp_path / out, is_run=is_run)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be asked for there")

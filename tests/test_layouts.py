@@ -23,6 +23,7 @@ from tag2mask.data import LAYOUTS, DataSettings
 from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.finding import Finding
 from tag2mask.data.images import write_index_mask
+from tag2mask.evaluate.matching import MADE_BY
 
 pytestmark = pytest.mark.usefixtures("nothing_is_opened")
 
@@ -387,6 +388,17 @@ def test_predictions_inside_are_no_class(tmp_path):
     write_index_mask(tmp_path / "predicted" / "cat" / "1.png", np.zeros((3, 4), np.uint8))
     write(tmp_path / "predicted" / "classes.txt", "cat\ndog\n")
     assert data.load(tmp_path).classes == ("cat", "dog")
+
+
+def test_predictions_inside_are_no_class_whatever_they_hold_but_may_be_truth(tmp_path):
+    """Told by their mark alone: no image is looked into. A folder called masks is still read as truth."""
+    many(tmp_path, "cat/1.jpg", "dog/2.jpg", "cat/sub/3.jpg", "masks2/cat/1.png", "cat/out/1.png", "masks/cat/1.png")
+    for place in ("masks2", "cat/out", "masks"):
+        write(tmp_path / place / MADE_BY, "{}")
+    found = data.load(tmp_path)
+    assert found.classes == ("cat", "dog") and ids(found) == ["cat/1", "cat/sub/3", "dog/2"]
+    assert "predictions of tag2mask" in said(tmp_path) and "cat/out, masks, masks2" in said(tmp_path)
+    assert [sample.mask_path for sample in found.samples] == [tmp_path / "masks" / "cat" / "1.png", None, None]
 
 
 def test_deeper_than_python_recurses(tmp_path):

@@ -99,6 +99,39 @@ def test_stored_features_give_the_same_maps(
     assert FeatureStore(backbone, facts, FeatureSettings(tmp_path), "float32").folder != store.folder  # so are weights
 
 
+def test_trunks_of_other_output_strides_share_nothing_but_what_they_share(tmp_path: Path) -> None:
+    """Whole trunks of the same weights at three output strides give three kinds of features; up to layer2, whose stride
+    is 8 in all of them, one kind."""
+
+    def store(stride: int, block: str) -> FeatureStore:
+        torch.manual_seed(0)
+        backbone = build(BackboneSettings("resnet10t", weights="none", output_stride=stride)).eval()
+        backbone.freeze_until(block)
+        return FeatureStore(backbone, {}, FeatureSettings(tmp_path), "float32")
+
+    def features(stored: FeatureStore) -> torch.Tensor:
+        with torch.no_grad():
+            return stored.backbone.until(torch.ones(1, 3, 64, 64), stored.block)
+
+    strides = (8, 16, 32)
+    whole, lower = ([store(stride, block) for stride in strides] for block in ("layer4", "layer2"))
+    assert [features(stored).shape[2] for stored in whole] == [8, 4, 2]
+    assert len({stored.folder for stored in whole}) == 3
+    assert all(torch.equal(features(stored), features(lower[0])) for stored in lower)
+    assert len({stored.folder for stored in lower}) == 1
+
+
+def test_features_of_copies_are_written_once(method: nn.Module, photos: list[Sample], tmp_path: Path) -> None:
+    """Photos of other names and the same bytes share a file, and one shown several times is written once."""
+    copies = [replace(photos[0], id=f"copy-{number}") for number in range(3 * 8)]
+    method.backbone.freeze_until("layer3")
+    store = FeatureStore(method.backbone, facts_of([*photos, *copies]), FeatureSettings(tmp_path), "float32")
+    view = View(40, 64, False)
+    assert store.fill([photos[0], *copies, *copies, photos[1]], lambda s: [view]) == 2
+    assert torch.equal(store.load(copies[5], view), store.load(photos[0], view))
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+
+
 def test_stored_features_are_bounded(method: nn.Module, photos: list[Sample], tmp_path: Path) -> None:
     method.backbone.freeze_until("layer3")
     store = FeatureStore(method.backbone, facts_of(photos), FeatureSettings(tmp_path, limit_gb=1e-6), "float32")

@@ -36,6 +36,20 @@ def test_a_run_says_what_it_knew(world: Path, tmp_path: Path) -> None:
     assert not any("rule" in line or "CRF" in line for line in lines)  # nothing by default, nothing to confess
 
 
+def test_growth_limits_count_where_masks_are_relabelled(world: Path, tmp_path: Path) -> None:
+    """Relabelling keeps to them whatever refines the masks."""
+    assert run("label", world, "--out", tmp_path / "run", *SMALL, "--refine", "none") == 0
+    execution = pipeline.reopen(Run(tmp_path / "run", existing=True))
+    said = lambda: any("larger or smaller" in line for line in passport.chosen_on_truth(execution))  # noqa: E731
+    assert execution.settings.pseudo.max_growth and execution.settings.relabel.rounds == 1
+    assert not said()  # no segmenter has relabelled them
+    execution.folders["masks-1"] = execution.folders["masks"]
+    assert said()
+    unlimited = replace(execution.settings.pseudo, max_growth=0.0, min_growth=0.0)
+    execution.settings = replace(execution.settings, pseudo=unlimited)
+    assert not said()
+
+
 def test_it_goes_where_the_masks_go(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Into exports, without the folders of this machine; `evaluate` reads it where masks lie, and says if none does."""
     out = tmp_path / "run"

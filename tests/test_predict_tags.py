@@ -156,6 +156,25 @@ def test_photos_without_a_line_are_as_without_a_table(finished: Path, photos: Pa
         assert (tmp_path / "plain" / f"{name}.png").read_bytes() == (tmp_path / "tagged" / f"{name}.png").read_bytes()
 
 
+def test_a_mask_made_under_other_tags_is_not_kept(finished: Path, photos: Path, tmp_path: Path) -> None:
+    """A photo less and a photo more, and the same list of tags stands for others; without tags nothing changes when
+    photos come and go."""
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    (photos / "a.png").rename(tmp_path / "a.png")
+    tags = table(tmp_path, "b,", "d,disc", "deeper/c,disc")
+    assert run("predict", finished, photos, "--out", out, "--tags", tags) == 0
+    (photos / "b.png").rename(tmp_path / "b.png")
+    (photos / "deeper" / "e.png").write_bytes((tmp_path / "a.png").read_bytes())
+    tags = table(tmp_path, "d,", "deeper/c,disc", "deeper/e,disc")
+    for folder in (out, fresh):
+        assert run("predict", finished, photos, "--out", folder, "--tags", tags) == 0
+    assert values(out)["d"] == {0}
+    for name in ("d", "deeper/c", "deeper/e"):
+        assert (out / f"{name}.png").read_bytes() == (fresh / f"{name}.png").read_bytes()
+    key = Prediction.of(finished, out).key
+    assert key(data.load_images(photos)) == key(data.load_images(photos)[:1])
+
+
 BAD = {
     "photos that are not there": (["a.png,disc", "z.png,bar"], "1 of 2 photos named in .* not among the 4 .*z.png"),
     "a photo elsewhere": (["a.png,disc", "../images/photo05.png,bar"], "1 of 2 photos named in"),

@@ -40,6 +40,14 @@ def test_every_method_has_a_row_and_paper_scale_has_none(results: ModuleType) ->
     assert rows["eps"].flags == ("--method", "eps", "--saliency", "maps") and "--saliency" not in rows["cam"].flags
 
 
+def test_a_recipe_takes_no_methods_row(results: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = results.recipe
+    monkeypatch.setattr(results, "RECIPES", (*results.RECIPES, "ppl"))
+    monkeypatch.setattr(results, "recipe", lambda name: plain("quick" if name == "ppl" else name))
+    with pytest.raises(AssertionError, match="the recipe ppl would take the row of the method"):
+        results.known_rows("auto")
+
+
 def test_the_table_by_hand(results: ModuleType) -> None:
     """Mean and deviation over seeds, share of the ceiling, a dash for what was not measured, a table a supervision."""
     tags = [figures(0, ["tags"], maps=50.0, refined=40.0), figures(1, ["tags"], maps=53.0, refined=44.0)]

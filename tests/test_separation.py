@@ -9,12 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tag2mask import backbones
 from tag2mask.backbones import BackboneSettings
 from tag2mask.localize import LocalizeSettings
-from tag2mask.pseudo import best_separated, find_threshold, otsu3_threshold, otsu_threshold, separation
+from tag2mask.pseudo import (
+    PseudoSettings,
+    best_separated,
+    decide,
+    find_threshold,
+    label_scores,
+    otsu3_threshold,
+    otsu_threshold,
+    separation,
+    thresholds,
+)
 from tag2mask.pseudo.separation import CANDIDATES
+from tag2mask.pseudo.thresholds import Threshold, without_surroundings
 from tag2mask.stages.artefacts import read_maps
 from tag2mask.stages.separation import PHOTOS, asked, asked_block
 from tag2mask.types import LocalizationMaps, Sample
@@ -156,3 +168,68 @@ def test_a_run_asks_features_once_and_only_where_the_rule_does(world: Path, tmp_
         before = manifest(out, "maps")
         assert run("label", world, "--out", out, *SMALL, "--references", "2", *flags) == 0
         assert not (out / "separation").exists() and manifest(out, "maps") == before
+
+
+def test_a_class_that_covers_little_has_a_higher_threshold_where_nothing_refines_its_mask() -> None:
+    """Objects of a hundredth of the photo, a wide band around them: the band is more than the objects. One that covers
+    a third keeps its threshold."""
+    random = np.random.default_rng(1)
+
+    def photo(number: int, cells: tuple[int, int, int]) -> LocalizationMaps:
+        centres = np.repeat([0.05, 0.5, 0.9], cells)
+        scores = random.normal(centres, 0.02).clip(0, 1).reshape(1, 20, 50)
+        return LocalizationMaps(str(number), (number % 2,), scores, (200, 500))
+
+    small, large = (925, 65, 10), (600, 100, 300)
+    every = [photo(number, large if number % 2 else small) for number in range(30)]
+    curves = {0: [float(c < 0.4) for c in CANDIDATES], 1: [float(c > 0.6) for c in CANDIDATES]}
+    found = find_threshold(every, "features", 2, curves)
+    assert found.of_class[0] < 0.5 and found.unrefined.of_class[0] > found.of_class[0] + 0.1
+    assert found.unrefined.of_class[1] == found.of_class[1]
+    assert Threshold.from_json(found.to_json(("a", "b")), ("a", "b")).unrefined.of_class == pytest.approx(
+        found.unrefined.of_class, abs=1e-4
+    )
+    assert find_threshold(every[1::2], "features", 2, curves).of_unrefined == ()
+    assert find_threshold(every, "otsu23-by-class", 2).of_unrefined == ()
+
+
+def test_the_higher_threshold_by_hand() -> None:
+    """The geometric mean with Otsu's between what is above: two bins alone part in the middle."""
+    histogram = np.zeros(256)
+    histogram[10], histogram[128], histogram[220] = 0.95, 0.03, 0.02
+    assert without_surroundings(histogram, 0.25) == pytest.approx((0.25 * 174.5 / 256) ** 0.5)  # half way
+    histogram[128] = 0.06  # 0.08 of 1.01: still little
+    assert without_surroundings(histogram, 0.25) > 0.25
+    histogram[128] = 0.3
+    assert without_surroundings(histogram, 0.25) == 0.25
+    assert without_surroundings(histogram, 0.99) == 0.99, "nothing is above"
+
+
+@pytest.mark.slow
+def test_masks_that_no_refiner_touched_have_the_higher_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a refiner all of them; with one those in which it was not believed."""
+    monkeypatch.setattr(thresholds, "FEW", 1.0)  # every class covers less
+    data, out = make(tmp_path / "data", train=24), tmp_path / "run"
+
+    def masks(*flags: str) -> dict[str, np.ndarray]:
+        assert run("label", data, "--out", out, *SMALL, "--references", "2", *flags) == 0
+        return {path.stem: np.asarray(Image.open(path)) for path in sorted((out / "masks").glob("*.png"))}
+
+    def agreement(masks: dict[str, np.ndarray], *, unrefined: bool) -> float:
+        """The share of pixels that are as decided straight from the maps."""
+        found = Threshold.from_json(manifest(out, "masks"), CLASSES)
+        chosen, settings, same = found.unrefined if unrefined else found, PseudoSettings(), []
+        for id_, mask in masks.items():
+            maps = chosen.levelled(read_maps(out / "maps" / f"{id_}.npz", id_))
+            same.append(decide(id_, maps.classes, label_scores(maps, chosen.value, settings), settings).mask == mask)
+        return float(np.mean(same))
+
+    plain = masks("--refine", "none")
+    assert agreement(plain, unrefined=True) > 0.999  # thresholds are kept to four digits
+    assert agreement(plain, unrefined=False) < 0.99
+    doubted = masks("--refine", "crf", "--pseudo.max-growth", "1", "--pseudo.min-growth", "1")
+    assert agreement(doubted, unrefined=True) > 0.999
+    believed = masks("--refine", "crf", "--pseudo.max-growth", "0", "--pseudo.min-growth", "0")
+    assert agreement(believed, unrefined=True) < 0.99

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import shutil
 import socket
 import struct
@@ -19,6 +20,7 @@ from PIL import Image
 
 from serving import Served, served
 from tag2mask import need, pipeline
+from tag2mask import review as review_module
 from tag2mask.data.images import read_index_mask
 from tag2mask.errors import InputError
 from tag2mask.exchange import format_of
@@ -412,6 +414,70 @@ def test_a_line_cut_by_a_kill_costs_that_line_alone(tmp_path):
     assert set(review.latest()) == {("train", "a")}
     review.decide(("train", "c"), "rejected")
     assert set(review.latest()) == set(Review(tmp_path, ("cat",)).latest()) == {("train", "a"), ("train", "c")}
+
+
+class Killed(BaseException):
+    """As a kill: no handler of ours sees it."""
+
+
+def kinds_of_end(kill):
+    """Where a decision may end half-way: (what is called there, whether it is done, what it raises)."""
+    error = Killed() if kill else OSError(errno.ENOSPC, "No space left on device")
+    for target, names in ((review_module, ("write_index_mask", "write_classes")), (os, ("fsync",)),
+                          (Path, ("replace", "mkdir", "unlink"))):  # fmt: skip
+        for name in names:
+            for after in (False, True):
+                for nth in range(3):
+                    yield target, name, after, nth, error
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_every_decision_has_its_own_mask_wherever_it_ends(tmp_path, kill):
+    """Ended by a kill or a full disk at every step: the decision that counts has the mask that was painted for it, one
+    that failed is not there, and the next decision puts everything where readers of the folder look for it."""
+    ended = 0
+    for number, (target, name, after, nth, error) in enumerate(kinds_of_end(kill)):
+        for accepts in (True, False):
+            run = tmp_path / f"{number}-{accepts}"
+            run.mkdir()
+            (run / "run.json").write_text("{}")
+            key, masks = ("train", "a"), {n: np.full((2, 3), n, np.uint8) for n in (1, 2, 3)}
+            review, calls, honest = Review(run, ("cat",)), 0, getattr(target, name)
+            review.decide(key, "accepted", mask=masks[1])
+
+            def ending(*arguments, target=target, honest=honest, after=after, nth=nth, error=error, **options):
+                nonlocal calls
+                calls += 1
+                if calls - 1 != nth:
+                    return honest(*arguments, **options)
+                if after:
+                    honest(*arguments, **options)
+                raise error
+
+            decided = True
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(target, name, ending)
+                try:
+                    verdict, painted = ("accepted", masks[2]) if accepts else ("rejected", None)
+                    review.decide(key, verdict, mask=painted, revision=1)
+                except (Killed, OSError, InputError):
+                    decided = kill and Review(run, ()).latest()[key].revision == 2
+                    ended += 1
+            again = Review(run, ("cat",))
+            decision = again.latest()[key]
+            assert decision.revision == (2 if decided else 1)
+            shown = again.mask_path(key)
+            if decided and not accepts:
+                assert shown is None
+            else:
+                assert shown is not None and np.array_equal(read_index_mask(shown), masks[2 if decided else 1])
+            again.decide(key, "corrected", mask=masks[3], revision=decision.revision)
+            folder = run / "review"
+            assert again.mask_path(key) == folder / "masks" / "train" / "a.png"
+            assert np.array_equal(read_index_mask(folder / "masks" / "train" / "a.png"), masks[3])
+            aside = {p.name: read_index_mask(p)[0, 0] for p in (folder / "replaced" / "train").iterdir()}
+            assert aside == ({"a.1.png": 1, "a.2.png": 2} if decided and accepts else {"a.1.png": 1})
+    assert ended > 10
 
 
 def test_a_decision_on_what_was_not_seen_is_refused(tmp_path):

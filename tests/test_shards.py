@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -233,6 +234,33 @@ def test_two_launches_of_a_shard_and_of_other_settings(
         assert "shard 1/2" in fails(capsys, "label", world, "--out", out, *LABEL, "--shard", "1/2")
         other = fails(capsys, "label", world, "--out", out, *LABEL, "--shard", "2/2", "--seed", "1")
         assert "with other settings are being worked on (1/2)" in other
+
+
+def test_masks_of_an_earlier_call_among_the_photos_are_no_photos(
+    finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In another folder than theirs, too; and the list of photos that shards agree on stays what it was."""
+    photos = shutil.copytree(world / "images", tmp_path / "cls" / "cat").parent
+    assert run("predict", finished, photos, "--out", photos / "out") == 0
+    assert run("predict", finished, photos, "--out", tmp_path / "masks", "--shard", "1/2") == 0
+    capsys.readouterr()
+    assert run("predict", finished, photos, "--out", photos / "cat" / "again") == 0
+    told = capsys.readouterr()
+    assert f"predictions of tag2mask in {photos} are no photos, left out: out" in told.out + told.err
+    assert len(masks(photos / "cat" / "again" / "cat")) == len(masks(world / "images"))
+    assert run("predict", finished, photos, "--out", tmp_path / "masks", "--shard", "2/2") == 0
+    assert run("merge", tmp_path / "masks") == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, where nobody makes folders")
+def test_folders_that_cannot_be_made_are_one_line(
+    finished: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for out, says in ((tmp_path / "loop", "links lead in a circle"), ("/proc/x", "cannot make the folder /proc/x")):
+        assert says in fails(capsys, "predict", finished, world / "images", "--out", out)
+        says = says.replace("make the folder /proc/x", "write /proc")
+        assert says in fails(capsys, "export", finished, "--to", "png", "--out", out)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3", "-1/2", ""])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +46,7 @@ from tag2mask.methods.smaf import (
 )
 from tag2mask.pipeline import reopen
 from tag2mask.plan.folder import Run
+from tag2mask.pseudo.thresholds import threshold_of
 from tag2mask.recipes import recipe
 from tag2mask.refine import refiner
 from tag2mask.refine.crf import LabelCrf, dense_crf_from_labels
@@ -676,6 +678,44 @@ def test_the_maps_of_every_method_teach(name: str, world: Path, tmp_path: Path) 
     flags = [*SMALL, *STUDENTS, "--method", name, "--refine", "none"]
     assert run("label", data, "--out", tmp_path / "run", *flags) == 0
     assert len(list((tmp_path / "run" / "self-maps-1").glob("*.npz"))) == 9
+
+
+@pytest.mark.slow
+def test_a_student_is_taught_by_the_rule_of_the_masks(world: Path, tmp_path: Path) -> None:
+    """MCIS without references has another rule than with: a setting of inference, which no student sees."""
+    out = tmp_path / "run"
+    flags = (*SMALL, *STUDENTS, "--method", "mcis", "--mcis.references", "0", "--refine", "none")
+    assert run("label", world, "--out", out, *flags) == 0
+    maps = [read_maps(path, path.stem) for path in sorted((out / "maps").glob("*.npz"))]
+    by_rule = {rule: round(threshold_of(maps, rule), 4) for rule in ("auto", "otsu")}
+    assert manifest(out, "self-method-1")["background"] == by_rule["auto"] != by_rule["otsu"]
+    assert made_of(out, "self-method-1")["constants"]["threshold rule"] == "auto"
+
+
+@pytest.mark.slow
+def test_students_are_drawn_towards_the_pretrained_weights(world: Path, tmp_path: Path) -> None:
+    """Where that is asked for; the keys of other students know nothing of it."""
+    from safetensors.torch import load_file
+
+    weights = tmp_path / "weights.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet10t").state_dict(), weights)
+    pretrained = build(BackboneSettings("resnet10t", str(weights)))
+    flags = (*SMALL, *STUDENTS, "--weights", weights, "--refine", "none", "--student-train.learning-rate", "1e-3")
+
+    def learnt(decay: str) -> tuple[list[str], float]:
+        """The facts that the student declares; how far it is from the pretrained weights."""
+        out = tmp_path / "run"
+        assert run("label", world, "--out", out, *flags, "--student-train.start-decay", decay) == 0
+        own = load_file(out / "self-method-1" / "model.safetensors")
+        moved = [
+            float((own[f"backbone.{name}"] - w).detach().square().sum()) for name, w in pretrained.named_parameters()
+        ]
+        return sorted(made_of(out, "self-method-1")["facts"]), sum(moved) ** 0.5
+
+    (facts, free), (facts_near, near) = learnt("0"), learnt("900")
+    assert facts == ["photos", "tags"] and facts_near == [*facts, "weights"]
+    assert 0 < near < 0.8 * free
 
 
 @pytest.mark.slow

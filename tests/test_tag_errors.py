@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 from tag2mask import data, need, pipeline, run_tags, tag_errors
 from tag2mask.backbones import BackboneSettings
 from tag2mask.data import DataSettings
+from tag2mask.errors import InputError
 from tag2mask.plan.folder import Run
 from tag2mask.tag_errors import ranking
+from tag2mask.tag_errors.table import write_table
 from world import SMALL, fails, make, run
 
 NETWORK = ("--backbone.name", "resnet10t", "--backbone.weights", "none")
@@ -87,6 +90,36 @@ def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class Watched(np.ndarray):
+    """Remembers how many whole rows were read at once."""
+
+    most = 0
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        if np.ndim(found) == 2:
+            Watched.most = max(Watched.most, len(found))
+        return found
+
+
+def test_a_photo_that_cannot_be_read_brings_no_file_into_memory(
+    doubtful: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features are read a part at a time with it as without it, and all other photos are judged as without it."""
+    features = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float16)
+    features[7] = np.nan
+    monkeypatch.setattr(tag_errors, "write_features", lambda *_: features.view(Watched))
+    monkeypatch.setattr(ranking, "PART", 10)
+    loaded = data.load(doubtful)
+    errors = tag_errors.find(loaded, BackboneSettings())
+    assert 0 < Watched.most <= 10 and errors.unreadable == 1
+    tags = np.array([[c in (s.labels or ()) for c in range(2)] for s in loaded.samples])
+    left = np.delete(np.arange(60), 7)
+    of = ranking.doubts(features[left], tags[left]).of_photos
+    expected = {loaded.samples[int(place)].key: round(float(doubt), 4) for place, doubt in zip(left, of, strict=True)}
+    assert {photo.key: photo.doubt for photo in errors.photos} == expected
+
+
 @pytest.mark.slow
 def test_the_table_comes_back_as_tags(doubtful: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Corrected with a person's program and given with --tags: the corrected tags are read, all other as before."""
@@ -107,6 +140,16 @@ def test_the_table_comes_back_as_tags(doubtful: Path, tmp_path: Path, capsys: py
     after = {s.id: s.labels for s in data.load(doubtful, DataSettings(tags=table)).samples}
     assert after == {**before, "photo03": frozenset({0})} != before
     assert "may hold corrections" in fails(capsys, "tags", doubtful, "--out", table)
+
+
+def test_a_class_that_would_come_back_as_two_is_refused(doubtful: Path, tmp_path: Path) -> None:
+    loaded = data.load(doubtful)
+    for name in ("a;b", "a|b"):
+        bad = replace(loaded, classes=("disc", name))
+        with pytest.raises(InputError, match=r"the class 'a[;|]b' has a ; or \| in its name"):
+            write_table(tmp_path / "tags.csv", [bad], tag_errors.TagErrors(()))
+        assert not (tmp_path / "tags.csv").exists()
+    write_table(tmp_path / "tags.csv", [loaded], tag_errors.TagErrors(()))
 
 
 def test_bad_input(doubtful: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ from tag2mask.views import View, view_batch
 
 log = logging.getLogger("tag2mask")
 
-LAYOUT = "v2"  # files written before decoded bytes were checked against their digest are not believed
+LAYOUT = "v3"  # what is not believed: v1, decoded bytes were not checked; v2, trunks of other strides shared a key
 BATCH = 8  # photos in a forward pass
 
 
@@ -109,11 +109,10 @@ class FeatureStore:
         return written
 
     def _fill(self, samples: Sequence[Sample], views_of: Callable[[Sample], list[View]], rank: int, world: int) -> int:
-        each = {sample.key: sample for sample in samples}.values()  # a balanced training set has some several times
+        with processes.together():  # by file: a balanced training set has photos several times, others are copies
+            missing = {path: (s, v) for s in samples for v in views_of(s) if not (path := self.path(s, v)).exists()}
         with processes.together():
-            missing = [(s, v) for s in each for v in views_of(s) if not self.path(s, v).exists()]
-        with processes.together():
-            return self._write_features(missing, rank, world)
+            return self._write_features([*missing.values()], rank, world)
 
     def _write_features(self, missing: Sequence[tuple[Sample, View]], rank: int, world: int) -> int:
         """Those of the share of process ``rank`` of ``world``."""
@@ -166,10 +165,13 @@ class FeatureStore:
 
 
 def trunk_digest(backbone: Backbone, block: str) -> str:
-    """Sixteen hex digits of the trunk's weights and normalisation."""
+    """Sixteen hex digits of the trunk's weights, normalisation and strides: a finer output stride turns strides into
+    dilations, and no weight shows it."""
+    names = backbone.names[: backbone.position(block) + 1]
+    strides = [backbone.strides.get(name) for name in names]
     content = hashlib.blake2b(digest_size=8)
-    content.update(repr((backbone.mean, backbone.std)).encode())
-    for name in backbone.names[: backbone.position(block) + 1]:
+    content.update(repr((backbone.mean, backbone.std, strides)).encode())
+    for name in names:
         for key, tensor in backbone.blocks[name].state_dict().items():
             content.update(f"{name}.{key}{tuple(tensor.shape)}".encode())
             content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import platform
+import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -29,10 +30,9 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         InputError: the disk is full, or the file is larger than the system allows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the temporary name does not repeat the file's, which may be as long as a name can be
-    temporary = path.with_name(
-        f".{hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()}.{os.getpid()}.tmp"
-    )
+    # the temporary name does not repeat the file's, which may be as long as a name can be; it is nobody else's, since
+    # other threads, and processes of other machines with the same number, may write the same file
+    temporary = path.with_name(f".{secrets.token_hex(12)}.tmp")
     try:
         with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -167,8 +167,13 @@ def check_outside_runs(out: Path, *, is_run: bool = False) -> None:
         is_run: ``out`` is to be one itself.
 
     Raises:
-        InputError: ``out`` lies in one.
+        InputError: ``out`` lies in one, or its links lead in a circle.
     """
+    try:
+        out.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"--out {out} cannot be: its links lead in a circle; give another folder") from error
     real = out.resolve()
     above = real.parents if is_run else (real, *real.parents)
     inside = next((folder for folder in above if (folder / "run.json").exists()), None)

@@ -183,7 +183,9 @@ def chosen_on_truth(run: Execution) -> list[str]:
     if s.self_train.students and s.self_train.sharpness is None:
         lines.append("how sharp the targets of self-training are by default was chosen on VOC's truth")
     if run.folders["masks"].manifest()["threshold_from"] != "given":
-        lines.append("which label-free rule finds that threshold by default was chosen on VOC's and tiles' truth")
+        lines.append(
+            "which label-free rule finds that threshold by default was chosen on VOC's, tiles' and drawn photos' truth"
+        )
     way = propagation(s.propagate)
     if way is not None and way.network != "trained" and way.along is None:
         lines.append("the likeness at which the random walk stops was chosen on VOC's truth")
@@ -197,9 +199,7 @@ def chosen_on_truth(run: Execution) -> list[str]:
             lines.append("how a finer block sharpens the maps was chosen on VOC's, tiles' and drawn photos' truth")
     if s.traits.trains and s.balance:
         lines.append("that photos of rare classes are shown more often was chosen on VOC's truth")
-    relabelled = any(
-        name in run.folders for name in names.masks(s)[1:]
-    )  # whose growth is limited whatever refines them
+    relabelled = any(name in run.folders for name in names.masks(s)[1:])  # limits hold there whatever refines them
     if (s.refine != "none" or relabelled) and (s.pseudo.max_growth or s.pseudo.min_growth):
         lines.append(
             "how much larger or smaller than the maps refined masks may be was chosen on VOC's and tiles' truth"

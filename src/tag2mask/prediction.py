@@ -22,7 +22,7 @@ from tag2mask.data.packed import file_of
 from tag2mask.errors import InputError, UnreadableImage, listed, some
 from tag2mask.evaluate import write_classes
 from tag2mask.evaluate.matching import MADE_BY, subfolders
-from tag2mask.files import check_outside_runs, check_own_folder, digest, read_object, write_json
+from tag2mask.files import check_outside_runs, check_own_folder, digest, digest_of_rows, read_object, write_json
 from tag2mask.naming import levels, spread_name
 from tag2mask.plan.facts import stamp
 from tag2mask.plan.folder import Run, StageFolder
@@ -85,10 +85,11 @@ class Prediction:
         return stage
 
     def key(self, samples: Sequence[Sample]) -> str:
-        """What decides the masks, apart from the photos' pixels."""
+        """What decides the masks, apart from the photos' pixels: also the tags of those photos that have some, so that
+        photos without any may come and go."""
         s = self.settings
         made_of = [self.stage.key, deciding(s.inference), s.refine_long_side, list(self.classes)]
-        tags = digest([None if sample.labels is None else sorted(sample.labels) for sample in samples])
+        tags = digest_of_rows([x.id, sorted(x.labels)] for x in samples if x.labels is not None)
         return digest([*made_of, repr(refiner(s.inference.refine, s.refine_long_side)), tags])
 
     @cached_property

@@ -3,10 +3,14 @@
 ``decisions.jsonl`` gets one JSON object a decision and is never rewritten; the last line of a photo counts. The masks
 that a person accepted or painted lie in ``masks/<split>/<id>.png`` (index PNG, with ``classes.txt``), those that a
 later decision replaced in ``replaced/<split>/<id>.<revision>.png``.
+
+A mask is first written to ``new/<split>/<id>.<revision>.png`` and takes its place once its decision is written, so that
+a kill or a full disk in between leaves every decision its own mask; :meth:`Review.mask_path` knows where it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -90,8 +94,12 @@ class Review:
 
     def mask_path(self, key: SampleKey) -> Path | None:
         """Where the mask that a person accepted or painted lies; None where there is none."""
-        decision = self.of(key)
-        return None if decision is None or decision.mask is None else self.folder / decision.mask
+        with self._thread:  # not between a decision and its mask's place
+            decision = self.of(key)
+            if decision is None or decision.mask is None:
+                return None
+            new = self._new_path(key, decision.revision)
+            return new if new.exists() else self.folder / decision.mask
 
     def check_classes(self, split: str) -> None:
         """
@@ -142,11 +150,15 @@ class Review:
             before = self.of(key)
             if before is not None and before.revision != revision:
                 raise Conflict(before)
-            self._put_aside(before)
-            at = None if mask is None else self._write_mask(key, mask)
+            if before is not None:
+                self._settle(before)
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             number = 1 if before is None else before.revision + 1
-            self._append(Decision(*key, verdict, tags, given, at, now, who, number))
+            at = self._write_mask(key, number, mask)
+            decision = Decision(*key, verdict, tags, given, at, now, who, number)
+            self._append(decision)
+            with contextlib.suppress(OSError):  # the decision stands; the next one on the photo does what is left
+                self._settle(decision)
             self._read_on()
             return self._latest[key]
 
@@ -158,30 +170,49 @@ class Review:
         if not (self.run / "run.json").is_file():
             raise InputError(f"the run folder {self.run} is gone: nothing can be kept until it is back where it was")
 
-    def _put_aside(self, before: Decision | None) -> None:
-        """The mask of a decision that does not count any more."""
-        if before is None or before.mask is None or not (self.folder / before.mask).exists():
-            return
-        place = self.folder / "replaced" / f"{safe_name(before.split)}/{safe_name(before.id)}.{before.revision}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / before.mask).replace(place)
+    def _new_path(self, key: SampleKey, revision: int) -> Path:
+        return self.folder / "new" / f"{safe_name(key[0])}/{safe_name(key[1])}.{revision}.png"
 
-    def _write_mask(self, key: SampleKey, mask: np.ndarray) -> str:
-        split, name = safe_name(key[0]), safe_name(key[1])
-        path = self.folder / "masks" / split / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        of_split = self.folder / "masks" / split
+    def _mask_path(self, key: SampleKey) -> Path:
+        return self.folder / "masks" / safe_name(key[0]) / f"{safe_name(key[1])}.png"
+
+    def _write_mask(self, key: SampleKey, revision: int, mask: np.ndarray | None) -> str | None:
+        """Write the mask of a decision to come beside the one that counts; gives the path that it will have."""
+        new, path = self._new_path(key, revision), self._mask_path(key)
+        if mask is None:
+            new.unlink(missing_ok=True)  # of a decision that a kill kept from being written
+            return None
+        of_split = self.folder / "masks" / safe_name(key[0])
         if not (of_split / "classes.txt").exists():
             write_classes(of_split, self.classes)
-        write_index_mask(path, mask)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        write_index_mask(new, mask)
         return path.relative_to(self.folder).as_posix()
 
+    def _settle(self, decision: Decision) -> None:
+        """Put the mask of the decision that counts in its place, and aside what lay there. Done again, it does nothing;
+        what a kill left undone, it does."""
+        new, path = self._new_path(decision.key, decision.revision), self._mask_path(decision.key)
+        if path.exists() and (decision.mask is None or new.exists()):  # it is of the decision before
+            name = f"{safe_name(decision.split)}/{safe_name(decision.id)}.{decision.revision - 1}.png"
+            (self.folder / "replaced" / name).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(self.folder / "replaced" / name)
+        if decision.mask is not None and new.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(path)
+
     def _append(self, decision: Decision) -> None:
-        with self.path.open("ab+") as file:
-            cut = file.tell() > 0 and _last_byte(file) != b"\n"  # by a kill; the line is left out when read
-            file.write(b"\n" * cut + json.dumps(asdict(decision)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self.path.open("ab+", buffering=0) as file:  # what a full disk kept back must not be written on closing
+            before = file.tell()
+            cut = before > 0 and _last_byte(file) != b"\n"  # by a kill; the line is left out when read
+            line = b"\n" * cut + json.dumps(asdict(decision)).encode() + b"\n"
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)  # who decided is told that nothing is kept
+                raise
 
     def _read_on(self) -> None:
         """Take in whole lines that were written since."""

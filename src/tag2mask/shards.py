@@ -61,11 +61,14 @@ def held(folder: Path, shard: Shard) -> Iterator[None]:
     """Work on a shard that no other process works on.
 
     Raises:
-        InputError: one does.
+        InputError: one does, or there cannot be such a folder.
     """
     import filelock
 
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a file system on which nobody makes folders, as /proc
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; give another --out") from error
     lock = filelock.FileLock(folder / FOLDER / f"{shard.name}.lock")
     try:
         lock.acquire(timeout=0)

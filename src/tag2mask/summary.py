@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,9 +112,15 @@ def supervision(run: Execution) -> list[str]:
     if s.self_train.students:
         lines.append(f"self-training on the method's own maps, rounds: {s.self_train.students}; it sees no truth")
     manifest = run.folders["masks"].manifest()
-    of_classes = ", ".join(f"{name} {of:.3f}" for name, of in manifest.get("class_thresholds", {}).items())
-    value = of_classes or f"{manifest['threshold']:.3f}"
+    value = _of_classes(manifest.get("class_thresholds", {})) or f"{manifest['threshold']:.3f}"
     lines.append(f"background threshold {value} ({manifest['threshold_from']})")
+    alone = {
+        name: of
+        for name, of in manifest.get("unrefined_thresholds", {}).items()
+        if of != manifest["class_thresholds"][name]
+    }
+    if alone:
+        lines.append(f"of masks that no refiner touched {_of_classes(alone)}, since these classes cover little")
     if s.single_stage:
         lines.append("the method is the segmenter: no other network was trained, and the masks taught none")
     way = propagation(s.propagate)
@@ -309,3 +315,7 @@ def _curves(run: Execution) -> dict[str, dict[str, list[tuple[float, float]]]]:
                 term: [(line["step"], line[term]) for line in lines if _numeric(line, "step", term)] for term in terms
             }
     return curves
+
+
+def _of_classes(thresholds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {of:.3f}" for name, of in thresholds.items())

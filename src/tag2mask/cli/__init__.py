@@ -52,7 +52,8 @@ shows errors alone; `--json` (train, label, demo, predict) one event a line. DAT
 SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share
 CANNOT_WRITE = (
     errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO, errno.ELOOP, errno.ESTALE,
+    errno.ETIMEDOUT,
 )  # fmt: skip
 
 
@@ -87,12 +88,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+        place = _cannot_write(error)
+        if place is None:
             raise
-        code = fail(
-            f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another --out"
-        )
+        code = fail(f"cannot write {place}: {error.strerror}; free some space or choose another --out")
     sys.exit(code)
+
+
+def _cannot_write(error: OSError) -> str | None:
+    """What could not be written; None: the error is of something else.
+
+    A file that is not there is one that is read, and a bug of ours, but where its name is one that is only written to.
+    """
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file"
+    if error.errno in CANNOT_WRITE:
+        return name
+    folder, last = os.path.split(name)
+    unfinished = last.startswith(".") and last.endswith((".tmp", ".writing"))  # as tag2mask.files writes
+    return (folder or "here") if error.errno == errno.ENOENT and unfinished else None
 
 
 def _print_anything() -> None:

@@ -64,10 +64,11 @@ def tags(arguments: list[str]) -> int:
         from tag2mask.tag_errors.table import refuse_existing
 
         refuse_existing(parsed.out)
+    to_write = parsed.out is not None
     if (parsed.DATA / "run.json").exists():
-        errors, datasets = _tags_of_run(parsed.DATA, parsed.data, parsed.backbone)
+        errors, datasets = _tags_of_run(parsed.DATA, parsed.data, parsed.backbone, to_write=to_write)
     else:
-        errors, datasets = _tags_of_data(parsed.DATA, parsed.data, parsed.backbone, parsed.seed)
+        errors, datasets = _tags_of_data(parsed.DATA, parsed.data, parsed.backbone, parsed.seed, to_write=to_write)
     print(errors.to_text(parsed.limit))
     if parsed.out is not None:
         from tag2mask.tag_errors.table import photo_folder, write_table
@@ -81,21 +82,25 @@ def tags(arguments: list[str]) -> int:
 
 
 def _tags_of_data(
-    path: Path, settings: "DataSettings", backbone: "BackboneSettings", seed: int
+    path: Path, settings: "DataSettings", backbone: "BackboneSettings", seed: int, *, to_write: bool
 ) -> tuple["TagErrors", list["Dataset"]]:
     from tag2mask import doctor, tag_errors
+    from tag2mask.data.tag_changes import check_writable
 
     surveyed = doctor.survey(path, settings)
     doctor.refuse_errors(surveyed.findings)
     assert surveyed.train is not None
+    if to_write:
+        check_writable(surveyed.train.classes)
     others = [] if surveyed.val is None else [surveyed.val]
     return tag_errors.find(surveyed.train, backbone, seed), [surveyed.train, *others]
 
 
 def _tags_of_run(
-    path: Path, settings: "DataSettings", backbone: "BackboneSettings"
+    path: Path, settings: "DataSettings", backbone: "BackboneSettings", *, to_write: bool
 ) -> tuple["TagErrors", list["Dataset"]]:
     from tag2mask import pipeline, run_tags
+    from tag2mask.data.tag_changes import check_writable
     from tag2mask.errors import InputError
     from tag2mask.plan.folder import Run
 
@@ -105,6 +110,8 @@ def _tags_of_run(
         execution = pipeline.reopen(opened)
         if not execution.folders:
             raise InputError(f"the photos of {path} have changed or were never checked: run its command again")
+        if to_write:
+            check_writable(execution.data.train.classes)
         errors = run_tags.judge(execution)
         if {"masks", "scores"} <= execution.folders.keys():
             pipeline.write_report(execution)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from tag2mask.compare.measured import WHAT, MeasuredRun, open_run
-from tag2mask.compare.statistics import Interval, class_iou, draws, interval, mean_iou, paired_difference, resampled
+from tag2mask.compare.statistics import (
+    Interval,
+    class_iou,
+    draws,
+    interval,
+    mean_iou,
+    paired_difference,
+    runs_resampled,
+)
 from tag2mask.errors import InputError, listed, some
 
 
@@ -36,7 +43,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """Runs of equal settings."""
+    """Runs that differ by their seed alone, one of each seed."""
 
     name: str
     runs: tuple[MeasuredRun, ...]
@@ -55,6 +62,7 @@ class Row:
 @dataclass(frozen=True)
 class Comparison:
     rows: tuple[Row, ...]
+    taught: int = 0  # photos left out, since a person's mask of them taught a run
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -70,6 +78,9 @@ class Comparison:
     def cautions(self) -> list[str]:
         """What a reader must know before the numbers."""
         lines = [] if self.one_supervision else [UNEQUAL]
+        if self.taught:
+            lines.append(f"{some(self.taught, 'photo')} {'is' if self.taught == 1 else 'are'} left out: {TAUGHT}")
+        lines += [REPEATED] if len({row.runs[0].alike for row in self.rows}) < len(self.rows) else []
         return [*lines, *([ONE_SEED] if any(len(row.runs) == 1 for row in self.rows) else [])]
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +117,11 @@ class Comparison:
 
 
 UNEQUAL = "These runs did not learn from the same: a difference may be that of what they were told, not of the method."
+TAUGHT = "a person's mask taught one of these runs, and says nothing of its own."
+REPEATED = (
+    "Runs of one seed and the same settings stand in rows of their own: a difference comes from the machine, or the "
+    "version of the code."
+)
 ONE_SEED = "Intervals are over photos. A row of one seed does not know what other seeds give: train with --seeds 0 1 2."
 
 
@@ -126,7 +142,8 @@ def compare(folders: Sequence[Path], *, mixed: bool = False) -> Comparison:
     """Compare finished runs of the same photos and classes.
 
     Intervals are of a paired bootstrap over photos (2,000 draws): what other photos of the same kind would have
-    given. They know nothing of other seeds; that is what ``spread`` is for.
+    given. They know nothing of other seeds; that is what ``spread`` is for. Photos of which a person's mask taught one
+    of the runs are left out of all.
 
     Args:
         mixed: whether runs that learned from different things may stand in one table, which then says so.
@@ -139,14 +156,24 @@ def compare(folders: Sequence[Path], *, mixed: bool = False) -> Comparison:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run is named twice: compare different runs")
     runs = [open_run(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
+    taught = frozenset().union(*(run.taught for run in runs))
+    runs = [run.without(taught) for run in runs] if taught else runs  # all on the same photos
     _check_alike(runs)
     if not mixed:
         _check_supervision(runs)
-    groups: dict[str, list[MeasuredRun]] = {}
+    groups = _grouped(runs)
+    return Comparison(tuple(_row(group, groups[0]) for group in groups), len(taught))
+
+
+def _grouped(runs: Sequence[MeasuredRun]) -> list[list[MeasuredRun]]:
+    """Runs that differ by their seed alone. A seed that was run again goes to another group: it is no other draw."""
+    groups: list[list[MeasuredRun]] = []
     for run in runs:
-        groups.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)
-    first, *_ = groups.values()
-    return Comparison(tuple(_row(group, first) for group in groups.values()))
+        fitting = (of for of in groups if of[0].alike == run.alike and run.seed not in {one.seed for one in of})
+        if (group := next(fitting, None)) is None:
+            groups.append(group := [])
+        group.append(run)
+    return groups
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -209,7 +236,7 @@ def _figure(confusions: list[np.ndarray], first: list[np.ndarray] | None, run: M
     totals = [matrix.sum(0) for matrix in confusions]
     seeds = tuple(float(mean_iou(total)) for total in totals)
     counts = draws(len(confusions[0]))
-    mean = interval(float(np.mean(seeds)), np.mean([resampled(c, counts) for c in confusions], 0))
+    mean = interval(float(np.mean(seeds)), runs_resampled(confusions, counts).mean(0))
     names = ("background", *run.classes)
     by_class = np.mean([class_iou(total) for total in totals], 0)
     return Figure(

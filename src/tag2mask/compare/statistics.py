@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,17 +37,56 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
     return np.nanmean(class_iou(confusion), -1)
 
 
-def draws(photos: int, samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
-    """``[samples photos]``: how often each photo is drawn, with replacement, as many as there are."""
-    return np.random.default_rng(seed).multinomial(photos, np.full(photos, 1 / photos), samples)
+@dataclass(frozen=True)
+class Draws:
+    """How often each photo is drawn, with replacement, as many as there are. Iterating gives ``[some photos]`` int64, a
+    block of draws after the other, :attr:`samples` in all; the same each time."""
+
+    photos: int
+    samples: int
+    seed: int
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        random, chances = np.random.default_rng(self.seed), np.full(self.photos, 1 / self.photos)
+        step = max(1, PART // self.photos)
+        for start in range(0, self.samples, step):
+            yield random.multinomial(self.photos, chances, min(step, self.samples - start))
 
 
-def resampled(confusions: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean IoU ``[samples]`` of every draw of the photos of ``[photos n n+1]``."""
-    flat = confusions.reshape(len(confusions), -1).astype(np.float64)
-    step = max(1, PART // flat.shape[1])
-    totals = [counts[i : i + step].astype(np.float64) @ flat for i in range(0, len(counts), step)]
-    return mean_iou(np.concatenate(totals).reshape(len(counts), *confusions.shape[1:]))
+def draws(photos: int, samples: int = SAMPLES, seed: int = 0) -> Draws:
+    """As many draws of as many photos as there are."""
+    return Draws(photos, samples, seed)
+
+
+def resampled(confusions: np.ndarray, counts: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean IoU ``[samples]`` of every draw of the photos of ``[photos n n+1]``.
+
+    Args:
+        counts: of :func:`draws`.
+    """
+    return runs_resampled([confusions], counts)[0]
+
+
+def runs_resampled(runs: Sequence[np.ndarray], counts: Iterable[np.ndarray]) -> np.ndarray:
+    """:func:`resampled` of several runs, ``[runs samples]``, with the draws made once."""
+    parts = [[_of_draws(of, part) for of in runs] for block in counts for part in _parts(block, runs)]
+    return np.concatenate(parts, 1)
+
+
+def _parts(counts: np.ndarray, runs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Draws of which the sums of a run are no more than :data:`PART` numbers."""
+    step = max(1, PART // max(confusions[0].size for confusions in runs))
+    return (counts[start : start + step] for start in range(0, len(counts), step))
+
+
+def _of_draws(confusions: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``[draws]`` of ``[draws photos]``. Sums of whole numbers below 2^53 are exact in any order."""
+    cells = confusions[0].size
+    totals, step = np.zeros((len(counts), cells)), max(1, PART // cells)
+    for start in range(0, len(confusions), step):
+        some = slice(start, start + step)
+        totals += counts[:, some].astype(np.float64) @ confusions[some].reshape(-1, cells).astype(np.float64)
+    return mean_iou(totals.reshape(len(counts), *confusions.shape[1:]))
 
 
 def interval(value: float, distribution: np.ndarray) -> Interval:
@@ -55,7 +94,7 @@ def interval(value: float, distribution: np.ndarray) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def paired_difference(ones: Sequence[np.ndarray], others: Sequence[np.ndarray], counts: np.ndarray) -> Interval:
+def paired_difference(ones: Sequence[np.ndarray], others: Sequence[np.ndarray], counts: Draws) -> Interval:
     """Mean over the ones' mean IoU less that over the others', on the same draws of the same photos.
 
     Args:
@@ -63,5 +102,5 @@ def paired_difference(ones: Sequence[np.ndarray], others: Sequence[np.ndarray], 
         counts: of :func:`draws`.
     """
     value = np.mean([mean_iou(c.sum(0)) for c in ones]) - np.mean([mean_iou(c.sum(0)) for c in others])
-    left, right = (np.mean([resampled(c, counts) for c in side], 0) for side in (ones, others))
-    return interval(float(value), left - right)
+    values = runs_resampled([*ones, *others], counts)
+    return interval(float(value), values[: len(ones)].mean(0) - values[len(ones) :].mean(0))

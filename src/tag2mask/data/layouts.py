@@ -14,7 +14,7 @@ from tag2mask.data.finding import Finding
 from tag2mask.data.ids import absolute
 from tag2mask.data.listing import Listing
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.walk import folders, is_run
+from tag2mask.data.walk import folders, is_run, made_in
 from tag2mask.errors import InputError, listed, unknown
 
 
@@ -95,7 +95,7 @@ def open_data(path: Path | str, settings: DataSettings) -> Opened:
         because = entry.recognise(root, settings)
         if because:
             return Opened(root, settings, name, because, entry.reader(root, settings))
-    inside = [root / name for name in folders(root) if _is_marked(root / name)]
+    inside = [root / name for name in folders(root) if not made_in(root / name) and _is_marked(root / name)]
     if inside:
         raise InputError(f"{root} is not a data set itself: did you mean {listed(map(str, inside))}?")
     try:

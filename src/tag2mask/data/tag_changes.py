@@ -70,6 +70,16 @@ def _changed(labels: Labels, change: TagChange, number: Mapping[str, int], id_: 
     return (labels or frozenset()) - removed | {number[name] for name in change.added}
 
 
+def check_writable(classes: Iterable[str]) -> None:
+    """Whether tags of these classes can be told apart in a CSV.
+
+    Raises:
+        InputError: a name holds what separates tags.
+    """
+    if bad := next((name for name in classes if {";", "|"} & {*name}), None):
+        raise InputError(f"the class '{bad}' has a ; or | in its name, which separate tags in a CSV: rename it")
+
+
 class Written(NamedTuple):
     """What :func:`write_tags` wrote."""
 
@@ -91,8 +101,7 @@ def write_tags(path: Path, opened: Opened, changes: TagChanges) -> Written:
     table.writerow(["image", "tags", "split"])
     for split in opened.reader.splits():
         listing, own = retagged(opened.reader.read(split), changes)
-        if bad := next((name for name in listing.classes if {";", "|"} & {*name}), None):
-            raise InputError(f"the class '{bad}' has a ; or | in its name, which separate tags in a CSV: rename it")
+        check_writable(listing.classes)
         changed += len(own)
         for sample in listing.samples:
             if sample.labels is None:

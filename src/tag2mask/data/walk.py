@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from tag2mask.data.finding import Finding
 from tag2mask.data.words import folded
@@ -49,6 +50,32 @@ def is_run(names: Iterable[str]) -> bool:
     return "run.json" in marks or len(marks) > 1
 
 
+Made = Literal["runs", "predictions", "exports"]
+_PREDICTED = ".predicted.json"  # as tag2mask.evaluate.matching.MADE_BY
+_EXPORT_FILES = frozenset(["export.txt", "scores.csv"])  # of every format
+_MARKS = _RUN_FILES | _EXPORT_FILES | {_PREDICTED}
+_SAID: dict[Made, str] = {
+    "runs": "runs of tag2mask in {base} are not read: {names}",
+    "predictions": "predictions of tag2mask in {base} are no photos, left out: {names}",
+    "exports": "exports of tag2mask in {base} are no photos, left out: {names}",
+}
+
+
+def made(names: Iterable[str]) -> Made | None:
+    """What of tag2mask's own a folder that holds these names is: its images are no photos of a data set around it."""
+    marks = _MARKS.intersection(names)
+    if is_run(marks):
+        return "runs"
+    if _PREDICTED in marks:
+        return "predictions"
+    return "exports" if marks >= _EXPORT_FILES else None
+
+
+def made_in(folder: Path) -> Made | None:
+    """:func:`made` of a folder that lies there."""
+    return made(name for name in _MARKS if (folder / name).exists())
+
+
 @dataclass
 class Walk:
     """What lies under a folder. Names are relative to it, with forward slashes."""
@@ -57,7 +84,7 @@ class Walk:
     others: dict[str, list[str]] = field(default_factory=dict)  # by lower-case suffix: files that may be photos
     counts: Counter[str] = field(default_factory=Counter)  # how many there are of each of `others`, which has three
     irregular: list[str] = field(default_factory=list)  # links that lead nowhere, pipes, devices
-    runs: list[str] = field(default_factory=list)  # folders of runs; what they hold is not listed
+    made: dict[Made, list[str]] = field(default_factory=dict)  # folders of tag2mask's own; what they hold is not listed
 
 
 def walk(base: Path, skip: frozenset[str] = frozenset()) -> Walk:
@@ -76,8 +103,8 @@ def walk(base: Path, skip: frozenset[str] = frozenset()) -> Walk:
         prefix = waiting.pop()
         place = os.path.join(base, prefix)  # noqa: PTH118 - a string on purpose, this runs for every folder
         entries = _entries(place, seen)
-        if prefix and is_run(entry.name for entry in entries):
-            result.runs.append(prefix.rstrip("/"))
+        if prefix and (what := made(entry.name for entry in entries)):
+            result.made.setdefault(what, []).append(prefix.rstrip("/"))
             continue
         for entry in entries:
             name = prefix + entry.name
@@ -91,7 +118,7 @@ def walk(base: Path, skip: frozenset[str] = frozenset()) -> Walk:
                 result.photos.append(name)
             else:
                 _count(result, entry.name, name)
-    for names in (result.photos, result.irregular, result.runs):
+    for names in (result.photos, result.irregular, *result.made.values()):
         names.sort()
     return result
 
@@ -125,9 +152,19 @@ def image_files(base: Path, skip: frozenset[str] = frozenset()) -> list[str]:
 
 
 def folders(base: Path) -> list[str]:
-    """Names of the folders directly in ``base``, sorted, without hidden ones and runs."""
+    """Names of the folders directly in ``base``, sorted, without hidden ones, runs and exports.
+
+    Masks that were predicted, or exported as they are, stay: a folder of them may be somebody's truth.
+    """
     names = sorted(entry.name for entry in _entries(str(base), set()) if entry.is_dir() and not ignored(entry.name))
-    return [name for name in names if not is_run(file for file in _RUN_FILES if (base / name / file).exists())]
+    return [name for name in names if not _is_no_part(base / name)]
+
+
+def _is_no_part(folder: Path) -> bool:
+    """Whether a folder is a run, or an export in a format that is more than masks and their classes."""
+    if is_run(file for file in _RUN_FILES if (folder / file).exists()):
+        return True
+    return all((folder / file).exists() for file in _EXPORT_FILES) and not (folder / "classes.txt").exists()
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -192,5 +229,6 @@ def left_out(files: Walk, base: Path) -> Iterator[Finding]:
             f"{len(files.irregular)} of the names in {base} lead to no file: {listed(files.irregular)}",
             "links that lead nowhere, pipes and devices are left out: mend or remove them",
         )
-    if files.runs:
-        yield Finding("note", f"runs of tag2mask in {base} are not read: {listed(files.runs)}")
+    for what, said in _SAID.items():
+        if names := files.made.get(what):
+            yield Finding("note", said.format(base=base, names=listed(names)))

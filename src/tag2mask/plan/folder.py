@@ -38,6 +38,7 @@ log = logging.getLogger("tag2mask")
 VERSION = 2  # of the layout of a run folder; a folder of another version is refused, never guessed at
 SUBFOLDERS = "subfolders"  # in key.json and manifest.json of a stage: its depth
 OWN = ".stage"  # in a stage's folder, what is not an artefact; ids of photos never begin with a dot
+BUNDLE = "tag2mask.json"  # in a segmenter that left its run, as tag2mask.deploy.stored.FILE
 ASIDE = ".aside"  # in a run's folder, results of other settings
 
 
@@ -165,6 +166,11 @@ class Run:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: give a folder for --out")
         if existing and described is None:
+            if (folder / BUNDLE).is_file():
+                raise InputError(
+                    f"{folder} is a bundle of a segmenter, not a run folder: give the run folder that it was exported "
+                    f'from, or open the bundle in Python with tag2mask.load("{folder}")'
+                )
             state = "its run.json is damaged" if (folder / "run.json").exists() else "it has no run.json"
             raise InputError(
                 f"{folder} is not a run folder ({state}): give the --out folder of a training run, or run its command "

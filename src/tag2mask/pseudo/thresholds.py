@@ -15,6 +15,11 @@ rest on an object's telling parts alone it is no more than these. How sharply a 
 differs from class to class, so these have a threshold each; the photos'
 features decide where it lies between the two (:mod:`tag2mask.pseudo.separation`), and where these say nothing it is the
 geometric mean of both.
+
+Cells see beyond themselves, so what surrounds an object has about the same width in all classes, and in the place of a
+thin or tiny object there is more of it than of the object. Where a class covers less than a tenth of its photos, Otsu's
+threshold of the scores above the threshold splits once more, and a mask that is not refined is made with the geometric
+mean of both. Refiners want the surroundings: they cut them back along edges (docs/log.md).
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ BINS = 256
 BY_CLASS = "-by-class"  # the end of the name of a rule that is asked for every class
 LEAST_MAPS = 10  # of a class, for a threshold of its own
 BY_FEATURES = "features"  # the rule that asks features, of every class
+FEW = 0.1  # of the cells of its photos: a class that covers fewer is thin or tiny
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,18 @@ class Threshold:
         value: the score in (0, 1) at which a class beats the background.
         origin: where it is from, in words.
         of_class: the score of each class at which that class does, where they differ.
+        of_unrefined: the same for masks that are not refined afterwards, where that is another one.
     """
 
     value: float
     origin: str
     of_class: tuple[float, ...] = ()
+    of_unrefined: tuple[float, ...] = ()
+
+    @property
+    def unrefined(self) -> Threshold:
+        """Of masks that are not refined afterwards."""
+        return replace(self, of_class=self.of_unrefined or self.of_class)
 
     def levelled(self, maps: LocalizationMaps) -> LocalizationMaps:
         """Maps of which ``value`` is the threshold of every class: scores are raised to the power that takes their
@@ -59,17 +72,25 @@ class Threshold:
 
     def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """For a manifest."""
-        own = {name: round(of, 4) for name, of in zip(classes, self.of_class, strict=True)} if self.of_class else {}
+
+        def named(of_class: tuple[float, ...]) -> dict[str, float]:
+            return {name: round(of, 4) for name, of in zip(classes, of_class, strict=True)} if of_class else {}
+
+        own, alone = named(self.of_class), named(self.of_unrefined)
         return {
             "threshold": round(self.value, 4), "threshold_from": self.origin, "note": f"threshold {self.value:.3f}",
             **({"class_thresholds": own, "note": _note(self.of_class)} if own else {}),
+            **({"unrefined_thresholds": alone} if alone else {}),
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> Threshold:
-        own = content.get("class_thresholds", {})
+        own, alone = content.get("class_thresholds", {}), content.get("unrefined_thresholds", {})
         return cls(
-            float(content["threshold"]), str(content["threshold_from"]), tuple(own[name] for name in classes if own)
+            float(content["threshold"]),
+            str(content["threshold_from"]),
+            tuple(own[name] for name in classes if own),
+            tuple(alone[name] for name in classes if alone),
         )
 
 
@@ -140,15 +161,23 @@ def find_threshold(
         return Threshold(value, "by the method's own background, no truth")
     rule = "between" if rule == "auto" else rule
     split = RULES[rule.removesuffix(BY_CLASS)]
-    value, of_class = split(histogram), ()
+    value, of_class, of_unrefined = split(histogram), (), ()
     if rule == BY_FEATURES or rule.endswith(BY_CLASS):
-        curves = separations or {}
+        curves, histograms = separations or {}, scores.enough()
         own_of = {
             label: _by_features(own, curves[label]) if label in curves else split(own)
-            for label, own in scores.enough().items()
+            for label, own in histograms.items()
         }
         of_class = tuple(own_of.get(label, value) for label in range(classes))
-    return Threshold(value, f"rule '{rule}' on the maps, no truth", of_class)
+        if rule == BY_FEATURES:
+            alone = {label: without_surroundings(histograms[label], own) for label, own in own_of.items()}
+            of_unrefined = tuple(alone.get(label, value) for label in range(classes))
+    return Threshold(
+        value,
+        f"rule '{rule}' on the maps, no truth",
+        of_class,
+        of_unrefined if of_unrefined != of_class else (),
+    )
 
 
 def _by_features(histogram: np.ndarray, separations: Sequence[float]) -> float:
@@ -156,6 +185,15 @@ def _by_features(histogram: np.ndarray, separations: Sequence[float]) -> float:
     bounds = sorted((otsu_threshold(histogram), otsu3_threshold(histogram)))
     best = best_separated(separations, *bounds)
     return otsu23_threshold(histogram) if best is None else best
+
+
+def without_surroundings(histogram: np.ndarray, threshold: float) -> float:
+    """The geometric mean of a threshold and Otsu's of the scores above it, where these are less than :data:`FEW` of
+    all; else the threshold."""
+    above = np.where(np.arange(len(histogram)) >= round(threshold * len(histogram)), histogram, 0)
+    if not 0 < above.sum() < FEW * histogram.sum():
+        return threshold
+    return math.sqrt(threshold * otsu_threshold(above))
 
 
 def covering_threshold(histogram: np.ndarray, share: float) -> float:

@@ -73,10 +73,16 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
     sharpen = refiner(s.refine, s.refine_long_side)
 
     def write(sample: Sample, pixels: np.ndarray) -> Record:
-        maps = threshold.levelled(maps_of(sample))
+        own = maps_of(sample)
+        maps = threshold.levelled(own)
         scores = with_background(sample, maps, threshold.value, s.pseudo)
         refined = pseudo.refine(pixels, scores, sharpen)
-        record = keep_mask(context, sample, by_best_score(sample, maps.classes, scores, refined, s.pseudo))
+        decided = by_best_score(sample, maps.classes, scores, refined, s.pseudo)
+        if threshold.of_unrefined and (s.refine == "none" or not decided.refined):
+            scores = with_background(sample, threshold.unrefined.levelled(own), threshold.value, s.pseudo)
+            mask = pseudo.decide(sample.id, maps.classes, scores, s.pseudo)
+            decided = Decided(mask, float(1 - scores.amax(0).mean()), decided.refined)
+        record = keep_mask(context, sample, decided)
         return {**record, "cells": pseudo.cells_above(maps, threshold.value)}
 
     return PhotoWork(
@@ -155,7 +161,7 @@ def unrefined(
     settings = replace(settings, margin=0.0)
 
     def mask(sample: Sample) -> np.ndarray:
-        maps = threshold.levelled(maps_of(sample))
+        maps = threshold.unrefined.levelled(maps_of(sample))
         scores = with_background(sample, maps, threshold.value, settings)
         return pseudo.decide(maps.id, maps.classes, scores, settings).mask
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from tag2mask.stages.masks import unrefined
 from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.taught import taught, taught_facts
 from tag2mask.stages.thresholds import chosen_threshold, threshold_reads, threshold_settings
-from tag2mask.types import Dataset, Sample
+from tag2mask.types import Dataset, Sample, SampleKey
 
 log = logging.getLogger("tag2mask")
 
@@ -43,6 +43,15 @@ class Measurement:
             scores[name] = scores[name] + of_other if name in scores else of_other
         photos = {n: (*self.photos.get(n, ()), *other.photos.get(n, ())) for n in {**self.photos, **other.photos}}
         return Measurement(scores, photos, _sum(self.sweep, other.sweep), _sum(self.tags, other.tags))
+
+
+def is_measured(sample: Sample, taught: Container[SampleKey]) -> bool:
+    """Whether a run is measured on a photo.
+
+    Args:
+        taught: photos of which a person's mask taught the run: that mask stands there, and says nothing of the run.
+    """
+    return sample.has_truth and sample.key not in taught
 
 
 def _sum(one: Any, other: Any) -> Any:
@@ -94,7 +103,7 @@ class _Measure:
         dataset = self.context.train if training else self.context.val
         assert dataset is not None
         tags = self._agreement(sample) if training and self.final_masks is not None else None
-        if not sample.has_truth or sample.key in self.taught:  # a mask that a person gave says nothing of the run
+        if not is_measured(sample, self.taught):
             return Measurement(tags=tags)
         scores: dict[str, evaluate.Scores] = {}
         photos: dict[str, tuple[tuple[str, float | None], ...]] = {}

@@ -21,7 +21,8 @@ def threshold_settings(settings: RunSettings) -> tuple[str, ...]:
 
 
 def threshold_rule(settings: RunSettings, name: str) -> str:
-    """The rule for the maps of this stage: the user's, or the one that is named for the method's own maps."""
+    """The rule for the maps of this stage: the user's, or the one that is named for the method's own maps. Settings of
+    inference have a part in it: a stage that does not see them is told the rule."""
     rule = settings.pseudo.rule
     if rule == "auto" and name == "maps":  # neither a student's nor propagated
         return compared_traits(methods.traits(settings.options), settings.localize.references).threshold_rule
@@ -42,20 +43,23 @@ def threshold_reads(settings: RunSettings) -> tuple[str, ...]:
 
 def threshold_constants(settings: RunSettings, name: str) -> dict[str, str]:
     """For a stage's key: what `auto` comes to, so that masks of another default are not taken for this one's."""
-    return {"threshold rule": threshold_rule(settings, name)} if settings.pseudo.threshold is None else {}
+    if settings.pseudo.threshold is not None:
+        return {}
+    rule = threshold_rule(settings, name)
+    of_few = {"of classes that cover little": "higher"} if rule == pseudo.BY_FEATURES else {}
+    return {"threshold rule": rule, **of_few}
 
 
 def chosen_threshold(context: Context, name: str) -> Threshold:
     """The user's threshold, or the rule's on the maps of this stage. No truth is seen."""
     if context.settings.pseudo.threshold is not None:
         return Threshold(context.settings.pseudo.threshold, "given")
-    return ruled_threshold(context, name)
+    return ruled_threshold(context, name, threshold_rule(context.settings, name))
 
 
-def ruled_threshold(context: Context, name: str) -> Threshold:
-    """What the rule finds on an evenly spread sample of the maps of this stage, whatever the user gave."""
+def ruled_threshold(context: Context, name: str, rule: str) -> Threshold:
+    """What a rule finds on an evenly spread sample of the maps of this stage, whatever the user gave."""
     samples = [s for s in context.train.samples if s.labels]
     samples = samples[:: max(1, len(samples) // SAMPLE)]
-    rule = threshold_rule(context.settings, name)
     maps = map(MapReader(context.read(name)), samples)
     return pseudo.find_threshold(maps, rule, len(context.classes), separations(context, name))

@@ -105,11 +105,11 @@ def find(dataset: Dataset, backbone: BackboneSettings, seed: int = 0) -> TagErro
             raise InputError(
                 f"{some(len(tags) - len(readable), 'photo')} cannot be read, too few are left: see `tag2mask doctor`"
             )
-        return _ranked(dataset, features if len(readable) == len(tags) else features[readable], tags, readable, seed)
+        return _ranked(dataset, features, tags, readable, seed)
 
 
 def _ranked(dataset: Dataset, features: np.ndarray, tags: np.ndarray, rows: np.ndarray, seed: int) -> TagErrors:
-    of = doubts(features, tags[rows], seed)
+    of = doubts(features, tags[rows], seed, rows)
     order = np.argsort(-of.of_photos, kind="stable").tolist()
     named = lambda shown: tuple(dataset.classes[c] for c in np.flatnonzero(shown))  # noqa: E731
     photos = tuple(

@@ -11,7 +11,8 @@ Photos are dealt into folds. The tags of a fold are predicted by ridge regressio
 With :math:`t_c` the mean prediction of class c over the photos that are tagged c, :math:`u_c` over the others, the
 doubt about a tag is :math:`t_c - P_c`, about a tag that is not there :math:`P_c - u_c`. A tag *looks wrong* where
 :math:`P_c < u_c`: the photo is less like the tagged ones than photos without the tag are. It *looks missing* where
-:math:`P_c > t_c`. Sums over photos are all that is kept, so a million photos take no more memory than a hundred.
+:math:`P_c > t_c`. Of the features, sums over photos are all that is kept, and a part of the photos is read at
+once: they may lie on disk. Tags, predictions and doubts are held, a few numbers a photo and class.
 """
 
 from __future__ import annotations
@@ -46,16 +47,17 @@ class Doubts:
         return self.scores.max(1)
 
 
-def doubts(features: np.ndarray, tags: np.ndarray, seed: int = 0) -> Doubts:
+def doubts(features: np.ndarray, tags: np.ndarray, seed: int = 0, places: np.ndarray | None = None) -> Doubts:
     """Doubts about the tags of photos.
 
     Args:
-        features: ``[photos channels]``, finite; may lie on disk (``numpy.memmap``).
+        features: ``[photos channels]``, finite at these places; may lie on disk (``numpy.memmap``).
         tags: ``[photos classes]`` bool. Nothing is said of a class with fewer than :data:`FEW` photos with it or
             without it: its doubts are 0.
         seed: of the folds.
+        places: ``[photos]`` int, where in the features those photos lie that the tags are of; None: all, in order.
     """
-    predicted = cross_fitted(features, tags, np.random.default_rng(seed).permutation(len(tags)) % FOLDS)
+    predicted = cross_fitted(features, tags, np.random.default_rng(seed).permutation(len(tags)) % FOLDS, places)
     scores = np.zeros(tags.shape)
     wrong, missing = np.zeros(tags.shape, bool), np.zeros(tags.shape, bool)
     for c in np.flatnonzero(judged(tags)).tolist():
@@ -71,16 +73,20 @@ def judged(tags: np.ndarray) -> np.ndarray:
     return np.minimum(tags.sum(0), (~tags).sum(0)) >= FEW
 
 
-def cross_fitted(features: np.ndarray, tags: np.ndarray, folds: np.ndarray) -> np.ndarray:
+def cross_fitted(
+    features: np.ndarray, tags: np.ndarray, folds: np.ndarray, places: np.ndarray | None = None
+) -> np.ndarray:
     """``[photos classes]``: every photo's tags as predicted from the photos of the other folds.
 
     Args:
         folds: ``[photos]`` int.
+        places: as of :func:`doubts`.
     """
-    mean, deviation = _moments(features)
+    places = np.arange(len(features)) if places is None else places
+    mean, deviation = _moments(features, places)
     dealt = range(int(folds.max()) + 1)
     sums = [_Sums.zero(features.shape[1], tags.shape[1]) for _ in dealt]
-    for rows, x in _standardised(features, mean, deviation):
+    for rows, x in _standardised(features, places, mean, deviation):
         for fold in dealt:
             chosen = folds[rows] == fold
             sums[fold].add(x[chosen], tags[rows][chosen].astype(float))
@@ -93,7 +99,7 @@ def cross_fitted(features: np.ndarray, tags: np.ndarray, folds: np.ndarray) -> n
         others.add_sums(part, -1)
         fitted.append(others.fit())
     predicted = np.zeros(tags.shape)
-    for rows, x in _standardised(features, mean, deviation):
+    for rows, x in _standardised(features, places, mean, deviation):
         for fold, (weight, constant) in enumerate(fitted):
             chosen = folds[rows] == fold
             predicted[rows][chosen] = x[chosen] @ weight + constant
@@ -137,22 +143,24 @@ class _Sums:
         return weight, y - x @ weight
 
 
-def _parts(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    for start in range(0, len(features), PART):
-        rows = slice(start, min(start + PART, len(features)))
-        yield rows, np.asarray(features[rows], np.float64)
+def _parts(features: np.ndarray, places: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    for start in range(0, len(places), PART):
+        rows = slice(start, min(start + PART, len(places)))
+        yield rows, np.asarray(features[places[rows]], np.float64)
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(features: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation ``[channels]``; a feature that never changes has deviation 1."""
     mean, variance = np.zeros(features.shape[1]), np.zeros(features.shape[1])
-    for _, x in _parts(features):
-        mean += x.sum(0) / len(features)
-    for _, x in _parts(features):
-        variance += ((x - mean) ** 2).sum(0) / len(features)
+    for _, x in _parts(features, places):
+        mean += x.sum(0) / len(places)
+    for _, x in _parts(features, places):
+        variance += ((x - mean) ** 2).sum(0) / len(places)
     return mean, np.where(variance > 1e-12, np.sqrt(variance), 1)
 
 
-def _standardised(features: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    for rows, x in _parts(features):
+def _standardised(
+    features: np.ndarray, places: np.ndarray, mean: np.ndarray, deviation: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    for rows, x in _parts(features, places):
         yield rows, (x - mean) / deviation

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tag2mask.data.samples import Samples
+from tag2mask.data.tag_changes import check_writable
 from tag2mask.errors import InputError
 from tag2mask.files import atomic
 from tag2mask.tag_errors import TagErrors
@@ -28,9 +29,10 @@ def write_table(path: Path, datasets: Sequence[Dataset], errors: TagErrors) -> N
         datasets: of the same classes; the photos to learn from first.
 
     Raises:
-        InputError: the file is there already.
+        InputError: the file is there already, or a class whose name holds what separates tags.
     """
     refuse_existing(path)
+    check_writable(datasets[0].classes)
     with atomic(path) as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *_rows(datasets, errors)])
 
