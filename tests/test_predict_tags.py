@@ -55,7 +55,7 @@ def values(folder: Path) -> dict[str, set[int]]:
 def bars(self: DeepLab, views: Photos, valid: object) -> tuple[torch.Tensor, torch.Tensor]:
     """A segmenter that sees a bar nearly everywhere, but does not find it likely that the photo shows one."""
     logits = torch.zeros(len(views.images), 3, 3, 5)
-    logits[:, 2], logits[:, 1], logits[:, 1, 0] = 3.0, 2.0, -2.0
+    logits[:, 2], logits[:, 1], logits[:, 1, 0] = 6.0, 5.0, -2.0  # whatever the balance of its training undoes
     return logits, torch.full((len(views.images), 2), -1.0)
 
 
