@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tag2mask.errors import InputError
 from tag2mask.files import read_jsonl
-from tag2mask.pseudo import PseudoSettings, decide, decide_refined
+from tag2mask.pseudo import PseudoSettings, decide, decide_refined, index_mask
 from tag2mask.recipes import RECIPES, recipe
+from tag2mask.segment import refined
 from world import SMALL, manifest, run
 
 
@@ -92,6 +93,33 @@ def test_a_run_keeps_unrefined_masks_and_counts_them(world: Path, tmp_path: Path
 def test_refined_masks_are_always_believed_in_the_papers_recipes(name: str) -> None:
     small = name.endswith("-small") or name == "ppl/agree"
     assert small or recipe(name).pseudo.max_growth == recipe(name).pseudo.min_growth == 0
+
+
+@pytest.mark.parametrize("least", [0.0, 0.1])
+def test_a_new_photo_keeps_what_the_refiner_would_take_away(least: float) -> None:
+    class Takes:
+        """Leaves ``left`` of a hundred pixels of the object."""
+
+        def __init__(self, left: int) -> None:
+            self.left = left
+
+        def refine(self, images: Tensor, scores: Tensor) -> Tensor:
+            out = torch.tensor([0.9, 0.1])[:, None].expand(2, 400).clone()
+            out[:, : self.left] = out[:, : self.left].flip(0)
+            return out.reshape(1, 2, 20, 20)
+
+    photo, probabilities = np.zeros((20, 20, 3), np.uint8), torch.full((2, 20, 20), 0.5)
+    probabilities[1, :5], probabilities[0, :5] = 0.6, 0.4  # an object of a hundred pixels
+    probabilities[1, 5:], probabilities[0, 5:] = 0.3, 0.7
+    for left in (0, 9, 10, 100):
+        found = refined(photo, probabilities, Takes(left), least)
+        expected = 100 if least and left < 10 else left
+        assert int((index_mask(found) > 0).sum()) == expected
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if not n.endswith(("-small", "agree"))])
+def test_the_limit_of_new_photos_is_that_of_training_photos(name: str) -> None:
+    assert recipe(name).inference.min_growth == recipe(name).pseudo.min_growth
 
 
 @pytest.mark.slow

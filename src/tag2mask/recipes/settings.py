@@ -76,7 +76,7 @@ class RunSettings:
     )
     """Of each round on relabelled masks; it goes on from the weights of the round before, so half as long will do for
     many photos."""
-    inference: InferenceSettings = InferenceSettings()
+    inference: InferenceSettings = InferenceSettings(min_growth=0.1)
     start_from: Annotated[Path | None, DecidesNothing()] = None
     """A finished run whose weights every training starts from, for the share of the epochs that the share of new photos
     is, but at least one (`--from`); what decides is what lies there, as a fact."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask import compute
+from tag2mask import compute, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import check_sides, fit_size, resized
 from tag2mask.errors import InputError
@@ -43,6 +43,9 @@ class InferenceSettings:
     prior_correction: Annotated[float, SHARE] = 0.5
     """How far it is undone that rare labels weighed more in the segmenter's loss (`--segmenter.balance`): 0: not at
     all, objects come out large; 1: wholly. Masks that a segmenter is trained on again are made without it."""
+    min_growth: Annotated[float, SHARE] = 0.0
+    """A refined mask whose objects cover less than so many times the area of the unrefined mask's is not believed, as
+    `--pseudo.min-growth` says of training photos: they were too small or thin to survive. 0: always believed."""
     batch_size: Annotated[int | None, Range(at_least=1), DecidesNothing()] = None
     """Photos whose views are of one size in a forward pass. None: 8 on a CPU, 32 on an accelerator."""
     precision: compute.Precision = "auto"
@@ -154,13 +157,16 @@ def segment_photo(segmenter: nn.Module, backbone: Backbone, image: np.ndarray, s
     return photos([(image.shape[0], image.shape[1])], [photos.read(image)])[0].probabilities.cpu()
 
 
-def refined(image: np.ndarray, probabilities: Tensor, refiner: Refiner) -> Tensor:
+def refined(image: np.ndarray, probabilities: Tensor, refiner: Refiner, min_growth: float = 0.0) -> Tensor:
     """Probabilities ``[labels height width]`` of a photo ``[height width 3]`` uint8, refined; labels that win nowhere
-    and come near nowhere are left out and come back zero."""
+    and come near nowhere are left out and come back zero. Where the refiner is not believed
+    (:class:`InferenceSettings`), they are as they were."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     kept = _worth_refining(probabilities)
     out = torch.zeros_like(probabilities)
     out[kept] = refiner.refine(pixels, probabilities[kept][None] / probabilities[kept].sum(0, keepdim=True))[0]
+    if min_growth and pseudo.lost_objects(pseudo.index_mask(probabilities), pseudo.index_mask(out), min_growth):
+        return probabilities
     return out
 
 

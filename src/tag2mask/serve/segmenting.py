@@ -98,16 +98,17 @@ class Segmenting:
             refine: sharpen it as the run's predictions are; takes a moment.
         """
         probabilities = photo.probabilities.float()
-        sharpen = refiner(self.execution.settings.inference.refine, self.execution.settings.refine_long_side)
+        own = self.execution.settings.inference
+        sharpen = refiner(own.refine, self.execution.settings.refine_long_side)
         if tags is None:
             if photo.is_empty:
                 return np.zeros(photo.pixels.shape[:2], np.uint8)
             if refine and self.refines:
-                probabilities = segment.refined(photo.pixels, probabilities, sharpen)
+                probabilities = segment.refined(photo.pixels, probabilities, sharpen, own.min_growth)
             return pseudo.index_mask(probabilities)
         scores, present = segment.gate_by_tags(probabilities, tags)
         if refine and self.refines and len(present):
-            scores = pseudo.refine(photo.pixels, scores, sharpen)
+            scores = segment.refined(photo.pixels, scores, sharpen, own.min_growth)
         return pseudo.decide("the photo", present, scores, pseudo.PseudoSettings(margin=0.0)).mask
 
     def maps(self, photo: Segmented) -> tuple[tuple[int, ...], np.ndarray]:

@@ -110,7 +110,7 @@ class Predictor:
         elif self.photos.is_empty(photo):
             return torch.cat([torch.ones_like(probabilities[:1]), torch.zeros_like(probabilities[1:])]), None
         if self.refiner is not None and len(probabilities) > 1:
-            probabilities = segment.refined(pixels, probabilities, self.refiner)
+            probabilities = segment.refined(pixels, probabilities, self.refiner, self.photos.settings.min_growth)
         return probabilities, values
 
     def mask(self, output: Output, tags: frozenset[int] | None = None) -> np.ndarray:
