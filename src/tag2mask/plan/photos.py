@@ -229,7 +229,7 @@ def _unrecorded(
             for place in np.flatnonzero((places >= 0) & stale).tolist():
                 record = checked.rows[places[place]]
                 if record["stamp"][0] == found[place, 0]:  # as many bytes
-                    stale[place] = not _has_digest(samples[place], record["digest"].decode())
+                    stale[place] = not _has_digest(samples[place], bytes(record["digest"]).decode())
         return np.flatnonzero((places < 0) | stale).tolist()
     records = (record for path in (context.folder.records, *more) for record in read_records(path, stage.record))
     return _absent(keys_of(samples), ((record["split"], record["id"]) for record in records))
