@@ -117,7 +117,11 @@ def draw(root: Path) -> None:
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA", help="folder to draw into")
     draw(parser.parse_args().data)
+
+
+if __name__ == "__main__":
+    main()

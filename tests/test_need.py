@@ -37,7 +37,8 @@ def test_ranks_and_auroc_are_scipys() -> None:
 
 
 def test_a_mask_that_differs_from_its_maps_needs_a_person_most(world: Path, tmp_path: Path) -> None:
-    assert run("label", world, "--out", tmp_path / "run", *SMALL) == 0
+    # coarse maps: from fine ones of a network that learnt nothing the CRF's masks differ as much
+    assert run("label", world, "--out", tmp_path / "run", *SMALL, "--localize.no-fine") == 0
     before = need.scores(pipeline.reopen(Run(tmp_path / "run", existing=True)))
     assert len(before) == 9 and min(before.values()) == 0 and max(before.values()) == 1
     calm = min(before, key=lambda key: before[key])
