@@ -131,12 +131,14 @@ def test_some_photos_of_each_class_with_a_single_tag_are_asked() -> None:
 def test_the_block_that_is_asked(name: str, finer: str, middle: str) -> None:
     """The one that made the maps finer; one in the middle where none did."""
     settings = BackboneSettings(name=name, weights="none")
-    assert asked_block(backbones.build(settings), LocalizeSettings()) == finer
-    assert asked_block(backbones.build(settings), LocalizeSettings(fine=False)) == middle
+    drawn = LocalizeSettings(references=5)
+    assert asked_block(backbones.build(settings), drawn) == finer
+    assert asked_block(backbones.build(settings), replace(drawn, fine=False)) == middle
+    assert asked_block(backbones.build(settings), LocalizeSettings(references=0)) == middle
     frozen = backbones.build(replace(settings, freeze_until=middle))
-    assert asked_block(frozen, LocalizeSettings()) == middle
+    assert asked_block(frozen, drawn) == middle
     token = backbones.build(BackboneSettings("vit_tiny_patch16_224", weights="none"))
-    assert asked_block(token, LocalizeSettings()).startswith("block")
+    assert asked_block(token, drawn).startswith("block")
 
 
 @pytest.mark.slow

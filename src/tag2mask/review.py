@@ -177,7 +177,7 @@ class Review:
         return self.folder / "masks" / safe_name(key[0]) / f"{safe_name(key[1])}.png"
 
     def _write_mask(self, key: SampleKey, revision: int, mask: np.ndarray | None) -> str | None:
-        """Write the mask of a decision to come beside the one that counts; gives the path that it will have."""
+        """Write the mask of a decision that is still to be written; gives the path where it will lie."""
         new, path = self._new_path(key, revision), self._mask_path(key)
         if mask is None:
             new.unlink(missing_ok=True)  # of a decision that a kill kept from being written

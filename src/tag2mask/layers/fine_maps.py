@@ -1,8 +1,8 @@
 r"""Maps with finer borders: what a finer block of the backbone says about a class.
 
 Idea (LayerCAM, Jiang et al., TIP 2021). A class map has the grid of the last block, 16 pixels a cell, and its cells see
-far beyond themselves: a scratch of 4 pixels makes it rise in a band of 50. A block below, on a grid twice as fine,
-still knows where the scratch is; its cells count by how much the class score would rise with them:
+far beyond themselves: a thin scratch makes it rise in a band several times as wide. A block below, on a grid twice as
+fine, still knows where the scratch is; its cells count by how much the class score would rise with them:
 
 .. math::
     L_c(p) = \sum_k \max\!\left(0, \frac{\partial \sum_q z_c(q)}{\partial A_k(p)}\right) \max(0, A_k(p))

@@ -71,14 +71,15 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
     s, maps_of = context.settings, MapReader(context.read(source))
     threshold = chosen_threshold(context, source)
     sharpen = refiner(s.refine, s.refine_long_side)
+    first = threshold.unrefined if s.refine == "none" else threshold
 
     def write(sample: Sample, pixels: np.ndarray) -> Record:
         own = maps_of(sample)
-        maps = threshold.levelled(own)
+        maps = first.levelled(own)
         scores = with_background(sample, maps, threshold.value, s.pseudo)
         refined = pseudo.refine(pixels, scores, sharpen)
         decided = by_best_score(sample, maps.classes, scores, refined, s.pseudo)
-        if threshold.of_unrefined and (s.refine == "none" or not decided.refined):
+        if threshold.of_unrefined and not decided.refined:
             scores = with_background(sample, threshold.unrefined.levelled(own), threshold.value, s.pseudo)
             mask = pseudo.decide(sample.id, maps.classes, scores, s.pseudo)
             decided = Decided(mask, float(1 - scores.amax(0).mean()), decided.refined)

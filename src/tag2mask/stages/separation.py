@@ -38,10 +38,10 @@ def measure_separation(settings: RunSettings) -> PhotoStage:
         reads=tuple(dict.fromkeys(("method", "maps", source))),
         settings=(
             *STRUCTURE, own_settings(settings, inference=True), "localize.long_side", "localize.precision",
-            "localize.fine",
+            "localize.fine", "localize.references",
         ),
         facts=("photos", "tags"),
-        constants={"photos of a class": str(PHOTOS), "depth of the block": str(DEPTH), "finer block": "where it is"},
+        constants={"photos of a class": str(PHOTOS), "depth of the block": str(DEPTH), "asked": "who drew the maps"},
         suffix=None,
         chosen=asked,
         keeps_records=True,
@@ -63,7 +63,8 @@ def asked_block(backbone: Backbone, localize: LocalizeSettings) -> str:
     """The block whose features are asked: the one that made the maps finer, where one did (block2 of an EfficientNet,
     stride 8); else one in the middle (block4, layer3 of a ResNet). Maps with borders as fine as those of cells of 16
     pixels cannot be judged by such cells."""
-    if localize.fine and backbone.frozen_until is None and (finer := finer_block(backbone)) is not None:
+    drew = localize.references and localize.fine and backbone.frozen_until is None
+    if drew and (finer := finer_block(backbone)) is not None:
         return finer
     return backbone.names[math.ceil(DEPTH * (len(backbone.names) - 1))]
 
