@@ -131,15 +131,27 @@ def test_a_bundle_is_no_run_and_its_name_and_use_are_said(
         assert "is a bundle" in line and f'tag2mask.load("{tmp_path}")' in line and "give the run folder" in line
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ELOOP, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "make that place writable"),
+        (errno.ELOOP, "mend that place"),
+        (errno.ESTALE, "mend that place"),
+        (errno.ETIMEDOUT, "mend that place"),
+    ],
+)
 def test_what_the_system_refuses_to_write_is_one_line(
-    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: int, advice: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(arguments: list[str]) -> int:
         raise OSError(number, os.strerror(number), "/away/a.png")
 
-    monkeypatch.setattr(cli, "commands", lambda: {"list": refused})
-    assert "cannot write /away/a.png" in fails(capsys, "list")
+    monkeypatch.setattr(cli, "commands", lambda: {"label": refused, "report": refused})
+    said = fails(capsys, "label")
+    assert "cannot write /away/a.png" in said and f"; {advice} or choose another --out" in said
+    said = fails(capsys, "report")  # has no --out
+    assert "cannot write /away/a.png" in said and said.rstrip().endswith(advice)
 
 
 def test_a_file_that_is_not_there_is_a_bug_of_ours_unless_it_was_to_be_written(

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = _cannot_write(error)
         if place is None:
             raise
-        code = fail(f"cannot write {place}: {error.strerror}; free some space or choose another --out")
+        code = fail(f"cannot write {place}: {error.strerror}; {_advice(error, given)}")
     sys.exit(code)
 
 
@@ -106,6 +106,22 @@ def _cannot_write(error: OSError) -> str | None:
     folder, last = os.path.split(name)
     unfinished = last.startswith(".") and last.endswith((".tmp", ".writing"))  # as tag2mask.files writes
     return (folder or "here") if error.errno == errno.ENOENT and unfinished else None
+
+
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+WITHOUT_OUT = {"report", "import", "serve", "merge", "evaluate", "download"}  # write into the run, or to a --to
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _advice(error: OSError, given: Sequence[str]) -> str:
+    """What to do when a file cannot be written: not every command has an --out."""
+    if error.errno in NO_SPACE:
+        first = "free some space"
+    elif error.errno in NOT_ALLOWED:
+        first = "make that place writable"
+    else:
+        first = "mend that place"
+    return first if set(given[:1]) & WITHOUT_OUT else f"{first} or choose another --out"
 
 
 def _print_anything() -> None:
