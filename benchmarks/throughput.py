@@ -38,8 +38,8 @@ from tag2mask.localize import Localizer, LocalizeSettings, batches_by
 from tag2mask.refine import refiner
 from tag2mask.segment import InferenceSettings, PhotoSegmenter, SegmenterSettings
 from tag2mask.stages.artefacts import write_maps
-from tag2mask.train import TrainSettings, fit
-from tag2mask.train.batches import Steps, batches
+from tag2mask.training import TrainSettings, fit
+from tag2mask.training.batches import Steps, batches
 from tag2mask.types import Dataset, Sample
 
 

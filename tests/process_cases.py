@@ -27,7 +27,7 @@ from tag2mask.methods.mcis_settings import McisSettings, official
 from tag2mask.methods.ppl import PplSettings
 from tag2mask.methods.smaf import SelfTrainSettings, Student, student_of
 from tag2mask.segment import SegmenterSettings
-from tag2mask.train import TrainSettings, fit, record
+from tag2mask.training import TrainSettings, fit, record
 from tag2mask.types import IGNORE, Batch, Dataset, MaskedBatch, Sample
 
 CLASSES, HEIGHT, WIDTH = 3, 32, 48

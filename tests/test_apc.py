@@ -54,7 +54,7 @@ from tag2mask.pseudo import between_threshold, score_histogram
 from tag2mask.recipes import RunSettings, recipe, settings_from
 from tag2mask.refine import par
 from tag2mask.settings import plain
-from tag2mask.train import TrainSettings, fit, schedule
+from tag2mask.training import TrainSettings, fit, schedule
 from tag2mask.types import BACKGROUND, IGNORE, Batch, LocalizationMaps, Losses, Photos
 from trunks import fresh
 from world import SMALL, redone, run, scene, stamps

@@ -20,7 +20,7 @@ LEVELS = [
     {"processes", "shards"},
     {"compute", "progress", "protocols"},
     {"concurrency", "data", "backbones", "refine", "pseudo"},
-    {"evaluate", "layers", "train", "views"},
+    {"evaluate", "layers", "training", "views"},
     {"exchange", "saliency", "segment", "tag_errors"},
     {"demo", "doctor", "feature_store", "methods", "report", "review", "corrected"},
     {"localize", "told"},
@@ -194,7 +194,7 @@ def test_corrected_masks_reach_no_stage() -> None:
 
 
 def test_training_code_cannot_name_truth() -> None:
-    parts = ("train", "localize.py", "pseudo", "feature_store.py", "views.py", "references.py", "propagation", "layers",
+    parts = ("training", "localize.py", "pseudo", "feature_store.py", "views.py", "references.py", "propagation", "layers",
              "segment", "refine", "methods", "backbones", "data/batches.py", "data/training",
              "data/augment.py")  # fmt: skip
     truth = ("mask_path", "all_background", "has_truth", "tag2mask.evaluate", "import evaluate", "read_truth")
@@ -236,7 +236,7 @@ def test_only_the_command_line_prints() -> None:
 def test_nothing_is_asked_of_a_method_by_the_name_of_an_attribute() -> None:
     """A method declares its traits and keeps typed promises; the pipeline asks for nothing else of it."""
     things = ("method", "network", "options", "segmenter", "task", "settings.options", "s.options")
-    for part in ("pipeline.py", "checks.py", "summary.py", "localize.py", "references.py", "train", "stages"):
+    for part in ("pipeline.py", "checks.py", "summary.py", "localize.py", "references.py", "training", "stages"):
         place = SOURCE / part
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]

@@ -17,6 +17,7 @@ from PIL import Image
 from tag2mask import cli
 from tag2mask.cli.flags import spell_out
 from tag2mask.cli.runs import parse_run
+from tag2mask.data.layouts import LAYOUTS
 from tag2mask.deploy.stored import FILE
 from tag2mask.plan.folder import BUNDLE
 from world import SMALL, redone, run, stamps
@@ -46,6 +47,8 @@ def test_list(capsys: pytest.CaptureFixture[str], what: str) -> None:
     expected = {"methods": "cam", "recipes": "frozen", "datasets": "voc", "backbones": "tf_efficientnet_lite0",
                 "propagations": "psa", "refiners": "crf", "segmenters": "deeplab-v2"}[what]  # fmt: skip
     assert any(line.startswith(expected) for line in out.splitlines())
+    if what == "datasets":
+        assert {line.split()[0] for line in out.splitlines()} >= LAYOUTS.keys()
 
 
 def test_unknown_names_come_with_the_nearest(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
@@ -228,7 +231,8 @@ def test_a_method_is_trained_as_it_wants_unless_a_flag_says_otherwise(world: Pat
     train = lambda *flags: parse_run([str(world), "--out", "x", *flags], "label")[2].train  # noqa: E731
     cam, apc = train(), train("--method", "apc")
     assert cam.epochs == "auto" and (apc.learning_rate, apc.epochs) == (cam.learning_rate / 5, 10)
-    assert train("--recipe", "quick", "--method", "apc").epochs == 2 * train("--recipe", "quick").epochs
+    assert train("--recipe", "quick", "--method", "apc").epochs == apc.epochs / 2
+    assert train("--recipe", "quick", "--method", "ppl").minimum_epochs == 2.5
     given = train("--method", "apc", "--epochs", "3", "--train.learning-rate", "0.01")
     assert (given.learning_rate, given.epochs) == (0.01, 3)
     published = train("--recipe", "apc/multistage")

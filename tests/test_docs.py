@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -64,6 +65,9 @@ def test_python_in_the_docs_names_what_is_there() -> None:
     code = [b.removeprefix("python\n") for page in [*PAGES, *OTHERS] for b in blocks(page) if b.startswith("python\n")]
     names = {name for text in code if compile(text, "docs", "exec") for name in re.findall(r"tag2mask\.(\w+)", text)}
     assert {"load", "train"} <= names and all(hasattr(tag2mask, name) for name in names)
+    for name in tag2mask.__all__:  # no package of the same name takes its place once that is imported
+        assert name not in {module.name for module in pkgutil.iter_modules(tag2mask.__path__)}, name
+        assert callable(getattr(tag2mask, name))
 
 
 def prepare(word: str) -> None:

@@ -32,8 +32,8 @@ from tag2mask.methods.eps import ClassMapNet, Eps, EpsSettings, FeatureHead, sal
 from tag2mask.methods.released import released_state
 from tag2mask.recipes import recipe
 from tag2mask.stages.artefacts import read_maps
-from tag2mask.train import parameter_groups
-from tag2mask.train.optimizer import optimizer_of
+from tag2mask.training import parameter_groups
+from tag2mask.training.optimizer import optimizer_of
 from tag2mask.types import Dataset, Photos, Sample, normalise
 from test_resnet38 import mxnet_name, params
 from trunks import fresh

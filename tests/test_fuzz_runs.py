@@ -28,7 +28,7 @@ from tag2mask.recipes import RunSettings, settings_from
 from tag2mask.settings import plain
 from tag2mask.stages.artefacts import MapReader, MaskReader, write_maps
 from tag2mask.stages.photos import RECORD
-from tag2mask.train.checkpoint import load_model, restore_checkpoint, save_checkpoint
+from tag2mask.training.checkpoint import load_model, restore_checkpoint, save_checkpoint
 from tag2mask.types import Dataset, LocalizationMaps, PhotoFacts, Sample
 from tag2mask.views import View
 

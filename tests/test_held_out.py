@@ -15,8 +15,8 @@ import world as small
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.recipes import RECIPES, recipe
 from tag2mask.stages.attempts import best_of_two, gentler
-from tag2mask.train import TagPrecision, TrainSettings, schedule
-from tag2mask.train.held_out import average_precision, hold_out, tag_precision
+from tag2mask.training import TagPrecision, TrainSettings, schedule
+from tag2mask.training.held_out import average_precision, hold_out, tag_precision
 from world import SMALL, manifest, run
 
 

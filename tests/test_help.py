@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -22,6 +23,7 @@ from tag2mask import methods, progress
 from tag2mask.cli.completion import FLAG, SHELLS, flags_of_commands
 from tag2mask.cli.flags import SHORT
 from tag2mask.cli.help import GROUPS, first_screen
+from tag2mask.cli.parsing import field_texts
 from tag2mask.recipes import RunSettings, recipe
 from world import SMALL, run
 
@@ -37,7 +39,7 @@ def test_the_first_screen_is_one(capsys: pytest.CaptureFixture[str]) -> None:
         lines = shown.splitlines()
         assert len(lines) <= 50 and max(map(len, lines)) <= 113
         assert ("--shard" in shown) == (command == "label") != ("--segmenter" in shown)
-    assert 18 <= len(FIRST) <= 28 and len({*FIRST}) == len(FIRST)
+    assert 18 <= len(FIRST) <= 30 and len({*FIRST}) == len(FIRST)
 
 
 def test_the_first_screen_imports_nothing_heavy() -> None:
@@ -48,7 +50,13 @@ def test_the_first_screen_imports_nothing_heavy() -> None:
 
 def test_every_flag_of_the_first_screen_is_one_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "--help-all") == 0
-    every = set(FLAG.findall(capsys.readouterr().out))
+    shown = capsys.readouterr().out
+    words = " ".join(word for word in shown.split() if word != "│")
+    texts = field_texts(RunSettings)
+    assert len(texts) >= 20 and {"seed", "balance", "refine", "aside_gb"} <= texts.keys()
+    for name in ("held_out", "balance", "propagate", "refine", "seed", "with_masks", "workers", "verify", "aside_gb"):
+        assert texts[name] in words, name
+    every = set(FLAG.findall(shown))
     for flag in set(FIRST) - OWN:
         long = SHORT.get(flag, flag)
         assert long in every or long.replace(".freeze", ".no-freeze") in every, flag
@@ -56,7 +64,7 @@ def test_every_flag_of_the_first_screen_is_one_of_all(capsys: pytest.CaptureFixt
 
 
 def test_the_first_screen_tells_the_defaults() -> None:
-    written = {"all": (), "found on the maps of these photos, without truth": None, "default": "default"}
+    written = {"all": (), "default": "default"}
     settings, seen = recipe("default"), 0
     for flag, line in {k: v for flags in GROUPS.values() for k, v in flags.items()}.items():
         if (told := re.fullmatch(r".*\[(.+)\]", line)) is None or flag.split()[0] in ("--recipe", "--seeds"):
@@ -122,6 +130,12 @@ def test_json_is_one_event_a_line(world: Path, tmp_path: Path, capfd: pytest.Cap
     assert done[-1]["done"] == done[-1]["total"] == 9
     assert events[-1]["event"] == "result" and 0 <= events[-1]["mean_iou"]["masks"] <= 100
     assert Path(events[-1]["report"]).is_file()
+    for flags, last in ((("--shard", "1/1"), {"waiting": None}), (("--until", "maps"), {"report": ANY})):
+        assert run(*label(world, tmp_path / "run", *flags, "--json")) == 0
+        lines = capfd.readouterr().out.splitlines()
+        assert json.loads(lines[-1]) == {"event": "result", "run": ANY, "mean_iou": ANY, **last} or (
+            json.loads(lines[-1]) == {"event": "result", "run": ANY, **last}
+        )
 
 
 def test_an_error_is_an_event_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ from tag2mask.methods.released import released_state
 from tag2mask.protocols import UsesReferences
 from tag2mask.recipes import recipe
 from tag2mask.references import check_references, draw_references, reference_view, show_references
-from tag2mask.train import clipped_together, parameter_groups, schedule
+from tag2mask.training import clipped_together, parameter_groups, schedule
 from tag2mask.types import Batch, Dataset, Domain, LocalizationMaps, Photos, Sample, masked_mean
 from trunks import fresh
 from world import SMALL, fails, manifest, redone, run, scene, stamps
@@ -1200,7 +1200,7 @@ def test_maps_taken_up_again_are_the_same(finished: Path, mixed: Path, tmp_path:
 
 
 def test_an_interrupted_training_continues_to_the_bit(photos: Dataset, tmp_path: Path) -> None:
-    from tag2mask.train import TrainSettings, fit
+    from tag2mask.training import TrainSettings, fit
 
     class Cut(TaggedImages):
         left = 45

@@ -14,8 +14,8 @@ from tag2mask import methods
 from tag2mask.backbones import Backbone, BackboneSettings, build
 from tag2mask.errors import InputError
 from tag2mask.methods.cam import CamSettings
-from tag2mask.train import TrainSettings, fit, load_model, schedule
-from tag2mask.train.near_start import NearStart
+from tag2mask.training import TrainSettings, fit, load_model, schedule
+from tag2mask.training.near_start import NearStart
 
 RATE = 1e-2
 LITE = BackboneSettings()

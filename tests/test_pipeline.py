@@ -59,7 +59,7 @@ def test_scores_agree_with_the_evaluator_of_folders(finished: Path, world: Path)
     truth.mkdir(exist_ok=True)
     for path in (finished / "masks").glob("*.png"):
         shutil.copy(world / "masks" / path.name, truth / path.name)
-    found = tag2mask.evaluate_folders(finished / "masks", truth, ("disc", "bar")).mean_iou
+    found = tag2mask.evaluate_folders(str(finished / "masks"), str(truth), ("disc", "bar")).mean_iou
     scores = json.loads((finished / "scores" / "scores.json").read_text())
     assert scores["masks"]["mean_iou"] == pytest.approx(found, abs=1e-3)
 

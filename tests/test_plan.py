@@ -582,7 +582,7 @@ def test_other_truth_of_the_same_size_and_time_scores_and_trains_the_oracle_anew
 def test_workers_added_to_a_half_done_training_keep_it(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tag2mask.train.loop import _Training
+    from tag2mask.training.loop import _Training
 
     steps, plain = [0], _Training.step
 

@@ -28,10 +28,10 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "Nesterov's momentum dropped": Fault(
-        "train/optimizer.py", "nesterov=settings.nesterov", "nesterov=False",
+        "training/optimizer.py", "nesterov=settings.nesterov", "nesterov=False",
         "test_recipes.py::test_what_learns_and_how_fast[mcis/official-method]"),
     "momentum dropped": Fault(
-        "train/optimizer.py", "momentum=settings.momentum", "momentum=0.9",
+        "training/optimizer.py", "momentum=settings.momentum", "momentum=0.9",
         "test_recipes.py::test_what_learns_and_how_fast[eps-method]"),
     "apc.label_confidence not passed on": Fault(
         "methods/apc.py", "best_labels(scores, s.label_confidence)", "best_labels(scores, 0.5)",
@@ -58,10 +58,10 @@ FAULTS = {
     "no hue": Fault(
         "recipes/eps.py", "jitter=0.3, hue=0.1", "jitter=0.3", "test_recipes.py::test_colours_of_views"),
     "decay on biases": Fault(
-        "train/optimizer.py", "settings.weight_decay if weights or settings.decay_biases else 0.0",
+        "training/optimizer.py", "settings.weight_decay if weights or settings.decay_biases else 0.0",
         "settings.weight_decay", "test_recipes.py::test_what_learns_and_how_fast[eps-segmenter]"),
     "biases at the rate of weights": Fault(
-        "train/optimizer.py", "1.0 if weights else settings.bias_lr_mult", "1.0",
+        "training/optimizer.py", "1.0 if weights else settings.bias_lr_mult", "1.0",
         "test_recipes.py::test_what_learns_and_how_fast[mcis/paper-method]"),
     "two groups' threshold in place of the rule that asks features": Fault(
         "layers/class_references.py", 'threshold_rule="features"', 'threshold_rule="otsu"',
@@ -131,7 +131,7 @@ FAULTS = {
         "segment/inference.py", "mirrored.flip(3)", "mirrored",
         "test_segment.py::test_windows_flips_and_scales_agree_on_a_pixelwise_segmenter"),
     "new layers at the rate of the backbone": Fault(
-        "train/optimizer.py", "(1.0 if of_backbone else settings.head_lr_mult)", "1.0",
+        "training/optimizer.py", "(1.0 if of_backbone else settings.head_lr_mult)", "1.0",
         "test_train.py::test_parameter_groups_by_what_is_pretrained_and_by_dimension"),
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ from tag2mask.plan.folder import Run
 from tag2mask.recipes import recipe, settings_from
 from tag2mask.settings import plain
 from tag2mask.summary import supervision
-from tag2mask.train import TrainSettings, fit
+from tag2mask.training import TrainSettings, fit
 from tag2mask.types import Batch, Losses, Photos, masked_mean
 from test_train import Points
 from trunks import fresh

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import process_cases
 from launching import run_all
 from tag2mask.files import read_jsonl
-from tag2mask.train import TrainSettings, fit, record
+from tag2mask.training import TrainSettings, fit, record
 
 SCRIPT = Path(process_cases.__file__)
 FEW = ("cam, drawn to the start", "mcis, photos without a partner", "smaf, everything", "segmenter", "apc, batches")

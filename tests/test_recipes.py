@@ -21,8 +21,8 @@ from tag2mask.data.augment import AugmentSettings
 from tag2mask.methods.smaf import student_of
 from tag2mask.recipes import RECIPES, recipe
 from tag2mask.segment.deeplab import Aspp
-from tag2mask.train import TrainSettings, parameter_groups
-from tag2mask.train.optimizer import optimizer_of
+from tag2mask.training import TrainSettings, parameter_groups
+from tag2mask.training.optimizer import optimizer_of
 from tag2mask.types import Photos
 
 VOC = 20

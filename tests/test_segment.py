@@ -18,7 +18,7 @@ from tag2mask.segment.deeplab import Aspp, weigh_classes
 from tag2mask.segment.inference import window_corners
 from tag2mask.segment.pyramid import Pyramid, logits_of
 from tag2mask.segment.task import mask_loss
-from tag2mask.train import TrainSettings, parameter_groups
+from tag2mask.training import TrainSettings, parameter_groups
 from tag2mask.types import MaskedBatch, Photos, Views
 
 SMALL = BackboneSettings("resnet10t", weights="none", output_stride=8)

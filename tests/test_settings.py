@@ -16,7 +16,7 @@ from tag2mask.errors import InputError
 from tag2mask.methods import METHODS
 from tag2mask.recipes import RunSettings
 from tag2mask.settings import Range, number
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 from world import SMALL, run
 
 HUGE = 10**9

@@ -56,7 +56,7 @@ from tag2mask.segment.deeplab import DeepLab
 from tag2mask.segment.pyramid import Pyramid
 from tag2mask.stages.artefacts import read_maps
 from tag2mask.summary import supervision
-from tag2mask.train import fit, schedule
+from tag2mask.training import fit, schedule
 from tag2mask.types import Batch, Dataset, LocalizationMaps, MaskedBatch, Photos, Sample
 from test_eps import small_backbone, with_saliency
 from world import SMALL, fails, keys, made_of, make, manifest, run

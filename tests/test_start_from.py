@@ -17,7 +17,7 @@ from tag2mask.plan.source import learned
 from tag2mask.plan.stage import TrainingStage
 from tag2mask.recipes import RunSettings
 from tag2mask.stages import plan
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 from tag2mask.types import PhotoFacts, Sample
 from world import SMALL, fails, made_of, make, redone, run, scene, stamps, tags
 

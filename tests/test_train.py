@@ -15,7 +15,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.data.batches import epoch_batches
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.files import read_jsonl
-from tag2mask.train import TrainSettings, fit, load_model, parameter_groups, save_model, schedule
+from tag2mask.training import TrainSettings, fit, load_model, parameter_groups, save_model, schedule
 from tag2mask.types import Batch, Losses
 
 FAST = TrainSettings(epochs=3, batch_size=4, precision="float32", learning_rate=1e-2, checkpoint_minutes=0.0)

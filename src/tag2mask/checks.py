@@ -27,7 +27,7 @@ from tag2mask.saliency.self_supervised import check_backbone
 from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 from tag2mask.types import Dataset
 
 log = logging.getLogger("tag2mask")

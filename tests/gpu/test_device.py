@@ -18,8 +18,8 @@ from tag2mask.data.batches import TaggedImages
 from tag2mask.errors import InputError
 from tag2mask.localize import Localizer, LocalizeSettings
 from tag2mask.refine import REFINERS, dense_crf, par, random_walk
-from tag2mask.train import TrainSettings, fit
-from tag2mask.train.loop import _Training
+from tag2mask.training import TrainSettings, fit
+from tag2mask.training.loop import _Training
 from tag2mask.types import Dataset, Sample
 from world import SMALL, probabilities, run, two_tones
 

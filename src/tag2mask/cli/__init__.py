@@ -46,7 +46,7 @@ tag2mask: image tags in, pixel masks out.
 
 `tag2mask COMMAND --help` shows its settings; for train and label the first of them, `--help-all` every one. `--quiet`
 shows errors alone; `--json` (train, label, demo, predict) one event a line. DATA is a folder with images/ and tags.csv
-(image,tags), one folder per class, VOC's layout, or COCO's.
+(image,tags), one folder per class, or VOC's, COCO's, YOLO's or an anomaly set's layout (`list datasets`).
 """
 
 SHARED = ("train", "label", "demo", "predict")  # commands whose work several processes share

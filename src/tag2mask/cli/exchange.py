@@ -18,7 +18,7 @@ def export(arguments: list[str]) -> int:
 
     @dataclasses.dataclass(frozen=True)
     class Export:
-        """A run's masks in the format of another program, the photos in order of how sure the model is of them."""
+        """A run's masks in the format of another program, the photos that need a person most first, as on the page of `tag2mask serve`."""
 
         RUN: tyro.conf.Positional[Path]
         to: str
@@ -62,7 +62,7 @@ def take_back(arguments: list[str]) -> int:
     class Import:
         """Take masks that people corrected or accepted into a run, to measure on them.
 
-        `tag2mask evaluate RUN --check` measures. They decide nothing that is trained."""
+        `tag2mask evaluate RUN --check` measures. They teach nothing unless `train --with-masks` asks for it."""
 
         RUN: tyro.conf.Positional[Path]
         form: Annotated[str, tyro.conf.arg(name="from")]

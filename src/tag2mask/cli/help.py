@@ -39,8 +39,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "--weights FILE": "weights of the backbone, or none; the default backbone's are embedded [auto]",
     },
     "larger or smaller masks, other borders": {
-        "--threshold T": "0 to 1: lower is larger masks [found on the maps of these photos, without truth]",
-        "--refine NAMES": "crf, par, none, or several in turn (tag2mask list refiners) [crf]",
+        "--threshold T": "0 to 1: lower is larger masks; the run prints the one that it finds, without truth",
+        "--refine NAMES": "crf, par, none, or several in turn (tag2mask list refiners), of run/masks [crf]",
+        "--relabel.refine NAMES": "the same of relabelled masks, run/masks-2 [crf/deeplab]",
+        "--inference.refine NAMES": "the same of new photos' masks [crf/deeplab]",
     },
     "a better segmenter for new photos": {
         "--segmenter NAME": "deeplab-v2, smp:unet, ... (tag2mask list segmenters) [decoder]",
@@ -50,7 +52,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "less time, less memory": {
         "--epochs N": "passes over the photos; auto: as many as 300 steps are, at least 1 [auto]",
-        "--freeze": "compute the backbone's features once, train heads in minutes",
+        "--freeze": "compute the backbone's features once, train heads alone; --recipe frozen: in minutes",
         "--from RUN": "start from a finished run, and train for the share of photos that is new",
         "--train.batch-size N": "photos in a step; fewer need less memory [16]",
         "--workers N": "threads that decode photos and refine masks; 0: one a core [0]",

@@ -48,12 +48,11 @@ def _recipes() -> dict[str, str]:
 
 
 def _datasets() -> dict[str, str]:
+    from tag2mask.data.layouts import LAYOUTS
+
     return {
         "demo": "composed from photographs that scikit-image and Matplotlib ship; embedded (tag2mask demo)",
-        "folder": "layout: images/ and tags.csv with image,tags (optional split, domain), masks/, saliency/",
-        "class-folders": "layout: one folder of photos per class",
-        "voc": "layout: PASCAL VOC (tags from XML, text lists, or cls_labels.npy)",
-        "coco": "layout: COCO instances JSON",
+        **{name: f"layout: {entry.line}" for name, entry in LAYOUTS.items()},
         "voc2012": "tag2mask download voc2012 --to DIR",
         "pets": "tag2mask download pets --to DIR",
         "coco2014": "tag2mask download coco2014 --to DIR says what to fetch, and checks it",

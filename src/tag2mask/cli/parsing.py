@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import inspect
 import io
 import re
 from collections.abc import Sequence
@@ -48,6 +50,17 @@ def parse(kind: Any, arguments: Sequence[str], command: str, *, config: tuple[An
         if not end.code:
             raise
     raise InputError(f"{in_one_line(said.getvalue())}; `tag2mask {command.split()[0]} --help` shows the settings")
+
+
+def field_texts(kind: type) -> dict[str, str]:
+    """What stands below each field of a dataclass in its source."""
+    (of_class,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(of_class, ast.ClassDef)
+    texts = {}
+    for field, below in pairwise(of_class.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            texts[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return texts
 
 
 def _by_its_flag(said: str, arguments: Sequence[str]) -> str:

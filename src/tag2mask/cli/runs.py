@@ -6,11 +6,11 @@ import dataclasses
 import sys
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tag2mask.cli.flags import SHORT, say, show_progress, spell_out, take
 from tag2mask.cli.help import first_screen
-from tag2mask.cli.parsing import parse
+from tag2mask.cli.parsing import field_texts, parse
 from tag2mask.errors import InputError, unknown
 from tag2mask.files import read_object
 from tag2mask.progress import tell
@@ -30,6 +30,10 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
     own = methods.flag(settings.method)  # the method's own settings get flags of the method's name: --cam.dropout
     types = typing.get_type_hints(recipes.RunSettings, include_extras=True)
     kept = [f for f in dataclasses.fields(settings) if f.name not in ("method", "options")]
+    asks = "--help" in arguments  # reading the sources for the help of 200 flags takes most of the time
+    if asks:  # a class that is made here has no source
+        for name, text in field_texts(recipes.RunSettings).items():
+            types[name] = Annotated[types[name], tyro.conf.arg(help=text)]
     fields: list[Any] = [
         ("DATA", tyro.conf.Positional[Path]),
         ("out", Path),
@@ -41,7 +45,6 @@ def parse_run(arguments: list[str], command: str, recipe_name: str = "default") 
         "DATA: the data set. --out: the run folder. Also --method NAME, --recipe NAME (`tag2mask list`), --seeds 0 1 2 "
         "(a run of each, compared), and short flags: " + ", ".join(SHORT) + "."
     )
-    asks = "--help" in arguments  # reading the sources for the help of 200 flags takes most of the time
     config = () if asks else (tyro.conf.HelptextFromCommentsOff,)
     parsed: Any = parse(flags, arguments, command, config=config)
     values = {f.name: getattr(parsed, f.name) for f in kept}
@@ -122,9 +125,11 @@ def label(arguments: list[str]) -> int:
 
     if not shard:
         pipeline.label(path, out, settings, until=until or "scores", engine=_engine(engine))
+        tell("result", **_result(out))
         return 0
     waiting = pipeline.label_shard(path, out, settings, Shard.of(shard))
-    print(waiting or f"all masks are in {out / 'masks'}")
+    tell("result", run=str(out), waiting=waiting)
+    say(waiting or f"all masks are in {out / 'masks'}")
     return 0
 
 

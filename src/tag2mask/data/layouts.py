@@ -47,10 +47,16 @@ def _never(root: Path, settings: DataSettings) -> None:
 
 
 LAYOUTS: dict[str, LayoutEntry] = {
-    "voc": LayoutEntry("PASCAL VOC, with its classes or your own (XML, lists, cls_labels.npy)", voc.recognise, voc.Voc),
+    "voc": LayoutEntry(
+        "PASCAL VOC, with its classes or your own (tags from XML, text lists, or cls_labels.npy)",
+        voc.recognise,
+        voc.Voc,
+    ),
     "coco": LayoutEntry("COCO instances JSON, its own or of exports", coco.recognise, coco.Coco),
     "folder": LayoutEntry(
-        "images/ and tags.csv with image,tags (optional split, domain)", folder.recognise, folder.Folder
+        "images/ and tags.csv with image,tags (optional split, domain), masks/, saliency/",
+        folder.recognise,
+        folder.Folder,
     ),
     "yolo": LayoutEntry("YOLO's images/ and labels/", yolo.recognise, yolo.Yolo),
     "anomaly": LayoutEntry("train/good, test/crack, ground_truth/ (MVTec AD)", anomaly.recognise, anomaly.Anomaly),

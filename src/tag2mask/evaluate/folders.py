@@ -15,8 +15,8 @@ from tag2mask.evaluate.truth import label_of_value, size_text
 
 
 def evaluate_folders(
-    predicted: Path,
-    truth: Path,
+    predicted: Path | str,
+    truth: Path | str,
     classes: Sequence[str] | None = None,
     allow_missing: bool = False,
     values: Sequence[int] = (),
@@ -34,6 +34,7 @@ def evaluate_folders(
         InputError: no common file, a prediction is missing, sizes differ, a value is no class's, truth that shows no
             class and is 255 in part, no classes, or other ones than in ``classes.txt``.
     """
+    predicted, truth = Path(predicted), Path(truth)
     classes = settled_classes(classes, predicted, truth)
     _check_values(values, classes)
     predictions, truths = mask_files(predicted), mask_files(truth)

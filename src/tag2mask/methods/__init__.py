@@ -27,7 +27,7 @@ from tag2mask.methods.ppl import Ppl, PplSettings
 from tag2mask.methods.text import TextMaps
 from tag2mask.methods.text_settings import TOWERS, TextSettings
 from tag2mask.protocols import MethodSettings, Traits
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,18 @@ class Entry:
     """The backbone in the place of the default one, where the method needs one of another kind."""
 
 
+def _some_epochs(train: TrainSettings) -> TrainSettings:
+    """With many photos, more than one epoch: five, of a shorter training fewer."""
+    return replace(train, minimum_epochs=train.times(1).epochs) if train.epochs == "auto" else train
+
+
 METHODS: dict[str, Entry] = {
     "cam": Entry(Cam, CamSettings, "class activation maps of a multi-label classifier (Zhou et al., CVPR 2016)"),
     "eps": Entry(
         Eps,
         EpsSettings,
         "softmax maps taught by saliency maps, which it needs (Lee et al., CVPR 2021)",
-        lambda train: replace(train, minimum_epochs=5.0),
+        _some_epochs,
     ),
     "mcis": Entry(
         ReleasedMcis,
@@ -65,7 +70,7 @@ METHODS: dict[str, Entry] = {
         Ppl,
         PplSettings,
         "progressive patch learning, implicit or explicit (Li et al., TMM 2022)",
-        lambda train: replace(train, minimum_epochs=5.0),
+        _some_epochs,
     ),
     "apc": Entry(
         apc.build,

@@ -22,7 +22,7 @@ class PropagationSettings:
     radius: Annotated[int, Range(at_least=1, at_most=50)] = 10
     """Cells; pairs nearer than this are learnt from (IRN; PSA 5)."""
     pairs: Annotated[int, NOT_NEGATIVE] = 48
-    """Neighbours of each cell drawn anew every step, of the 150 within radius 10; 0: all (both papers, 3x the time)."""
+    """Neighbours of each cell drawn anew every step, of the 152 within radius 10; 0: all (both papers, 3x the time)."""
     walk_radius: Annotated[int, Range(at_least=1, at_most=50)] = 5
     """Cells; the walker's longest step (both papers)."""
     beta: Annotated[float, POSITIVE] = 10.0

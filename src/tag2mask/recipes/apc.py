@@ -10,7 +10,7 @@ from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes import deeplab
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 
 
 def apc_e2e() -> RunSettings:

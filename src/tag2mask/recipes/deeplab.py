@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.segment import SegmenterSettings
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 
 SEGMENTER = SegmenterSettings(
     "deeplab-v2", presence=False, warm_start=False, backbone="resnet101.tv_in1k", output_stride=8, freeze_norms=True,

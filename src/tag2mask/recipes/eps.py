@@ -13,7 +13,7 @@ from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes import deeplab
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 
 # EPS and SMAF train alike: 20,000 steps of 8 of VOC's 10,582 photos. Their optimiser (PSA's) hands the weight decay to
 # SGD as momentum, so the large learning rates are those of an SGD without it: 0.9 would make a step ten times as large

@@ -19,10 +19,10 @@ def quick() -> RunSettings:
     run = default()
     return replace(
         run,
-        train=replace(run.train, epochs=3.0),
+        train=replace(run.train, auto_steps=150),
         balance=0.0,
         localize=replace(run.localize, scales=(1.0,)),
-        segmenter_train=replace(run.segmenter_train, epochs=3.0),
+        segmenter_train=replace(run.segmenter_train, auto_steps=100, minimum_epochs=1.0),
         relabel=replace(run.relabel, rounds=0),
         inference=replace(run.inference, scales=(1.0,)),
     )

@@ -9,7 +9,7 @@ from tag2mask.methods import mcis_settings
 from tag2mask.pseudo import PseudoSettings
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 
 
 def mcis_paper() -> RunSettings:

@@ -15,7 +15,7 @@ from tag2mask.recipes import deeplab
 from tag2mask.recipes.general import default
 from tag2mask.recipes.settings import RunSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 
 # IRN's optimiser hands the weight decay to SGD as momentum; everything decays
 _IRN = TrainSettings(

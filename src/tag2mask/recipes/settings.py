@@ -22,7 +22,7 @@ from tag2mask.pseudo import PseudoSettings
 from tag2mask.saliency import SelfSupervisedSettings
 from tag2mask.segment import InferenceSettings, RelabelSettings, SegmenterSettings
 from tag2mask.settings import NOT_NEGATIVE, SEED, SHARE, THREADS, DecidesNothing, Range, check_values
-from tag2mask.train import TrainSettings
+from tag2mask.training import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunSettings:
     train: TrainSettings = TrainSettings(epochs="auto")
     held_out: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.1
     """Share of the photos of each class that the method does not learn from: how well it predicts their tags says
-    whether it has learnt a class. Classes of fewer than 25 photos give none (at 0.1); the segmenter learns from all."""
+    whether it has learnt a class. Classes of fewer than 26 photos give none (at 0.1); the segmenter learns from all."""
     balance: Annotated[float, SHARE] = 1.0
     """How much more often the method is shown photos of rare classes: 1: each class as often as the most frequent one,
     but a photo at most ten times; 0.5: the root of that; 0: every photo once. An epoch has more photos then."""
@@ -61,7 +61,8 @@ class RunSettings:
     """Of its views."""
     pseudo: PseudoSettings = PseudoSettings(max_growth=1.5, min_growth=0.1)
     refine: str = "crf"
-    """Refiners of the masks, in order, joined by commas (`tag2mask list refiners`), or none."""
+    """Refiners of the masks of the maps, in order, joined by commas (`tag2mask list refiners`), or none; relabelled masks
+    and those of new photos have theirs (`--relabel.refine`, `--inference.refine`)."""
     refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024
     """Larger photos are refined at this many pixels a side: a CRF on 12 megapixels takes minutes. 0: as they are."""
     features: FeatureSettings = FeatureSettings()

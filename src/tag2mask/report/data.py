@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tag2mask.evaluate import OracleSweep, Scores, TagAgreement
-from tag2mask.train import TagPrecision
+from tag2mask.training import TagPrecision
 from tag2mask.types import LocalizationMaps
 
 

@@ -13,7 +13,7 @@ from tag2mask.errors import listed, some
 from tag2mask.evaluate import Scores, TagAgreement
 from tag2mask.report.data import ReportData
 from tag2mask.report.words import counted, percent
-from tag2mask.train import TagPrecision
+from tag2mask.training import TagPrecision
 
 FEW_PHOTOS = 20  # a class tagged on fewer is called thin: its classifier sees each object only a few times
 WEAK_IOU = 40.0  # percent; below it a mask shares less of its area with the object than it gets wrong

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tag2mask.backbones import Backbone
 from tag2mask.protocols import Segmenter
 from tag2mask.segment.task import SegmenterTask
-from tag2mask.train.optimizer import parameter_groups, pretrained_parameters
-from tag2mask.train.settings import TrainSettings
+from tag2mask.training.optimizer import parameter_groups, pretrained_parameters
+from tag2mask.training.settings import TrainSettings
 from tag2mask.types import IGNORE, MaskedBatch, Photos
 
 Build = Callable[[Backbone, int], nn.Module]

@@ -17,7 +17,7 @@ from tag2mask import processes
 from tag2mask.data.augment import AugmentSettings
 from tag2mask.errors import listed
 from tag2mask.files import write_json
-from tag2mask.train import TagPrecision, mean_precision
+from tag2mask.training import TagPrecision, mean_precision
 
 log = logging.getLogger("tag2mask")
 

@@ -17,7 +17,7 @@ from tag2mask.localize import Localizer, LocalizeSettings, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.protocols import PredictsTags
 from tag2mask.stages.networks import feature_store
-from tag2mask.train import TagPrecision, hold_out, mean_precision, tag_precision
+from tag2mask.training import TagPrecision, hold_out, mean_precision, tag_precision
 from tag2mask.types import Dataset, Sample, label_vector
 
 log = logging.getLogger("tag2mask")

@@ -42,7 +42,7 @@ from tag2mask.stages.networks import (
     tagged_source,
 )
 from tag2mask.stages.saliency import saliency_inputs
-from tag2mask.train import TagPrecision, fit, save_model
+from tag2mask.training import TagPrecision, fit, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
 log = logging.getLogger("tag2mask")

@@ -27,7 +27,7 @@ from tag2mask.plan.stage import Fact, Part
 from tag2mask.protocols import LoadsReleased, Traits
 from tag2mask.recipes import RunSettings
 from tag2mask.stages.artefacts import MapReader
-from tag2mask.train import TrainSettings, load_model
+from tag2mask.training import TrainSettings, load_model
 from tag2mask.types import Dataset, Sample
 from tag2mask.views import View, views
 

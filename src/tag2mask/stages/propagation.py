@@ -27,7 +27,7 @@ from tag2mask.stages.networks import (
     own_settings,
     source_fact,
 )
-from tag2mask.train import fit, load_model
+from tag2mask.training import fit, load_model
 from tag2mask.types import LocalizationMaps, Sample
 
 LEARNT = Part("propagation", ("beta", "steps", "sigma", "cosine", "token_cosine", "blocks", "box"))

@@ -25,7 +25,7 @@ from tag2mask.saliency import (
 )
 from tag2mask.saliency.self_supervised import key_channels
 from tag2mask.saliency.self_supervised import train as train_saliency
-from tag2mask.train import load_model, save_model
+from tag2mask.training import load_model, save_model
 from tag2mask.types import Sample
 
 log = logging.getLogger("tag2mask")

@@ -36,7 +36,7 @@ from tag2mask.stages.networks import (
     stored_source,
 )
 from tag2mask.stages.taught import corrected_mask, masks_to_learn, say_untagged, taught, taught_facts
-from tag2mask.train import fit, load_model, save_model
+from tag2mask.training import fit, load_model, save_model
 from tag2mask.types import PseudoMask, Sample
 
 log = logging.getLogger("tag2mask")

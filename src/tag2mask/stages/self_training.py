@@ -25,7 +25,7 @@ from tag2mask.stages.networks import (
 )
 from tag2mask.stages.saliency import saliency_inputs
 from tag2mask.stages.thresholds import ruled_threshold, threshold_rule
-from tag2mask.train import fit, save_model
+from tag2mask.training import fit, save_model
 
 
 def train_student(settings: RunSettings, turn: int) -> TrainingStage:

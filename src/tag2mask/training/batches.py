@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tag2mask import compute
 from tag2mask.data.batches import Source, epoch_batches
 from tag2mask.errors import InputError
-from tag2mask.train.settings import TrainSettings
+from tag2mask.training.settings import TrainSettings
 
 log = logging.getLogger("tag2mask")
 

@@ -18,13 +18,13 @@ from tag2mask.errors import InputError, Terminated
 from tag2mask.files import digest
 from tag2mask.protocols import Trainable
 from tag2mask.settings import deciding
-from tag2mask.train import sharding
-from tag2mask.train.batches import Steps, batches
-from tag2mask.train.checkpoint import channels_last, restore_checkpoint, save_checkpoint, save_model
-from tag2mask.train.near_start import NearStart
-from tag2mask.train.optimizer import clipped_together, optimizer_of, schedule
-from tag2mask.train.record import TrainingLog
-from tag2mask.train.settings import TrainSettings
+from tag2mask.training import sharding
+from tag2mask.training.batches import Steps, batches
+from tag2mask.training.checkpoint import channels_last, restore_checkpoint, save_checkpoint, save_model
+from tag2mask.training.near_start import NearStart
+from tag2mask.training.optimizer import clipped_together, optimizer_of, schedule
+from tag2mask.training.record import TrainingLog
+from tag2mask.training.settings import TrainSettings
 from tag2mask.types import Losses
 
 VIEWS_OF = {  # flags of a training to those of its views, where they are not augment

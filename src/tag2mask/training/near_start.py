@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tag2mask import backbones
 from tag2mask.backbones import Backbone
-from tag2mask.train import sharding
+from tag2mask.training import sharding
 
 
 @dataclass(frozen=True)

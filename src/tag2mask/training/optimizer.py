@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tag2mask.backbones import Backbone
 from tag2mask.errors import InputError
 from tag2mask.protocols import ClipsApart, DeclaresPretrained
-from tag2mask.train.settings import TrainSettings
-from tag2mask.train.sharding import is_split
+from tag2mask.training.settings import TrainSettings
+from tag2mask.training.sharding import is_split
 
 
 def pretrained_parameters(network: nn.Module) -> Iterator[nn.Parameter]:

@@ -9,7 +9,7 @@ from tag2mask import compute
 from tag2mask.errors import InputError
 from tag2mask.settings import NOT_NEGATIVE, SHARE, THREADS, DecidesNothing, Range, check_values, number
 
-AUTO_EPOCHS = 5.0
+AUTO_EPOCHS, AUTO_STEPS = 5.0, 300  # what auto is for methods that count epochs, and for others
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TrainSettings:
     epochs: Annotated[float | Literal["auto"], Range(at_least=0, at_most=1e6)] = 8.0
     """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method). auto: as many
     as `auto_steps` are, but at least `minimum_epochs`."""
-    auto_steps: Annotated[int, Range(at_least=1, at_most=100_000_000)] = 300
+    auto_steps: Annotated[int, Range(at_least=1, at_most=100_000_000)] = AUTO_STEPS
     """Of auto. 185 did not teach a classifier five kinds of defects, 300 did; of many photos 300 do as well as 700."""
     minimum_epochs: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
     """Of auto: at least so many passes."""
@@ -89,8 +89,10 @@ class TrainSettings:
         return max(1 if epochs else 0, round(epochs * per_epoch))
 
     def times(self, factor: float) -> TrainSettings:
-        """The same training, so many times as long; of auto, so many times five epochs."""
-        return replace(self, epochs=factor * (AUTO_EPOCHS if self.epochs == "auto" else self.epochs))
+        """The same training, so many times as long; of auto, so many times five epochs, or the share of them that its
+        steps are of 300."""
+        auto = AUTO_EPOCHS * self.auto_steps / AUTO_STEPS
+        return replace(self, epochs=factor * (auto if self.epochs == "auto" else self.epochs))
 
     def shortened(self, share: float, photos: int) -> tuple[float, TrainSettings]:
         """Its epochs over so many photos, and the same training for that share of them, but at least one epoch (never

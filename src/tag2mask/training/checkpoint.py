@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tag2mask import processes
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.files import atomic
-from tag2mask.train.sharding import split_like, whole
+from tag2mask.training.sharding import split_like, whole
 
 log = logging.getLogger("tag2mask")
 
