@@ -194,8 +194,8 @@ def test_corrected_masks_reach_no_stage() -> None:
 
 
 def test_training_code_cannot_name_truth() -> None:
-    parts = ("training", "localize.py", "pseudo", "feature_store.py", "views.py", "references.py", "propagation", "layers",
-             "segment", "refine", "methods", "backbones", "data/batches.py", "data/training",
+    parts = ("training", "localize.py", "pseudo", "feature_store.py", "views.py", "references.py", "propagation",
+             "layers", "segment", "refine", "methods", "backbones", "data/batches.py", "data/training",
              "data/augment.py")  # fmt: skip
     truth = ("mask_path", "all_background", "has_truth", "tag2mask.evaluate", "import evaluate", "read_truth")
     for part in parts:

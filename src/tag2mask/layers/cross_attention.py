@@ -100,8 +100,8 @@ def attend_to_references(
 ) -> Tensor:
     """Every photo attends to every reference: the sum over the references of the values that each cell gets.
 
-    Affinities leave the cache several times on their way; parts of a quarter of :data:`AFFINITIES`, padding added by the
-    product itself and one product with all values take a fifth less time.
+    Affinities leave the cache several times on their way; parts of a quarter of :data:`AFFINITIES`, padding added by
+    the product itself and one product with all values take a fifth less time.
 
     Args:
         queries: ``[photos channels cells]``.

@@ -61,8 +61,8 @@ class RunSettings:
     """Of its views."""
     pseudo: PseudoSettings = PseudoSettings(max_growth=1.5, min_growth=0.1)
     refine: str = "crf"
-    """Refiners of the masks of the maps, in order, joined by commas (`tag2mask list refiners`), or none; relabelled masks
-    and those of new photos have theirs (`--relabel.refine`, `--inference.refine`)."""
+    """Refiners of the masks of the maps, in order, joined by commas (`tag2mask list refiners`), or none; relabelled
+    masks and those of new photos have theirs (`--relabel.refine`, `--inference.refine`)."""
     refine_long_side: Annotated[int, NOT_NEGATIVE] = 1024
     """Larger photos are refined at this many pixels a side: a CRF on 12 megapixels takes minutes. 0: as they are."""
     features: FeatureSettings = FeatureSettings()
