@@ -472,6 +472,7 @@ def test_the_settings_that_decide_nothing_are_these() -> None:
         ("relabel.scales", "masks-1 segmenter-1 masks-2 segmenter predictions"),
         ("relabel.prior_correction", "masks-1 segmenter-1 masks-2 segmenter predictions"),
         ("relabel.again_below", "segmenter-1 masks-2 segmenter predictions"),
+        ("relabel.doubted_correction", "masks-2 segmenter predictions"),
         ("relabel_train.epochs", "segmenter-1 masks-2 segmenter predictions"),
         ("inference.scales", "predictions"),
         ("inference.refine", "predictions"),

@@ -34,26 +34,39 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def test_a_segmenter_that_is_not_believed_relabels_once(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a limit of 1 every mask that is smaller is doubted, so that many are: two rounds give what one gives."""
-    once, twice = tmp_path / "once", tmp_path / "twice"
+    """With a limit of 1 every mask that is smaller is doubted, so that many are: two rounds give what one gives that
+    has half of the balance undone."""
+    once, twice, undone = (tmp_path / name for name in ("once", "twice", "undone"))
     assert run("train", world, "--out", once, *SMALL, *DOUBTED) == 0
     shutil.copytree(once, twice)
+    shutil.copytree(once, undone)
+    assert run("train", world, "--out", undone, *SMALL, *DOUBTED, "--relabel.prior-correction", "0.5") == 0
     assert manifest(once, "masks-1")["unrefined"] > 1, "of nine, so more than a tenth"
     capsys.readouterr()
     assert run("train", world, "--out", twice, *SMALL, *DOUBTED, "--relabel.rounds", "2") == 0
-    assert "(more than --relabel.again-below 0.1): it does not relabel again" in capsys.readouterr().err
+    assert "(more than --relabel.again-below 0.1): it does not learn from them" in capsys.readouterr().err
     assert "relabels a second time" in (twice / "passport.json").read_text()
     assert "relabels a second time" not in (once / "passport.json").read_text()
     assert same(model(twice, "segmenter-1"), model(twice, "segmenter-0"))
-    for first, second in zip(masks(once, "masks-1"), masks(twice, "masks-2"), strict=True):
-        np.testing.assert_array_equal(first, second)
-    assert same(model(twice, "segmenter"), model(once, "segmenter"))
+    pairs = list(zip(masks(once, "masks-1"), masks(undone, "masks-1"), strict=True))
+    assert any((first != second).any() for first, second in pairs), "the masks of before are other ones"
+    _same_masks(masks(undone, "masks-1"), masks(twice, "masks-2"))
+    assert same(model(twice, "segmenter"), model(undone, "segmenter"))
+
+    flags = ("--relabel.rounds", "2", "--relabel.doubted-correction", "0")
+    assert run("train", world, "--out", twice, *SMALL, *DOUBTED, *flags) == 0
+    _same_masks(masks(once, "masks-1"), masks(twice, "masks-2"))
 
     flags = ("--relabel.rounds", "2", "--relabel.again-below", "1")
     assert run("train", world, "--out", twice, *SMALL, *DOUBTED, *flags) == 0
-    assert "does not relabel again" not in capsys.readouterr().err
+    assert "does not learn from them" not in capsys.readouterr().err
     assert not same(model(twice, "segmenter-1"), model(twice, "segmenter-0"))
     assert not same(model(twice, "segmenter"), model(once, "segmenter"))
+
+
+def _same_masks(first: list[np.ndarray], second: list[np.ndarray]) -> None:
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow

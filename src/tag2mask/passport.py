@@ -217,7 +217,10 @@ def chosen_on_truth(run: Execution) -> list[str]:
             "not learn from, and on VOC's truth"
         )
     if segments and s.relabel.rounds > 1 and s.relabel.again_below < 1:
-        lines.append("when the segmenter relabels a second time was chosen on VOC's and tiles' truth")
+        lines.append(
+            "when the segmenter relabels a second time, and how large objects then are, was chosen on VOC's and tiles' "
+            "truth"
+        )
     if run.folders["method"].manifest().get("scale"):
         lines.append("the scales of the views of the second training were chosen on VOC's and tiles' truth")
     return lines

@@ -18,7 +18,7 @@ def export(arguments: list[str]) -> int:
 
     @dataclasses.dataclass(frozen=True)
     class Export:
-        """A run's masks in the format of another program, the photos that need a person most first, as in `tag2mask serve`."""
+        """A run's masks in the format of another program, the photos first that need a person most."""
 
         RUN: tyro.conf.Positional[Path]
         to: str

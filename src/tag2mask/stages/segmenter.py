@@ -89,7 +89,13 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     if before is not None:
         load_model(segmenter, context.read(before).model)
     source = _source(context, backbone, context.read(masks))
-    if again and not _good_teacher(context, context.read(masks)):
+    if again and (doubted := _doubted(context, context.read(masks))) > (limit := s.relabel.again_below):
+        log.info(
+            "of %.0f %% of the tagged photos the segmenter's mask was not believed (more than --relabel.again-below "
+            "%g): it does not learn from them, and makes them again",
+            100 * doubted,
+            limit,
+        )
         train = replace(train, epochs=0.0)  # stays as it is until the last round, and relabels as it did
     else:
         train = from_source(context, segmenter, train)
@@ -103,19 +109,10 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
     save_model(segmenter, context.folder.model)  # without the task around it
 
 
-def _good_teacher(context: Context, masks: StageFolder) -> bool:
-    """Whether a segmenter's masks were believed, of nearly all photos in which there is something to find."""
+def _doubted(context: Context, masks: StageFolder) -> float:
+    """The share of the photos in which there is something to find whose relabelled mask was not believed."""
     tagged = sum(bool(sample.labels) for sample in context.train.samples)
-    doubted = masks.manifest().get("unrefined", 0) / max(1, tagged)
-    if doubted <= (limit := context.settings.relabel.again_below):
-        return True
-    log.info(
-        "of %.0f %% of the tagged photos the segmenter's mask was not believed (more than --relabel.again-below %g): "
-        "it does not relabel again",
-        100 * doubted,
-        limit,
-    )
-    return False
+    return float(masks.manifest().get("unrefined", 0)) / max(1, tagged)
 
 
 def _new(context: Context, network: str | None) -> tuple[nn.Module, Backbone]:
@@ -147,15 +144,17 @@ def _source(context: Context, backbone: Backbone, masks: StageFolder) -> MaskedI
 
 def relabel(settings: RunSettings, turn: int) -> PhotoStage:
     """The masks of round ``turn``, from 1: the segmenter's of the training photos, gated by their tags and refined. A
-    tag says that its object is there: where the segmenter finds next to nothing of it, the mask of before stays."""
-    trained, before = names.segmenters(settings)[turn - 1], names.masks(settings)[turn - 1]
+    tag says that its object is there: where the segmenter finds next to nothing of it, the mask stays that it learned
+    from. Where it did not learn from those of the round before, objects come out smaller this time."""
+    trained, earlier = names.segmenters(settings)[turn - 1], names.masks(settings)[:turn]
+    again = ("relabel.again_below", "relabel.doubted_correction") if turn > 1 else ()
     return PhotoStage(
         name=names.masks(settings)[turn],
         title="relabelled masks",
-        reads=(trained, before),
+        reads=(trained, *earlier),
         settings=(
             *structure(settings), Part("inference", ("scales", "flip", "refine", "prior_correction")),
-            "relabel.scales", "relabel.refine", "relabel.prior_correction", "refine_long_side",
+            "relabel.scales", "relabel.refine", "relabel.prior_correction", *again, "refine_long_side",
             "pseudo.margin", "pseudo.max_growth", "pseudo.min_growth",
         ),
         facts=("photos", "tags", *taught_facts(settings)),
@@ -163,21 +162,25 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         keeps_records=True,
         record=RECORD,
         measured=Measured("masks", f"Relabelled masks, round {turn}", "train"),
-        start=lambda context: _relabel(context, trained, before),
+        start=lambda context: _relabel(context, trained, earlier),
     )  # fmt: skip
 
 
-def _relabel(context: Context, trained: str, before: str) -> PhotoWork:
+def _relabel(context: Context, trained: str, earlier_masks: Sequence[str]) -> PhotoWork:
     s = context.settings
     sharpen = refiner(s.relabel.refine, s.refine_long_side)
     # nothing undone by default: a network leaves out what its masks leave out and forgives what they add (decision 8)
-    views = replace(
-        s.inference, scales=s.relabel.scales, flip=True, refine="none", prior_correction=s.relabel.prior_correction
-    )
+    correction, learned_from = s.relabel.prior_correction, earlier_masks[0]
+    for name in earlier_masks[1:]:  # as its trainings decided
+        if _doubted(context, context.read(name)) <= s.relabel.again_below:
+            learned_from = name
+    if learned_from != earlier_masks[-1]:
+        correction = max(correction, s.relabel.doubted_correction)
+    views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none", prior_correction=correction)
     photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
     own = s.pseudo
     decide = pseudo.PseudoSettings(margin=own.margin, max_growth=own.max_growth, min_growth=own.min_growth)
-    corrected, earlier = taught(context), MaskReader(context.read(before), context.classes)
+    corrected, earlier = taught(context), MaskReader(context.read(learned_from), context.classes)
 
     def read(sample: Sample) -> tuple[np.ndarray, list[Tensor]]:
         pixels = read_image(sample.image_path)
