@@ -26,6 +26,8 @@ class Corrected:
     id: str
     split: str
     path: Path
+    review: bool = False
+    digest: str = ""  # of the photo's bytes; empty: not kept
 
 
 def imports(run: Path) -> list[str]:
@@ -53,11 +55,16 @@ def corrected_masks(run: Path, classes: Sequence[str], of: Collection[str] | Non
                 f"{manifest.parent} has corrections of the classes {listed(content['classes'], 8)}, and the run's are "
                 f"{listed(classes, 8)} now: remove that folder, or import them again"
             )
+        if content.get("from") == "review":  # it holds all that counted then: what it lacks was withdrawn
+            splits = {entry["split"] for entry in content["photos"]}
+            found = {key: of for key, of in found.items() if not (of.review and key[0] in splits)}
         for entry in content["photos"]:
             path = manifest.parent / f"{safe_name(entry['id'])}.png"
             if not path.is_file():  # lost since
                 continue
-            found[entry["split"], entry["id"]] = Corrected(entry["id"], entry["split"], path)
+            found[entry["split"], entry["id"]] = Corrected(
+                entry["id"], entry["split"], path, content.get("from") == "review", entry.get("digest", "")
+            )
     return found
 
 

@@ -116,7 +116,7 @@ def export(
         text = _described(to, what, first, notes, about)
         (folder / "export.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     ids = None if limit is None else [sample.id for sample, _ in chosen]
-    _remember(run, {"to": to, "what": what, "first": first, "ids": ids})
+    _remember(run, {"to": to, "what": what, "first": first, "ids": ids, "stage": source.name, "key": source.stage.key})
     return [f"{some(len(chosen), 'photo')} in {out}, {first} first, with their scores in {table.path.name}", *notes]
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from tag2mask import backbones, refine, segment
+from tag2mask import refine, segment
 from tag2mask.backbones import BackboneSettings, licences
 from tag2mask.backbones.embedded import EMBEDDED
 from tag2mask.files import atomic, read_object
 from tag2mask.plan.execute import Execution
-from tag2mask.plan.stage import Stage, TrainingStage
+from tag2mask.plan.stage import Fact, Stage, TrainingStage
 from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
 from tag2mask.recipes import propagation_backbone
@@ -231,15 +231,17 @@ def _weights(run: Execution) -> list[dict[str, Any]]:
     s = run.settings
     own = segment.backbone_of(s.segmenter, s.backbone)
     trained = any(name in run.folders for name in names.segmenters(s))
-    rows = [("method", s.backbone), *([("segmenter", own)] if own is not s.backbone and trained else [])]
+    rows: list[tuple[str, BackboneSettings, Fact]] = [("method", s.backbone, "weights")]
+    if own is not s.backbone and trained:
+        rows.append(("segmenter", own, "segmenter weights"))
     walk = propagation_backbone(s)
-    rows += [("propagation", walk)] if walk is not None and "propagated" in run.folders else []
-    return [{"network": network, **_of_backbone(settings)} for network, settings in rows]
+    if walk is not None and "propagated" in run.folders:
+        rows.append(("propagation", walk, "propagation weights"))
+    return [{"network": network, **_of_backbone(settings, run.data.fact(fact))} for network, settings, fact in rows]
 
 
-def _of_backbone(settings: BackboneSettings) -> dict[str, Any]:
+def _of_backbone(settings: BackboneSettings, digest: str) -> dict[str, Any]:
     architecture = settings.name.split(".")[0]
-    digest = backbones.weights_digest(settings)
     if settings.weights == "none":
         source, licence, masks = "random", None, False
     elif settings.weights != "auto":

@@ -21,9 +21,9 @@ from tag2mask.data.tag_changes import TagChanges, Written
 from tag2mask.errors import DamagedArtefact, InputError, listed, some, unknown
 from tag2mask.files import digest, write_json
 from tag2mask.plan import explain, sharing
-from tag2mask.plan.execute import Execution, begin, execute, reopened
+from tag2mask.plan.execute import Execution, begin, execute, reopened, settled
 from tag2mask.plan.explain import Outlook
-from tag2mask.plan.facts import DigestCache, RunData
+from tag2mask.plan.facts import OUTSIDE, DigestCache, RunData
 from tag2mask.plan.folder import Run
 from tag2mask.plan.photos import Engine
 from tag2mask.plan.stage import Fact, Stage
@@ -82,8 +82,12 @@ def label_shard(path: Path | str, out: Path | str, settings: RunSettings, shard:
     checks.check_shards(settings, shard, len(surveyed.train))
     with sharing.shared(folder, shard, settings):
         run_data = _run_data(Path(path), surveyed, settings, folder, told)
-        _describe(folder, settings, run_data, told)
-        examine = lambda execution: _examine(execution, surveyed)  # noqa: E731
+
+        def examine(execution: Execution) -> None:
+            _examine(execution, surveyed)
+            settled(execution)
+            _describe(folder, settings, run_data, told)
+
         return sharing.carry_out_share(folder, stages.plan(settings), settings, run_data, wanted, shard, examine)
 
 
@@ -139,9 +143,11 @@ def run(
     with Run(out) as folder:
         run_data = _run_data(path, surveyed, settings, folder, told)
         checks.check_taught(run_data)
-        processes.from_main(lambda: _describe(folder, settings, run_data, told))
         execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data, engine)
         processes.from_main(lambda: _examine(execution, surveyed))
+        processes.from_main(lambda: settled(execution))
+        # last: until what is of other settings or classes is aside, run.json says what lies there
+        processes.from_main(lambda: _describe(folder, settings, run_data, told))
         execute(execution, wanted)
         processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
         if "scores" in wanted:
@@ -184,6 +190,7 @@ def _surveyed(
 
 def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: Run, told: Told) -> RunData:
     assert surveyed.train is not None
+    drawn = told.masks(run.folder, surveyed.train)
     digests = DigestCache(run.folder / ".digests.jsonl", verify=settings.verify)
     return RunData(
         path.absolute(),
@@ -192,7 +199,8 @@ def _run_data(path: Path, surveyed: doctor.Survey, settings: RunSettings, run: R
         settings,
         digests,
         own_tags=surveyed.own_tags,
-        corrected=told.masks(run.folder, surveyed.train),
+        corrected={key: mask.path for key, mask in drawn.items()},
+        drawn_on={key: mask.digest for key, mask in drawn.items()},
     )
 
 
@@ -204,8 +212,8 @@ def _examine(execution: Execution, surveyed: doctor.Survey) -> None:
     for finding in surveyed.findings:
         if finding.level in ("warning", "note"):
             log.info("%s", finding)
-    facts: tuple[Fact, ...] = ("photos", "val photos", "truth", "val truth", "saliency")
-    examined = digest([execution.data.fact(name) for name in facts])
+    facts: tuple[Fact, ...] = ("photos", "val photos", "tags", "truth", "val truth", "saliency")
+    examined = digest([execution.settings.data.shared_photos, *(execution.data.fact(name) for name in facts)])
     described = execution.run.description()
     if described.get("examined") == examined:
         return
@@ -274,7 +282,8 @@ def reopen(run: Run) -> Execution:
     told = Told.kept(run.folder, described)
     surveyed = doctor.survey(path, settings.data, told.changes)
     doctor.refuse_errors(surveyed.findings)
-    return reopened(run, stages.plan(settings), settings, _run_data(path, surveyed, settings, run, told))
+    run_data = replace(_run_data(path, surveyed, settings, run, told), as_made=run.facts(OUTSIDE))
+    return reopened(run, stages.plan(settings), settings, run_data)
 
 
 def reviewed(run: Run, tags: Path | None = None) -> tuple[dict[str, int], Written | None]:

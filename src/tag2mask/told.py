@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tag2mask.corrected import corrected_masks, imports
+from tag2mask.corrected import Corrected, corrected_masks, imports
 from tag2mask.data import tag_changes
 from tag2mask.data.tag_changes import TagChanges
 from tag2mask.errors import InputError
@@ -51,7 +51,7 @@ class Told:
         """What :meth:`kept` reads."""
         return {"retagged": tag_changes.to_json(self.changes), "taught": list(self.taught)}
 
-    def masks(self, run: Path, dataset: Dataset) -> dict[SampleKey, Path]:
+    def masks(self, run: Path, dataset: Dataset) -> dict[SampleKey, Corrected]:
         """The masks that teach, of training photos.
 
         Raises:
@@ -61,4 +61,4 @@ class Told:
             return {}
         keys = {sample.key for sample in dataset.samples}
         found = corrected_masks(run, dataset.classes, self.taught)
-        return {key: mask.path for key, mask in found.items() if key in keys}
+        return {key: mask for key, mask in found.items() if key in keys}

@@ -96,7 +96,7 @@ class Comparison:
                     "supervision": list(row.signals),
                     "minutes": row.minutes,
                     "settings": dict(row.differs),
-                    **{kind: asdict(row.figures[kind]) for kind in self.kinds},
+                    **{kind: _plain(asdict(row.figures[kind])) for kind in self.kinds},
                 }
                 for row in self.rows
             ],
@@ -114,6 +114,15 @@ class Comparison:
                 lines.append(text + ("" if figure.difference is None else f"   {said(figure.difference)}"))
         lines += [f"{row.name}: {row.minutes:.1f} min, learned from {listed(row.signals)}" for row in self.rows]
         return "\n".join([*lines, *self.cautions])
+
+
+def _plain(value: Any) -> Any:
+    """None for NaN, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 UNEQUAL = "These runs did not learn from the same: a difference may be that of what they were told, not of the method."
@@ -202,6 +211,16 @@ def _check_alike(runs: Sequence[MeasuredRun]) -> None:
                     f"{run.name} and {first.name} were measured on different photos: {len(one - other)} in "
                     f"{first.name} alone, {len(other - one)} in {run.name} alone; compare runs of the same split"
                 )
+            known, seen = first.execution.data.photos, run.execution.data.photos
+            if odd := [key[1] for key in first.photos[kind] if known[key].digest != seen[key].digest]:
+                raise InputError(
+                    f"{len(odd)} photos of {first.name} and {run.name} have the same names and are not the same: "
+                    f"{listed(odd)}"
+                )
+            place = {key: number for number, key in enumerate(first.photos[kind])}
+            order = [place[key] for key in run.photos[kind]]
+            if not np.array_equal(first.confusions[kind][order].sum(2), run.confusions[kind].sum(2)):
+                raise InputError(f"{run.name} and {first.name} were measured against different true masks")
 
 
 def _check_supervision(runs: Sequence[MeasuredRun]) -> None:

@@ -58,7 +58,12 @@ def check(run_folder: Path | str) -> list[Check]:
             "`tag2mask import` them"
         )
     taught = {*execution.data.taught}  # what a run has learned from measures it no more
-    asked = {key: mask for key, mask in corrected.items() if key not in taught}
+    photos = execution.data.photos
+    asked = {
+        key: mask
+        for key, mask in corrected.items()
+        if key not in taught and (not mask.digest or (key in photos and photos[key].digest == mask.digest))
+    }
     if not asked:
         raise InputError(
             f"{run.folder} has learned from all of {some(len(corrected), 'corrected mask')} (--with-masks), so "

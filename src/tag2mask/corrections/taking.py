@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,13 +14,14 @@ import numpy as np
 from tag2mask import evaluate, exchange, pipeline
 from tag2mask.corrected import MANIFEST, VERSION, next_folder
 from tag2mask.data.images import write_index_mask
-from tag2mask.errors import InputError, listed, some
+from tag2mask.errors import DamagedArtefact, InputError, listed, some
+from tag2mask.exchange import FORMATS
 from tag2mask.exchange.photos import Drawn, drawn_mask
-from tag2mask.export import Source, masks_of
+from tag2mask.export import Source, exports_of, masks_of
 from tag2mask.files import whole_folder, write_json
 from tag2mask.naming import safe_name
 from tag2mask.plan.execute import Execution
-from tag2mask.plan.folder import Run
+from tag2mask.plan.folder import ASIDE, Run, StageFolder
 from tag2mask.review import Review
 from tag2mask.stages.artefacts import MaskReader
 from tag2mask.types import IGNORE, Sample, SampleKey
@@ -112,18 +113,22 @@ def _taken(source: Source, drawn: Iterable[tuple[Sample, Drawn]], form: str, pla
     count: Counter[str] = Counter()
     entries: list[dict[str, Any]] = []
     seen: dict[SampleKey, str] = {}
+    left, classes = _exported(source), source.dataset.classes
+    as_left = lambda mask: FORMATS[form].as_left(mask, classes) if form in FORMATS else mask  # noqa: E731
     with whole_folder(target) as folder:
         for sample, one in drawn:
             if sample.key in seen:
                 raise InputError(f"{seen[sample.key]} and {one.name} are both the photo {sample.id}: remove one")
             seen[sample.key] = one.name
-            mask, kind = _settled(source, sample, one)
+            mask, kind = _settled(source, sample, one, left, as_left)
             count[kind] += 1
             if kind != "unchanged":
                 path = folder / f"{safe_name(sample.id)}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_index_mask(path, mask)
-                entries.append({"id": sample.id, "split": sample.split, "who": one.who, "kind": kind})
+                of_photo = source.execution.data.photos[sample.key].digest
+                who = {"who": one.who, "kind": kind, "digest": of_photo}
+                entries.append({"id": sample.id, "split": sample.split, **who})
         if not entries:
             raise InputError(
                 f"{place}: all of {some(count['unchanged'], 'photo')} came back as they left, and {form} does not "
@@ -186,8 +191,18 @@ def _by_last_part(samples: Mapping[str, Sample]) -> dict[str, Sample]:
     return {last: next(iter(group.values())) for last, group in lasts.items() if len(group) == 1}
 
 
-def _settled(source: Source, sample: Sample, drawn: Drawn) -> tuple[np.ndarray, str]:
+def _settled(
+    source: Source,
+    sample: Sample,
+    drawn: Drawn,
+    left: Sequence[MaskReader],
+    as_left: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, str]:
     """The mask, and whether it was changed, accepted or neither.
+
+    Args:
+        left: where the masks lie that it may have been when it left.
+        as_left: a mask as the format holds it.
 
     Raises:
         InputError: it is of another size than the photo.
@@ -200,15 +215,27 @@ def _settled(source: Source, sample: Sample, drawn: Drawn) -> tuple[np.ndarray, 
             f"the corrected mask of {drawn.name} is {mask.shape[1]}x{mask.shape[0]} pixels and the photo "
             f"{facts.width}x{facts.height}: correct masks at the photo's own size"
         )
-    if _differs(MaskReader(source.stage, source.dataset.classes).if_any(sample), mask):
-        return mask, "changed"
-    return mask, "accepted" if drawn.accepted else "unchanged"
+    for own in (of_export for masks in left if (of_export := _mask(masks, sample)) is not None):
+        if np.array_equal(as_left(own), mask):
+            return own, "accepted" if drawn.accepted else "unchanged"
+    return mask, "changed"
 
 
-def _differs(own: np.ndarray | None, mask: np.ndarray) -> bool:
-    """Whether a mask shows other pixels of a class than the run's own; undecided pixels count as background, as they
-    left."""
-    if own is None:
-        return True
-    shown, now = (np.where(x == IGNORE, 0, x) for x in (own, mask))
-    return not np.array_equal(shown, now)
+def _mask(masks: MaskReader, sample: Sample) -> np.ndarray | None:
+    """What left of a photo, undecided pixels as background; None: nothing that is there any more."""
+    try:
+        mask = masks.if_any(sample)
+    except DamagedArtefact:
+        return None
+    return None if mask is None else np.where(mask == IGNORE, 0, mask).astype(np.uint8)
+
+
+def _exported(source: Source) -> list[MaskReader]:
+    """The masks that are there now, and those that left in earlier exports, as far as the run still has them."""
+    run, folders = source.execution.run.folder, [source.stage]
+    wanted = {(e["stage"], e["key"]) for e in exports_of(source.execution.run) if {"stage", "key"} <= e.keys()}
+    for name, key in sorted(wanted - {(source.name, source.stage.key)}):
+        for place in (run / name, run / ASIDE / name / key):
+            if StageFolder(place, key).has_manifest:
+                folders.append(StageFolder(place, key, StageFolder(place, key).manifest().get("subfolders", 0)))
+    return [MaskReader(folder, source.dataset.classes) for folder in folders]

@@ -8,6 +8,7 @@ from tag2mask.evaluate.agreement import TagAgreement, agreement_photo, compare_w
 from tag2mask.evaluate.classes import (
     BACKGROUND_NAME,
     CLASSES_FILE,
+    as_written,
     classes_in,
     read_classes,
     with_background,
@@ -31,6 +32,7 @@ __all__ = [
     "Scores",
     "TagAgreement",
     "agreement_photo",
+    "as_written",
     "boundary_counts",
     "check_truth",
     "classes_in",

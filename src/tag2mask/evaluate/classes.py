@@ -38,6 +38,15 @@ def classes_in(folder: Path) -> tuple[str, ...] | None:
     return read_classes(str(path)) if path.is_file() else None
 
 
+def as_written(folder: Path, classes: Sequence[str]) -> bool:
+    """Whether :data:`CLASSES_FILE` of a folder is what :func:`write_classes` writes of these, whose names may hold
+    commas or end in numbers."""
+    try:
+        return (folder / CLASSES_FILE).read_text(encoding="utf-8").splitlines() == list(classes)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def read_classes(text: str) -> tuple[str, ...]:
     """The classes from a file with one name per line, or from ``a,b,c``. A leading "background" is taken off.
 
@@ -77,7 +86,9 @@ def read_classes(text: str) -> tuple[str, ...]:
 
 
 def _have_values(names: Sequence[str]) -> bool:
-    """Whether all lines are ``cat 8``; those of ``defect 1``, ``defect 2`` are names, for ``defect`` is not two."""
-    found = [re.fullmatch(r"(.*)\s\d+", name) for name in names]
-    before = [match[1].strip() for match in found if match]
-    return 0 < len(before) == len(names) == len(set(before))
+    """Whether all of several lines are ``cat 8``; those of ``defect 1``, ``defect 2`` are names, for ``defect`` is not
+    two, and so are those of ``Boeing 747``, for no mask has that value."""
+    found = [re.fullmatch(r"(.*)\s(\d+)", name) for name in names]
+    pairs = [(match[1].strip(), int(match[2])) for match in found if match]
+    before, values = {name for name, _ in pairs}, {value for _, value in pairs}
+    return 1 < len(pairs) == len(names) == len(before) == len(values) and max(values) < 256

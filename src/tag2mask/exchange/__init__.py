@@ -24,7 +24,13 @@ FORMATS: dict[str, Format] = {
     ),
     "cvat": Format("CVAT for images 1.1, one mask a connected part", cvat.write, cvat.read, refuses=cvat.refuses),
     "labelme": Format("labelme JSON, one mask a class and photo", labelme.write, labelme.read, refuses=labelme.refuses),
-    "yolo": Format("YOLO outlines: one polygon a connected part, holes filled", yolo.write, yolo.read, exact=False),
+    "yolo": Format(
+        "YOLO outlines: one polygon a connected part, holes filled",
+        yolo.write,
+        yolo.read,
+        exact=False,
+        as_left=yolo.as_left,
+    ),
     "voc": Format("PASCAL VOC: palette PNG, lists, photos", voc.write, voc.read, refuses=voc.refuses),
     "png": Format("index PNG alone: 0 background, c + 1 class c, 255 undecided", png.write, png.read),
 }

@@ -99,6 +99,8 @@ class Format:
     read: Read
     exact: bool = True
     """Whether every pixel of every class comes back as it was."""
+    as_left: Callable[[np.ndarray, Sequence[str]], np.ndarray] = field(default=lambda mask, classes: mask)
+    """A mask (of these classes, nothing undecided) as it is read again when nobody changed it."""
     refuses: Callable[[str], str] = field(default=lambda name: "")
     """Why it cannot hold the name of a class; empty: it can."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tag2mask.data import images
 from tag2mask.errors import InputError, listed
-from tag2mask.evaluate import CLASSES_FILE, classes_in, write_classes
+from tag2mask.evaluate import CLASSES_FILE, as_written, classes_in, write_classes
 from tag2mask.exchange.photos import About, Drawn, MaskedPhoto, drawn_mask
 from tag2mask.naming import safe_name
 
@@ -36,20 +36,12 @@ def read(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:
     Raises:
         InputError: no mask, or ``classes.txt`` names other classes.
     """
-    if not _as_written(path, classes) and (named := classes_in(path)) not in (None, tuple(classes)):
+    if not as_written(path, classes) and (named := classes_in(path)) not in (None, tuple(classes)):
         raise InputError(
             f"{path / CLASSES_FILE} names the classes {listed(named or (), 8)}, and the run's are "
             f"{listed(classes, 8)}: values would mean other classes"
         )
     yield from read_masks(path, classes)
-
-
-def _as_written(path: Path, classes: Sequence[str]) -> bool:
-    """Whether ``classes.txt`` is the one of the export, whose names may hold commas or end in numbers."""
-    try:
-        return (path / CLASSES_FILE).read_text(encoding="utf-8").splitlines() == list(classes)
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def read_masks(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:

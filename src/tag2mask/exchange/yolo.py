@@ -80,6 +80,19 @@ def read(path: Path, classes: Sequence[str]) -> Iterator[Drawn]:
         yield Drawn(id_, painted(size, _layers(text, size, names), classes, str(text)), by_id=True)
 
 
+def as_left(mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """A mask as its outlines are read again: holes are filled."""
+    height, width = mask.shape
+
+    def layers() -> Iterator[tuple[str, np.ndarray]]:
+        for value in np.unique(mask[mask > 0]):
+            for text, _ in _lines(mask == value):
+                points = points_of([float(word) for word in text.split()])
+                yield classes[int(value) - 1], filled(points * (width, height), (height, width))
+
+    return painted((height, width), layers(), classes, "")
+
+
 def _names(path: Path, classes: Sequence[str]) -> list[str]:
     """The classes of ``data.yaml``, in order; without that file the run's."""
     file = path / "data.yaml"

@@ -27,6 +27,9 @@ from tag2mask.plan.stage import Fact
 from tag2mask.recipes import propagation_backbone
 from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
 
+OUTSIDE: tuple[Fact, ...] = ("weights", "segmenter weights", "propagation weights", "source")
+"""Facts of files that need not be there any more when a finished run is read."""
+
 
 def stamp(path: Path | str) -> list[int]:
     """Size and times of a file: what shows, without reading it, that it changed. The time of its last change of state
@@ -90,6 +93,8 @@ class RunData:
     own_tags: Mapping[SampleKey, tuple[str, ...]] = field(default_factory=dict)
     # the data set's, of photos whose tags a person corrected in review
     corrected: Mapping[SampleKey, Path] = field(default_factory=dict)  # masks of training photos to learn from
+    drawn_on: Mapping[SampleKey, str] = field(default_factory=dict)  # digests of the photos that those were drawn on
+    as_made: Mapping[Fact, str] = field(default_factory=dict)  # for readers: what is out of reach now, as it was
 
     @property
     def samples(self) -> list[Sample]:
@@ -132,6 +137,9 @@ class RunData:
         train = _readable(self.train, photos)
         val = None if self.val is None else _readable(self.val, photos)
         bad = [*photos.unreadable()]
+        if bad:  # there are records of photos that left the data set
+            there = {*keys_of(self.train.samples), *(keys_of(self.val.samples) if self.val is not None else ())}
+            bad = [one for one in bad if one.key in there]
         if not len(train):
             first = f"; {bad[0].error}" if bad else ""
             raise InputError(f"none of {some(len(self.train), 'training photo')} of {self.path} can be read{first}")
@@ -141,11 +149,22 @@ class RunData:
                 raise InputError(
                     f"every photo tagged {name} in {self.path} is unreadable: mend them or leave the class out"
                 )
-        return replace(self, train=train, val=val if val else None, photos=photos, set_aside=bad)
+        corrected = {key: path for key, path in self.corrected.items() if self._is_of(photos, key)}
+        return replace(self, train=train, val=val if val else None, photos=photos, set_aside=bad, corrected=corrected)
+
+    def _is_of(self, photos: CheckedPhotos, key: SampleKey) -> bool:
+        """Whether a corrected mask was drawn on the photo that is there now, as far as that is known."""
+        drawn_on = self.drawn_on.get(key)
+        return not drawn_on or (key in photos and photos[key].digest == drawn_on)
 
     def fact(self, name: Fact) -> str:
         """The digest that stands for a fact."""
-        return self._facts[name]()
+        try:
+            return self._facts[name]()
+        except InputError:
+            if name in self.as_made:
+                return self.as_made[name]
+            raise
 
     @cached_property
     def _facts(self) -> dict[Fact, Callable[[], str]]:

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,8 @@ class StageFolder:
         seconds = self.manifest().get("seconds", 0.0)
         write_json(self.own / "seconds.json", {"seconds": seconds})
         (self.own / "manifest.json").unlink(missing_ok=True)
+        for path in (self.own / shards.FOLDER).glob("*-of-*.json"):  # each shard has to look again
+            path.unlink(missing_ok=True)
 
     def pause(self, seconds: float) -> None:
         """Remember time spent when a session ends before the stage is done."""
@@ -246,6 +248,12 @@ class Run:
 
     def description(self) -> dict[str, Any]:
         return _description(self.folder) or {}
+
+    def facts(self, names: Iterable[str]) -> dict[Any, str]:
+        """These facts as the stages that lie there were made of them."""
+        keys = (read_object(path) or {} for path in sorted(self.folder.glob(f"*/{OWN}/key.json")))
+        of_stages = [facts for key in keys if isinstance(facts := key.get("facts"), dict)]
+        return {name: facts[name] for name in names for facts in of_stages if isinstance(facts.get(name), str)}
 
     def described(self) -> dict[str, Any]:
         """``run.json`` with all that a reader of the run needs.

@@ -225,6 +225,8 @@ def _unrecorded(
             return [*range(len(samples))]
         found = stamps_of(map(stage.stamp, paths_of(samples)))
         stale = (checked.rows["stamp"][places] != found).any(1)
+        if not by_bytes:  # what kept it from being read may be over, and leaves no trace on the file
+            stale |= ~checked.rows["readable"][places]
         if by_bytes:
             for place in np.flatnonzero((places >= 0) & stale).tolist():
                 record = checked.rows[places[place]]

@@ -48,7 +48,7 @@ class PseudoSettings:
 
     background: Literal["power", "constant", "saliency", "saliency-rule"] = "power"
     """What stands for background: power or constant (from the maps), saliency maps, or a fixed rule on these."""
-    threshold: Annotated[float | None, Range(above=0, below=1)] = None
+    threshold: Annotated[float | None, Range(at_least=0.001, at_most=0.999)] = None
     """Score in (0, 1) at which a class beats the background. None: by `rule`, from the maps."""
     rule: Literal["auto", "between", "otsu", "otsu3", "otsu23", "otsu23-by-class", "features", "li"] = "auto"
     """What sets the threshold, from the maps alone: Otsu's threshold, the upper one of his for three groups (otsu3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,11 @@ class MaskReader:
 
     def if_any(self, sample: Sample) -> np.ndarray | None:
         """None for a photo that got no mask (the saliency rule gives none without saliency)."""
-        return self(sample) if self.stage.path(sample.id, ".png").exists() else None
+        return None if sample.id in self._without else self(sample)
+
+    @cached_property
+    def _without(self) -> frozenset[str]:
+        return frozenset(self.stage.manifest().get("without", ()))
 
 
 def _check_size(path: Path, mask: np.ndarray, sample: Sample) -> None:

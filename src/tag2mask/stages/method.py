@@ -16,9 +16,11 @@ from tag2mask.data.batches import Pairs, balanced
 from tag2mask.data.images import read_saliency
 from tag2mask.data.saliency import check_saliency_maps
 from tag2mask.errors import some
+from tag2mask.files import read_object, write_json
 from tag2mask.layers.fine_maps import POWER
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
+from tag2mask.plan.execute import is_whole
 from tag2mask.plan.source import learned, write_learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
 from tag2mask.protocols import UsesClassNames
@@ -42,7 +44,7 @@ from tag2mask.stages.networks import (
     tagged_source,
 )
 from tag2mask.stages.saliency import saliency_inputs
-from tag2mask.training import TagPrecision, fit, save_model
+from tag2mask.training import TagPrecision, fit, load_model, save_model
 from tag2mask.types import LocalizationMaps, Sample
 
 log = logging.getLogger("tag2mask")
@@ -115,8 +117,15 @@ def _train(context: Context) -> dict[str, Any]:
         if traits.pairs:
             source = Pairs(source, s.seed)
         train = from_source(context, method, s.train)
-        fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
-        return measure_tags(context, method, backbone, held)
+        mark, views = context.folder.own / "fitted.json", {"scale": list(augment.scale)}
+        if processes.from_main(lambda: read_object(mark) == views and is_whole(context.folder.model)):
+            load_model(method, context.folder.model)  # a session ended while tags were measured
+        else:
+            fit(method, source, train, context.folder.folder, seed=s.seed, title=context.stage.title)
+            processes.from_main(lambda: write_json(mark, views))
+        rows = measure_tags(context, method, backbone, held)
+        processes.from_main(lambda: mark.unlink(missing_ok=True))
+        return rows
 
     stored = s.backbone.freeze or s.backbone.freeze_until is not None  # features of whole photos: no views to choose
     gentle = gentler(s.augment) if s.train.epochs == "auto" and held and not stored else None

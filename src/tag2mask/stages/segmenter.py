@@ -42,6 +42,9 @@ from tag2mask.types import PseudoMask, Sample
 log = logging.getLogger("tag2mask")
 
 
+OF_NEW_PHOTOS = ("empty_below", "min_growth")  # settings of inference; of a training photo the tags say what is there
+
+
 def structure(settings: RunSettings) -> tuple[str | Part, ...]:
     """Settings that say which segmenter is built."""
     method = ("method", own_settings(settings, inference=False)) if settings.single_stage else ()
@@ -153,7 +156,7 @@ def relabel(settings: RunSettings, turn: int) -> PhotoStage:
         title="relabelled masks",
         reads=(trained, *earlier),
         settings=(
-            *structure(settings), Part("inference", ("scales", "flip", "refine", "prior_correction")),
+            *structure(settings), Part("inference", (*OF_NEW_PHOTOS, "scales", "flip", "refine", "prior_correction")),
             "relabel.scales", "relabel.refine", "relabel.prior_correction", *again, "refine_long_side",
             "pseudo.margin", "pseudo.max_growth", "pseudo.min_growth",
         ),
