@@ -93,6 +93,15 @@ def test_outlines_that_nobody_touched_are_no_correction(data: Path, capsys: pyte
     assert list(key[1] for key in corrected_masks(out, CLASSES)) == [text.stem]
 
 
+def test_the_masks_of_a_run_that_is_not_ours_leave_all_the_same(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data.parent / "run"
+    (out / "exports.jsonl").mkdir()  # as good as a file that may not be written
+    capsys.readouterr()
+    assert run("export", out, "--to", "png", "--out", data.parent / "png") == 0
+    assert "exports.jsonl cannot be written" in capsys.readouterr().out
+    assert len([*(data.parent / "png").rglob("*.png")]) == 9
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_knows_its_masks_again(name: str, tmp_path: Path) -> None:
     """What it reads of a mask that nobody changed is what it says of it."""

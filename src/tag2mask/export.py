@@ -116,7 +116,8 @@ def export(
         text = _described(to, what, first, notes, about)
         (folder / "export.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     ids = None if limit is None else [sample.id for sample, _ in chosen]
-    _remember(run, {"to": to, "what": what, "first": first, "ids": ids, "stage": source.name, "key": source.stage.key})
+    of_stage = {"stage": source.name, "key": source.stage.key}
+    notes += _remember(run, {"to": to, "what": what, "first": first, "ids": ids, **of_stage})
     return [f"{some(len(chosen), 'photo')} in {out}, {first} first, with their scores in {table.path.name}", *notes]
 
 
@@ -174,12 +175,20 @@ def _described(to: str, what: str, first: str, notes: Sequence[str], about: Abou
     return "\n".join([*lines, "classes: " + ", ".join(about.classes), *notes]) + "\n"
 
 
-def _remember(run: Run, entry: Mapping[str, Any]) -> None:
+def _remember(run: Run, entry: Mapping[str, Any]) -> list[str]:
+    """Write an export down in the run, so that it is known again when it comes back; what is to be said of it."""
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with (run.folder / LEDGER).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"when": when, **entry}) + "\n")
+    try:
+        with (run.folder / LEDGER).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"when": when, **entry}) + "\n")
+    except OSError as error:  # somebody else's run: what was asked for is there
+        return [
+            f"{run.folder / LEDGER} cannot be written ({error.strerror}): when corrections come back, they are "
+            "compared with the masks of that day"
+        ]
+    return []
 
 
 def exports_of(run: Run) -> list[dict[str, Any]]:
-    """What left a run, oldest first: ``when, to, what, first, ids`` (None: all photos)."""
+    """What left a run, oldest first: ``when, to, what, first, ids`` (None: all photos), ``stage, key``."""
     return read_jsonl(run.folder / LEDGER)
