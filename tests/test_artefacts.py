@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,11 @@ def test_masks_round_trip_and_damaged_ones_are_moved_aside(tmp_path: Path) -> No
     stage = StageFolder(tmp_path, "key")
     mask = np.random.default_rng(0).choice([0, 1, 2, 255], (5, 7)).astype(np.uint8)
     read = MaskReader(stage, ("disc", "bar"))
-    assert read.if_any(PHOTO) is None
+    with pytest.raises(DamagedArtefact, match=r"b\.png is missing"):
+        read.if_any(PHOTO)
+    stage.own.mkdir()
+    (stage.own / "manifest.json").write_text(json.dumps({"without": [PHOTO.id]}))
+    assert MaskReader(stage, ("disc", "bar")).if_any(PHOTO) is None
     write_mask(stage, PHOTO, mask)
     np.testing.assert_array_equal(read(PHOTO), mask)
     path = tmp_path / "a" / "b.png"

@@ -245,9 +245,9 @@ def test_a_method_is_trained_as_it_wants_unless_a_flag_says_otherwise(world: Pat
 def test_bad_values_are_one_line(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "run")
     for flags, says in (
-        (("--threshold", "1.5"), "tag2mask: --threshold is 1.5: it must be above 0 and below 1"),
-        (("--threshold=nan",), "tag2mask: --threshold is nan: it must be above 0 and below 1"),
-        (("--pseudo.threshold", "2"), "tag2mask: --pseudo.threshold is 2: it must be above 0 and below 1"),
+        (("--threshold", "1.5"), "tag2mask: --threshold is 1.5: it must be at least 0.001 and at most 0.999"),
+        (("--threshold=nan",), "tag2mask: --threshold is nan: it must be at least 0.001 and at most 0.999"),
+        (("--pseudo.threshold", "2"), "tag2mask: --pseudo.threshold is 2: it must be at least 0.001 and at most 0.999"),
         (("--epochs", "0"), "a training of 0 epochs: it must be above 0"),
         (("--segmenter-train.epochs", "0"), "--segmenter-train.epochs is 0: it must be above 0"),
         (("--student-train.epochs", "0"), "--student-train.epochs is 0: it must be above 0"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tag2mask import passport, pipeline
-from tag2mask.backbones import BackboneSettings
+from tag2mask.backbones import BackboneSettings, weights_digest
 from tag2mask.files import bytes_digest
 from tag2mask.plan.folder import Run
 from world import SMALL, fails, make, run
@@ -99,13 +99,14 @@ def test_photos_that_were_learned_from_and_measured_on_are_a_signal(
 
 
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
-    rows = passport._of_backbone(BackboneSettings())
+    of = lambda settings: passport._of_backbone(settings, weights_digest(settings))  # noqa: E731
+    rows = of(BackboneSettings())
     assert rows["licence"] == "Apache-2.0" and rows["saw_masks"] is False and len(rows["digest"]) == 32
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"weights")
-    rows = passport._of_backbone(BackboneSettings(weights=str(file)))
+    rows = of(BackboneSettings(weights=str(file)))
     assert rows["digest"] == bytes_digest(file) and rows["saw_masks"] is None and rows["source"] == f"file {file}"
-    assert passport._of_backbone(BackboneSettings("resnet50"))["source"] == "hub, timm/resnet50"
+    assert of(BackboneSettings("resnet50"))["source"] == "hub, timm/resnet50"
 
 
 @pytest.mark.slow

@@ -255,7 +255,7 @@ def test_pixels_of_objects() -> None:
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(InputError, match=r"--pseudo\.threshold is 1: it must be above 0 and below 1"):
+    with pytest.raises(InputError, match=r"--pseudo\.threshold is 1: it must be at least 0\.001 and at most 0\.999"):
         PseudoSettings(threshold=1.0)
     for margin in (1.5, float("nan")):
         with pytest.raises(InputError, match="margin"):
