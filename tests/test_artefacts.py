@@ -97,6 +97,8 @@ def test_masks_round_trip_and_damaged_ones_are_moved_aside(tmp_path: Path) -> No
     stage.own.mkdir()
     (stage.own / "manifest.json").write_text(json.dumps({"without": [PHOTO.id]}))
     assert MaskReader(stage, ("disc", "bar")).if_any(PHOTO) is None
+    (stage.own / "manifest.json").unlink()
+    read = MaskReader(stage, ("disc", "bar"))
     write_mask(stage, PHOTO, mask)
     np.testing.assert_array_equal(read(PHOTO), mask)
     path = tmp_path / "a" / "b.png"
