@@ -100,7 +100,7 @@ class MaskReader:
 
     @cached_property
     def _without(self) -> frozenset[str]:
-        return frozenset(self.stage.manifest().get("without", ()))
+        return frozenset(self.stage.manifest().get("without", ())) if self.stage.has_manifest else frozenset()
 
 
 def _check_size(path: Path, mask: np.ndarray, sample: Sample) -> None:
