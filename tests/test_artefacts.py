@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +94,7 @@ def test_masks_round_trip_and_damaged_ones_are_moved_aside(tmp_path: Path) -> No
     with pytest.raises(DamagedArtefact, match=r"b\.png is missing"):
         read.if_any(PHOTO)
     stage.own.mkdir()
-    (stage.own / "manifest.json").write_text(json.dumps({"without": [PHOTO.id]}))
+    stage.finish(count=1, seconds=0, without=[PHOTO.id])
     assert MaskReader(stage, ("disc", "bar")).if_any(PHOTO) is None
     (stage.own / "manifest.json").unlink()
     read = MaskReader(stage, ("disc", "bar"))

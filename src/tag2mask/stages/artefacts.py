@@ -100,7 +100,7 @@ class MaskReader:
 
     @cached_property
     def _without(self) -> frozenset[str]:
-        return frozenset(self.stage.manifest().get("without", ())) if self.stage.has_manifest else frozenset()
+        return frozenset(self.stage.manifest().get("without", ()))
 
 
 def _check_size(path: Path, mask: np.ndarray, sample: Sample) -> None:
