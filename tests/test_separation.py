@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tag2mask.pseudo import (
     otsu_threshold,
     separation,
     thresholds,
+    wanted_below,
 )
 from tag2mask.pseudo.separation import CANDIDATES
 from tag2mask.pseudo.thresholds import Threshold, without_surroundings
@@ -110,6 +112,19 @@ def test_each_class_has_its_own_between_otsus_of_two_and_three_groups() -> None:
     assert find_threshold(every, "features", 3).of_class == plain.of_class
     upwards = find_threshold(every, "features", 3, {0: list(CANDIDATES)})
     assert upwards.of_class[0] == pytest.approx(max(lower, upper), abs=1e-9)
+    for wanted in (0.1, 0.15, 0.2):  # below both: half of the way
+        assert wanted < min(lower, upper)
+        below = find_threshold(every, "features", 3, {0: [-abs(c - wanted) for c in CANDIDATES]})
+        assert below.of_class[0] == pytest.approx(math.sqrt(wanted * min(lower, upper)), abs=1e-9)
+
+
+def test_what_is_wanted_below_a_score() -> None:
+    """Not where the curve only falls, nor where its top is above."""
+    assert wanted_below([1 - c for c in CANDIDATES], 0.3) is None
+    assert wanted_below(list(CANDIDATES), 0.3) is None
+    assert wanted_below([0.0] * len(CANDIDATES), 0.3) is None
+    assert wanted_below([-abs(c - 0.1) for c in CANDIDATES], 0.3) == 0.1
+    assert wanted_below([-abs(c - 0.1) for c in CANDIDATES], 0.1) is None
 
 
 def test_some_photos_of_each_class_with_a_single_tag_are_asked() -> None:

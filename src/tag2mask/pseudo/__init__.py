@@ -12,7 +12,7 @@ from tag2mask.pseudo.masks import (
 )
 from tag2mask.pseudo.refined import decide_refined, lost_objects
 from tag2mask.pseudo.saliency import by_saliency_rule
-from tag2mask.pseudo.separation import best_separated, separation
+from tag2mask.pseudo.separation import best_separated, separation, wanted_below
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
 from tag2mask.pseudo.sizes import cells_above, hardly_shown
 from tag2mask.pseudo.thresholds import (
@@ -59,4 +59,5 @@ __all__ = [
     "separation",
     "shows_object",
     "threshold_of",
+    "wanted_below",
 ]

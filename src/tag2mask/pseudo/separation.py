@@ -61,3 +61,14 @@ def best_separated(curve: Sequence[float], least: float, most: float) -> float |
     within = [least, *(c for c in CANDIDATES if least < c < most), most]
     shares = np.interp(within, CANDIDATES, curve)
     return within[int(shares.argmax())] if shares.any() else None
+
+
+def wanted_below(curve: Sequence[float], least: float) -> float | None:
+    """Where photos fall apart best, if that is below a score. None: it is not; or it is at the first of the
+    :data:`CANDIDATES`: the lower the better says nothing of objects.
+
+    Args:
+        curve: as of :func:`best_separated`.
+    """
+    best = int(np.argmax(curve))
+    return CANDIDATES[best] if best and CANDIDATES[best] < least else None

@@ -14,7 +14,8 @@ the surroundings for object; of his three groups (section IV of his paper), the 
 rest on an object's telling parts alone it is no more than these. How sharply a class stands out from its surroundings
 differs from class to class, so these have a threshold each; the photos'
 features decide where it lies between the two (:mod:`tag2mask.pseudo.separation`), and where these say nothing it is the
-geometric mean of both.
+geometric mean of both. Where features want less than the lower one, it is half of the way there (the geometric mean):
+of many dogs and cats a classifier knows the faces, and both of Otsu's thresholds part faces from bodies.
 
 Cells see beyond themselves, so what surrounds an object has about the same width in all classes, and in the place of a
 thin or tiny object there is more of it than of the object. Where a class covers less than a tenth of its photos, Otsu's
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask.pseudo.separation import best_separated
+from tag2mask.pseudo.separation import best_separated, wanted_below
 from tag2mask.types import LocalizationMaps
 
 BINS = 256
@@ -181,9 +182,12 @@ def find_threshold(
 
 
 def _by_features(histogram: np.ndarray, separations: Sequence[float]) -> float:
-    """The threshold of a class that features choose between Otsu's two; where they choose none, the mean of both."""
-    bounds = sorted((otsu_threshold(histogram), otsu3_threshold(histogram)))
-    best = best_separated(separations, *bounds)
+    """The threshold of a class that features choose between Otsu's two, or half of the way to what they want below
+    them; where they choose none, the mean of both."""
+    least, most = sorted((otsu_threshold(histogram), otsu3_threshold(histogram)))
+    if (wanted := wanted_below(separations, least)) is not None:
+        return math.sqrt(wanted * least)
+    best = best_separated(separations, least, most)
     return otsu23_threshold(histogram) if best is None else best
 
 

@@ -46,8 +46,8 @@ def threshold_constants(settings: RunSettings, name: str) -> dict[str, str]:
     if settings.pseudo.threshold is not None:
         return {}
     rule = threshold_rule(settings, name)
-    of_few = {"of classes that cover little": "higher"} if rule == pseudo.BY_FEATURES else {}
-    return {"threshold rule": rule, **of_few}
+    by_features = {"of classes that cover little": "higher", "wanted below": "half of the way"}
+    return {"threshold rule": rule, **(by_features if rule == pseudo.BY_FEATURES else {})}
 
 
 def chosen_threshold(context: Context, name: str) -> Threshold:
