@@ -11,7 +11,7 @@ import numpy as np
 
 from tag2mask import evaluate, pipeline
 from tag2mask.compare.statistics import Interval, draws, interval, resampled
-from tag2mask.corrected import Corrected, corrected_masks
+from tag2mask.corrected import Corrected, corrected_masks, drawn_on
 from tag2mask.corrections.taking import sources
 from tag2mask.errors import InputError, some
 from tag2mask.export import Source, exports_of
@@ -59,11 +59,7 @@ def check(run_folder: Path | str) -> list[Check]:
         )
     taught = {*execution.data.taught}  # what a run has learned from measures it no more
     photos = execution.data.photos
-    asked = {
-        key: mask
-        for key, mask in corrected.items()
-        if key not in taught and (not mask.digest or (key in photos and photos[key].digest == mask.digest))
-    }
+    asked = {key: mask for key, mask in corrected.items() if key not in taught and drawn_on(mask.digest, key, photos)}
     if not asked:
         raise InputError(
             f"{run.folder} has learned from all of {some(len(corrected), 'corrected mask')} (--with-masks), so "

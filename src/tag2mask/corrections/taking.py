@@ -21,7 +21,7 @@ from tag2mask.export import Source, exports_of, masks_of
 from tag2mask.files import whole_folder, write_json
 from tag2mask.naming import safe_name
 from tag2mask.plan.execute import Execution
-from tag2mask.plan.folder import ASIDE, Run, StageFolder
+from tag2mask.plan.folder import ASIDE, SUBFOLDERS, Run, StageFolder
 from tag2mask.review import Review
 from tag2mask.stages.artefacts import MaskReader
 from tag2mask.types import IGNORE, Sample, SampleKey
@@ -236,6 +236,7 @@ def _exported(source: Source) -> list[MaskReader]:
     wanted = {(e["stage"], e["key"]) for e in exports_of(source.execution.run) if {"stage", "key"} <= e.keys()}
     for name, key in sorted(wanted - {(source.name, source.stage.key)}):
         for place in (run / name, run / ASIDE / name / key):
-            if StageFolder(place, key).has_manifest:
-                folders.append(StageFolder(place, key, StageFolder(place, key).manifest().get("subfolders", 0)))
+            manifest = StageFolder(place, key).manifest()
+            if manifest.get("key") == key:
+                folders.append(StageFolder(place, key, manifest.get(SUBFOLDERS, 0)))
     return [MaskReader(folder, source.dataset.classes) for folder in folders]

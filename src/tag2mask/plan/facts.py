@@ -17,6 +17,7 @@ from typing import Any
 
 from tag2mask import methods, segment
 from tag2mask.backbones import weights_digest
+from tag2mask.corrected import drawn_on
 from tag2mask.data.check import CheckedImage
 from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.samples import Chosen, Labels, Samples, domains_of, keys_of, label_counts, labels_of
@@ -149,13 +150,10 @@ class RunData:
                 raise InputError(
                     f"every photo tagged {name} in {self.path} is unreadable: mend them or leave the class out"
                 )
-        corrected = {key: path for key, path in self.corrected.items() if self._is_of(photos, key)}
+        corrected = {
+            key: path for key, path in self.corrected.items() if drawn_on(self.drawn_on.get(key, ""), key, photos)
+        }
         return replace(self, train=train, val=val if val else None, photos=photos, set_aside=bad, corrected=corrected)
-
-    def _is_of(self, photos: CheckedPhotos, key: SampleKey) -> bool:
-        """Whether a corrected mask was drawn on the photo that is there now, as far as that is known."""
-        drawn_on = self.drawn_on.get(key)
-        return not drawn_on or (key in photos and photos[key].digest == drawn_on)
 
     def fact(self, name: Fact) -> str:
         """The digest that stands for a fact."""
