@@ -6,14 +6,14 @@ photo that came back twice the later mask counts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.errors import InputError, listed
 from tag2mask.files import read_object
 from tag2mask.naming import safe_name
-from tag2mask.types import PhotoFacts, SampleKey
+from tag2mask.types import SampleKey
 
 FOLDER, MANIFEST = "corrections", "corrections.json"
 VERSION = 1
@@ -28,11 +28,6 @@ class Corrected:
     path: Path
     review: bool = False
     digest: str = ""  # of the photo's bytes; empty: not kept
-
-
-def drawn_on(digest: str, key: SampleKey, photos: Mapping[SampleKey, PhotoFacts]) -> bool:
-    """Whether a corrected mask is of the photo that is there now, as far as the digest of its photo was kept."""
-    return not digest or (key in photos and photos[key].digest == digest)
 
 
 def imports(run: Path) -> list[str]:

@@ -278,3 +278,8 @@ class Reference:
     domain: Domain = "target"
     stored: bool = False
     valid: Tensor | None = None
+
+
+def drawn_on(digest: str, key: SampleKey, photos: Mapping[SampleKey, PhotoFacts]) -> bool:
+    """Whether a corrected mask is of the photo that is there now, as far as the digest of its photo was kept."""
+    return not digest or (key in photos and photos[key].digest == digest)

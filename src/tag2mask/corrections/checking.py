@@ -11,13 +11,13 @@ import numpy as np
 
 from tag2mask import evaluate, pipeline
 from tag2mask.compare.statistics import Interval, draws, interval, resampled
-from tag2mask.corrected import Corrected, corrected_masks, drawn_on
+from tag2mask.corrected import Corrected, corrected_masks
 from tag2mask.corrections.taking import sources
 from tag2mask.errors import InputError, some
 from tag2mask.export import Source, exports_of
 from tag2mask.plan.folder import Run
 from tag2mask.stages.artefacts import MaskReader
-from tag2mask.types import Sample, SampleKey
+from tag2mask.types import Sample, SampleKey, drawn_on
 
 FEW = 10  # photos below which the interval itself is rough
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from tag2mask import methods, segment
 from tag2mask.backbones import weights_digest
-from tag2mask.corrected import drawn_on
 from tag2mask.data.check import CheckedImage
 from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.samples import Chosen, Labels, Samples, domains_of, keys_of, label_counts, labels_of
@@ -26,7 +25,7 @@ from tag2mask.files import atomic, bytes_digest, digest, digest_of_rows, read_js
 from tag2mask.plan.source import Source
 from tag2mask.plan.stage import Fact
 from tag2mask.recipes import propagation_backbone
-from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey
+from tag2mask.types import Dataset, PhotoFacts, Sample, SampleKey, drawn_on
 
 OUTSIDE: tuple[Fact, ...] = ("weights", "segmenter weights", "propagation weights", "source")
 """Facts of files that need not be there any more when a finished run is read."""
