@@ -56,7 +56,7 @@ def ppl_agree() -> RunSettings:
 
 
 def _small(options: PplSettings) -> RunSettings:
-    """As it was measured (docs/results.md): five epochs of all photos, on its own maps."""
+    """As it was measured (docs/results-methods.md): five epochs of all photos, on its own maps."""
     run = default()
     return replace(
         run,
