@@ -13,6 +13,7 @@ from tag2mask import passport, pipeline
 from tag2mask.backbones import BackboneSettings, weights_digest
 from tag2mask.files import bytes_digest
 from tag2mask.plan.folder import Run
+from tag2mask.stages import names
 from world import SMALL, fails, make, run
 
 
@@ -48,6 +49,21 @@ def test_growth_limits_count_where_masks_are_relabelled(world: Path, tmp_path: P
     unlimited = replace(execution.settings.pseudo, max_growth=0.0, min_growth=0.0)
     execution.settings = replace(execution.settings, pseudo=unlimited)
     assert not said()
+
+
+def test_what_decides_in_new_photos_counts_where_there_is_a_segmenter(world: Path, tmp_path: Path) -> None:
+    assert run("label", world, "--out", tmp_path / "run", *SMALL, "--inference.refine", "crf/deeplab") == 0
+    execution = pipeline.reopen(Run(tmp_path / "run", existing=True))
+    execution.settings = replace(execution.settings, segmenter=replace(execution.settings.segmenter, balance=0.5))
+    said = lambda what: any(what in line for line in passport.chosen_on_truth(execution))  # noqa: E731
+    undone, smaller = "how much of that is undone in new photos", "objects of new photos"
+    assert not said(undone) and not said(smaller)
+    execution.folders[names.segmenters(execution.settings)[-1]] = execution.folders["masks"]
+    assert said(undone) and said(smaller)
+    whole = execution.settings
+    for values in ({"min_growth": 0.0}, {"refine": "none"}):
+        execution.settings = replace(whole, inference=replace(whole.inference, prior_correction=0.0, **values))
+        assert not said(smaller) and not said(undone)
 
 
 def test_it_goes_where_the_masks_go(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,9 @@ from tag2mask.backbones import Backbone
 from tag2mask.data.new_photos import tag_photos
 from tag2mask.errors import InputError
 from tag2mask.prediction import Prediction
-from tag2mask.segment import InferenceSettings, PhotoSegmenter, Segmented
+from tag2mask.segment import InferenceSettings, PhotoSegmenter, Segmented, saw_empty
 from tag2mask.segment.deeplab import DeepLab
+from tag2mask.segment.pyramid import Pyramid
 from tag2mask.types import Photos
 from world import SMALL, fails, run
 
@@ -106,7 +107,8 @@ def test_what_counts_as_likely_can_be_changed_for_new_photos(
     assert "--inference.empty-below is 1.5" in fails(capsys, *command, "1.5")
 
 
-def test_the_largest_window_and_the_mean_view_say_what_is_likely() -> None:
+@pytest.mark.parametrize("scales", [(), (0.5,)])
+def test_the_largest_window_and_the_mean_view_say_what_is_likely(scales: tuple[float, ...]) -> None:
     """An object in one of the windows is in the photo."""
 
     class Bright(DeepLab):
@@ -120,7 +122,9 @@ def test_the_largest_window_and_the_mean_view_say_what_is_likely() -> None:
 
     backbone = Backbone([("b0", torch.nn.Identity())], 3, 1, (0.0,) * 3, (1.0,) * 3)
     settings = InferenceSettings(long_side=0, scales=(1.0,), window=32, refine="none", precision="float32")
-    photos = PhotoSegmenter(Bright(), backbone, settings)
+    segmenter = Pyramid(Bright(), scales) if scales else Bright()
+    assert saw_empty(segmenter)
+    photos = PhotoSegmenter(segmenter, backbone, settings)
     black, dotted = np.zeros((2, 90, 120, 3), np.uint8)
     dotted[80:, 100:] = 255
     segmented = photos([(90, 120)] * 2, [photos.read(black), photos.read(dotted)])

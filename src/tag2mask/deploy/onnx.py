@@ -25,7 +25,7 @@ from tag2mask.deploy.stored import Stored, open_stored
 from tag2mask.errors import InputError
 from tag2mask.evaluate import with_background
 from tag2mask.files import check_outside_runs, whole_folder
-from tag2mask.segment import DeepLab, InferenceSettings, decided_logits
+from tag2mask.segment import InferenceSettings, decided_logits, saw_empty
 from tag2mask.stages.segmenter import load_segmenter
 from tag2mask.types import Photos
 
@@ -44,9 +44,9 @@ class _Logits(nn.Module):
 
     def __init__(self, segmenter: nn.Module, inference: InferenceSettings) -> None:
         super().__init__()
-        saw_empty = isinstance(segmenter, DeepLab) and bool(segmenter.saw_empty)
         self.segmenter, self.prior_correction = segmenter, inference.prior_correction
-        self.empty_below = inference.empty_below if saw_empty else 0.0
+        saw = saw_empty(segmenter)
+        self.empty_below = inference.empty_below if saw is not None and bool(saw) else 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         logits, shown = decided_logits(self.segmenter, Photos(images), None, self.prior_correction)

@@ -93,7 +93,7 @@ class PplSettings:
     lowest ``stages`` of the last three before the last resolution (a ResNet's layer1, layer2, layer3;
     EfficientNet-Lite0's block2, block3, block4)."""
     stages: Annotated[int, Range(at_least=1, at_most=MAX_STAGES)] = 3
-    """How many cuts, 1 to 3, where none is named. On EfficientNet-Lite0 one is as good as three (docs/results-methods.md)."""
+    """How many cuts, 1 to 3, where none is named. On Lite0 one is as good as three (docs/results-methods.md)."""
     grids: Annotated[tuple[int, ...], Range(at_least=1, at_most=64)] = (2,)
     """Patches along each side, one number for each cut or one for all; (4, 3, 2) makes early stages finer."""
     schedule: Literal["per_iteration", "sequential"] = "per_iteration"

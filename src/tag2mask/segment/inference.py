@@ -17,7 +17,7 @@ from tag2mask.data.augment import check_sides, fit_size, resized
 from tag2mask.errors import InputError
 from tag2mask.protocols import Refiner
 from tag2mask.segment.balance import decided_logits
-from tag2mask.segment.deeplab import DeepLab
+from tag2mask.segment.pyramid import saw_empty
 from tag2mask.settings import SHARE, DecidesNothing, Range, check_values
 from tag2mask.types import Photos, normalise
 from tag2mask.views import padded_size, padding, stack_padded, without_padding
@@ -42,7 +42,8 @@ class InferenceSettings:
     a tenth of the training photos or more showed none; fewer false alarms with a larger value. 0: never."""
     prior_correction: Annotated[float, SHARE] = 0.5
     """How far it is undone that rare labels weighed more in the segmenter's loss (`--segmenter.balance`): 0: not at
-    all, objects come out large; 1: wholly. Masks that a segmenter is trained on again are made without it."""
+    all, objects come out large; 1: wholly. Of masks that a segmenter is trained on again `--relabel.prior-correction`
+    and `--relabel.doubted-correction` say it."""
     min_growth: Annotated[float, SHARE] = 0.0
     """A refined mask whose objects cover less than so many times the area of the unrefined mask's is not believed, as
     `--pseudo.min-growth` says of training photos: they were too small or thin to survive. 0: always believed."""
@@ -104,7 +105,8 @@ class PhotoSegmenter:
 
     def is_empty(self, photo: Segmented) -> bool:
         """Whether a photo of which nobody said what it shows shows none of the classes."""
-        if photo.presence is None or not (isinstance(self.segmenter, DeepLab) and bool(self.segmenter.saw_empty)):
+        saw = saw_empty(self.segmenter)
+        if photo.presence is None or saw is None or not bool(saw):
             return False
         return bool(photo.presence.amax() < self.settings.empty_below)
 

@@ -17,8 +17,18 @@ def logits_of(segmenter: nn.Module, views: Views, valid: Tensor | None) -> tuple
     """Any segmenter's logits, and the photo's class logits where it has them."""
     if isinstance(segmenter, DeepLab):
         return segmenter.segment_with_presence(views, valid)
+    if isinstance(segmenter, Pyramid):
+        logits, shown = segmenter.all_logits(views.images, valid)
+        return logits[-1], shown
     assert isinstance(segmenter, Segmenter), type(segmenter)
     return segmenter.segment(views), None
+
+
+def saw_empty(segmenter: nn.Module) -> Tensor | None:
+    """The mark of a segmenter, over one scale or several, that says whether it learned what photos of none of the
+    classes look like (:class:`DeepLab`); None: it has none."""
+    inner = segmenter.segmenter if isinstance(segmenter, Pyramid) else segmenter
+    return inner.saw_empty if isinstance(inner, DeepLab) else None
 
 
 class Pyramid(nn.Module):

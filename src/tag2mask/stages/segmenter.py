@@ -102,8 +102,8 @@ def _train(context: Context, masks: str, before: str | None, network: str | None
         train = replace(train, epochs=0.0)  # stays as it is until the last round, and relabels as it did
     else:
         train = from_source(context, segmenter, train)
-    if isinstance(segmenter, segment.DeepLab):
-        segmenter.saw_empty.fill_(segment.teaches_empty(context.train))
+    if (saw_empty := segment.saw_empty(segmenter)) is not None:
+        saw_empty.fill_(segment.teaches_empty(context.train))
     if (labels := segment.balance_of(segmenter)) is not None and train.epochs:
         labels.reset()  # the weights of before are of other masks
     task = segment.SegmenterTask(segmenter, s.segmenter.balance).to(compute.device())
