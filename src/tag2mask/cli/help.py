@@ -39,7 +39,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "--weights FILE": "weights of the backbone, or none; the default backbone's are embedded [auto]",
     },
     "larger or smaller masks, other borders": {
-        "--threshold T": "0 to 1: lower is larger masks; the run prints the one that it finds, without truth",
+        "--threshold T": "0 to 1: lower is larger masks; by default one is found for each class, without truth",
         "--refine NAMES": "crf, par, none, or several in turn (tag2mask list refiners), of run/masks [crf]",
         "--relabel.refine NAMES": "the same of relabelled masks, run/masks-2 [crf/deeplab]",
         "--inference.refine NAMES": "the same of new photos' masks [crf/deeplab]",

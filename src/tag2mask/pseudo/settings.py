@@ -44,16 +44,18 @@ class SaliencyRule:
 
 @dataclass(frozen=True)
 class PseudoSettings:
-    """How scores become masks. Nothing here is set on ground truth."""
+    """How scores become masks. No mask of the data is looked at; which rule and limits are the defaults was chosen on true
+    masks of our test sets, and a run's passport says so."""
 
     background: Literal["power", "constant", "saliency", "saliency-rule"] = "power"
     """What stands for background: power or constant (from the maps), saliency maps, or a fixed rule on these."""
     threshold: Annotated[float | None, Range(at_least=0.001, at_most=0.999)] = None
     """Score in (0, 1) at which a class beats the background. None: by `rule`, from the maps."""
     rule: Literal["auto", "between", "otsu", "otsu3", "otsu23", "otsu23-by-class", "features", "li"] = "auto"
-    """What sets the threshold, from the maps alone: Otsu's threshold, the upper one of his for three groups (otsu3),
-    the geometric mean of both (otsu23), that of each class (otsu23-by-class), for each class what parts the photos'
-    features best between the two (features), Li's, or the geometric mean of Otsu's and Li's (between). auto: by the
+    """What sets the threshold, without truth: of the maps Otsu's threshold, the upper one of his for three groups
+    (otsu3), the geometric mean of both (otsu23), that of each class (otsu23-by-class), Li's, or the geometric mean of
+    Otsu's and Li's (between); of maps and photos, for each class the score between otsu and otsu3 that best separates
+    the photos' features, or half-way (geometric mean) from otsu to a lower one that does (features). auto: by the
     method's own background, if it scores one; by the rule named for its maps (mcis: otsu; maps from references:
     features); else between."""
     margin: Annotated[float, Range(at_least=0, below=1)] = 0.0

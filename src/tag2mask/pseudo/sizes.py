@@ -12,7 +12,7 @@ from tag2mask.types import LocalizationMaps
 FEW_CELLS = 2  # a region of fewer says where something is and not what shape it has
 ADVICE = (
     ": such objects are probably too small for the maps' grid, or their tags were not learned; try larger views (twice "
-    "the --localize.long-side), a finer grid (half the --backbone.output-stride), more epochs"
+    "the --localize.long-side), a finer grid (half the --backbone.output-stride), more steps (--train.auto-steps)"
 )
 
 

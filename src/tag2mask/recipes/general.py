@@ -10,7 +10,7 @@ from tag2mask.recipes.settings import RunSettings, with_method
 
 
 def default() -> RunSettings:
-    """Fine-tunes the embedded EfficientNet-Lite0: an hour for a few thousand photos on two cores."""
+    """Fine-tunes the embedded EfficientNet-Lite0: 500 photos in half an hour on two cores, 2,500 in over an hour."""
     return RunSettings()
 
 

@@ -43,7 +43,8 @@ class RunSettings:
     whether it has learnt a class. Classes of fewer than 26 photos give none (at 0.1); the segmenter learns from all."""
     balance: Annotated[float, SHARE] = 1.0
     """How much more often the method is shown photos of rare classes: 1: each class as often as the most frequent one,
-    but a photo at most ten times; 0.5: the root of that; 0: every photo once. An epoch has more photos then."""
+    but a photo at most ten times; 0.5: the root of that factor; 0: every photo once. 1 for cam, 0 for other methods.
+    An epoch has more photos then."""
     localize: LocalizeSettings = LocalizeSettings(references=5)
     self_train: SelfTrainSettings = SelfTrainSettings()
     """Students that learn from the method's maps."""

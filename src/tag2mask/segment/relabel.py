@@ -27,15 +27,15 @@ class RelabelSettings:
     rounds: Annotated[int, Range(at_least=0, at_most=100)] = 2
     """Times it relabels and is trained on from where it stands; 0: it is trained on the maps' masks alone."""
     again_below: Annotated[float, SHARE] = 0.1
-    """It learns from its masks, to relabel once more, only where they were not believed (`--pseudo.min-growth`,
-    `--pseudo.max-growth`) in at most this share of the tagged photos: else it is no better teacher the second time, and
-    makes them again as `doubted_correction` says. 1: always."""
+    """The share of tagged photos whose relabelled mask was not believed (`--pseudo.min-growth`, `--pseudo.max-growth`)
+    up to which it still learns from these masks before it relabels again. Above it, it leaves that training out, and
+    makes the masks again as `doubted_correction` says. 1: it always learns from them."""
     prior_correction: Annotated[float, SHARE] = 0.0
     """How much of the loss's weights of rare labels (`--segmenter.balance`) is undone in its masks, as
     `--inference.prior-correction` says of new photos: the more, the smaller objects come out."""
     doubted_correction: Annotated[float, SHARE] = 0.5
-    """The same in masks that it makes again since those of the round before were not believed (`again_below`): its
-    objects are too large for what the photos show. Where `prior_correction` is more, that."""
+    """`prior_correction` of masks that it makes again since those before were not believed (`again_below`): objects
+    came out too large. The larger of both counts."""
     scales: Annotated[tuple[float, ...], Range(above=0, at_most=100)] = (1.0,)
     """Of the views that it segments, of `inference.long_side` pixels; each also mirrored."""
     refine: str = "crf/deeplab"

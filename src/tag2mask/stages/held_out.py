@@ -48,8 +48,8 @@ def say_tags(rows: Sequence[TagPrecision]) -> dict[str, Any]:
     log.info("tags of %s: mean average precision %.2f", photos, mean_precision(rows))
     if missed := [f"{row.name} ({row.average_precision:.2f})" for row in rows if not row.learnt]:
         log.warning(
-            "not learnt from its tags: %s. Its maps and masks mean little: train longer (--epochs), add photos of it, "
-            "or check its tags",
+            "not learnt from its tags: %s. Its maps and masks mean little: train longer (--train.auto-steps), add "
+            "photos of it, or check its tags",
             listed(missed),
         )
     return {"held_out": [asdict(row) for row in rows]}

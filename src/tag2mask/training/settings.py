@@ -20,7 +20,8 @@ class TrainSettings:
     """Passes over the training photos (a fraction is allowed; 0, where `--weights` holds a whole method). auto: as many
     as `auto_steps` are, but at least `minimum_epochs`."""
     auto_steps: Annotated[int, Range(at_least=1, at_most=100_000_000)] = AUTO_STEPS
-    """Of auto. 185 did not teach a classifier five kinds of defects, 300 did; of many photos 300 do as well as 700."""
+    """Optimiser steps of `--epochs auto`, where these are at least `minimum_epochs`. Of many photos 300 were as good as
+    700."""
     minimum_epochs: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
     """Of auto: at least so many passes."""
     batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 16
