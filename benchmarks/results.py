@@ -127,14 +127,19 @@ def _of_run(run: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
         path.parent.parent.name: read_json(path)["seconds"] for path in sorted(run.glob("*/.stage/manifest.json"))
     }
     return {
-        "maps": scores[names.final_maps(settings)]["mean_iou"],
-        "masks": scores["masks"]["mean_iou"],
-        "relabelled": scores[last]["mean_iou"] if last != "masks" else None,
-        "ceiling": scores["predictions-oracle"]["mean_iou"] if "predictions-oracle" in scores else None,
+        "maps": _mean(scores, names.final_maps(settings)),
+        "masks": _mean(scores, "masks"),
+        "relabelled": _mean(scores, last) if last != "masks" else None,
+        "ceiling": _mean(scores, "predictions-oracle"),
         "minutes": sum(s for name, s in stages.items() if "oracle" not in name) / 60,
         "passport": block,
         "commit": block["commit"] or _commit(),
     }
+
+
+def _mean(scores: Mapping[str, Any], name: str) -> float | None:
+    """None: it was not measured, for lack of true masks."""
+    return scores[name]["mean_iou"] if name in scores else None
 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, Any]]], ceiling: float | None, notes: Sequence[str]) -> str:

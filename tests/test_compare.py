@@ -220,6 +220,12 @@ def test_what_cannot_be_compared(
     assert "no true masks to compare by" in line and f"label DATA --out {tmp_path / 'f'} --truth DIR` again" in line
     assert run("label", blind, "--out", tmp_path / "f", *SMALL, "--truth", world / "masks") == 0  # as it says
     assert run("compare", runs["a"], tmp_path / "f", "--mixed") == 0
+    one = make(tmp_path / "one")
+    for path in sorted((one / "masks").glob("*.png"))[1:]:
+        path.unlink()
+    for name, seed in (("g", 0), ("h", 1)):
+        assert run("label", one, "--out", tmp_path / name, *SMALL, "--seed", seed) == 0
+    assert "only one photo was measured" in fails(capsys, "compare", tmp_path / "g", tmp_path / "h")
     shutil.copytree(runs["a"], tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "masks")
     assert "holds no finished masks" in fails(capsys, "compare", runs["a"], tmp_path / "half")
@@ -239,11 +245,16 @@ def test_several_seeds_are_run_and_compared(world: Path, tmp_path: Path, capsys:
     assert run("label", world, "--out", tmp_path / "three", *SMALL, "--seed", 3) == 0
     masks = [sorted((tmp_path / name / "masks").glob("*.png")) for name in ("runs/seed-3", "three")]
     assert len(masks[0]) == 9 and [p.read_bytes() for p in masks[0]] == [p.read_bytes() for p in masks[1]]
-    for wrong in ("0", "1,1", "a,b", "1.5,2"):
+    for wrong in ("0", "1,1", "0,00", "a,b", "1.5,2"):
         assert "two or more different whole numbers" in fails(
             capsys, "label", world, "--out", tmp_path / "no", *SMALL, f"--seeds={wrong}"
         )
-    assert not (tmp_path / "no").exists()
+    assert "seed" in fails(capsys, "label", world, "--out", tmp_path / "no", *SMALL, f"--seeds=0,{2**64}")
+    assert not (tmp_path / "no").exists()  # nothing was trained with the first
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "compare.html").write_text("mine")
+    assert "no page of a comparison" in fails(capsys, "label", world, "--out", tmp_path / "full", *SMALL, "--seeds=0,1")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["compare.html"]
 
 
 @pytest.mark.slow

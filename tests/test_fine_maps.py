@@ -49,6 +49,22 @@ def compared(finer: bool = True) -> ComparedWithReferences:
     return found
 
 
+def test_padding_neither_asks_for_evidence_nor_gives_any() -> None:
+    """On an accelerator photos are padded to a common size; what is bright at a padded border is no object."""
+    network, inside = compared(), photos()
+    padded = F.pad(inside, (0, 8, 0, 8))
+    padded[0, 0, 36:, 44:] = 100.0  # what a network makes of the border between photo and padding
+    valid = F.pad(torch.ones(1, 32, 40, dtype=torch.bool), (0, 8, 0, 8))
+    labels = torch.ones(1, 2)
+    with torch.inference_mode():
+        alone = network.with_fine_maps(batch(inside, labels), labels)[2]
+        shown = replace(batch(padded, labels), valid=valid)
+        among = network.with_fine_maps(shown, labels)[2]
+    assert alone is not None and among is not None
+    assert not among[..., 32:, :].any() and not among[..., 40:].any()
+    torch.testing.assert_close(among[..., :16, :24], alone[..., :16, :24])  # nearer to the border cells see it
+
+
 def test_a_small_object_is_found_and_a_large_one_has_finer_borders() -> None:
     network = compared()
     assert network.small == (0,)

@@ -9,8 +9,12 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from tag2mask.data.likeness import SYMMETRIES, near_duplicates, same_pixels, signs
+from tag2mask.data.likeness import SYMMETRIES, detail, near_duplicates, same_detail, signs
 from world import run
+
+
+def same_pixels(one: Path, other: Path, symmetry: int) -> bool:
+    return same_detail(detail(one), detail(other), symmetry)
 
 
 def photo(seed: int, height: int = 90, width: int = 130) -> np.ndarray:
@@ -37,6 +41,25 @@ def test_a_turned_photo_is_found_and_its_turn_is_named(symmetry: int, tmp_path: 
     Image.fromarray(photos[7]).resize((390, 270)).save(tmp_path / "seven.png")
     agreeing = [k for k in range(8) if same_pixels(tmp_path / "turned.jpg", tmp_path / "seven.png", k)]
     assert agreeing == [symmetry]
+
+
+def test_where_the_signs_of_all_photos_agree_the_likeliest_are_given() -> None:
+    """A thing that lies in the same place of all photos: not every pair is compared, and the twin is among those."""
+    alike = photo(0)
+    others = []
+    for seed in range(60):  # a small part of each differs, so a few signs do
+        other = alike.copy()
+        other[20:34, 30:50] = photo(100 + seed)[20:34, 30:50]
+        others.append(signs(other))
+    others.insert(41, signs(alike))
+    found = list(near_duplicates([signs(alike)], others, most=5))
+    assert len(found) == 5 and (0, 41, 0) in found
+    agreeing = [sum(a == b for a, b in zip(bits(signs(alike)), bits(others[k]), strict=True)) for _, k, _ in found]
+    assert agreeing == sorted(agreeing, reverse=True)
+
+
+def bits(hexadecimal: str) -> str:
+    return f"{int(hexadecimal, 16):064b}"
 
 
 def test_one_light_on_many_surfaces_is_no_likeness(tmp_path: Path) -> None:

@@ -80,7 +80,37 @@ def test_it_goes_where_the_masks_go(world: Path, tmp_path: Path, capsys: pytest.
     assert run("evaluate", world / "masks", world / "masks", "--classes", "disc,bar") == 0
     assert "learned from: not known" in capsys.readouterr().out
     (out / "predictions-oracle").mkdir()
-    assert passport.signals_of_masks(out / "predictions-oracle") == ["image-level tags", "true masks"]
+    for name in ("predictions-oracle", "oracle-masks"):
+        assert passport.signals_of_masks(out / name) == ["image-level tags", "true masks"]
+
+
+def test_masks_that_are_made_anew_have_no_old_passport(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A session that ends before the report leaves none; one that changes nothing leaves it where it is."""
+    out = tmp_path / "run"
+    assert run("label", world, "--out", out, *SMALL) == 0
+    assert run("label", world, "--out", out, *SMALL, "--until", "masks") == 0 and (out / passport.FILE).exists()
+    assert run("label", world, "--out", out, *SMALL, "--seed", "1", "--until", "masks") == 0
+    assert not (out / passport.FILE).exists()
+    capsys.readouterr()
+    assert run("evaluate", out / "masks", world / "masks", "--allow-missing") == 0
+    assert "learned from: not known" in capsys.readouterr().out
+    assert run("label", world, "--out", out, *SMALL, "--seed", "1") == 0 and read(out)["seed"] == 1
+
+
+def test_masks_of_new_photos_say_what_was_known_of_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passport.refine, "saw", lambda name: ["masks of other photos"] if name == "sam2" else [])
+    assert passport.of_predictions(tmp_path, "sam2", tagged=True) == {}  # of a run that says nothing
+    (tmp_path / passport.FILE).write_text(json.dumps({"signals": ["image-level tags"], "weights": []}))
+    known = lambda refiner, tagged: passport.of_predictions(tmp_path, refiner, tagged=tagged)["signals"]  # noqa: E731
+    assert known("crf", False) == ["image-level tags"]
+    assert known("sam2", True) == ["image-level tags", "masks of other photos", passport.TAGGED]
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    passport.write_beside(masks, {"signals": ["x"]})
+    passport.write_beside(masks, {})  # masks of another run, which says nothing
+    assert passport.signals_of_masks(masks) != ["x"] and not (masks / passport.BESIDE).exists()
 
 
 def test_a_portable_passport_has_no_folders() -> None:

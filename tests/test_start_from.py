@@ -141,7 +141,7 @@ def test_a_stage_that_the_source_has_not_is_trained_in_full(
 
 
 @pytest.mark.parametrize(
-    "what", ["method", "backbone", "classes", "order", "no run", "unfinished", "itself", "damaged"]
+    "what", ["method", "backbone", "segmenter", "classes", "order", "no run", "unfinished", "itself", "damaged"]
 )
 def test_bad_sources_are_one_line(
     source: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
@@ -153,6 +153,8 @@ def test_bad_sources_are_one_line(
         flags, message = [*flags, "--method", "apc"], "trained with the method cam and this run has apc"
     elif what == "backbone":
         flags, message = [*flags, "--backbone", "resnet18"], "with the backbone resnet10t and this run has resnet18"
+    elif what == "segmenter":  # said before the method is trained
+        flags, message = [*flags, "--segmenter", "deeplab-v2"], "with --segmenter decoder and this run's has deeplab-v2"
     elif what == "classes":
         flags, message = [*flags, "--classes", "disc"], "its classes are (disc, bar) and those here are (disc)"
     elif what == "order":
@@ -172,9 +174,30 @@ def test_bad_sources_are_one_line(
         damaged = shutil.copytree(before, tmp_path / "damaged")
         (damaged / "method" / "model.safetensors").write_bytes(b"nothing of weights")
         flags, message = [*SMALL, "--from", damaged], "model.safetensors is damaged: run the command of that run again"
-    said = fails(capsys, "label", data, "--out", out, *flags)
+    said = fails(capsys, "train" if what == "segmenter" else "label", data, "--out", out, *flags)
     assert message in said, said
     assert what in ("itself", "damaged") or not out.exists()
+
+
+def test_held_out_photos_are_new_to_the_network_that_starts(tmp_path: Path) -> None:
+    """Those that the source held out, and some of the new ones; none that it has learned."""
+
+    def held(out: Path) -> set[str]:
+        return set(json.loads((out / "method" / ".stage" / "held-out.json").read_text()))
+
+    flags = [*SMALL, "--held-out", "0.35", "--epochs", "2"]
+    data = make(tmp_path / "data", train=24)
+    assert run("label", data, "--out", tmp_path / "before", *flags, "--until", "method") == 0
+    more = with_more(tmp_path / "more", 15)
+    shutil.rmtree(more)
+    make(more, train=39)
+    known = set(json.loads((tmp_path / "before" / "method" / ".stage" / "learned.json").read_text()))
+    assert held(tmp_path / "before") < known
+    assert (
+        run("label", more, "--out", tmp_path / "run", *flags, "--until", "method", "--from", tmp_path / "before") == 0
+    )
+    after = held(tmp_path / "run")
+    assert held(tmp_path / "before") < after and not (after - held(tmp_path / "before")) & known
 
 
 def test_photos_are_known_by_their_bytes_and_tags() -> None:

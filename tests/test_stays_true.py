@@ -342,3 +342,26 @@ def test_names_that_end_in_numbers(tmp_path: Path) -> None:
         review = Review(tmp_path / classes[0], classes)
         review.decide(("train", "a"), "accepted", mask=np.zeros((4, 5), np.uint8))
         review.check_classes("train")
+
+
+@pytest.mark.parametrize("stage", ["method", "maps"])
+def test_a_stage_that_somebody_removed_is_one_line_or_not_missed(
+    stage: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights are what the passport names; maps are read by nobody once masks are made."""
+    out = tmp_path / "run"
+    assert run("label", world, "--out", out, *SMALL) == 0
+    shutil.rmtree(out / stage)
+    command = ("export", out, "--to", "png", "--out", tmp_path / "png", "--first", "worst")
+    if stage == "maps":
+        assert run(*command) == 0 and len([*(tmp_path / "png").rglob("*.png")]) == 9
+    else:
+        assert "it lacks method" in fails(capsys, *command) and "it lacks method" in fails(capsys, "report", out)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_of_classes_may_be_written_by_any_shell(encoding: str, world: Path, tmp_path: Path) -> None:
+    (tmp_path / "wanted.txt").write_text("disc\nbar\n", encoding=encoding)
+    flags = ("--classes", tmp_path / "wanted.txt", "--until", "images")
+    assert run("label", world, "--out", tmp_path / "run", *SMALL, *flags) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["classes"] == ["disc", "bar"]

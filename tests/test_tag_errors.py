@@ -81,6 +81,16 @@ def test_nothing_is_said_of_a_class_with_few_photos() -> None:
     assert not of.scores[:, 0].any() and not of.wrong[:, 0].any() and of.scores[:, 1].any()
 
 
+def test_nothing_is_said_of_a_class_that_the_features_do_not_tell() -> None:
+    """By chance half of its tags would look wrong."""
+    features, tags = photos(200)
+    for seed in range(5):
+        tags[:, 1] = np.random.default_rng(seed).random(200) < 0.4
+        of = ranking.doubts(features, tags)
+        assert of.told.tolist() == [True, False, True], seed
+        assert not (of.wrong[:, 1] | of.missing[:, 1]).any() and not of.scores[:, 1].any()
+
+
 @pytest.fixture(scope="module")
 def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 photos, and the tags of one of them made wrong."""

@@ -49,14 +49,25 @@ def opens(world: Path, *arguments: object, folder: Path | None = None) -> list[l
 
 
 COPIES = "stages/predictions.py"  # makes the masks of --oracle-masks
-TEACHES = ("train/", "data/training/", "pseudo/", "methods/", "segment/", COPIES)
+TEACHES = (
+    "training/", "data/training/", "pseudo/", "methods/", "segment/", "layers/", "localize.py", "references.py",
+    "stages/method.py", "stages/thresholds.py", "stages/separation.py", "stages/masks.py",
+    "stages/segmenter.py", "stages/self_training.py", "stages/held_out.py", COPIES,
+)  # fmt: skip
+
+
+def test_what_teaches_is_named_as_it_is_called() -> None:
+    """A renamed file would be watched no more."""
+    package = Path(__file__).parents[1] / "src" / "tag2mask"
+    assert all((package / name).exists() for name in (*TEACHES, *MAY))
 
 
 @pytest.mark.slow
-def test_training_opens_no_mask(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["cam", "mcis", "ppl", "apc"])
+def test_training_opens_no_mask(method: str, world: Path, tmp_path: Path) -> None:
     """A whole run with a segmenter, relabelling and scores: masks are opened to be known and to measure, never
     below a training source, the pseudo labels, a threshold or the training loop."""
-    stacks = opens(world, "train", world, "--out", tmp_path / "run", *SMALL)
+    stacks = opens(world, "train", world, "--out", tmp_path / "run", *SMALL, "--method", method)
     assert len(stacks) >= 12, "the hook saw nothing: this test would pass whatever happens"
     for stack in stacks:
         assert MAY.keys() & set(stack), stack

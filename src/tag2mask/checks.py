@@ -24,6 +24,7 @@ from tag2mask.recipes import RunSettings, propagation_backbone
 from tag2mask.refine import entries, refiner
 from tag2mask.saliency import SaliencyModel
 from tag2mask.saliency.self_supervised import check_backbone
+from tag2mask.settings import plain
 from tag2mask.shards import Shard
 from tag2mask.stages import names
 from tag2mask.stages.networks import check_view, new_method
@@ -58,7 +59,8 @@ def check_run(settings: RunSettings, dataset: Dataset, wanted: Collection[str]) 
             "--with-masks teaches the segmenter, and `label` ends before it: use `train`, or leave --with-masks out"
         )
     if settings.start_from is not None:
-        Source.opened(settings.start_from).check(settings.method, settings.backbone.name, dataset.classes)
+        segmenter = plain(settings.segmenter) if {*names.segmenters(settings)} & {*wanted} else None
+        Source.opened(settings.start_from).check(settings.method, settings.backbone.name, dataset.classes, segmenter)
 
 
 def check_names(settings: RunSettings) -> None:

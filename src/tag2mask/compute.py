@@ -63,7 +63,7 @@ def resolve(precision: Precision, device: torch.device) -> Literal["float32", "b
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "cpu" and _cpu_multiplies_bfloat16():
         return "bfloat16"
     return "float32"

@@ -7,7 +7,7 @@ their maximum per class, the lineage's common procedure (IRN, PSA, EPS: sum over
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -124,8 +124,13 @@ class Localizer:
         samples, views = [sample for sample, _, _ in photos], [self.views(size) for _, size, _ in photos]
         labels = torch.stack([label_vector(s.labels or frozenset(), self.classes) for s in samples]).to(self.device)
         raws: list[list[Tensor]] = [[] for _ in photos]
+        batch: Batch | None = None
         for number, of_photos in enumerate(zip(*views, strict=True)):
-            batch = self.batch(samples, [inputs[number] for _, _, inputs in photos], of_photos[0].flip, labels)
+            before = views[0][number - 1] if number else None
+            if self.store is None and batch is not None and before == replace(of_photos[0], flip=False):
+                batch = mirrored(batch)  # of the view before, which is on the device
+            else:
+                batch = self.batch(samples, [inputs[number] for _, _, inputs in photos], of_photos[0].flip, labels)
             raw = forward(self.method, batch, self.settings.precision)
             raw = raw.flip(3) if of_photos[0].flip else raw
             for row, view in enumerate(of_photos):
@@ -146,7 +151,8 @@ class Localizer:
             labels: ``[batch classes]`` multi-hot.
         """
         if self.store is None:
-            images, valid = (x.to(self.device, non_blocking=True) for x in stack_padded(inputs, self.unit))
+            stacked = stack_padded(inputs, self.unit, pin=self.device.type == "cuda")
+            images, valid = (x.to(self.device, non_blocking=True) for x in stacked)
             if flip:
                 images, valid = images.flip(3), valid.flip(2)
             images = normalise(images, (self.backbone.mean, self.backbone.std)).mul_(valid[:, None])
@@ -157,6 +163,12 @@ class Localizer:
         domains: tuple[Domain, ...] = tuple(sample.domain for sample in samples)
         ids = tuple(sample.id for sample in samples)
         return Batch(ids, images, labels, valid, stored=self.store is not None, domains=domains)
+
+
+def mirrored(batch: Batch) -> Batch:
+    """The same photos left to right."""
+    images = batch.images.flip(3).contiguous(memory_format=torch.channels_last)
+    return replace(batch, images=images, valid=batch.valid.flip(2))
 
 
 def batches_by(

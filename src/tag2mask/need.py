@@ -100,9 +100,11 @@ def _other_answer(execution: Execution, last: str) -> Callable[[Sample], np.ndar
     """Another mask of the same photo: from the maps, refined, where the last is the segmenter's; else not refined."""
     if last != "masks":
         return MaskReader(execution.folders["masks"], execution.data.train.classes).if_any
-    maps = [name for name in names.maps(execution.settings) if name in execution.folders][-1]
+    maps = [name for name in names.maps(execution.settings) if name in execution.folders]
+    if not maps:  # deleted since: nothing reads them any more
+        return lambda _: None
     threshold = Threshold.from_json(execution.folders["masks"].manifest(), execution.data.train.classes)
-    return unrefined(MapReader(execution.folders[maps]), threshold, execution.settings.pseudo)
+    return unrefined(MapReader(execution.folders[maps[-1]]), threshold, execution.settings.pseudo)
 
 
 def _of_stage(

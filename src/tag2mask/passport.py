@@ -23,11 +23,13 @@ from tag2mask.plan.stage import Fact, Stage, TrainingStage
 from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
 from tag2mask.recipes import propagation_backbone
+from tag2mask.saliency.folder import MADE_BY
 from tag2mask.stages import names
 
 FILE = "passport.json"  # of a run, in its folder
 BESIDE = "passport.jsonl"  # the same block on one line, beside masks that left a run: tools take a .json for theirs
 SHARED = "photos that it was measured on"
+TAGGED = "tags of the photos that it was asked to segment"
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
 
 
@@ -91,11 +93,27 @@ def of_run(folder: Path) -> dict[str, Any]:
     return {} if block is None else portable(block)
 
 
+def of_predictions(folder: Path, refiner: str, *, tagged: bool) -> dict[str, Any]:
+    """The passport of masks of new photos: that of their run, and what was known of these photos besides.
+
+    Args:
+        refiner: of these masks.
+        tagged: whether tags of some of the photos switched classes off.
+    """
+    block = of_run(folder)
+    if not block:
+        return {}
+    known = [*refine.saw(refiner), *([TAGGED] if tagged else [])]
+    return {**block, "signals": [*dict.fromkeys([*block.get("signals", ()), *known])]}
+
+
 def write_beside(masks: Path, block: Mapping[str, Any]) -> None:
-    """Put a passport beside masks that leave a run; nothing, where it is empty."""
-    if block:
-        with atomic(masks / BESIDE) as file:
-            file.write(json.dumps(block) + "\n")
+    """Put a passport beside masks that leave a run; where it is empty none, nor one of masks before."""
+    if not block:
+        (masks / BESIDE).unlink(missing_ok=True)
+        return
+    with atomic(masks / BESIDE) as file:
+        file.write(json.dumps(block) + "\n")
 
 
 def signals_of_masks(folder: Path) -> list[str] | None:
@@ -103,7 +121,7 @@ def signals_of_masks(folder: Path) -> list[str] | None:
     not say. A yardstick that was trained on true masks says so."""
     block = read_object(folder / BESIDE)
     if block is None and (block := read_object(folder.absolute().parent / FILE)) is not None:
-        oracle = folder.absolute().name.endswith("-oracle")
+        oracle = "oracle" in folder.absolute().name
         return [*block.get("signals", ()), *(["true masks"] if oracle else [])]
     return None if block is None else list(block.get("signals", ()))
 
@@ -128,7 +146,18 @@ def _saliency(run: Execution) -> dict[str, Any] | None:
     if run.settings.data.makes_saliency:
         saw = not run.settings.data.learns_saliency
         return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": saw}
-    return {"source": "given maps", "model_saw_masks": None}
+    model = _model_of_maps(run)
+    if model is None:
+        return {"source": "given maps", "model_saw_masks": None}
+    return {"source": f"given maps, made by {model}", "model_saw_masks": True}
+
+
+def _model_of_maps(run: Execution) -> str | None:
+    """The network of `tag2mask saliency`, by the note beside the maps; None: they are of another program."""
+    paths = (sample.saliency_path for sample in run.data.train.samples)
+    one = next((path for path in paths if path is not None), None)
+    notes = (read_object(folder / MADE_BY) for folder in (() if one is None else one.parents))
+    return next((note.get("model") for note in notes if note is not None), None)
 
 
 def signals(run: Execution) -> tuple[str, ...]:
@@ -154,7 +183,7 @@ def _refined_by(run: Execution) -> list[str]:
     """What the refiners of its masks were trained with."""
     s = run.settings
     names_of = (s.refine, s.relabel.refine if s.relabel.rounds else "none", s.inference.refine)
-    return list(dict.fromkeys(entry.saw for name in names_of for entry in refine.entries(name) if entry.saw))
+    return list(dict.fromkeys(saw for name in names_of for saw in refine.saw(name)))
 
 
 def supervision_code(run: Execution) -> str:

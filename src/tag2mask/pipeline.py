@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -85,8 +85,9 @@ def label_shard(path: Path | str, out: Path | str, settings: RunSettings, shard:
 
         def examine(execution: Execution) -> None:
             _examine(execution, surveyed)
-            settled(execution)
+            keys = settled(execution)
             _describe(folder, settings, run_data, told)
+            _forget_passport(folder, keys, wanted)
 
         return sharing.carry_out_share(folder, stages.plan(settings), settings, run_data, wanted, shard, examine)
 
@@ -145,9 +146,10 @@ def run(
         checks.check_taught(run_data)
         execution = begin(folder, (*stages.plan(settings), *extra), settings, run_data, engine)
         processes.from_main(lambda: _examine(execution, surveyed))
-        processes.from_main(lambda: settled(execution))
+        keys = processes.from_main(lambda: settled(execution))
         # last: until what is of other settings or classes is aside, run.json says what lies there
         processes.from_main(lambda: _describe(folder, settings, run_data, told))
+        processes.from_main(lambda: _forget_passport(folder, keys, wanted))
         execute(execution, wanted)
         processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
         if "scores" in wanted:
@@ -258,16 +260,37 @@ def write_report(execution: Execution) -> Path:
     return path
 
 
+def _forget_passport(run: Run, keys: Mapping[str, str], wanted: Collection[str]) -> None:
+    """Where something is to be made, the passport that lies there is of what was there before: it is written again at
+    the end.
+
+    Args:
+        keys: of the stages of the plan whose key is known.
+    """
+    from tag2mask import passport
+
+    for name in keys.keys() & {*wanted}:
+        stage = run.current(name)
+        if stage is None or stage.key != keys[name] or not stage.has_manifest:
+            (run.folder / passport.FILE).unlink(missing_ok=True)
+
+
+def missing(execution: Execution) -> list[str]:
+    """Stages that every finished run has and this one lacks, of what is there now."""
+    always = {"saliency", "method", "masks", "scores"}
+    return [stage.name for stage in execution.stages if stage.name in always - execution.folders.keys()]
+
+
 def check_finished(execution: Execution) -> None:
     """Whether there are masks and scores of what is there now.
 
     Raises:
         InputError: not all stages are done, or they were made of other photos, tags or settings.
     """
-    if not {"masks", "scores"} <= execution.folders.keys():
+    if lacking := missing(execution):
         raise InputError(
-            f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now: run "
-            "its command again (`tag2mask plan` says what has changed)"
+            f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now (it "
+            f"lacks {listed(lacking)}): run its command again (`tag2mask plan` says what has changed)"
         )
 
 

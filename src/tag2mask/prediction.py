@@ -143,9 +143,12 @@ class Prediction:
             batches, self.read, self.segmented, self.write, cost=decoded, workers=self.settings.workers
         )
 
-    def begin(self, key: str) -> int:
+    def begin(self, key: str, *, tagged: bool = False) -> int:
         """Say in the folder what its masks are made of; gives when that began, in nanoseconds. Masks from before are of
         something else and are made anew.
+
+        Args:
+            tagged: whether tags of some of the photos are given.
 
         Raises:
             InputError: they lie otherwise, since they were of many more or fewer photos.
@@ -157,9 +160,12 @@ class Prediction:
                 photos = "more photos" if depth > self.depth else "fewer photos"
                 raise InputError(f"{self.out} holds masks of {photos}, in other subfolders: give another --out")
             if before.get("key") != key:
-                write_json(path, {"key": key, "run": str(self.run), "subfolders": self.depth})
                 write_classes(self.out, self.classes)
-                passport.write_beside(self.out, passport.of_run(self.run))
+                passport.write_beside(
+                    self.out, passport.of_predictions(self.run, self.settings.inference.refine, tagged=tagged)
+                )
+                # last: whoever finds it finds the others
+                write_json(path, {"key": key, "run": str(self.run), "subfolders": self.depth})
             return path.stat().st_mtime_ns
 
 
@@ -207,7 +213,7 @@ def predict(
     key = prediction.key(samples)
     with contextlib.ExitStack() as stack:
         processes.from_main(lambda: stack.enter_context(shards.held(prediction.out, shard)))
-        began = processes.from_main(lambda: prediction.begin(key))
+        began = processes.from_main(lambda: prediction.begin(key, tagged=tags is not None))
         number = (shard.number - 1) * processes.world() + processes.rank()
         batches, make = prediction.batches(samples, number, tasks), engine or Prediction.made
         kept, aside = _predicted(prediction, batches, began, len(samples) // tasks, make)

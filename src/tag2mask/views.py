@@ -62,19 +62,21 @@ def padded_size(height: int, width: int, unit: int) -> tuple[int, int]:
     return -(-height // unit) * unit, -(-width // unit) * unit
 
 
-def stack_padded(images: Sequence[Tensor], unit: int) -> tuple[Tensor, Tensor]:
+def stack_padded(images: Sequence[Tensor], unit: int, *, pin: bool = False) -> tuple[Tensor, Tensor]:
     """Images of one padded size in a batch, each at the top left.
 
     Args:
         images: ``[channels height width]`` of any kind; padding is zero.
         unit: of :func:`padding`.
+        pin: in pinned memory, from which a device copies while the CPU goes on.
 
     Returns:
-        The batch, and which of its pixels are not padding, ``[batch height width]`` bool.
+        The batch, channels last in memory, and which of its pixels are not padding, ``[batch height width]`` bool.
     """
     height, width = padded_size(images[0].shape[1], images[0].shape[2], unit)
-    batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
-    valid = torch.zeros(len(images), height, width, dtype=torch.bool)
+    shape = (len(images), images[0].shape[0], height, width)
+    batch = torch.empty(shape, dtype=images[0].dtype, memory_format=torch.channels_last, pin_memory=pin).zero_()
+    valid = torch.zeros(len(images), height, width, dtype=torch.bool, pin_memory=pin)
     for row, image in enumerate(images):
         batch[row, :, : image.shape[1], : image.shape[2]] = image
         valid[row, : image.shape[1], : image.shape[2]] = True

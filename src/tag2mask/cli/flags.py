@@ -97,7 +97,9 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _listed(flag: str, argument: str) -> list[str]:
     path = Path(argument)
     if flag == "--data.classes" and "," not in argument and path.is_file():
-        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        from tag2mask.data.reading import read_text
+
+        lines = [line.split("#")[0].strip() for line in read_text(path, "classes").splitlines()]
         return [name for name in lines if name]
     return [part.strip() for part in argument.split(",") if part.strip()]
 

@@ -71,14 +71,16 @@ def _of_each_seed(command: Literal["train", "label"], arguments: list[str], reci
         work(path, out, settings)
         tell("result", **_result(out))
         return 0
+    from tag2mask.compare import compare
+    from tag2mask.compare.page import check_page, render
+
     folders = [out / f"seed-{seed}" for seed in seeds]
-    for seed, folder in zip(seeds, folders, strict=True):
-        work(path, folder, dataclasses.replace(settings, seed=seed))
+    every = [dataclasses.replace(settings, seed=seed) for seed in seeds]  # all can be, before the first is trained
+    check_page(out / "compare.html")
+    for folder, of_seed in zip(folders, every, strict=True):
+        work(path, folder, of_seed)
     if not processes.is_main():
         return 0
-    from tag2mask.compare import compare
-    from tag2mask.compare.page import render
-
     try:
         comparison = compare(folders)
     except InputError as error:
@@ -103,9 +105,10 @@ def _seeds(arguments: list[str]) -> list[int]:
     """Of `--seeds 0 1 2` or `--seeds 0,1,2`, which are taken out of the arguments; none without."""
     given = take(arguments, "--seeds", "", several=True)
     seeds = given.replace(",", " ").split()
-    if not all(part.isdecimal() for part in seeds) or len({*seeds}) < len(seeds) or (given and len(seeds) < 2):
+    numbers = [int(part) for part in seeds if part.isdecimal()]
+    if len({*numbers}) < len(seeds) or (given and len(seeds) < 2):
         raise InputError(f"--seeds {given}: give two or more different whole numbers, as in --seeds 0 1 2")
-    return [int(part) for part in seeds]
+    return numbers
 
 
 def label(arguments: list[str]) -> int:

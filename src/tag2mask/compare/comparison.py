@@ -195,6 +195,11 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def _check_alike(runs: Sequence[MeasuredRun]) -> None:
     first, *others = runs
+    in_all = frozenset(first.photos).intersection(*(run.photos for run in others))
+    if all(run.photos.keys() & first.photos.keys() for run in others) and not in_all:
+        raise InputError("nothing was measured in all of these runs (masks, predictions): compare fewer of them")
+    if in_all and all(len(first.photos[kind]) < 2 for kind in in_all):
+        raise InputError("only one photo was measured: an interval over photos needs two or more with true masks")
     for run in others:
         if run.classes != first.classes:
             raise InputError(

@@ -95,7 +95,9 @@ def open_run(folder: Path, name: str) -> MeasuredRun:
     settings = dict(_flat("", decides))
     settings.pop("seed")
     settings |= _facts(execution)
-    seconds = sum(float(of.manifest()["seconds"]) for of in execution.folders.values())
+    oracles = {stage.name for stage in execution.stages if stage.oracle}  # which only measure
+    done = (of for name, of in execution.folders.items() if name not in oracles)
+    seconds = sum(float(of.manifest()["seconds"]) for of in done)
     learned, samples = execution.data.corrected, execution.data.train.samples
     taught = frozenset(x.key for x in samples if x.key in learned and x.has_truth) if learned else frozenset()
     signals = passport.signals(execution)

@@ -19,6 +19,7 @@ from tag2mask.data.decode import open_photo
 LOW = 8  # frequencies a side
 SIDE = 32  # pixels a side of the photo that is transformed
 AGREEING = 53  # of 63 signs: 10 may differ
+AT_ONCE = 1 << 23  # pairs whose signs are compared at once
 CORRELATION = 0.95  # of the pixels without their brightness and its slow changes
 
 Symmetry = Callable[[np.ndarray], np.ndarray]
@@ -35,35 +36,40 @@ def signs(pixels: np.ndarray) -> str:
     return np.packbits(low.ravel() > 0).tobytes().hex()
 
 
-def near_duplicates(ones: Sequence[str], others: Sequence[str], part: int = 4096) -> Iterator[tuple[int, int, int]]:
-    """(index of one, index of the other, index of the symmetry that turns the other into the one) of every pair of
-    nearly equal signs.
+def near_duplicates(ones: Sequence[str], others: Sequence[str], most: int = 20) -> Iterator[tuple[int, int, int]]:
+    """(index of one, index of the other, index of the symmetry that turns the other into the one) of pairs of nearly
+    equal signs, for each one the likeliest first.
 
     Args:
         ones, others: signs of photos, of :func:`signs`.
-        part: photos compared at once.
+        most: others given for each one. Where a thing lies in the same place of all photos, the signs of all agree.
     """
     left, right = _plus_minus(ones), _plus_minus(others)
-    turned = [_turned(right, symmetry) for symmetry in SYMMETRIES]
+    part = max(1, AT_ONCE // max(1, len(right)))
     for start in range(0, len(left), part):
-        agreeing = np.stack([(left[start : start + part] @ of.T + LOW * LOW - 1) / 2 for of in turned])
-        best = agreeing.argmax(0)
-        rows, columns = np.nonzero(agreeing.max(0) >= AGREEING)
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            yield start + row, column, int(best[row, column])
+        agreeing = np.full((len(left[start : start + part]), len(right)), -1, np.float32)
+        best = np.zeros(agreeing.shape, np.int8)
+        for number, symmetry in enumerate(SYMMETRIES):
+            of_this = (left[start : start + part] @ _turned(right, symmetry).T + LOW * LOW - 1) / 2
+            best[of_this > agreeing] = number
+            np.maximum(agreeing, of_this, out=agreeing)
+        for row, of_row in enumerate(agreeing):
+            columns = np.flatnonzero(of_row >= AGREEING)
+            for column in columns[np.argsort(-of_row[columns], kind="stable")][:most].tolist():
+                yield start + row, column, int(best[row, column])
 
 
-def same_pixels(one: Path, other: Path, symmetry: int, side: int = 64) -> bool:
-    """Whether two photos show the same once the other is turned: what is finer than an eighth of them correlates."""
-    a, b = (_detail(_small(path, side)) for path in (one, other))
-    b = SYMMETRIES[symmetry](b)
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return norm > 0 and float((a * b).sum()) / norm > CORRELATION
+def same_detail(one: np.ndarray, other: np.ndarray, symmetry: int) -> bool:
+    """Whether two photos show the same once the other is turned, by their :func:`detail`: it correlates."""
+    other = SYMMETRIES[symmetry](other)
+    norm = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return norm > 0 and float((one * other).sum()) / norm > CORRELATION
 
 
-def _small(path: Path, side: int) -> np.ndarray:
+def detail(path: Path, side: int = 64) -> np.ndarray:
+    """What of a photo is finer than an eighth of it: ``[side side]`` float32 grey."""
     with open_photo(path) as photo:
-        return _thumbnail(photo.decode((4 * side, 4 * side))[0], side)
+        return _detail(_thumbnail(photo.decode((4 * side, 4 * side))[0], side)).astype(np.float32)
 
 
 def _detail(grey: np.ndarray, cells: int = 8) -> np.ndarray:

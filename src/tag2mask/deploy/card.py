@@ -89,7 +89,7 @@ In full, for programs (`signals` are equal for models whose scores may stand in 
 
 ## How good it is
 
-{_measured(scores)}
+{_measured(scores, execution.data.shared)}
 
 ## Licences
 
@@ -98,12 +98,13 @@ and learnt from {len(execution.data.train)} photos whose licence this card does 
 """
 
 
-def _measured(scores: dict[str, Any] | None) -> str:
+def _measured(scores: dict[str, Any] | None, shared: int) -> str:
     if scores is None:
         return "Not measured: there was no truth for validation photos. Look at its masks before relying on them."
     rows = "\n".join(f"| {name} | {'-' if iou is None else f'{iou:.1f}'} |" for name, iou in scores["iou"].items())
+    seen = f"of which it learned from {shared}: too good a figure" if shared else "not seen in training"
     return (
-        f"On {some(scores['photos'], 'validation photo')} with true masks, not seen in training: mean IoU "
+        f"On {some(scores['photos'], 'validation photo')} with true masks, {seen}: mean IoU "
         f"{scores['mean_iou']:.1f} (PASCAL's, background included).\n\n| class | IoU |\n|---|---|\n{rows}"
     )
 

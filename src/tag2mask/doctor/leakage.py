@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,11 +13,12 @@ from tag2mask.data import DataSettings
 from tag2mask.data.check import CheckedImage
 from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.finding import Finding
-from tag2mask.data.likeness import near_duplicates, same_pixels
+from tag2mask.data.likeness import detail, near_duplicates, same_detail
 from tag2mask.errors import UnreadableImage, listed, some
 from tag2mask.types import Dataset, SampleKey
 
 Pair = tuple[CheckedImage, CheckedImage, int]
+KEPT = 8192  # photos whose pixels are kept, 16 kB each
 LIMIT = 2000  # photos of the second split that are compared with all of the first
 
 
@@ -37,7 +39,8 @@ def examine_leakage(checked: Mapping[str, CheckedPhotos], datasets: Mapping[str,
     """
     for first, second in combinations(checked, 2):
         ones, others = _with_signs(checked[first]), _with_signs(checked[second])
-        others = others.take(range(0, len(others.ids), max(1, -(-len(others.ids) // LIMIT))))
+        whole = len(others.ids)
+        others = others.take(range(0, whole, max(1, -(-whole // LIMIT))))
         if ones.ids and others.ids:
             pairs = [
                 (others.check(number), ones.check(other), symmetry)
@@ -46,10 +49,11 @@ def examine_leakage(checked: Mapping[str, CheckedPhotos], datasets: Mapping[str,
             ]
             twins = _twins(pairs, _paths(pairs, (datasets[first], datasets[second])))
             if twins:
+                sample = f" looked at, of {whole}," if len(others.ids) < whole else ""
                 yield Finding(
                     "warning",
-                    f"{len(twins)} of {some(len(others.ids), 'photo')} of '{second}' show nearly the same as a photo "
-                    f"of '{first}': {listed(twins)}",
+                    f"{len(twins)} of {some(len(others.ids), 'photo')}{sample} of '{second}' show nearly the same as a "
+                    f"photo of '{first}': {listed(twins)}",
                     "scores on them are too good: keep photos of one thing in one split",
                 )
 
@@ -72,14 +76,18 @@ def _paths(pairs: Sequence[Pair], datasets: Sequence[Dataset]) -> dict[SampleKey
 def _twins(pairs: Sequence[Pair], paths: Mapping[SampleKey, Path]) -> list[str]:
     """A line for every photo that has a twin."""
     lines: dict[SampleKey, str] = {}
+    read = functools.lru_cache(KEPT)(_detail)
     for one, other, symmetry in pairs:
-        if one.key not in lines and _same(paths[one.key], paths[other.key], symmetry):
+        if one.key in lines:
+            continue
+        a, b = read(paths[one.key]), read(paths[other.key])
+        if a is not None and b is not None and same_detail(a, b, symmetry):
             lines[one.key] = f"{one.split}/{one.id} ~ {other.split}/{other.id}"
     return [*lines.values()]
 
 
-def _same(one: Path, other: Path, symmetry: int) -> bool:
+def _detail(path: Path) -> np.ndarray | None:
     try:
-        return same_pixels(one, other, symmetry)
+        return detail(path)
     except UnreadableImage:  # gone since it was checked
-        return False
+        return None

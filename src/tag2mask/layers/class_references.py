@@ -65,7 +65,11 @@ class ComparedWithReferences(nn.Module):
             return *self.features_and_scores(views), None
         with watched(self.finer) as outputs:
             features, scores = self.features_and_scores(views)
-            fine = fine_maps(scores, outputs[0], labels) if outputs else None
+            if not outputs:
+                return features.detach(), scores.detach(), None
+            # cells of padding see what is not there: they neither ask for evidence nor give any
+            inside, inside_fine = (_inside(views.valid, grid) for grid in (scores, outputs[0]))
+            fine = fine_maps(scores * inside, outputs[0], labels) * inside_fine
         return features.detach(), scores.detach(), fine
 
     @torch.no_grad()
@@ -91,20 +95,29 @@ class ComparedWithReferences(nn.Module):
         maps = self._compared(features, scores, batch.labels)
         if fine is None:
             return maps
-        powers = torch.full((maps.shape[1], 1, 1), POWER, device=maps.device)
+        powers = torch.full((maps.shape[1], 1, 1), POWER)
         powers[list(self.small)] = 1.0
-        return sharpened(F.interpolate(maps, fine.shape[2:], mode="bilinear", align_corners=False), fine, powers)
+        grown = F.interpolate(maps, fine.shape[2:], mode="bilinear", align_corners=False)
+        return sharpened(grown, fine, powers.to(maps.device, non_blocking=True))
 
     def _compared(self, features: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         out = torch.zeros_like(scores)
         with torch.autocast(scores.device.type, enabled=False):  # exponentials of sums over hundreds of channels
-            for label in labels.any(0).nonzero().flatten().tolist():
-                rows, of_class = labels[:, label] > 0, self.references[label]
+            shown = labels.cpu() > 0  # once: every question to a device waits for it
+            for label in shown.any(0).nonzero().flatten().tolist():
+                rows, of_class = shown[:, label].nonzero().flatten(), self.references[label]
                 total = attend_to_references(
                     features[rows].flatten(2), of_class.keys[False], of_class.values, of_class.inside
                 )
                 out[rows, label] = (total / len(of_class.values)).unflatten(1, scores.shape[2:])
         return out
+
+
+def _inside(valid: Tensor | None, grid: Tensor) -> Tensor | float:
+    """``[batch 1 rows columns]``: how much of each cell of a grid is of the photo and no padding."""
+    if valid is None or (valid.is_cpu and bool(valid.all())):
+        return 1.0
+    return F.adaptive_avg_pool2d(valid[:, None].float(), (grid.shape[2], grid.shape[3]))
 
 
 def _multi_hot(reference: Reference) -> Tensor:

@@ -93,7 +93,7 @@ def fine_maps(scores: Tensor, output: Tensor, labels: Tensor) -> Tensor:
         ``[batch classes fine_rows fine_columns]`` float32 of all classes of the scores, zero where there is no label.
     """
     out = torch.zeros(*scores.shape[:2], *output.shape[2:], device=output.device)
-    left = labels > 0
+    left = labels.cpu() > 0  # once: every question to a device waits for it
     while left.any():
         photos = left.any(1).nonzero().flatten()
         classes = left[photos].int().argmax(1)  # the first that is left

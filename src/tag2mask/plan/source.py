@@ -16,8 +16,10 @@ from tag2mask.types import PhotoFacts, Sample, SampleKey
 if TYPE_CHECKING:
     from tag2mask.plan.facts import DigestCache
 
-LEARNED = "learned.json"
-"""Beside the key of the stage that learns from tags first: a digest for each photo and its tags."""
+FORM = ("name", "channels", "presence", "pyramid", "backbone")  # settings of a segmenter that its weights depend on
+LEARNED, HELD_OUT = "learned.json", "held-out.json"
+"""Beside the key of the stage that learns from tags first: a digest for each photo and its tags; and for those of them
+that were held out of that stage."""
 
 
 def learned(samples: Iterable[Sample], photos: Mapping[SampleKey, PhotoFacts], classes: Sequence[str]) -> list[str]:
@@ -30,6 +32,11 @@ def learned(samples: Iterable[Sample], photos: Mapping[SampleKey, PhotoFacts], c
 def write_learned(stage: StageFolder, of_photos: Sequence[str]) -> None:
     """Keep what :func:`learned` gave, for runs to come that start from this one."""
     write_json(stage.own / LEARNED, list(of_photos))
+
+
+def write_held_out(stage: StageFolder, of_photos: Sequence[str]) -> None:
+    """Keep what :func:`learned` gave of held-out photos: a run that starts from this one holds them out, too."""
+    write_json(stage.own / HELD_OUT, list(of_photos))
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,24 @@ class Source:
         path = None if method is None else method.own / LEARNED
         return frozenset(read_json(path)) if path is not None and path.exists() else frozenset()
 
+    @cached_property
+    def held_out(self) -> frozenset[str]:
+        """Those of :attr:`learned` that were held out of its method's training."""
+        method = self.stage("method")
+        path = None if method is None else method.own / HELD_OUT
+        return frozenset(read_json(path)) if path is not None and path.exists() else frozenset()
+
     def new_share(self, of_photos: Sequence[str]) -> float:
         """The share of photos, by what :func:`learned` says of them, that it has not learned."""
         return sum(one not in self.learned for one in of_photos) / len(of_photos)
 
-    def check(self, method: str, backbone: str, classes: Sequence[str]) -> None:
-        """The run is of the same method, backbone and classes.
+    def check(
+        self, method: str, backbone: str, classes: Sequence[str], segmenter: Mapping[str, Any] | None = None
+    ) -> None:
+        """The run is of the same method, backbone and classes, and its segmenter, where it has one, of the same form.
+
+        Args:
+            segmenter: settings of the segmenter that is to be trained; None: none is.
 
         Raises:
             InputError: it is not; what differs is named.
@@ -90,6 +109,15 @@ class Source:
                 raise InputError(
                     f"--from {self.run.folder}: it was trained with the {what} {one} and this run has {other}: give "
                     f"{flag} {one}, or leave --from out"
+                )
+        has = self.model("segmenter-0") or self.model("segmenter")
+        of_segmenter = settings.get("segmenter", {}) if has else {}
+        for name, own in (segmenter or {}).items():
+            if name in FORM and of_segmenter.get(name, own) != own:
+                flag = "--segmenter" if name == "name" else f"--segmenter.{name}"
+                raise InputError(
+                    f"--from {self.run.folder}: its segmenter was trained with {flag} {of_segmenter[name]} and this "
+                    f"run's has {own}: give the same, or leave --from out"
                 )
         if (names := self.described.get("classes", [])) != list(classes):
             raise InputError(

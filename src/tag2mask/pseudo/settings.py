@@ -44,8 +44,8 @@ class SaliencyRule:
 
 @dataclass(frozen=True)
 class PseudoSettings:
-    """How scores become masks. No mask of the data is looked at; which rule and limits are the defaults was chosen on true
-    masks of our test sets, and a run's passport says so."""
+    """How scores become masks. No mask of the data is looked at; which rule and limits are the defaults was chosen on
+    true masks of our test sets, and a run's passport says so."""
 
     background: Literal["power", "constant", "saliency", "saliency-rule"] = "power"
     """What stands for background: power or constant (from the maps), saliency maps, or a fixed rule on these."""

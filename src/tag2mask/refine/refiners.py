@@ -105,6 +105,12 @@ def entries(name: str) -> list[Entry]:
     return [REFINERS[part] for part in _split(name) if part != "none"]
 
 
+def saw(name: str) -> list[str]:
+    """What the networks of these refiners learned from, as signals of a passport say it; nothing of those that learn
+    nothing."""
+    return list(dict.fromkeys(entry.saw for entry in entries(name) if entry.saw))
+
+
 def refiner(name: str, long_side: int = 0) -> Refiner:
     """The refiner a name stands for: one of :data:`REFINERS`, several joined by commas, or ``none``.
 

@@ -36,8 +36,13 @@ def make_saliency_maps(path: Path | str, out: Path | str, settings: data.DataSet
     """
     model, out = SaliencyModel.installed(), Path(out).absolute()
     opened = data.open_data(path, settings or data.DataSettings())
-    samples = [s for split in opened.reader.splits() for s in data.read(opened, split=split).dataset.samples]
+    every = (s for split in opened.reader.splits() for s in data.read(opened, split=split).dataset.samples)
+    samples = [*{sample.image_path: sample for sample in every}.values()]  # lists of a data set may overlap
+    places: dict[Path, Sample] = {}
     for sample in samples:
+        if (other := places.setdefault(_place(out, sample), sample)) is not sample:
+            raise InputError(f"{other.image_path} and {sample.image_path} are both called {sample.id}, and one map "
+                             "cannot be of both: rename one of them")  # fmt: skip
         if _place(out, sample).resolve() == sample.image_path.resolve():
             raise InputError(f"--out {out} holds the photos themselves: the map of {sample.image_path.name} would "
                              "replace it; give another folder")  # fmt: skip

@@ -17,6 +17,13 @@ from tag2mask.segment.pyramid import logits_of
 from tag2mask.types import IGNORE, Views
 
 
+def pixels_of(masks: Tensor, labels: int) -> Tensor:
+    """``[labels]`` int64: how many decided pixels of ``[batch height width]`` have each label."""
+    if masks.is_cuda:  # counting bins waits for the device, which a training step must not
+        return torch.stack([(masks == label).sum() for label in range(labels)])
+    return torch.bincount(masks[masks != IGNORE], minlength=labels)
+
+
 class LabelBalance(nn.Module):
     """The weights of labels, and their mean logarithm over the batches of a training, kept with the network.
 
@@ -45,7 +52,7 @@ class LabelBalance(nn.Module):
         Args:
             balance: :math:`b`; 1: all labels weigh the same.
         """
-        pixels = processes.whole_batch(torch.bincount(masks[masks != IGNORE], minlength=len(self.batches)).float())
+        pixels = processes.whole_batch(pixels_of(masks, len(self.batches)).float())
         shown = pixels > 0
         if self.training:
             self.log_weights -= balance * pixels.clamp(min=1).log()

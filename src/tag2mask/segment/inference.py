@@ -125,7 +125,8 @@ class PhotoSegmenter:
         totals: list[Tensor | None] = [None] * len(photos)
         presence: list[Tensor] = []  # [photos classes] of each scale
         for of_scale in zip(*(inputs for _, inputs in photos), strict=True):
-            view, valid = (x.to(self.device, non_blocking=True) for x in stack_padded(of_scale, self.unit))
+            stacked = stack_padded(of_scale, self.unit, pin=self.device.type == "cuda")
+            view, valid = (x.to(self.device, non_blocking=True) for x in stacked)
             view = normalise(view, (self.backbone.mean, self.backbone.std)).mul_(valid[:, None])
             if self.settings.flip:
                 view, valid = torch.cat([view, view.flip(3)]), torch.cat([valid, valid.flip(2)])

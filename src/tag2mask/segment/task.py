@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask import processes
-from tag2mask.segment.balance import balance_of
+from tag2mask.segment.balance import balance_of, pixels_of
 from tag2mask.segment.pyramid import Pyramid, logits_of
 from tag2mask.types import IGNORE, Losses, MaskedBatch
 
@@ -61,4 +60,4 @@ def mask_loss(logits: Tensor, masks: Tensor, weights: Tensor | None = None) -> T
     loss = F.cross_entropy(logits, masks, weights, ignore_index=IGNORE, reduction="sum")
     if weights is None:
         return processes.ratio(loss, decided.sum())  # without a decided pixel 0, not NaN
-    return processes.ratio(loss, (weights * torch.bincount(masks[decided], minlength=len(weights))).sum(), least=1e-6)
+    return processes.ratio(loss, (weights * pixels_of(masks, len(weights))).sum(), least=1e-6)

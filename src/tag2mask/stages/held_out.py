@@ -15,6 +15,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.errors import listed, some
 from tag2mask.localize import Localizer, LocalizeSettings, batches_by
 from tag2mask.plan.context import Context
+from tag2mask.plan.source import learned, write_held_out
 from tag2mask.protocols import PredictsTags
 from tag2mask.stages.networks import feature_store
 from tag2mask.training import TagPrecision, hold_out, mean_precision, tag_precision
@@ -24,9 +25,17 @@ log = logging.getLogger("tag2mask")
 
 
 def without_held_out(context: Context) -> tuple[Dataset, list[Sample]]:
-    """The photos that the method learns from, and those that are held out."""
+    """The photos that the method learns from, and those that are held out: with ``--from`` those that the other run
+    held out, and of the photos that it has not learned."""
     s, samples = context.settings, context.train.samples
-    held = set(hold_out([sample.labels for sample in samples], s.held_out, s.seed)) if s.held_out else set()
+    held: set[int] = set()
+    if s.held_out:
+        of_photos = learned(samples, context.photos, context.classes)
+        source, nothing = context.source, frozenset[str]()
+        seen, unseen = (nothing, nothing) if source is None else (source.learned, source.held_out)
+        labels = [None if one in seen else sample.labels for one, sample in zip(of_photos, samples, strict=True)]
+        held = set(hold_out(labels, s.held_out, s.seed)) | {i for i, one in enumerate(of_photos) if one in unseen}
+        processes.from_main(lambda: write_held_out(context.folder, [of_photos[number] for number in sorted(held)]))
     learnt = context.train.with_samples([sample for i, sample in enumerate(samples) if i not in held])
     return learnt, [samples[i] for i in sorted(held)]
 

@@ -120,6 +120,11 @@ def from_source(context: Context, network: nn.Module, train: TrainSettings) -> T
         load_model(network, model)
     except DamagedArtefact as error:
         raise InputError(f"--from {folder}: {error.path} is damaged: run the command of that run again") from error
+    except InputError as error:
+        raise InputError(
+            f"--from {folder}: the network of its stage '{context.stage.name}' is of another form than this run's: "
+            "give the settings of that run, or leave --from out"
+        ) from error
     share = source.new_share(learned(context.train.samples, context.photos, context.classes))
     usual, shortened = train.shortened(share, len(context.train))
     new = f"{round(share * len(context.train))} of {len(context.train)} photos are new" if share else "nothing is new"

@@ -51,7 +51,7 @@ class TagErrors:
     """The photos of a data set, those whose tags are doubted most first.
 
     Attributes:
-        not_judged: classes with too few photos with them or without them.
+        not_judged: classes with too few photos with them or without them, or that the features do not tell.
         unreadable: photos that could not be read, which are not among ``photos``.
     """
 
@@ -76,7 +76,8 @@ class TagErrors:
         lines += [f"  and {len(suspected) - limit} more"] if len(suspected) > limit else []
         if self.not_judged:
             lines.append(
-                f"fewer than {FEW} photos with or without them, so nothing is said of: {listed(self.not_judged)}"
+                f"fewer than {FEW} photos with or without them, or photos that look like the others, so nothing is "
+                f"said of: {listed(self.not_judged)}"
             )
         lines += [f"{some(self.unreadable, 'photo')} cannot be read, so left out"] if self.unreadable else []
         return "\n".join(lines)
@@ -121,7 +122,7 @@ def _ranked(dataset: Dataset, features: np.ndarray, tags: np.ndarray, rows: np.n
         )
         for i in order
     )
-    unsure = tuple(name for name, known in zip(dataset.classes, judged(tags[rows]), strict=True) if not known)
+    unsure = tuple(name for name, known in zip(dataset.classes, of.told, strict=True) if not known)
     return TagErrors(photos, unsure, len(tags) - len(rows))
 
 

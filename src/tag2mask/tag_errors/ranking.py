@@ -11,8 +11,9 @@ Photos are dealt into folds. The tags of a fold are predicted by ridge regressio
 With :math:`t_c` the mean prediction of class c over the photos that are tagged c, :math:`u_c` over the others, the
 doubt about a tag is :math:`t_c - P_c`, about a tag that is not there :math:`P_c - u_c`. A tag *looks wrong* where
 :math:`P_c < u_c`: the photo is less like the tagged ones than photos without the tag are. It *looks missing* where
-:math:`P_c > t_c`. Of the features, sums over photos are all that is kept, and a part of the photos is read at
-once: they may lie on disk. Tags, predictions and doubts are held, a few numbers a photo and class.
+:math:`P_c > t_c`. Where :math:`t_c - u_c` is within two standard errors nothing is said of the class.
+Of the features, sums over photos are all that is kept, and a part of the photos is read at once: they may lie on disk.
+Tags, predictions and doubts are held, a few numbers a photo and class.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ class Doubts:
     Attributes:
         scores: float in [-1, 1] or a little beyond, larger where the tag, or its absence, is contradicted more.
         wrong, missing: bool, tags that look wrong and tags that look missing.
+        told: ``[classes]`` bool, classes of which something is said: enough photos have them and have them not, and
+            the features tell these apart.
     """
 
     scores: np.ndarray
     wrong: np.ndarray
     missing: np.ndarray
+    told: np.ndarray
 
     @property
     def of_photos(self) -> np.ndarray:
@@ -60,12 +64,17 @@ def doubts(features: np.ndarray, tags: np.ndarray, seed: int = 0, places: np.nda
     predicted = cross_fitted(features, tags, np.random.default_rng(seed).permutation(len(tags)) % FOLDS, places)
     scores = np.zeros(tags.shape)
     wrong, missing = np.zeros(tags.shape, bool), np.zeros(tags.shape, bool)
-    for c in np.flatnonzero(judged(tags)).tolist():
+    told = judged(tags)
+    for c in np.flatnonzero(told).tolist():
         with_tag, p = tags[:, c], predicted[:, c]
         tagged, untagged = p[with_tag].mean(), p[~with_tag].mean()
+        error = np.sqrt(p[with_tag].var() / with_tag.sum() + p[~with_tag].var() / (~with_tag).sum())
+        if tagged - untagged <= 2 * error:  # chance: half of its tags would look wrong
+            told[c] = False
+            continue
         scores[:, c] = np.where(with_tag, tagged - p, p - untagged)
         wrong[:, c], missing[:, c] = with_tag & (p < untagged), ~with_tag & (p > tagged)
-    return Doubts(scores, wrong, missing)
+    return Doubts(scores, wrong, missing, told)
 
 
 def judged(tags: np.ndarray) -> np.ndarray:

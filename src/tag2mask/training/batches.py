@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -73,6 +74,8 @@ def batches(
         sampler=range(start, end),  # pyright: ignore[reportArgumentType] (any sized iterable of indices will do)
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        # forked: sources hold functions, which other ways to start a process cannot hand over
+        multiprocessing_context="fork" if workers else None,
     )
     if not workers:
         yield from _one_ahead(iter(loader))
@@ -95,6 +98,10 @@ def batches(
 def _workers(settings: TrainSettings, device: torch.device, steps: int, flags: str) -> int:
     """Processes that read ahead: as many as asked for, or one a core on an accelerator; none on a CPU."""
     cores = compute.cores()
+    if not sys.platform.startswith("linux"):  # processes cannot be forked there: a thread reads ahead
+        if settings.workers:
+            log.info("--%s.workers %d: only Linux reads with several processes", flags, settings.workers)
+        return 0
     if settings.workers is None:
         return 0 if device.type == "cpu" else min(cores, 16, steps)
     if settings.workers > cores:

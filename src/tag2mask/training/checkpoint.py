@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tag2mask import processes
 from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.files import atomic
-from tag2mask.training.sharding import split_like, whole
+from tag2mask.training.sharding import is_split, split_like, whole
 
 log = logging.getLogger("tag2mask")
 
@@ -120,11 +120,19 @@ def _restore_optimizer(
     name_of = {id(parameter): name for name, parameter in parameters.items()}
     ordered = [name_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
     by_number = {
-        number: {field: split_like(value, parameters[name]) for field, value in state[name].items()}
+        number: {field: _laid_out(value, parameters[name]) for field, value in state[name].items()}
         for number, name in enumerate(ordered)
         if name in state
     }
     optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """The state of a parameter in its memory format, which a fused optimiser insists on; or this process's part."""
+    value = split_like(value, parameter)
+    if value.shape != parameter.shape or is_split(value):
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

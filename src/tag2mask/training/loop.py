@@ -162,10 +162,10 @@ class _Training:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         photos, share = self._shared(step, batch)
-        batch = batch.to(self.accelerator.device)
         update = (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps
         terms: dict[str, Tensor] = {}
         try:
+            batch = batch.to(self.accelerator.device)
             for losses in self._in_turn(batch, step / self.steps):
                 self.accelerator.backward(share * losses.total() / self.settings.accumulate)
                 terms |= {name: share * value.detach() for name, value in losses.items()}
@@ -293,6 +293,8 @@ def _accelerator(settings: TrainSettings, folder: Path) -> Any:
     AcceleratorState._reset_state()  # a run's trainings may differ in precision; accelerate keeps the first one's
     precision = compute.resolve(settings.precision, compute.device())
     return Accelerator(
+        # a card that torch sees and cannot use: accelerate would take it all the same
+        cpu=processes.world() == 1 and compute.device().type == "cpu",
         mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision],
         log_with=settings.tracker,
         project_dir=folder if settings.tracker else None,
