@@ -17,6 +17,7 @@ import torch
 from tag2mask import refine, segment
 from tag2mask.backbones import BackboneSettings, licences
 from tag2mask.backbones.embedded import EMBEDDED
+from tag2mask.errors import InputError, listed
 from tag2mask.files import atomic, read_object
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.stage import Fact, Stage, TrainingStage
@@ -38,7 +39,11 @@ def passport(run: Execution) -> dict[str, Any]:
 
     ``learned_from`` says what every trained part was given; ``measured_with`` what its scores were computed from;
     ``chosen_on_truth`` which settings are what they are because somebody looked at true masks.
+
+    Raises:
+        InputError: a stage that it reads is gone.
     """
+    check_whole(run)
     s, data = run.settings, run.data
     return {
         "tag2mask": _version(),
@@ -72,6 +77,24 @@ def passport(run: Execution) -> dict[str, Any]:
         "oracle_for_comparison": any(stage.oracle for stage in run.done()),
         "weights": _weights(run),
     }
+
+
+def missing(run: Execution) -> list[str]:
+    """Stages that every run whose masks are done has, and this one lacks."""
+    always = {"saliency", "method", "masks"}
+    return [stage.name for stage in run.stages if stage.name in always - run.folders.keys()]
+
+
+def check_whole(run: Execution) -> None:
+    """
+    Raises:
+        InputError: one is gone, or was made of other photos, tags or settings than are there now.
+    """
+    if lacking := missing(run):
+        raise InputError(
+            f"{run.run.folder} holds no finished run of the photos, tags and settings that are there now (it lacks "
+            f"{listed(lacking)}): run its command again (`tag2mask plan` says what has changed)"
+        )
 
 
 def portable(block: Mapping[str, Any]) -> dict[str, Any]:

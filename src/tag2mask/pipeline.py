@@ -275,22 +275,19 @@ def _forget_passport(run: Run, keys: Mapping[str, str], wanted: Collection[str])
             (run.folder / passport.FILE).unlink(missing_ok=True)
 
 
-def missing(execution: Execution) -> list[str]:
-    """Stages that every finished run has and this one lacks, of what is there now."""
-    always = {"saliency", "method", "masks", "scores"}
-    return [stage.name for stage in execution.stages if stage.name in always - execution.folders.keys()]
-
-
 def check_finished(execution: Execution) -> None:
     """Whether there are masks and scores of what is there now.
 
     Raises:
         InputError: not all stages are done, or they were made of other photos, tags or settings.
     """
-    if lacking := missing(execution):
+    from tag2mask import passport
+
+    passport.check_whole(execution)
+    if "scores" not in execution.folders:
         raise InputError(
             f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now (it "
-            f"lacks {listed(lacking)}): run its command again (`tag2mask plan` says what has changed)"
+            "lacks scores): run its command again (`tag2mask plan` says what has changed)"
         )
 
 
