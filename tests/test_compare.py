@@ -13,10 +13,18 @@ import torch
 
 from tag2mask import evaluate, pipeline
 from tag2mask.compare import compare, statistics
-from tag2mask.compare.comparison import short_names
+from tag2mask.compare.comparison import Figure, _seed_error, short_names
 from tag2mask.compare.measured import open_run
 from tag2mask.compare.page import html
-from tag2mask.compare.statistics import class_iou, draws, mean_iou, paired_difference, resampled, runs_resampled
+from tag2mask.compare.statistics import (
+    Interval,
+    class_iou,
+    draws,
+    mean_iou,
+    paired_difference,
+    resampled,
+    runs_resampled,
+)
 from tag2mask.data.images import read_index_mask, write_index_mask
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
@@ -74,6 +82,18 @@ def test_blocks_change_no_number(monkeypatch: pytest.MonkeyPatch, part: int) -> 
     assert part > 11 or max(map(len, blocks)) == 1
     expected = [mean_iou((counts @ flat.reshape(11, -1).astype(float)).reshape(40, 3, 4)) for flat in runs]
     np.testing.assert_array_equal(runs_resampled([*runs], blocks), expected)
+
+
+def test_a_difference_within_the_spread_of_the_seeds_is_said() -> None:
+    def figure(value: float, low: float, error: float | None) -> Figure:
+        return Figure((1.0,), Interval(1.0, 0, 2), None, {}, Interval(value, low, 9.0), error)
+
+    assert figure(3.0, 1.0, 0.5).said == "+3.0 [+1.0, +9.0]"
+    assert figure(3.0, 1.0, 2.0).said.endswith("within the noise of the seeds")
+    assert figure(3.0, -1.0, 0.5).said.endswith("within the noise of the photos")
+    assert figure(3.0, 1.0, None).said == "+3.0 [+1.0, +9.0]"  # one seed: what others give is not known
+    assert Figure((1.0,), Interval(1.0, 0, 2), None, {}, None).said == ""
+    assert _seed_error([1.0, 3.0], [5.0, 5.0]) == pytest.approx(1.0) and _seed_error([1.0], [2.0, 3.0]) is None
 
 
 def test_pairs_are_compared_photo_by_photo() -> None:

@@ -73,6 +73,16 @@ def test_classes_outside_of_the_tags_are_switched_off(
     assert found["deeper/c"] == found["d"] == {2}  # all of its tags; no line, so nothing is switched off
 
 
+def test_empty_tags_of_all_photos_mean_none_of_the_classes(
+    finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of the good photos alone."""
+    monkeypatch.setattr(DeepLab, "segment_with_presence", bars)
+    tag2mask.predict(finished, photos, tmp_path / "out", refine="none", tags=table(tmp_path, "a.png,", "b.png,"))
+    found = values(tmp_path / "out")
+    assert found["a"] == found["b"] == {0} and found["d"] == {2}
+
+
 @pytest.mark.parametrize(("saw_empty", "likely"), [(True, False), (False, False), (True, True)])
 def test_a_photo_in_which_no_class_is_likely_shows_none(
     finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw_empty: bool, likely: bool

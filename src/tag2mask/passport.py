@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -317,9 +318,19 @@ def _version() -> str:
 
 
 def _commit() -> str | None:
-    """Of an installation from a repository, as pip keeps it (PEP 610); None where it does not say."""
+    """Of an installation from a repository, as pip keeps it (PEP 610), or of the repository that it is in; with
+    "-dirty" where files are changed. None where neither says."""
     try:
         text = importlib.metadata.distribution("tag2mask").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
+        text = None
+    if text and (commit := json.loads(text).get("vcs_info", {}).get("commit_id")):
+        return commit
+    package = Path(__file__).parent
+    if not (package.parents[1] / ".git").exists():  # another repository that it happens to lie in says nothing
         return None
-    return json.loads(text).get("vcs_info", {}).get("commit_id") if text else None
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -101,6 +101,7 @@ def merge_run(out: Path | str) -> str:
     folder = Run(Path(out), existing=True)
     settings = settings_from(folder.described()["settings"])
     sharing.check_shards(folder, stages.plan(settings), _until(settings, "masks"))
+    _write_passport(reopen(folder))
     masks = folder.current("masks")
     assert masks is not None
     manifest = masks.manifest()
@@ -154,6 +155,8 @@ def run(
         processes.from_main(lambda: _record_session(folder, time.monotonic() - began))
         if "scores" in wanted:
             log.info("report: %s", _reported(execution, wanted))
+        else:
+            processes.from_main(lambda: _write_passport(execution))
     return out
 
 
@@ -258,6 +261,14 @@ def write_report(execution: Execution) -> Path:
     report.render(replace(summary.report_data(execution), passport=block), path)
     write_json(execution.run.folder / passport.FILE, block)
     return path
+
+
+def _write_passport(execution: Execution) -> None:
+    """Where masks are done and no report is asked for."""
+    from tag2mask import passport
+
+    if not passport.missing(execution):
+        write_json(execution.run.folder / passport.FILE, passport.passport(execution))
 
 
 def _forget_passport(run: Run, keys: Mapping[str, str], wanted: Collection[str]) -> None:

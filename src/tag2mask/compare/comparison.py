@@ -32,6 +32,7 @@ class Figure:
         spread: standard deviation over the seeds; None for one.
         classes: IoU of background and each class, mean over the runs.
         difference: to the first row, on the same photos; None for the first itself.
+        seed_error: standard error of that difference by the seeds of both rows; None where one has a single seed.
     """
 
     seeds: tuple[float, ...]
@@ -39,6 +40,18 @@ class Figure:
     spread: float | None
     classes: Mapping[str, float]
     difference: Interval | None
+    seed_error: float | None = None
+
+    @property
+    def said(self) -> str:
+        """``+2.3 [+0.4, +4.1]``, and whether that is more than noise; nothing of the first row."""
+        if self.difference is None:
+            return ""
+        text = f"{self.difference.value:+.1f} [{self.difference.low:+.1f}, {self.difference.high:+.1f}]"
+        if not self.difference.excludes_zero:
+            return f"{text} within the noise of the photos"
+        within = self.seed_error is not None and abs(self.difference.value) <= 2 * self.seed_error
+        return f"{text} within the noise of the seeds" if within else text
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,7 @@ class Comparison:
             for row in self.rows:
                 figure = row.figures[kind]
                 text = f"  {row.name:<{width}}  {_mean(figure)}"
-                lines.append(text + ("" if figure.difference is None else f"   {said(figure.difference)}"))
+                lines.append(f"{text}   {figure.said}".rstrip())
         lines += [f"{row.name}: {row.minutes:.1f} min, learned from {listed(row.signals)}" for row in self.rows]
         return "\n".join([*lines, *self.cautions])
 
@@ -139,12 +152,6 @@ def _mean(figure: Figure) -> str:
     if figure.spread is not None:
         text += f" ± {figure.spread:.1f} over {len(figure.seeds)} seeds"
     return f"{text} [{figure.mean.low:.1f}, {figure.mean.high:.1f}]"
-
-
-def said(difference: Interval) -> str:
-    """``+2.3 [+0.4, +4.1]``, and whether that is more than noise."""
-    text = f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
-    return text if difference.excludes_zero else f"{text} within the noise of the photos"
 
 
 def compare(folders: Sequence[Path], *, mixed: bool = False) -> Comparison:
@@ -269,4 +276,11 @@ def _figure(confusions: list[np.ndarray], first: list[np.ndarray] | None, run: M
         float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
         dict(zip(names, by_class.tolist(), strict=True)),
         None if first is None else paired_difference(confusions, first, counts),
+        None if first is None else _seed_error(seeds, [float(mean_iou(matrix.sum(0))) for matrix in first]),
     )
+
+
+def _seed_error(ones: Sequence[float], others: Sequence[float]) -> float | None:
+    if min(len(ones), len(others)) < 2:
+        return None
+    return float(np.sqrt(np.var(ones, ddof=1) / len(ones) + np.var(others, ddof=1) / len(others)))

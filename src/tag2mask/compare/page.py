@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask import evaluate
-from tag2mask.compare.comparison import Comparison, Row, said
+from tag2mask.compare.comparison import Comparison, Row
 from tag2mask.compare.measured import WHAT, MeasuredRun
 from tag2mask.compare.statistics import mean_iou
 from tag2mask.data.images import read_image
@@ -59,7 +59,7 @@ def html(comparison: Comparison) -> str:
     import markupsafe
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": percent, "duration": duration, "said": said}
+    environment.filters |= {"percent": percent, "duration": duration}
     style = resources.files("tag2mask.report").joinpath("page.css").read_text(encoding="utf-8")
     template = resources.files("tag2mask.compare").joinpath("compare.html.j2").read_text(encoding="utf-8")
     first = comparison.rows[0].runs[0]

@@ -83,9 +83,14 @@ class Lines:
         """Whether any line has a tag. Where none has, nobody tagged the photos."""
         return any(self._distinct.all[number] for number in set(self._tags))
 
-    def labels(self, number: Mapping[str, int]) -> Iterator[Labels]:
-        """The classes of each photo; ``number`` is the class of a tag, and tags without one are passed over."""
-        if not self.tagged():
+    def labels(self, number: Mapping[str, int], *, meant: bool = False) -> Iterator[Labels]:
+        """The classes of each photo.
+
+        Args:
+            number: the class of a tag; tags without one are passed over.
+            meant: whether tags that are empty on all lines mean "none of the classes"; else nobody tagged the photos.
+        """
+        if not meant and not self.tagged():
             yield from [None] * len(self.names)
             return
         every = self._distinct.all

@@ -52,9 +52,9 @@ def tag_photos(photos: Samples, table: Path, classes: Sequence[str], *, selected
     if strange:
         log.info("%s: tags that are none of the run's classes are passed over: %s", table, listed(strange))
     labels: list[Labels] = [None] * len(photos)
-    for name, shown in zip(lines.names, lines.labels(number), strict=True):
+    for name, shown in zip(lines.names, lines.labels(number, meant=True), strict=True):
         labels[name_of.index[name]] = shown
-    for finding in lines.findings():
+    for finding in lines.findings() if lines.tagged() else ():
         log.info("%s", finding)
     _count(labels)
     return photos.tagged(labels)
