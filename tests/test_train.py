@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tag2mask import compute
 from tag2mask.backbones import Backbone
 from tag2mask.data.batches import epoch_batches
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.files import read_jsonl
 from tag2mask.training import TrainSettings, fit, load_model, parameter_groups, save_model, schedule
+from tag2mask.training.checkpoint import channels_last, restore_checkpoint, save_checkpoint
 from tag2mask.types import Batch, Losses
 
 FAST = TrainSettings(epochs=3, batch_size=4, precision="float32", learning_rate=1e-2, checkpoint_minutes=0.0)
@@ -70,6 +75,42 @@ class Task(nn.Module):
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
+
+
+def test_moments_lie_in_memory_as_their_weights_do(tmp_path: Path) -> None:
+    """Channels last, before and after a resume: fused optimisers insist on it."""
+    task = channels_last(Task())
+    optimizer = torch.optim.AdamW(task.parameters())
+    task.losses(Points().collate([Points().item(0, 0)]), 0.0).total().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path / "c", "key", 1, task, optimizer)
+    again = channels_last(Task())
+    restored = torch.optim.AdamW(again.parameters())
+    assert restore_checkpoint(tmp_path / "c", "key", again, restored) == 1
+    for before, after in zip(task.parameters(), again.parameters(), strict=True):
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = restored.state[after][name]
+            assert torch.equal(moment, optimizer.state[before][name]) and moment.stride() == after.stride()
+    assert again.backbone.weight.stride() != torch.empty(8, 3, 3, 3).stride(), "the weights are not channels last"
+
+
+class Killed(Points):
+    """A process that reads is killed, as by the kernel for want of memory."""
+
+    def item(self, epoch: int, index: int) -> tuple[int, torch.Tensor]:
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().item(epoch, index)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are forked on Linux alone")
+def test_a_process_that_reads_and_dies_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    more = compute.cores() + 1
+    with caplog.at_level("INFO", "tag2mask"), pytest.raises(InputError) as raised:
+        fit(Task(), Killed(), replace(FAST, workers=more), tmp_path, seed=0, title="t")
+    said = str(raised.value)
+    assert "processes that read photos died" in said and "--train.workers" in said and "\n" not in said
+    assert f"--train.workers {more}: more than the cores of this machine ({compute.cores()})" in caplog.text
 
 
 @pytest.mark.parametrize("settings", [FAST, replace(FAST, optimizer="sgd"), replace(FAST, accumulate=2)])
@@ -343,3 +384,33 @@ def test_two_trainings_of_one_process_may_differ_in_precision(tmp_path: Path) ->
     for precision in ("bfloat16", "float32"):
         fit(Task(), Points(), replace(FAST, epochs=1, precision=precision), tmp_path / precision, seed=0, title="t")
         assert (tmp_path / precision / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, []),
+        ({"cpu.max": "max 100000"}, []),
+        ({"cpu.max": "150000 100000"}, [2]),
+        ({"cpu.max": "10000 100000"}, [1]),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, [3]),
+    ],
+)
+def test_a_control_group_limits_the_cores(files: dict[str, str], cores: list[int], tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert list(compute.quotas(tmp_path)) == cores
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that torch can use")
+def test_a_gpu_that_torch_cannot_use_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that is too old, or a torch without CUDA: NVIDIA's device is there, and torch has none."""
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(compute, "NVIDIA", tmp_path / "nvidiactl")
+    assert compute.device.__wrapped__().type in ("cpu", "mps")
+    if not torch.backends.mps.is_available():
+        assert "a GPU cannot be used (" in caplog.text and "going on with the CPU" in caplog.text

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,6 +20,10 @@ log = logging.getLogger("tag2mask")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+NVIDIA = Path("/dev/nvidiactl")  # is there where NVIDIA's driver is
+NOT_USED = "%s cannot be used (%s): going on with the CPU, which is much slower"
+CGROUPS = Path("/sys/fs/cgroup")
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -28,14 +32,28 @@ def device() -> torch.device:
     """The accelerator torch can use, else the CPU. One that is there and cannot be used is said, once."""
     wanted = _accelerator()
     if wanted is None:
+        if NVIDIA.exists():
+            log.warning(NOT_USED, "a GPU", _why_not())
         return torch.device("cpu")
     try:
         torch.zeros(1, device=wanted)
     except (RuntimeError, AssertionError) as error:  # a driver that is too old, a card that is taken
-        reason = str(error).strip().partition("\n")[0]
-        log.warning("%s cannot be used (%s): going on with the CPU, which is much slower", wanted, reason)
+        log.warning(NOT_USED, wanted, _first_line(error))
         return torch.device("cpu")
     return wanted
+
+
+def _why_not() -> str:
+    """What torch says when it is asked for the GPU: a driver that is too old, or a torch that knows none."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return _first_line(error)
+    return "torch finds none"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _accelerator() -> torch.device | None:
@@ -48,12 +66,20 @@ def cores() -> int:
     """Processor cores that this process may use: its affinity mask, its control group's quota and the run's other
     processes on this machine count."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control group, or no quota ("max")
-        pass
+    allowed = min([allowed, *quotas(CGROUPS)])
     return max(1, allowed // processes.local_place().local_world)
+
+
+def quotas(root: Path) -> Iterator[int]:
+    """Cores that a control group allows, of version 2 (``cpu.max``) or 1; none where there is no limit."""
+    v1 = [root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    for files in ([root / "cpu.max"], v1):
+        try:
+            quota, period = (int(part) for file in files for part in file.read_text().split())
+        except (OSError, ValueError):  # no such group, or no quota ("max")
+            continue
+        if quota > 0:  # -1: none
+            yield max(1, round(quota / period))
 
 
 def resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:

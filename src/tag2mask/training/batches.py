@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -68,15 +69,17 @@ def batches(
 ) -> Iterator[Any]:
     """The batches of the steps from ``start`` to ``end``; ``flags``: how those of the settings begin."""
     workers = _workers(settings, device, end - start, flags)
-    loader = DataLoader(
-        steps,
-        batch_size=None,
-        sampler=range(start, end),  # pyright: ignore[reportArgumentType] (any sized iterable of indices will do)
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        # forked: sources hold functions, which other ways to start a process cannot hand over
-        multiprocessing_context="fork" if workers else None,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores: said above
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(start, end),  # pyright: ignore[reportArgumentType] (any sized iterable of indices will do)
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            # forked: sources hold functions, which other ways to start a process cannot hand over
+            multiprocessing_context="fork" if workers else None,
+        )
     if not workers:
         yield from _one_ahead(iter(loader))
         return
