@@ -80,11 +80,12 @@ def batches(
             # forked: sources hold functions, which other ways to start a process cannot hand over
             multiprocessing_context="fork" if workers else None,
         )
+        loaded = iter(loader)
     if not workers:
-        yield from _one_ahead(iter(loader))
+        yield from _one_ahead(loaded)
         return
     try:
-        for batch in loader:
+        for batch in loaded:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
