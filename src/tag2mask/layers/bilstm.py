@@ -35,6 +35,8 @@ class HvBiLstm(nn.Module):
         """``[batch lines steps channels]``, each line on its own."""
         steps = lines.flatten(0, 1)
         steps = self.drop_channels(steps.transpose(1, 2)).transpose(1, 2)
+        if self.training or not torch.is_grad_enabled() or not steps.is_cuda:
+            return lstm(steps)[0].unflatten(0, lines.shape[:2])
         # cuDNN has no gradients in eval mode, which the maps of a finer block ask for
-        with torch.backends.cudnn.flags(enabled=self.training or not torch.is_grad_enabled()):
+        with torch.backends.cudnn.flags(enabled=False):
             return lstm(steps)[0].unflatten(0, lines.shape[:2])
