@@ -100,6 +100,13 @@ def test_a_variable_of_the_shell_that_is_not_set(
     assert ended.value.code == 2 and f"tag2mask: {what} is empty: give a " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--until", "--shard"])
+def test_several_seeds_and_a_part_of_a_run(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["label", "x", "--out", "y", "--seeds", "0", "1", flag, "maps" if flag == "--until" else "1/2"])
+    assert ended.value.code == 2 and f"--seeds trains several runs, and {flag} is of one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--limit", "--seed"])
 def test_numbers_of_tags(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

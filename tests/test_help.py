@@ -39,6 +39,7 @@ def test_the_first_screen_is_one(capsys: pytest.CaptureFixture[str]) -> None:
         lines = shown.splitlines()
         assert len(lines) <= 50 and max(map(len, lines)) <= 113
         assert ("--shard" in shown) == (command == "label") != ("--segmenter" in shown)
+        assert ("--seeds" in shown) == ("--json" in shown) == (command != "plan")  # which refuses them
     assert 18 <= len(FIRST) <= 30 and len({*FIRST}) == len(FIRST)
 
 

@@ -121,6 +121,9 @@ def label(arguments: list[str]) -> int:
         raise unknown("engine", engine, ENGINES)
     if shard and engine != "local":
         raise InputError(f"--shard {shard} and --engine {engine} both share out the photos: leave one of them out")
+    if any(argument.partition("=")[0] == "--seeds" for argument in arguments):
+        flag = "--shard" if shard else "--until" if until else "--engine"
+        raise InputError(f"--seeds trains several runs, and {flag} is of one: give --seed, and call it for each")
     path, out, settings = parse_run(arguments, "label")
     show_progress()
     from tag2mask import pipeline
