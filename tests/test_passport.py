@@ -85,6 +85,7 @@ def test_it_goes_where_the_masks_go(world: Path, tmp_path: Path, capsys: pytest.
         assert passport.signals_of_masks(out / name) == ["image-level tags", "true masks"]
 
 
+@pytest.mark.slow
 def test_masks_that_are_made_anew_have_no_old_passport(world: Path, tmp_path: Path) -> None:
     """A session that ends before the report leaves none; one that changes nothing leaves it where it is."""
     out = tmp_path / "run"

@@ -344,6 +344,7 @@ def test_names_that_end_in_numbers(tmp_path: Path) -> None:
         review.check_classes("train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["method", "maps"])
 def test_a_stage_that_somebody_removed_is_one_line_or_not_missed(
     stage: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
