@@ -34,10 +34,13 @@ from tag2mask.backbones import BackboneSettings
 from tag2mask.data.augment import AugmentSettings, fit_size
 from tag2mask.data.batches import Source, TaggedImages
 from tag2mask.data.images import image_size, read_image, write_index_mask
-from tag2mask.localize import Localizer, LocalizeSettings, batches_by
+from tag2mask.localize import Localizer, batches_by
+from tag2mask.recipes import recipe
+from tag2mask.references import draw_references, show_references
 from tag2mask.refine import refiner
 from tag2mask.segment import InferenceSettings, PhotoSegmenter, SegmenterSettings
 from tag2mask.stages.artefacts import write_maps
+from tag2mask.stages.networks import MapNetwork
 from tag2mask.training import TrainSettings, fit
 from tag2mask.training.batches import Steps, batches
 from tag2mask.types import Dataset, Sample
@@ -222,16 +225,12 @@ def training(setup: Setup) -> dict[str, Side]:
 
 
 def localizing(setup: Setup) -> dict[str, Side]:
+    """As by default: compared with references, borders by a finer block."""
     network, backbone = setup.network()
-    settings = LocalizeSettings()
-    localizer = Localizer(
-        network.eval(),
-        methods.traits(methods.METHODS["cam"].settings()),
-        backbone,
-        settings,
-        len(setup.dataset.classes),
-    )
-    samples = setup.dataset.samples
+    settings, samples = recipe("default").localize, setup.dataset.samples
+    of_maps = MapNetwork(network.eval(), methods.traits(methods.METHODS["cam"].settings()), backbone).compared(settings)
+    show_references(of_maps.network, backbone, draw_references(setup.dataset, settings.references, 0), settings)
+    localizer = Localizer(of_maps.network, of_maps.traits, backbone, settings, len(setup.dataset.classes))
     sizes = {sample.id: setup.size(sample) for sample in samples}
     groups = batches_by(samples, lambda s: localizer.group(sizes[s.id]), None, compute.device())
 
