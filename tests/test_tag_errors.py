@@ -166,6 +166,9 @@ def test_bad_input(doubtful: Path, world: Path, tmp_path: Path, capsys: pytest.C
     assert "10 photos with it and 10 without it" in fails(capsys, "tags", world, *NETWORK)  # 9 photos
     assert "is not there" in fails(capsys, "tags", tmp_path / "nothing")
     assert "no weights file" in fails(capsys, "tags", doubtful, "--backbone.weights", tmp_path / "none.pth")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert "whose own seed counts" in fails(capsys, "tags", tmp_path / "run", "--seed", "3")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tag2mask.cli.flags import say, show_progress, spell_out
 from tag2mask.cli.parsing import parse
-from tag2mask.errors import some
+from tag2mask.errors import InputError, some
 from tag2mask.settings import NOT_NEGATIVE, SEED, check_values
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def tags(arguments: list[str]) -> int:
         refuse_existing(parsed.out)
     to_write = parsed.out is not None
     if (parsed.DATA / "run.json").exists():
+        if parsed.seed != Tags.seed:
+            raise InputError(f"{parsed.DATA} is a run, whose own seed counts: leave --seed out, or give the data")
         errors, datasets = _tags_of_run(parsed.DATA, parsed.data, parsed.backbone, to_write=to_write)
     else:
         errors, datasets = _tags_of_data(parsed.DATA, parsed.data, parsed.backbone, parsed.seed, to_write=to_write)
@@ -101,7 +103,6 @@ def _tags_of_run(
 ) -> tuple["TagErrors", list["Dataset"]]:
     from tag2mask import pipeline, run_tags
     from tag2mask.data.tag_changes import check_writable
-    from tag2mask.errors import InputError
     from tag2mask.plan.folder import Run
 
     if settings != type(settings)() or backbone != type(backbone)():
