@@ -133,7 +133,7 @@ def _of_run(run: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
         "ceiling": _mean(scores, "predictions-oracle"),
         "minutes": sum(s for name, s in stages.items() if "oracle" not in name) / 60,
         "passport": block,
-        "commit": block["commit"] or _commit(),
+        "commit": block["commit"] or "not known",
     }
 
 
@@ -179,11 +179,6 @@ def _spread(figures: Sequence[Mapping[str, Any]], name: str) -> str:
         return "-"
     more = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{more}"
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "not known"
 
 
 def write(page: Path, text: str) -> None:

@@ -123,6 +123,8 @@ def test_the_commit_is_that_of_the_repository_it_runs_from(tmp_path: Path, monke
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert passport._commit() == head[:12]
+    (tmp_path / "notes.md").write_text("of no consequence")
+    assert passport._commit() == head[:12]
     (package / "a.py").write_text("2")
     assert passport._commit() == f"{head[:12]}-dirty"
 

@@ -114,7 +114,6 @@ def test_two_methods_and_two_seeds(
         raise subprocess.CalledProcessError(2, command)
 
     monkeypatch.setattr(results.subprocess, "run", failing)
-    monkeypatch.setattr(results, "_commit", lambda: "abc")
     assert made("cam,ppl")[0] == 0 and not started
     code, text = made("cam,quick")
     assert code == 1 and len(started) == 2 and "Failed: quick, seed 0 (exit code 2); quick, seed 1" in text

@@ -319,7 +319,7 @@ def _version() -> str:
 
 def _commit() -> str | None:
     """Of an installation from a repository, as pip keeps it (PEP 610), or of the repository that it is in; with
-    "-dirty" where files are changed. None where neither says."""
+    "-dirty" where the package's files are changed. None where neither says."""
     try:
         text = importlib.metadata.distribution("tag2mask").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
@@ -329,8 +329,13 @@ def _commit() -> str | None:
     package = Path(__file__).parent
     if not (package.parents[1] / ".git").exists():  # another repository that it happens to lie in says nothing
         return None
-    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        head, changed = (_git(package, *of) for of in (("rev-parse", "--short=12", "HEAD"), ("status", "-s", "--", ".")))
     except (OSError, subprocess.SubprocessError):
         return None
+    return head + "-dirty" * bool(changed)
+
+
+def _git(folder: Path, *command: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
