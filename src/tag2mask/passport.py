@@ -330,7 +330,9 @@ def _commit() -> str | None:
     if not (package.parents[1] / ".git").exists():  # another repository that it happens to lie in says nothing
         return None
     try:
-        head, changed = (_git(package, *of) for of in (("rev-parse", "--short=12", "HEAD"), ("status", "-s", "--", ".")))
+        head, changed = (
+            _git(package, *of) for of in (("rev-parse", "--short=12", "HEAD"), ("status", "-s", "--", "."))
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return head + "-dirty" * bool(changed)
