@@ -330,9 +330,8 @@ def _commit() -> str | None:
     if not (package.parents[1] / ".git").exists():  # another repository that it happens to lie in says nothing
         return None
     try:
-        head, changed = (
-            _git(package, *of) for of in (("rev-parse", "--short=12", "HEAD"), ("status", "-s", "--", "."))
-        )
+        head = _git(package, "rev-parse", "--short=12", "HEAD")
+        changed = _git(package, "status", "--short", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None
     return head + "-dirty" * bool(changed)
