@@ -57,7 +57,7 @@ def test_what_decides_in_new_photos_counts_where_there_is_a_segmenter(world: Pat
     execution = pipeline.reopen(Run(tmp_path / "run", existing=True))
     execution.settings = replace(execution.settings, segmenter=replace(execution.settings.segmenter, balance=0.5))
     said = lambda what: any(what in line for line in passport.chosen_on_truth(execution))  # noqa: E731
-    undone, smaller = "how much of that is undone in new photos", "objects of new photos"
+    undone, smaller = "weight of rare labels is undone in new photos", "objects of new photos"
     assert not said(undone) and not said(smaller)
     execution.folders[names.segmenters(execution.settings)[-1]] = execution.folders["masks"]
     assert said(undone) and said(smaller)

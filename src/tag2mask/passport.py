@@ -265,7 +265,9 @@ def chosen_on_truth(run: Execution) -> list[str]:
     if segments and s.segmenter.balance:
         lines.append("how much rare labels weigh in the segmenter's loss was chosen on VOC's and tiles' truth")
         if s.inference.prior_correction:
-            lines.append("how much of that is undone in new photos was chosen on VOC's and tiles' truth")
+            lines.append(
+                "how much of the weight of rare labels is undone in new photos was chosen on VOC's and tiles' truth"
+            )
     if segments and s.inference.refine != "none" and s.inference.min_growth:
         lines.append("how much smaller the refiner may make objects of new photos was chosen on tiles' truth")
     if segments and s.segmenter_train.start_decay:
