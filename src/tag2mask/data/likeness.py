@@ -46,11 +46,12 @@ def near_duplicates(ones: Sequence[str], others: Sequence[str], most: int = 20) 
     """
     left, right = _plus_minus(ones), _plus_minus(others)
     part = max(1, AT_ONCE // max(1, len(right)))
+    turns = [_turned(np.eye(LOW * LOW, dtype=np.float32), symmetry) for symmetry in SYMMETRIES]  # signed permutations
     for start in range(0, len(left), part):
         agreeing = np.full((len(left[start : start + part]), len(right)), -1, np.float32)
         best = np.zeros(agreeing.shape, np.int8)
-        for number, symmetry in enumerate(SYMMETRIES):
-            of_this = (left[start : start + part] @ _turned(right, symmetry).T + LOW * LOW - 1) / 2
+        for number, turn in enumerate(turns):  # ones are turned back: they are few
+            of_this = (left[start : start + part] @ turn.T @ right.T + LOW * LOW - 1) / 2
             best[of_this > agreeing] = number
             np.maximum(agreeing, of_this, out=agreeing)
         for row, of_row in enumerate(agreeing):
