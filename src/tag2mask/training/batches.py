@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -69,23 +68,20 @@ def batches(
 ) -> Iterator[Any]:
     """The batches of the steps from ``start`` to ``end``; ``flags``: how those of the settings begin."""
     workers = _workers(settings, device, end - start, flags)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores: said above
-        loader = DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(start, end),  # pyright: ignore[reportArgumentType] (any sized iterable of indices will do)
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            # forked: sources hold functions, which other ways to start a process cannot hand over
-            multiprocessing_context="fork" if workers else None,
-        )
-        loaded = iter(loader)
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, end),  # pyright: ignore[reportArgumentType] (any sized iterable of indices will do)
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        # forked: sources hold functions, which other ways to start a process cannot hand over
+        multiprocessing_context="fork" if workers else None,
+    )
     if not workers:
-        yield from _one_ahead(loaded)
+        yield from _one_ahead(iter(loader))
         return
     try:
-        for batch in loaded:
+        for batch in loader:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
@@ -109,9 +105,9 @@ def _workers(settings: TrainSettings, device: torch.device, steps: int, flags: s
     if settings.workers is None:
         return 0 if device.type == "cpu" else min(cores, 16, steps)
     if settings.workers > cores:
-        more = "--%s.workers %d: more than the cores of this machine (%d) do not help"
+        more = "--%s.workers %d: more than the cores of this machine do not help, so %d"
         log.info(more, flags, settings.workers, cores)
-    return min(settings.workers, steps)
+    return min(settings.workers, cores, steps)
 
 
 def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
