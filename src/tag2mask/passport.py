@@ -80,18 +80,19 @@ def passport(run: Execution) -> dict[str, Any]:
     }
 
 
-def missing(run: Execution) -> list[str]:
-    """Stages that every run whose masks are done has, and this one lacks."""
-    always = {"saliency", "method", "masks"}
+def missing(run: Execution, *more: str) -> list[str]:
+    """Stages that every run whose masks are done has, or that are named, and this one lacks."""
+    always = {"saliency", "method", "masks", *more}
     return [stage.name for stage in run.stages if stage.name in always - run.folders.keys()]
 
 
-def check_whole(run: Execution) -> None:
-    """
+def check_whole(run: Execution, *more: str) -> None:
+    """None of these stages is missing.
+
     Raises:
         InputError: one is gone, or was made of other photos, tags or settings than are there now.
     """
-    if lacking := missing(run):
+    if lacking := missing(run, *more):
         raise InputError(
             f"{run.run.folder} holds no finished run of the photos, tags and settings that are there now (it lacks "
             f"{listed(lacking)}): run its command again (`tag2mask plan` says what has changed)"
@@ -132,7 +133,7 @@ def of_predictions(folder: Path, refiner: str, *, tagged: bool) -> dict[str, Any
 
 
 def write_beside(masks: Path, block: Mapping[str, Any]) -> None:
-    """Put a passport beside masks that leave a run; where it is empty none, nor one of masks before."""
+    """Write a passport into a folder of exported or predicted masks. An empty one removes what lies there."""
     if not block:
         (masks / BESIDE).unlink(missing_ok=True)
         return
@@ -177,7 +178,7 @@ def _saliency(run: Execution) -> dict[str, Any] | None:
 
 
 def _model_of_maps(run: Execution) -> str | None:
-    """The network of `tag2mask saliency`, by the note beside the maps; None: they are of another program."""
+    """The network that `tag2mask saliency` made the maps with, as the file beside them says; None: there is none."""
     paths = (sample.saliency_path for sample in run.data.train.samples)
     one = next((path for path in paths if path is not None), None)
     notes = (read_object(folder / MADE_BY) for folder in (() if one is None else one.parents))

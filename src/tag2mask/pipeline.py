@@ -18,7 +18,7 @@ from tag2mask import checks, compute, data, doctor, processes, stages
 from tag2mask.data import tag_changes
 from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.tag_changes import TagChanges, Written
-from tag2mask.errors import DamagedArtefact, InputError, listed, some, unknown
+from tag2mask.errors import DamagedArtefact, listed, some, unknown
 from tag2mask.files import digest, write_json
 from tag2mask.plan import explain, sharing
 from tag2mask.plan.execute import Execution, begin, execute, reopened, settled
@@ -294,12 +294,7 @@ def check_finished(execution: Execution) -> None:
     """
     from tag2mask import passport
 
-    passport.check_whole(execution)
-    if "scores" not in execution.folders:
-        raise InputError(
-            f"{execution.run.folder} holds no finished run of the photos, tags and settings that are there now (it "
-            "lacks scores): run its command again (`tag2mask plan` says what has changed)"
-        )
+    passport.check_whole(execution, "scores")
 
 
 def reopen(run: Run) -> Execution:

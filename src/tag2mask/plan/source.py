@@ -29,14 +29,13 @@ def learned(samples: Iterable[Sample], photos: Mapping[SampleKey, PhotoFacts], c
     return [digest([photos[key].digest, tags])[:16] for key, tags in zip(keys, names, strict=True)]
 
 
-def write_learned(stage: StageFolder, of_photos: Sequence[str]) -> None:
-    """Keep what :func:`learned` gave, for runs to come that start from this one."""
-    write_json(stage.own / LEARNED, list(of_photos))
+def keep_photos(stage: StageFolder, name: str, of_photos: Sequence[str]) -> None:
+    """Keep what :func:`learned` gave, for runs to come that start from this one.
 
-
-def write_held_out(stage: StageFolder, of_photos: Sequence[str]) -> None:
-    """Keep what :func:`learned` gave of held-out photos: a run that starts from this one holds them out, too."""
-    write_json(stage.own / HELD_OUT, list(of_photos))
+    Args:
+        name: :data:`LEARNED`, or :data:`HELD_OUT`: a run that starts from this one holds these out, too.
+    """
+    write_json(stage.own / name, list(of_photos))
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,16 @@ class Source:
     @cached_property
     def learned(self) -> frozenset[str]:
         """What :func:`learned` says of its photos; empty where the run did not keep it, so that all are new."""
-        method = self.stage("method")
-        path = None if method is None else method.own / LEARNED
-        return frozenset(read_json(path)) if path is not None and path.exists() else frozenset()
+        return self._photos(LEARNED)
 
     @cached_property
     def held_out(self) -> frozenset[str]:
         """Those of :attr:`learned` that were held out of its method's training."""
+        return self._photos(HELD_OUT)
+
+    def _photos(self, name: str) -> frozenset[str]:
         method = self.stage("method")
-        path = None if method is None else method.own / HELD_OUT
+        path = None if method is None else method.own / name
         return frozenset(read_json(path)) if path is not None and path.exists() else frozenset()
 
     def new_share(self, of_photos: Sequence[str]) -> float:

@@ -15,7 +15,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.errors import listed, some
 from tag2mask.localize import Localizer, LocalizeSettings, batches_by
 from tag2mask.plan.context import Context
-from tag2mask.plan.source import learned, write_held_out
+from tag2mask.plan.source import HELD_OUT, keep_photos, learned
 from tag2mask.protocols import PredictsTags
 from tag2mask.stages.networks import feature_store
 from tag2mask.training import TagPrecision, hold_out, mean_precision, tag_precision
@@ -35,7 +35,7 @@ def without_held_out(context: Context) -> tuple[Dataset, list[Sample]]:
         seen, unseen = (nothing, nothing) if source is None else (source.learned, source.held_out)
         labels = [None if one in seen else sample.labels for one, sample in zip(of_photos, samples, strict=True)]
         held = set(hold_out(labels, s.held_out, s.seed)) | {i for i, one in enumerate(of_photos) if one in unseen}
-        processes.from_main(lambda: write_held_out(context.folder, [of_photos[number] for number in sorted(held)]))
+        processes.from_main(lambda: keep_photos(context.folder, HELD_OUT, [of_photos[i] for i in sorted(held)]))
     learnt = context.train.with_samples([sample for i, sample in enumerate(samples) if i not in held])
     return learnt, [samples[i] for i in sorted(held)]
 

@@ -21,7 +21,7 @@ from tag2mask.layers.fine_maps import POWER
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.execute import is_whole
-from tag2mask.plan.source import learned, write_learned
+from tag2mask.plan.source import LEARNED, keep_photos, learned
 from tag2mask.plan.stage import Fact, Measured, PhotoStage, PhotoWork, TrainingStage
 from tag2mask.protocols import UsesClassNames
 from tag2mask.recipes import RunSettings
@@ -95,7 +95,7 @@ def _begin(context: Context) -> tuple[nn.Module, Backbone]:
     if isinstance(method, UsesClassNames):
         method.take_class_names(context.classes)
     of_photos = learned(context.train.samples, context.photos, context.classes)
-    processes.from_main(lambda: write_learned(context.folder, of_photos))
+    processes.from_main(lambda: keep_photos(context.folder, LEARNED, of_photos))
     return method, backbone
 
 
