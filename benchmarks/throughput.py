@@ -166,7 +166,7 @@ def bare_loop(setup: Setup, sizes: Callable[[int, int], Iterable[tuple[int, int]
 
 
 VIEWS = 640  # of a training: enough that starting the processes that read does not count
-VIEWS_ON_DEVICE = 4 * VIEWS  # which takes a second for 640, and several processes are started
+VIEWS_ON_DEVICE = 4 * VIEWS  # a GPU sees 640 in a second, in which the processes that read only start
 
 
 def training(setup: Setup) -> dict[str, Side]:

@@ -6,6 +6,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 
 from tag2mask import evaluate, pipeline
 from tag2mask.compare import compare, statistics
-from tag2mask.compare.comparison import Figure, _seed_error, short_names
+from tag2mask.compare.comparison import Figure, _check_alike, _seed_error, short_names
 from tag2mask.compare.measured import open_run
 from tag2mask.compare.page import html
 from tag2mask.compare.statistics import (
@@ -26,6 +28,7 @@ from tag2mask.compare.statistics import (
     runs_resampled,
 )
 from tag2mask.data.images import read_index_mask, write_index_mask
+from tag2mask.errors import InputError
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.folder import Run
 from world import SMALL, fails, make, run
@@ -94,6 +97,22 @@ def test_a_difference_within_the_spread_of_the_seeds_is_said() -> None:
     assert figure(3.0, 1.0, None).said == "+3.0 [+1.0, +9.0]"  # one seed: what others give is not known
     assert Figure((1.0,), Interval(1.0, 0, 2), None, {}, None).said == ""
     assert _seed_error([1.0, 3.0], [5.0, 5.0]) == pytest.approx(1.0) and _seed_error([1.0], [2.0, 3.0]) is None
+
+
+def test_runs_that_have_nothing_in_common_are_one_line() -> None:
+    """Of three runs each has something in common with the first, and all of them nothing."""
+
+    def run_with(*kinds: str) -> Any:
+        photos = {kind: [("val", "a"), ("val", "b")] for kind in kinds}
+        known = {key: SimpleNamespace(digest="") for key in [("val", "a"), ("val", "b")]}
+        execution = SimpleNamespace(data=SimpleNamespace(photos=known))
+        confusions = {kind: np.ones((2, 2, 3)) for kind in kinds}
+        return SimpleNamespace(name="x", classes=("c",), photos=photos, execution=execution, confusions=confusions)
+
+    both, masks, predictions = run_with("masks", "predictions"), run_with("masks"), run_with("predictions")
+    _check_alike([both, masks])
+    with pytest.raises(InputError, match="nothing was measured in all of these runs"):
+        _check_alike([both, masks, predictions])
 
 
 def test_pairs_are_compared_photo_by_photo() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 import tag2mask
 from tag2mask import segment
 from tag2mask.data.images import read_index_mask, write_index_mask
-from tag2mask.deploy import Segmenter
+from tag2mask.deploy import Segmenter, card
 from tag2mask.deploy.onnx import write_onnx
 from tag2mask.errors import InputError
 from world import SMALL, fails, run
@@ -123,6 +123,12 @@ def test_the_model_card_is_the_hubs(bundle: Path, trained: Path) -> None:
     assert block == json.loads((bundle / "tag2mask.json").read_text())["passport"]
     assert block["signals"] == ["image-level tags"] and block["weights"][0]["source"] == "random"
     assert "image-level tags of 9 photos" in card.text and "| 2 | bar |" in card.text
+
+
+def test_the_card_does_not_call_photos_new_that_taught() -> None:
+    scores = {"photos": 4, "mean_iou": 50.0, "iou": {"disc": 50.0}}
+    assert "not seen in training" in card._measured(scores, 0)
+    assert "of which it learned from 3" in (said := card._measured(scores, 3)) and "not seen" not in said
 
 
 def test_bundles_that_cannot_be_opened(bundle: Path, tmp_path: Path, world: Path) -> None:

@@ -78,8 +78,8 @@ SEVERAL = {
 
 
 def groups(command: str) -> dict[str, dict[str, str]]:
-    """Of `label`, which trains no segmenter and can be shared out, or of `train` and `plan`."""
-    if command == "plan":  # which carries nothing out
+    """Of `label`, which trains no segmenter and can be shared out; of `plan`, which carries nothing out; or `train`."""
+    if command == "plan":
         not_its = {"--seeds 0,1,2", "--json", "--quiet"}
         return {title: {f: line for f, line in flags.items() if f not in not_its} for title, flags in GROUPS.items()}
     if command != "label":

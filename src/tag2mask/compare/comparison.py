@@ -202,11 +202,6 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def _check_alike(runs: Sequence[MeasuredRun]) -> None:
     first, *others = runs
-    in_all = frozenset(first.photos).intersection(*(run.photos for run in others))
-    if all(run.photos.keys() & first.photos.keys() for run in others) and not in_all:
-        raise InputError("nothing was measured in all of these runs (masks, predictions): compare fewer of them")
-    if in_all and all(len(first.photos[kind]) < 2 for kind in in_all):
-        raise InputError("only one photo was measured: an interval over photos needs two or more with true masks")
     for run in others:
         if run.classes != first.classes:
             raise InputError(
@@ -233,6 +228,11 @@ def _check_alike(runs: Sequence[MeasuredRun]) -> None:
             order = [place[key] for key in run.photos[kind]]
             if not np.array_equal(first.confusions[kind][order].sum(2), run.confusions[kind].sum(2)):
                 raise InputError(f"{run.name} and {first.name} were measured against different true masks")
+    in_all = frozenset(first.photos).intersection(*(run.photos for run in others))
+    if not in_all:
+        raise InputError("nothing was measured in all of these runs (masks, predictions): compare fewer of them")
+    if all(len(first.photos[kind]) == 1 for kind in in_all):
+        raise InputError("only one photo was measured: an interval over photos needs two or more with true masks")
 
 
 def _check_supervision(runs: Sequence[MeasuredRun]) -> None:
