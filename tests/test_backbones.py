@@ -126,6 +126,7 @@ def test_an_unreachable_hub_names_what_can_be_done(monkeypatch: pytest.MonkeyPat
         build(BackboneSettings("resnet10t.c3_in1k", output_stride=8))
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation", "rows"),
@@ -135,10 +136,10 @@ def test_an_unreachable_hub_names_what_can_be_done(monkeypatch: pytest.MonkeyPat
      (1, 1, 0, 1, 8), (7, 1, 3, 1, 9), (7, 2, 6, 2, 8), (5, 1, 4, 2, 7)],
 )  # fmt: skip
 def test_depthwise_gradients_are_torchs(
-    kernel: int, stride: int, padding: int | str, dilation: int, rows: int, precision: torch.dtype
+    kernel: int, stride: int, padding: int | str, dilation: int, rows: int, precision: torch.dtype, bias: bool
 ) -> None:
     torch.manual_seed(0)
-    options = {"stride": stride, "dilation": dilation, "groups": 6, "bias": False}
+    options = {"stride": stride, "dilation": dilation, "groups": 6, "bias": bias}
     if padding == "same":
         plain = Conv2dSame(6, 6, kernel, **options)
     else:
@@ -147,13 +148,13 @@ def test_depthwise_gradients_are_torchs(
     ours = depthwise.DepthwiseConv2d.of(plain)
     results = []
     for conv in (plain, ours):
-        conv.weight.grad = None
+        conv.zero_grad()
         x = torch.randn(3, 6, rows, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             y = conv(x)
         assert y.dtype == precision
-        (y.float() * torch.linspace(-1, 1, y.shape[3])).sum().backward()
-        results.append((y, x.grad, conv.weight.grad.clone()))
+        (y.float() * torch.linspace(-1, 2, y.shape[3])).sum().backward()
+        results.append((y, x.grad, *(parameter.grad.clone() for parameter in conv.parameters())))
     assert torch.equal(results[0][0], results[1][0])
     tolerance = 1e-5 if precision == torch.float32 else 2e-2
     for found, expected in zip(results[1][1:], results[0][1:], strict=True):
@@ -169,7 +170,6 @@ def test_only_depthwise_convolutions_are_replaced() -> None:
     )
     for wrong in (
         dict(padding=3),
-        dict(padding=1, bias=True),
         dict(padding="same"),
         dict(groups=2),
         dict(stride=(1, 2)),

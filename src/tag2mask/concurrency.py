@@ -70,6 +70,7 @@ def pipelined(
         cost: bytes that the input of an item holds while it waits.
         workers: threads that read, and as many that write; 0: one a core.
     """
+    compute.keep_memory()
     workers = threads(workers)
     remaining = iter(batches)
     reading: deque[tuple[Sequence[Item], list[Future[Input]]]] = deque()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution without bias; other devices than CPUs see torch's own.
+    """A depthwise convolution; other devices than CPUs see torch's own.
 
     ``same``: the input is padded by its size first, as TensorFlow does (timm's ``Conv2dSame``).
     """
@@ -31,7 +31,7 @@ class DepthwiseConv2d(nn.Conv2d):
         """Whether ``conv`` is of the kind this class computes, and of no subclass we do not know."""
         if not (isinstance(conv, nn.Conv2d) and (type(conv) is nn.Conv2d or _pads_itself(conv))):
             return False
-        if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or conv.bias is not None:
+        if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             return False
         depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
         square = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.dilation, conv.padding))
@@ -40,12 +40,12 @@ class DepthwiseConv2d(nn.Conv2d):
 
     @staticmethod
     def of(conv: nn.Conv2d) -> DepthwiseConv2d:
-        """The same convolution with the same weight tensor."""
+        """The same convolution with the same tensors."""
         channels, size = conv.in_channels, conv.kernel_size[0]
         stride, padding, dilation = conv.stride[0], int(conv.padding[0]), conv.dilation[0]
         with torch.device("meta"):
-            new = DepthwiseConv2d(channels, channels, size, stride, padding, dilation, channels, bias=False)
-        new.weight, new.same = conv.weight, _pads_itself(conv)
+            new = DepthwiseConv2d(channels, channels, size, stride, padding, dilation, channels)
+        new.weight, new.bias, new.same = conv.weight, conv.bias, _pads_itself(conv)
         return new.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
         stride, padding, dilation = self.stride[0], int(self.padding[0]), self.dilation[0]
-        return cast(Tensor, _Depthwise.apply(input, self.weight, stride, padding, dilation))
+        return cast(Tensor, _Depthwise.apply(input, self.weight, self.bias, stride, padding, dilation))
 
 
 def _pads_itself(conv: nn.Module) -> bool:
@@ -77,11 +77,13 @@ def use(module: nn.Module) -> None:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, padding, dilation
-        kernel = weight.to(x.dtype)
-        return F.conv2d(x, kernel, None, stride, padding, dilation, len(kernel))
+        kernel, added = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        return F.conv2d(x, kernel, added, stride, padding, dilation, len(kernel))
 
     @staticmethod
     @once_differentiable
@@ -92,20 +94,23 @@ class _Depthwise(torch.autograd.Function):
         reach = dilation * (weight.shape[2] - 1)
         dense = (x.shape[2] + 2 * padding - reach, x.shape[3] + 2 * padding - reach)
         gradient = _spread(gradient.to(x.dtype), stride, dense).contiguous(memory_format=torch.channels_last)
-        of_x = of_weight = None
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3), dtype=weight.dtype)
         if ctx.needs_input_grad[0]:
             mirrored = weight.to(x.dtype).flip(2, 3)
             of_x = F.conv2d(gradient, mirrored, None, 1, reach - padding, dilation, len(weight))
         if ctx.needs_input_grad[1]:
             of_weight = _weight_gradient(x, gradient, weight, padding, dilation)
-        return of_x, of_weight, None, None, None
+        return of_x, of_weight, of_bias, None, None, None
 
 
 def _spread(gradient: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """The gradient of the same convolution at stride 1: zero at the outputs that the stride leaves out."""
     if stride == 1:
         return gradient
-    out = gradient.new_zeros(*gradient.shape[:2], *size).contiguous(memory_format=torch.channels_last)
+    shape = (*gradient.shape[:2], *size)
+    out = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last).zero_()
     out[:, :, ::stride, ::stride] = gradient
     return out
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.backbones import Backbone
+from tag2mask.backbones import Backbone, depthwise
 from tag2mask.layers.batch_norm import WholeBatchNorm
 from tag2mask.segment.settings import SegmenterSettings
 
@@ -64,6 +64,7 @@ class Decoder(nn.Module):
         joined = width + (FINE_CHANNELS if fine_channels else 0)
         self.fuse = nn.Sequential(*_separable(joined, width), *_separable(width, width))
         self.classify = nn.Conv2d(width, labels, 1)
+        depthwise.use(self)
 
     def forward(self, features: Tensor, fine: Tensor | None = None) -> Tensor:
         """``[batch channels rows columns]``, and the finer ``[batch fine_channels rows columns]``."""

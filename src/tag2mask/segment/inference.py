@@ -15,7 +15,8 @@ from tag2mask import compute, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import check_sides, fit_size, resized
 from tag2mask.errors import InputError
-from tag2mask.protocols import Refiner
+from tag2mask.layers.folded import fold_norms, probe
+from tag2mask.protocols import Refiner, Segmenter
 from tag2mask.segment.balance import decided_logits
 from tag2mask.segment.pyramid import saw_empty
 from tag2mask.settings import SHARE, DecidesNothing, Range, check_values
@@ -66,6 +67,15 @@ class Segmented(NamedTuple):
     """``[1+classes height width]`` float32, background first, at the photo's size."""
     presence: Tensor | None
     """Probability ``[classes]`` float32 that the photo shows each class; None: the segmenter does not predict it."""
+
+
+def folded(segmenter: nn.Module, backbone: Backbone) -> nn.Module:
+    """The same segmenter, in eval mode, made faster for :class:`PhotoSegmenter`: it cannot be trained or saved any more
+    (:mod:`tag2mask.layers.folded`)."""
+    assert isinstance(segmenter, Segmenter)
+    image = Photos(probe(backbone))
+    fold_norms(segmenter, lambda: segmenter.segment(image))
+    return segmenter
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Predictor:
 
     def __init__(self, settings: RunSettings, classes: int, stage: StageFolder, single_stage: bool) -> None:
         segmenter, backbone = load_segmenter(settings, classes, stage, single_stage=single_stage)
-        self.photos = segment.PhotoSegmenter(segmenter, backbone, settings.inference)
+        self.photos = segment.PhotoSegmenter(segment.folded(segmenter, backbone), backbone, settings.inference)
         refine = settings.inference.refine
         self.refiner = None if refine == "none" else refiner(refine, settings.refine_long_side)
 

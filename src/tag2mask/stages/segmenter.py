@@ -180,7 +180,8 @@ def _relabel(context: Context, trained: str, earlier_masks: Sequence[str]) -> Ph
     if learned_from != earlier_masks[-1]:
         correction = max(correction, s.relabel.doubted_correction)
     views = replace(s.inference, scales=s.relabel.scales, flip=True, refine="none", prior_correction=correction)
-    photos = segment.PhotoSegmenter(*load_segmenter(s, len(context.classes), context.read(trained)), views)
+    segmenter, backbone = load_segmenter(s, len(context.classes), context.read(trained))
+    photos = segment.PhotoSegmenter(segment.folded(segmenter, backbone), backbone, views)
     own = s.pseudo
     decide = pseudo.PseudoSettings(margin=own.margin, max_growth=own.max_growth, min_growth=own.min_growth)
     corrected, earlier = taught(context), MaskReader(context.read(learned_from), context.classes)

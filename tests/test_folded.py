@@ -1,0 +1,112 @@
+"""Batch norms folded into convolutions, and other ways to the same numbers in less time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tag2mask import segment
+from tag2mask.backbones import BackboneSettings, build
+from tag2mask.layers.batch_norm import WholeBatchNorm
+from tag2mask.layers.folded import fold_norms, probe
+from tag2mask.segment import SegmenterSettings
+from tag2mask.types import Photos
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """In eval mode, with norms that have seen something: a fresh norm does nearly nothing."""
+    generator = torch.Generator().manual_seed(3)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None and norm.running_var is not None
+            norm.running_mean.normal_(0, 0.1, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(norm.bias, 0, 0.1, generator=generator)
+    return network.eval()
+
+
+def norms_of(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("tf_efficientnet_lite0", 16), ("resnet10t", 16), ("test_resnet", 16), ("mobilenetv3_small_050", 32)],
+)
+def test_a_folded_backbone_gives_the_same_features_and_gradients(name: str, stride: int) -> None:
+    backbone = with_statistics(build(BackboneSettings(name, weights="none", output_stride=stride))).double()
+    plain = copy.deepcopy(backbone)
+    norms = norms_of(backbone)
+    image = probe(backbone).double()
+    assert fold_norms(backbone, lambda: backbone(image)) == norms > 0 == norms_of(backbone)
+
+    photo = torch.rand(2, 3, 96, 128, dtype=torch.float64)
+    first, finer = backbone.names[0], [plain.until(photo, backbone.names[0]), backbone.until(photo, backbone.names[0])]
+    outputs, gradients = [], []
+    for network, start in zip((plain, backbone), finer, strict=True):
+        start = start.detach().requires_grad_()
+        features = network.forward_from(start, first)
+        (gradient,) = torch.autograd.grad(features.square().sum(), start)
+        outputs.append(features), gradients.append(gradient)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["decoder", "deeplab-largefov", "deeplab-v2"])
+def test_a_folded_segmenter_gives_the_same_logits(name: str) -> None:
+    settings, of_backbone = SegmenterSettings(name), BackboneSettings("test_resnet", weights="none")
+    backbone = build(of_backbone)
+    segmenter = with_statistics(segment.build(settings, backbone, 3, of_backbone))
+    view = Photos(torch.rand(1, 3, 90, 70))
+    before = segmenter.segment(view)
+    assert segment.folded(segmenter, backbone) is segmenter and not norms_of(segmenter)
+    torch.testing.assert_close(segmenter.segment(view), before, rtol=1e-4, atol=1e-5)
+
+
+class Odd(nn.Module):
+    """A convolution and a norm in one of the ways in which they cannot be folded."""
+
+    def __init__(self, forward: Callable[[nn.Module, nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.how = nn.Conv2d(3, 3, 1), WholeBatchNorm(3), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self.conv, self.norm, x)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda conv, norm, x: norm(y := conv(x)) + y,  # the convolution's output is used twice
+        lambda conv, norm, x: norm(conv(x)) + conv(2 * x),  # the convolution is
+        lambda conv, norm, x: norm(conv(x)) + norm(x),  # the norm is
+        lambda conv, norm, x: conv(norm(x)),  # the norm comes first
+        lambda conv, norm, x: norm(conv(x) + x),  # something comes between
+    ],
+)
+def test_what_cannot_be_folded_stays_as_it_is(how: Callable[..., Tensor]) -> None:
+    network = with_statistics(Odd(how))
+    image, before = torch.rand(1, 3, 8, 8), copy.deepcopy(network.state_dict())
+    out = network(image)
+    assert fold_norms(network, lambda: network(image)) == 0
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(network(image), out)
+
+
+def test_a_norm_that_learns_is_not_folded() -> None:
+    network = with_statistics(Odd(lambda conv, norm, x: norm(conv(x)))).train()
+    image = torch.rand(2, 3, 8, 8)
+    assert fold_norms(network, lambda: network(image)) == 0
+
+
+def test_activations_that_need_their_input_are_not_in_place() -> None:
+    for name, stride, kind in (("tf_efficientnet_lite0", 16, nn.ReLU6), ("mobilenetv3_small_050", 32, nn.Hardswish)):
+        backbone = build(BackboneSettings(name, weights="none", output_stride=stride))
+        found = [module for module in backbone.modules() if isinstance(module, kind)]
+        assert found and not any(m.inplace for m in found)
