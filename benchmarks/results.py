@@ -164,7 +164,7 @@ def _line(name: str, figures: Sequence[Mapping[str, Any]], ceiling: float | None
     ]
     cells = [_spread(figures, column) for column in COLUMNS[:-1]] + [_spread(of_ceiling, "value")]
     block = figures[0]["passport"]
-    weights = ", ".join(sorted({f"{row['backbone']} {row['digest'][:8]}" for row in block["weights"]}))
+    weights = ", ".join(sorted({f"{row['backbone']} {(row['digest'] or '')[:8]}".strip() for row in block["weights"]}))
     chosen = len(block["chosen_on_truth"])
     commits = ", ".join(dict.fromkeys(figure["commit"] for figure in figures))
     knew = f"{weights}; {chosen} choices made on truth; commit {commits}"

@@ -14,6 +14,7 @@ from tag2mask import passport, pipeline
 from tag2mask.backbones import BackboneSettings, weights_digest
 from tag2mask.files import bytes_digest
 from tag2mask.plan.folder import Run
+from tag2mask.refine.proposals import MODELS
 from tag2mask.stages import names
 from world import SMALL, fails, make, run
 
@@ -104,6 +105,10 @@ def test_masks_of_new_photos_say_what_was_known_of_these(tmp_path: Path, monkeyp
     known = lambda refiner, tagged: passport.of_predictions(tmp_path, refiner, tagged=tagged)["signals"]  # noqa: E731
     assert known("crf", False) == ["image-level tags"]
     assert known("sam2", True) == ["image-level tags", "masks of other photos", passport.TAGGED]
+    weights = passport.of_predictions(tmp_path, "sam2", tagged=False)["weights"]
+    assert [row["backbone"] for row in weights] == ["SAM 2.1, small"]
+    (tmp_path / passport.FILE).write_text(json.dumps({"signals": ["masks of other photos"], "weights": weights}))
+    assert passport.of_predictions(tmp_path, "sam2", tagged=False)["weights"] == weights  # once
     masks = tmp_path / "masks"
     masks.mkdir()
     passport.write_beside(masks, {"signals": ["x"]})
@@ -162,6 +167,21 @@ def test_photos_that_were_learned_from_and_measured_on_are_a_signal(
     assert block["measured_with"]["validation_photos_learned_from"] == 1
     assert block["signals"] == ["image-level tags", "photos that it was measured on"]
     assert "1 of 4 validation photos also learned from" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_weights_of_the_hub_are_known_by_the_name_that_its_cache_gives_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = MODELS["sam2"]
+    assert model.digest is None
+    repository, content = tmp_path / "models--facebook--sam2.1-hiera-small", "ab" * 32
+    for name, text in (("refs/main", "rev"), (f"blobs/{content}", "weights")):
+        (repository / name).parent.mkdir(parents=True)
+        (repository / name).write_text(text)
+    (repository / "snapshots" / "rev").mkdir(parents=True)
+    (repository / "snapshots" / "rev" / "model.safetensors").symlink_to(repository / "blobs" / content)
+    assert model.digest == content
 
 
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:

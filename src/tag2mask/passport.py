@@ -26,11 +26,13 @@ from tag2mask.propagation import propagation
 from tag2mask.pseudo import SALIENCY
 from tag2mask.recipes import propagation_backbone
 from tag2mask.saliency.folder import MADE_BY
+from tag2mask.saliency.network import PACKAGE
 from tag2mask.stages import names
 
 FILE = "passport.json"  # of a run, in its folder
 BESIDE = "passport.jsonl"  # the same block on one line, beside masks that left a run: tools take a .json for theirs
 SHARED = "photos that it was measured on"
+MADE_BY_MODEL = "given maps, made by "
 TAGGED = "tags of the photos that it was asked to segment"
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
 
@@ -129,7 +131,9 @@ def of_predictions(folder: Path, refiner: str, *, tagged: bool) -> dict[str, Any
     if not block:
         return {}
     known = [*refine.saw(refiner), *([TAGGED] if tagged else [])]
-    return {**block, "signals": [*dict.fromkeys([*block.get("signals", ()), *known])]}
+    weights = [*block.get("weights", ())]
+    weights += [row for row in _refiners(refiner) if row not in weights]
+    return {**block, "signals": [*dict.fromkeys([*block.get("signals", ()), *known])], "weights": weights}
 
 
 def write_beside(masks: Path, block: Mapping[str, Any]) -> None:
@@ -174,7 +178,7 @@ def _saliency(run: Execution) -> dict[str, Any] | None:
     model = _model_of_maps(run)
     if model is None:
         return {"source": "given maps", "model_saw_masks": None}
-    return {"source": f"given maps, made by {model}", "model_saw_masks": True}
+    return {"source": f"{MADE_BY_MODEL}{model}", "model_saw_masks": True}
 
 
 def _model_of_maps(run: Execution) -> str | None:
@@ -206,9 +210,12 @@ def signals(run: Execution) -> tuple[str, ...]:
 
 def _refined_by(run: Execution) -> list[str]:
     """What the refiners of its masks were trained with."""
+    return list(dict.fromkeys(saw for name in _refiners_of(run) for saw in refine.saw(name)))
+
+
+def _refiners_of(run: Execution) -> tuple[str, ...]:
     s = run.settings
-    names_of = (s.refine, s.relabel.refine if s.relabel.rounds else "none", s.inference.refine)
-    return list(dict.fromkeys(saw for name in names_of for saw in refine.saw(name)))
+    return s.refine, s.relabel.refine if s.relabel.rounds else "none", s.inference.refine
 
 
 def supervision_code(run: Execution) -> str:
@@ -297,7 +304,31 @@ def _weights(run: Execution) -> list[dict[str, Any]]:
     walk = propagation_backbone(s)
     if walk is not None and "propagated" in run.folders:
         rows.append(("propagation", walk, "propagation weights"))
-    return [{"network": network, **_of_backbone(settings, run.data.fact(fact))} for network, settings, fact in rows]
+    used = [{"network": network, **_of_backbone(settings, run.data.fact(fact))} for network, settings, fact in rows]
+    for row in (*_of_saliency(run), *(row for name in _refiners_of(run) for row in _refiners(name))):
+        used += [row] if row not in used else []
+    return used
+
+
+def _of_saliency(run: Execution) -> list[dict[str, Any]]:
+    """The packaged network that made saliency maps, in the run or before it."""
+    known = _saliency(run)
+    if known is None or not known["model_saw_masks"]:
+        return []
+    name, _, digest = known["source"].removeprefix(MADE_BY_MODEL).partition(", weights ")
+    source = f"package {PACKAGE}, masks of salient objects"
+    return [
+        {"network": "saliency", "backbone": name, "source": source, "digest": digest, "licence": "MIT",
+         "saw_masks": True}
+    ]  # fmt: skip
+
+
+def _refiners(name: str) -> list[dict[str, Any]]:
+    return [
+        {"network": "refiner", "backbone": model.title, "source": f"hub, {model.hub}", "digest": model.digest,
+         "licence": model.licence, "saw_masks": True}
+        for model in refine.networks(name)
+    ]  # fmt: skip
 
 
 def _of_backbone(settings: BackboneSettings, digest: str) -> dict[str, Any]:

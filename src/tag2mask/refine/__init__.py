@@ -5,7 +5,7 @@ from tag2mask.refine.crf_settings import PRESETS, CrfSettings
 from tag2mask.refine.par import Par, par, pixel_adaptive
 from tag2mask.refine.par_spread import ParSettings
 from tag2mask.refine.proposals import ProposalRefiner, Proposer
-from tag2mask.refine.refiners import REFINERS, Bounded, Chain, Entry, entries, refiner, saw
+from tag2mask.refine.refiners import REFINERS, Bounded, Chain, Entry, entries, networks, refiner, saw
 from tag2mask.refine.walk import random_walk
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "dense_crf",
     "dense_crf_from_labels",
     "entries",
+    "networks",
     "par",
     "pixel_adaptive",
     "random_walk",

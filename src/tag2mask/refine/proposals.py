@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,21 +45,39 @@ class SamModel:
     classes: str
     """Of transformers."""
     hub: str
-    line: str
+    title: str
+    licence: str = "Apache-2.0"
     terms: str = ""
     """What its licence asks, where that is not open source."""
     normalisation: Normalisation = IMAGENET
 
+    @property
+    def line(self) -> str:
+        """Which network it is, for people."""
+        return f"{self.title} ({self.licence})"
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of its weights, by which the hub's cache on this machine keeps them; None: it does not."""
+        try:
+            from huggingface_hub import try_to_load_from_cache
+        except ImportError:
+            return None
+        file = try_to_load_from_cache(self.hub, "model.safetensors")
+        name = Path(file).resolve().name if isinstance(file, str) else ""
+        return name if len(name) == 64 else None
+
 
 MODELS: dict[str, SamModel] = {
-    "sam2": SamModel("Sam2Model", "facebook/sam2.1-hiera-small", "SAM 2.1, small (Apache-2.0)"),
-    "sam2/tiny": SamModel("Sam2Model", "facebook/sam2.1-hiera-tiny", "SAM 2.1, tiny (Apache-2.0)"),
-    "sam2/large": SamModel("Sam2Model", "facebook/sam2.1-hiera-large", "SAM 2.1, large (Apache-2.0)"),
-    "edgetam": SamModel("EdgeTamModel", "yonigozlan/EdgeTAM-hf", "EdgeTAM, for small machines (Apache-2.0)"),
+    "sam2": SamModel("Sam2Model", "facebook/sam2.1-hiera-small", "SAM 2.1, small"),
+    "sam2/tiny": SamModel("Sam2Model", "facebook/sam2.1-hiera-tiny", "SAM 2.1, tiny"),
+    "sam2/large": SamModel("Sam2Model", "facebook/sam2.1-hiera-large", "SAM 2.1, large"),
+    "edgetam": SamModel("EdgeTamModel", "yonigozlan/EdgeTAM-hf", "EdgeTAM, for small machines"),
     "sam3": SamModel(
         "Sam3TrackerModel",
         "facebook/sam3",
-        "SAM 3 (Meta's SAM License: see its terms)",
+        "SAM 3",
+        "Meta's SAM License: see its terms",
         "SAM 3 is under Meta's SAM License, which is no open-source licence and must be accepted on its page "
         "(https://huggingface.co/facebook/sam3) before it can be fetched",
         HALF,

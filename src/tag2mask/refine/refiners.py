@@ -16,7 +16,7 @@ from tag2mask.refine.crf import DenseCrf, LabelCrf
 from tag2mask.refine.crf_settings import PRESETS
 from tag2mask.refine.par import Par
 from tag2mask.refine.par_spread import ParSettings
-from tag2mask.refine.proposals import MODELS, ProposalRefiner, check_installed, loaded
+from tag2mask.refine.proposals import MODELS, ProposalRefiner, SamModel, check_installed, loaded
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Entry:
     """Fetches what it needs, so that a run knows at its start whether it can be had."""
     saw: str = ""
     """What it was trained with, where that is more than nothing: the passport says so."""
+    network: SamModel | None = None
+    """The pretrained network that it runs, where it runs one."""
 
 
 def _proposals(name: str) -> Entry:
@@ -40,6 +42,7 @@ def _proposals(name: str) -> Entry:
         functools.partial(check_installed, name),
         functools.partial(loaded, name),
         f"masks of other photos ({MODELS[name].hub})",
+        MODELS[name],
     )
 
 
@@ -109,6 +112,11 @@ def saw(name: str) -> list[str]:
     """What the networks of these refiners learned from, as signals of a passport say it; nothing of those that learn
     nothing."""
     return list(dict.fromkeys(entry.saw for entry in entries(name) if entry.saw))
+
+
+def networks(name: str) -> list[SamModel]:
+    """The pretrained networks that these refiners run."""
+    return list(dict.fromkeys(entry.network for entry in entries(name) if entry.network is not None))
 
 
 def refiner(name: str, long_side: int = 0) -> Refiner:
