@@ -124,8 +124,8 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _halved_weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """``[channels 1 size size]``, in the weight's precision, of a convolution of stride 2 with at most 5x5 taps: on every
-    second row and column of the input it is a plain one of at most 3x3."""
+    """As :func:`_weight_gradient`, of a convolution of stride 2 with at most 5x5 taps: on every second row and column
+    of the input it is a plain one of at most 3x3."""
     x = F.pad(x, (padding,) * 4) if padding else x
     if x.dtype == torch.float16:
         x, gradient = x.float(), gradient.float()
