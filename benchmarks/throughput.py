@@ -228,7 +228,8 @@ def localizing(setup: Setup) -> dict[str, Side]:
     """As by default: compared with references, borders by a finer block."""
     network, backbone = setup.network()
     settings, samples = recipe("default").localize, setup.dataset.samples
-    of_maps = MapNetwork(network.eval(), methods.traits(methods.METHODS["cam"].settings()), backbone).compared(settings)
+    plain = MapNetwork(network.eval(), methods.traits(methods.METHODS["cam"].settings()), backbone)
+    of_maps = plain.folded().compared(settings)
     show_references(of_maps.network, backbone, draw_references(setup.dataset, settings.references, 0), settings)
     localizer = Localizer(of_maps.network, of_maps.traits, backbone, settings, len(setup.dataset.classes))
     sizes = {sample.id: setup.size(sample) for sample in samples}
@@ -258,7 +259,8 @@ def segmenting(setup: Setup, settings: InferenceSettings, *, gate: bool) -> dict
     """With the photos' tags known, or not."""
     backbone = backbones.build(setup.backbone).to(compute.device())
     segmenter = segment.build(SegmenterSettings(), backbone, len(setup.dataset.classes), setup.backbone)
-    photos = PhotoSegmenter(segmenter.to(compute.device()).eval(), backbone, settings)
+    segmenter = segment.folded(segmenter.to(compute.device()).eval(), backbone)
+    photos = PhotoSegmenter(segmenter, backbone, settings)
     sharpen = refiner(setup.refine)
     groups = batches_by(setup.dataset.samples, lambda s: photos.group(setup.size(s)), None, compute.device())
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import tag2mask
+from tag2mask.compare.measured import open_run
 from tag2mask.errors import InputError
 from world import SMALL, manifest, redone, run, scene, stamps
 
@@ -52,6 +53,15 @@ def test_masks_show_only_tagged_classes_at_the_photos_size(finished: Path, world
         assert mask.shape == (48, 72)
         allowed = {0, 255} | {("disc", "bar").index(t) + 1 for t in tags[f"{path.stem}.png"].split(";")}
         assert set(np.unique(mask)) <= allowed
+
+
+def test_minutes_that_are_compared_are_without_the_oracle(finished: Path) -> None:
+    took = {path.parents[1].name: manifest(finished, path.parents[1].name)["seconds"]
+            for path in finished.glob("*/.stage/manifest.json")}  # fmt: skip
+    oracle = {name for name in took if "oracle" in name}
+    assert {"oracle-masks", "segmenter-oracle", "predictions-oracle"} <= oracle and sum(took[x] for x in oracle) > 0
+    own = sum(seconds for name, seconds in took.items() if name not in oracle)
+    assert open_run(finished, "run").minutes == pytest.approx(own / 60)
 
 
 def test_scores_agree_with_the_evaluator_of_folders(finished: Path, world: Path) -> None:

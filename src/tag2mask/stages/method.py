@@ -18,7 +18,6 @@ from tag2mask.data.saliency import check_saliency_maps
 from tag2mask.errors import some
 from tag2mask.files import read_object, write_json
 from tag2mask.layers.fine_maps import POWER
-from tag2mask.layers.folded import fold_norms, probe
 from tag2mask.localize import Localizer, batches_by
 from tag2mask.plan.context import Context
 from tag2mask.plan.execute import is_whole
@@ -172,10 +171,7 @@ def make_maps(settings: RunSettings, turn: int = 0) -> PhotoStage:
 
 def _localize(context: Context, name: str) -> PhotoWork:
     settings = context.settings.localize
-    network = load_map_network(context, name)
-    if network.backbone.frozen_until is None:  # stored features are those of the network as it is
-        image = probe(network.backbone)
-        fold_norms(network.backbone, lambda: network.backbone(image))
+    network = load_map_network(context, name).folded()
     if name == "method" and settings.references:  # a student has learnt from them
         network = network.compared(settings)
     store = feature_store(context, network.backbone) if network.traits.trains else None
