@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask import segment
-from tag2mask.backbones import BackboneSettings, build
+from tag2mask.backbones import BackboneSettings, activations, build
 from tag2mask.layers.batch_norm import WholeBatchNorm
 from tag2mask.layers.folded import fold_norms, probe
 from tag2mask.segment import SegmenterSettings
@@ -105,8 +105,28 @@ def test_a_norm_that_learns_is_not_folded() -> None:
     assert fold_norms(network, lambda: network(image)) == 0
 
 
-def test_activations_that_need_their_input_are_not_in_place() -> None:
-    for name, stride, kind in (("tf_efficientnet_lite0", 16, nn.ReLU6), ("mobilenetv3_small_050", 32, nn.Hardswish)):
-        backbone = build(BackboneSettings(name, weights="none", output_stride=stride))
-        found = [module for module in backbone.modules() if isinstance(module, kind)]
-        assert found and not any(m.inplace for m in found)
+@pytest.mark.parametrize("kind", activations.FUNCTIONS)
+def test_activations_are_torchs_and_in_place_where_nothing_learns(kind: type[nn.Module]) -> None:
+    ours = nn.Sequential(kind(inplace=True))  # type: ignore[call-arg]
+    activations.use(ours)
+    (activation,) = ours
+    assert isinstance(activation, activations.Activation)
+    given = torch.linspace(-8, 8, 65)
+    expected = kind()(given)
+    learning = given.clone().requires_grad_()
+    out = activation(learning)
+    out.sum().backward()
+    plain = given.clone().requires_grad_()
+    kind()(plain).sum().backward()
+    assert torch.equal(out, expected) and torch.equal(learning.grad, plain.grad) and torch.equal(learning, given)
+    changed = given.clone()
+    assert torch.equal(activation(changed), expected) and torch.equal(changed, expected)  # in place
+
+
+def test_only_activations_in_place_are_replaced() -> None:
+    kept = nn.Sequential(nn.ReLU6(), nn.ReLU(inplace=True))
+    activations.use(kept)
+    assert [type(module) for module in kept] == [nn.ReLU6, nn.ReLU]
+    for name, stride in (("tf_efficientnet_lite0", 16), ("mobilenetv3_small_050", 32)):
+        kinds = [type(m) for m in build(BackboneSettings(name, weights="none", output_stride=stride)).modules()]
+        assert activations.Activation in kinds and not {nn.ReLU6, nn.Hardswish} & {*kinds}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tag2mask.backbones import depthwise, vgg16
+from tag2mask.backbones import activations, depthwise, vgg16
 from tag2mask.backbones.chain import Backbone
 from tag2mask.backbones.embedded import EMBEDDED, load_embedded
 from tag2mask.backbones.settings import BackboneSettings
@@ -134,21 +134,13 @@ class _Whole(nn.Module):
         return x
 
 
-def _out_of_place(module: nn.Module) -> None:
-    """Activations whose gradient needs their input copy it before they work in place: a pass more, and no memory less
-    (a training step of EfficientNet-Lite0 takes 6 % longer)."""
-    for activation in module.modules():
-        if isinstance(activation, nn.Hardtanh | nn.SiLU | nn.Hardswish | nn.Mish):  # ReLU6 is a Hardtanh
-            activation.inplace = False
-
-
 def _measured(
     chain: Sequence[tuple[str, nn.Module]], mean: Any, std: Any, output_stride: int, size_divisor: int = 1
 ) -> Backbone:
     """The backbone of this chain, its channels and strides measured by a small forward."""
     backbone = Backbone(chain, 0, 0, mean, std, size_divisor)
     depthwise.use(backbone)
-    _out_of_place(backbone)
+    activations.use(backbone)
     side = 8 * output_stride if size_divisor == 1 else 8 * size_divisor
     with torch.inference_mode():
         backbone.eval()
