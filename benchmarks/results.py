@@ -8,8 +8,8 @@ command goes on. What was measured is kept beside the page, in docs/results/ROW/
 run: so rows and seeds can be measured one by one, on other days and machines, and the table shows all that there are. A
 file that is deleted is measured again.
 Predictions of the validation photos are made at one scale, at the recipe's scales and mirrored, and refined too. With
-the first row's first seed a segmenter is trained on true masks, too: the ceiling, whose share the other rows reach is
-given. Rows that learned from different things (their passports say) stand in different tables. A row that fails is
+the first seed of the row `cam` a segmenter is trained on true masks, too: the ceiling, whose share the other rows reach
+is given. Rows that learned from different things (their passports say) stand in different tables. A row that fails is
 named, the others go on, and the exit code is 1.
 
 Arguments after `--` go to every training.
@@ -100,6 +100,11 @@ class Measurements:
 
     def _all_arguments(self, row: Row) -> list[str]:
         return [*self.arguments, *row.flags]
+
+
+def ceilings_of(measurements: Measurements, row: Row) -> list[float]:
+    """What its segmenter reaches on true masks, of the seeds for which that was measured."""
+    return [figures["ceiling"] for figures in measurements.of(row) if figures["ceiling"] is not None]
 
 
 def measure(row: Row, data: Path, run: Path, seed: int, flags: Sequence[str]) -> dict[str, Any]:
@@ -222,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in chosen:
             if table_of.read(rows[name], seed) is not None:
                 continue
-            oracle = ["--oracle-masks"] if name == CEILING and seed == args.seeds[0] else []
+            oracle = ["--oracle-masks"] if name == CEILING and not ceilings_of(table_of, rows[name]) else []
             try:
                 figures = measure(rows[name], args.DATA, args.out / name / f"seed-{seed}", seed, [*flags, *oracle])
             except subprocess.CalledProcessError as error:
@@ -230,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else:
                 table_of.write(rows[name], seed, figures)
     done = {name: figures for name, row in rows.items() if (figures := table_of.of(row))}
-    ceilings = [figure["ceiling"] for figure in done.get(CEILING, ()) if figure["ceiling"] is not None]
+    ceilings = ceilings_of(table_of, rows[CEILING])
     text = table(done, statistics.mean(ceilings) if ceilings else None, _notes(args, ceilings, failed))
     print(text)
     if done:

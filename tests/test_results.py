@@ -85,6 +85,24 @@ def test_only_what_is_between_the_marks_changes(results: ModuleType, tmp_path: P
     assert results.BEGIN in (FILE.parents[1] / "docs" / "results.md").read_text()
 
 
+def test_the_ceiling_is_measured_once_whichever_seeds_are_asked_for(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, asked = tmp_path / "page.md", []
+    page.write_text(f"{results.BEGIN}\n{results.END}\n")
+
+    def measure(row: Any, data: Path, run: Path, seed: int, flags: list[str]) -> dict[str, Any]:
+        oracle = "--oracle-masks" in flags
+        asked.append((row.name, seed, oracle))
+        return figures(seed, ["tags"]) | {"ceiling": 70.0 if oracle else None}
+
+    monkeypatch.setattr(results, "measure", measure)
+    for seeds in ("2", "0", "1"):
+        with pytest.raises(SystemExit, match="0"):
+            results.main(["voc", "--out", str(tmp_path), "--page", str(page), "--rows", "ppl,cam", "--seeds", seeds])
+    assert asked == [(name, seed, (name, seed) == ("cam", 2)) for seed in (2, 0, 1) for name in ("ppl", "cam")]
+
+
 @pytest.mark.slow
 def test_two_methods_and_two_seeds(
     results: ModuleType, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
