@@ -2,7 +2,7 @@
 
 In eval mode a norm multiplies each channel by a constant and adds one, which the convolution's own weights can do
 (Jacob et al., CVPR 2018, Sec. 3.2). Maps need gradients through these layers (:mod:`tag2mask.layers.fine_maps`), and
-there norms are a third of the work on a CPU.
+there norms are a fifth of the work on a CPU (benchmarks/maps.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from tag2mask.backbones import Backbone
 from tag2mask.layers.batch_norm import WholeBatchNorm
 
-TOLERANCE = 1e-3
-"""Of the largest output; where folding changes more, something was not what it seemed, and nothing is folded."""
+TOLERANCE = 0.02
+"""Of the largest output, well above rounding on any device; where folding changes more, something was not what it
+seemed, and nothing is folded."""
 
 
 def probe(backbone: Backbone) -> Tensor:
