@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from tag2mask.data.batches import epoch_batches
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.files import read_jsonl
 from tag2mask.training import TrainSettings, fit, load_model, parameter_groups, save_model, schedule
+from tag2mask.training.batches import TRIED, _between_or_beside
 from tag2mask.training.checkpoint import channels_last, restore_checkpoint, save_checkpoint
 from tag2mask.types import Batch, Losses
 
@@ -414,3 +418,22 @@ def test_a_gpu_that_torch_cannot_use_is_said(
     assert compute.device.__wrapped__().type in ("cpu", "mps")
     if not torch.backends.mps.is_available():
         assert "a GPU cannot be used (" in caplog.text and "going on with the CPU" in caplog.text
+
+
+@pytest.mark.parametrize(("read", "learn", "beside"), [(0.0, 0.02, False), (0.02, 0.0, True)])
+def test_batches_are_read_between_steps_unless_that_takes_long(read: float, learn: float, beside: bool) -> None:
+    threads = []
+
+    def made() -> Iterator[int]:
+        for number in range(12):
+            time.sleep(read)
+            threads.append(threading.current_thread() is threading.main_thread())
+            yield number
+
+    seen = []
+    for number in _between_or_beside(made()):
+        seen.append(number)
+        time.sleep(learn)
+    assert seen == [*range(12)]
+    assert all(threads[:TRIED]) and threads[TRIED:] == [not beside] * (12 - TRIED)
+    assert [*_between_or_beside(iter([1, 2]))] == [1, 2]  # fewer than it needs to see

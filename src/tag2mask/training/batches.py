@@ -1,10 +1,11 @@
-"""The batches of a whole training, one a step, wherever it starts; read ahead by a thread or by processes."""
+"""The batches of a whole training, one a step, wherever it starts; read between steps, by a thread, or by processes."""
 
 from __future__ import annotations
 
 import bisect
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,11 @@ from tag2mask.errors import InputError
 from tag2mask.training.settings import TrainSettings
 
 log = logging.getLogger("tag2mask")
+
+TRIED = 6  # steps, to see how long batches take
+LITTLE = 0.25
+"""Share of a step's time that reading may take between steps. On two cores, what takes a tenth of a step's time there
+costs a quarter beside it (docs/log.md, 2026-11-28)."""
 
 
 class Steps(Dataset[Any]):
@@ -78,7 +84,7 @@ def batches(
         multiprocessing_context="fork" if workers else None,
     )
     if not workers:
-        yield from _one_ahead(iter(loader))
+        yield from _between_or_beside(iter(loader))
         return
     try:
         for batch in loader:
@@ -108,6 +114,22 @@ def _workers(settings: TrainSettings, device: torch.device, steps: int, flags: s
         more = "--%s.workers %d: more than the cores of this machine do not help, so %d"
         log.info(more, flags, settings.workers, cores)
     return min(settings.workers, cores, steps)
+
+
+def _between_or_beside(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, each made between two steps where that takes little of a step's time, and otherwise beside the
+    step before. A thread beside a step takes from its cores, and the step's threads wait for the one that is behind."""
+    reading, learning = [], []
+    for _ in range(TRIED):
+        begun = time.monotonic()
+        if (batch := next(batches, None)) is None:
+            return
+        read = time.monotonic()
+        yield batch
+        reading.append(read - begun)
+        learning.append(time.monotonic() - read)
+    # the first ones also open files and take memory
+    yield from batches if min(reading) < LITTLE * min(learning) else _one_ahead(batches)
 
 
 def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
