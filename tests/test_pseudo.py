@@ -15,6 +15,7 @@ from tag2mask.pseudo import (
     PseudoSettings,
     SaliencyRule,
     Threshold,
+    best_labels,
     by_saliency_rule,
     covering_threshold,
     decide,
@@ -285,3 +286,11 @@ def test_classes_that_maps_hardly_show_are_named_from_the_maps_alone() -> None:
     assert line.startswith("'crack' covers under 2 cells of the maps on 4 of 5 photos, none on 2: ")
     assert "--localize.long-side" in line and "--backbone.output-stride" in line
     assert hardly_shown(records[2:4], ("fray", "crack")) == []  # one of two is not most of them
+
+
+def test_the_first_of_equal_scores_is_the_best() -> None:
+    random = np.random.default_rng(0)
+    for labels, precision in ((2, torch.float32), (3, torch.bfloat16), (21, torch.float32)):
+        scores = random.integers(0, 3, (labels, 37, 50)).astype(np.float32)  # many are equal
+        found = best_labels(torch.from_numpy(scores).to(precision))
+        np.testing.assert_array_equal(found.numpy(), scores.argmax(0))

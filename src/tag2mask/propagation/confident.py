@@ -26,7 +26,7 @@ def confident_labels(maps: LocalizationMaps, image: np.ndarray, settings: Propag
 
     def at(threshold: float) -> np.ndarray:
         scores = pseudo.label_scores(maps, threshold, pseudo.PseudoSettings(background="constant"))
-        labels = scores.argmax(0).to(torch.uint8).numpy()
+        labels = pseudo.best_labels(scores).to(torch.uint8).numpy()
         return dense_crf_from_labels(image, labels, 1 + present, gt_prob=0.7, preset="irn").argmax(0)
 
     sure, loose = at(settings.foreground), at(settings.background)

@@ -2,6 +2,7 @@
 
 from tag2mask.pseudo.masks import (
     at_pixels,
+    best_labels,
     decide,
     index_mask,
     label_scores,
@@ -37,6 +38,7 @@ __all__ = [
     "SaliencyRule",
     "Threshold",
     "at_pixels",
+    "best_labels",
     "best_separated",
     "between_threshold",
     "by_saliency_rule",
