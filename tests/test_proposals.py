@@ -225,7 +225,7 @@ def test_without_a_hub_one_line_says_what_to_fetch(
 def test_terms_are_told_where_there_are_some(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(model.terms for name, model in MODELS.items() if name != "sam3")
     pytest.importorskip("transformers")
-    monkeypatch.setitem(MODELS, "sam3", proposals.SamModel("NoSuchModel", "nowhere", "", MODELS["sam3"].terms))
+    monkeypatch.setitem(MODELS, "sam3", proposals.SamModel("NoSuchModel", "nowhere", "", terms=MODELS["sam3"].terms))
     proposals.loaded.cache_clear()
     with (
         caplog.at_level("WARNING"),
