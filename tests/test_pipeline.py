@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tag2mask
+import tag2mask.stages.method
+from tag2mask import stages
 from tag2mask.compare.measured import open_run
 from tag2mask.errors import InputError
 from world import SMALL, manifest, redone, run, scene, stamps
@@ -53,6 +56,20 @@ def test_masks_show_only_tagged_classes_at_the_photos_size(finished: Path, world
         assert mask.shape == (48, 72)
         allowed = {0, 255} | {("disc", "bar").index(t) + 1 for t in tags[f"{path.stem}.png"].split(";")}
         assert set(np.unique(mask)) <= allowed
+
+
+def test_networks_of_maps_and_predictions_have_their_norms_folded(
+    finished: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    localizer = stages.method.Localizer
+    monkeypatch.setattr(stages.method, "Localizer", lambda *given: seen.append(given[0]) or localizer(*given))
+    assert run("label", world, "--out", tmp_path / "run", *SMALL, "--until", "maps") == 0
+    seen.append(tag2mask.load(finished)._predictor.photos.segmenter)
+    assert len(seen) == 2
+    for network in seen:
+        kinds = {type(module) for module in network.modules()}
+        assert torch.nn.Conv2d in kinds and not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
 
 
 def test_minutes_that_are_compared_are_without_the_oracle(finished: Path) -> None:

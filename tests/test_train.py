@@ -23,7 +23,7 @@ from tag2mask.data.batches import epoch_batches
 from tag2mask.errors import DamagedArtefact, InputError, UnreadableImage
 from tag2mask.files import read_jsonl
 from tag2mask.training import TrainSettings, fit, load_model, parameter_groups, save_model, schedule
-from tag2mask.training.batches import TRIED, _between_or_beside
+from tag2mask.training.batches import TRIED, _prefetched_if_slow
 from tag2mask.training.checkpoint import channels_last, restore_checkpoint, save_checkpoint
 from tag2mask.types import Batch, Losses
 
@@ -420,8 +420,8 @@ def test_a_gpu_that_torch_cannot_use_is_said(
         assert "a GPU cannot be used (" in caplog.text and "going on with the CPU" in caplog.text
 
 
-@pytest.mark.parametrize(("read", "learn", "beside"), [(0.0, 0.02, False), (0.02, 0.0, True)])
-def test_batches_are_read_between_steps_unless_that_takes_long(read: float, learn: float, beside: bool) -> None:
+@pytest.mark.parametrize(("read", "learn", "prefetched"), [(0.0, 0.02, False), (0.02, 0.0, True)])
+def test_batches_are_read_between_steps_unless_that_takes_long(read: float, learn: float, prefetched: bool) -> None:
     threads = []
 
     def made() -> Iterator[int]:
@@ -431,9 +431,9 @@ def test_batches_are_read_between_steps_unless_that_takes_long(read: float, lear
             yield number
 
     seen = []
-    for number in _between_or_beside(made()):
+    for number in _prefetched_if_slow(made()):
         seen.append(number)
         time.sleep(learn)
     assert seen == [*range(12)]
-    assert all(threads[:TRIED]) and threads[TRIED:] == [not beside] * (12 - TRIED)
-    assert [*_between_or_beside(iter([1, 2]))] == [1, 2]  # fewer than it needs to see
+    assert all(threads[:TRIED]) and threads[TRIED:] == [not prefetched] * (12 - TRIED)
+    assert [*_prefetched_if_slow(iter([1, 2]))] == [1, 2]  # fewer than it needs to see

@@ -32,7 +32,6 @@ from tag2mask.stages import names
 FILE = "passport.json"  # of a run, in its folder
 BESIDE = "passport.jsonl"  # the same block on one line, beside masks that left a run: tools take a .json for theirs
 SHARED = "photos that it was measured on"
-MADE_BY_MODEL = "given maps, made by "
 TAGGED = "tags of the photos that it was asked to segment"
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
 
@@ -172,17 +171,19 @@ def _teaches(stage: Stage) -> bool:
 def _saliency(run: Execution) -> dict[str, Any] | None:
     if not uses_saliency(run):
         return None
+    model = _saliency_model(run)
     if run.settings.data.makes_saliency:
-        saw = not run.settings.data.learns_saliency
-        return {"source": run.folders["saliency"].manifest()["network"], "model_saw_masks": saw}
-    model = _model_of_maps(run)
+        return {"source": model, "model_saw_masks": not run.settings.data.learns_saliency}
     if model is None:
         return {"source": "given maps", "model_saw_masks": None}
-    return {"source": f"{MADE_BY_MODEL}{model}", "model_saw_masks": True}
+    return {"source": f"given maps, made by {model}", "model_saw_masks": True}
 
 
-def _model_of_maps(run: Execution) -> str | None:
-    """The network that `tag2mask saliency` made the maps with, as the file beside them says; None: there is none."""
+def _saliency_model(run: Execution) -> str | None:
+    """The network that made the saliency maps, in this run or before it by `tag2mask saliency`, which leaves its name
+    in their folder. None: the maps come from another program."""
+    if run.settings.data.makes_saliency:
+        return run.folders["saliency"].manifest()["network"]
     paths = (sample.saliency_path for sample in run.data.train.samples)
     one = next((path for path in paths if path is not None), None)
     notes = (read_object(folder / MADE_BY) for folder in (() if one is None else one.parents))
@@ -312,10 +313,10 @@ def _weights(run: Execution) -> list[dict[str, Any]]:
 
 def _of_saliency(run: Execution) -> list[dict[str, Any]]:
     """The packaged network that made saliency maps, in the run or before it."""
-    known = _saliency(run)
-    if known is None or not known["model_saw_masks"]:
+    model = _saliency_model(run) if uses_saliency(run) and not run.settings.data.learns_saliency else None
+    if model is None:
         return []
-    name, _, digest = known["source"].removeprefix(MADE_BY_MODEL).partition(", weights ")
+    name, _, digest = model.partition(", weights ")  # as SaliencyModel.line has it
     source = f"package {PACKAGE}, masks of salient objects"
     return [
         {"network": "saliency", "backbone": name, "source": source, "digest": digest, "licence": "MIT",

@@ -29,10 +29,13 @@ class Entry:
     """Raises :class:`~tag2mask.errors.InputError` where it is not installed; loads nothing."""
     load: Callable[[], object] = lambda: None
     """Fetches what it needs, so that a run knows at its start whether it can be had."""
-    saw: str = ""
-    """What it was trained with, where that is more than nothing: the passport says so."""
     network: SamModel | None = None
     """The pretrained network that it runs, where it runs one."""
+
+    @property
+    def saw(self) -> str:
+        """What its network was trained with, for the passport; empty: it runs none."""
+        return "" if self.network is None else f"masks of other photos ({self.network.hub})"
 
 
 def _proposals(name: str) -> Entry:
@@ -41,7 +44,6 @@ def _proposals(name: str) -> Entry:
         f"parts exchanged for proposals of {MODELS[name].line}; extra sam, weights from the hub",
         functools.partial(check_installed, name),
         functools.partial(loaded, name),
-        f"masks of other photos ({MODELS[name].hub})",
         MODELS[name],
     )
 

@@ -1,4 +1,4 @@
-"""The batches of a whole training, one a step, wherever it starts; read between steps, by a thread, or by processes."""
+"""The batches of a whole training, one a step, wherever it starts; read between steps or prefetched."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = logging.getLogger("tag2mask")
 
 TRIED = 6  # steps, to see how long batches take
 LITTLE = 0.25
-"""Share of a step's time that reading may take between steps. On two cores, what takes a tenth of a step's time there
-costs a quarter beside it (docs/log.md, 2026-11-28)."""
+"""A batch that takes less than this share of a step's time is read between steps instead of prefetched. On two cores,
+batches of a tenth of a step's time made prefetched steps a quarter longer (docs/log.md, 2026-11-28)."""
 
 
 class Steps(Dataset[Any]):
@@ -84,7 +84,7 @@ def batches(
         multiprocessing_context="fork" if workers else None,
     )
     if not workers:
-        yield from _between_or_beside(iter(loader))
+        yield from _prefetched_if_slow(iter(loader))
         return
     try:
         for batch in loader:
@@ -116,9 +116,9 @@ def _workers(settings: TrainSettings, device: torch.device, steps: int, flags: s
     return min(settings.workers, cores, steps)
 
 
-def _between_or_beside(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same batches, each made between two steps where that takes little of a step's time, and otherwise beside the
-    step before. A thread beside a step takes from its cores, and the step's threads wait for the one that is behind."""
+def _prefetched_if_slow(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, read between steps where that is quick, and otherwise prefetched by a thread, which competes
+    with the step's own threads for the cores."""
     reading, learning = [], []
     for _ in range(TRIED):
         begun = time.monotonic()
@@ -129,10 +129,10 @@ def _between_or_beside(batches: Iterator[Any]) -> Iterator[Any]:
         reading.append(read - begun)
         learning.append(time.monotonic() - read)
     # the first ones also open files and take memory
-    yield from batches if min(reading) < LITTLE * min(learning) else _one_ahead(batches)
+    yield from batches if min(reading) < LITTLE * min(learning) else _prefetched(batches)
 
 
-def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+def _prefetched(batches: Iterator[Any]) -> Iterator[Any]:
     """The same batches, the next one made on a thread while this one is learnt from."""
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(1, "batches", initializer=torch.set_num_threads, initargs=(1,))
