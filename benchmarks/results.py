@@ -138,8 +138,13 @@ def _of_run(run: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
         "ceiling": _mean(scores, "predictions-oracle"),
         "minutes": sum(s for name, s in stages.items() if "oracle" not in name) / 60,
         "passport": block,
-        "commit": block["commit"] or "not known",
+        "commit": _commits(block),
     }
+
+
+def _commits(block: Mapping[str, Any]) -> str:
+    """What the stages of a run were made by."""
+    return ", ".join(row["commit"] or "not known" for row in block["software"])
 
 
 def _mean(scores: Mapping[str, Any], name: str) -> float | None:
@@ -171,7 +176,7 @@ def _line(name: str, figures: Sequence[Mapping[str, Any]], ceiling: float | None
     block = figures[0]["passport"]
     weights = ", ".join(sorted({f"{row['backbone']} {(row['digest'] or '')[:8]}".strip() for row in block["weights"]}))
     chosen = len(block["chosen_on_truth"])
-    commits = ", ".join(dict.fromkeys(figure["commit"] for figure in figures))
+    commits = ", ".join(dict.fromkeys(one for figure in figures for one in figure["commit"].split(", ")))
     knew = f"{weights}; {chosen} choices made on truth; commit {commits}"
     seeds = ", ".join(str(figure["seed"]) for figure in figures)
     return f"| {name} | {seeds} | {' | '.join(cells)} | {_spread(figures, 'minutes')} | {knew} |"

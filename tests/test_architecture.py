@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Packages, and modules beside them; each level imports from the levels before it alone.
 LEVELS = [
-    {"errors", "naming"},
+    {"errors", "hub", "naming", "software"},
     {"archives", "files", "interrupt", "settings", "types"},
     {"processes", "shards"},
     {"compute", "progress", "protocols"},

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tag2mask import passport, pipeline
+from tag2mask import passport, pipeline, software
 from tag2mask.backbones import BackboneSettings, weights_digest
-from tag2mask.files import bytes_digest
+from tag2mask.files import bytes_digest, write_sealed
 from tag2mask.plan.folder import Run
 from tag2mask.refine.proposals import MODELS
 from tag2mask.stages import names
@@ -119,23 +119,56 @@ def test_masks_of_new_photos_say_what_was_known_of_these(tmp_path: Path, monkeyp
 def test_the_commit_is_that_of_the_repository_it_runs_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "src" / "tag2mask"
     package.mkdir(parents=True)
-    monkeypatch.setattr(passport, "__file__", str(package / "passport.py"))
-    monkeypatch.setattr(passport.importlib.metadata, "distribution", _not_installed)
-    assert passport._commit() is None
+    monkeypatch.setattr(software, "__file__", str(package / "software.py"))
+    monkeypatch.setattr(software.importlib.metadata, "distribution", _not_installed)
+    assert software.commit() is None
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
     (package / "a.py").write_text("1")
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert passport._commit() == head[:12]
+    assert software.commit() == head[:12]
     (tmp_path / "notes.md").write_text("of no consequence")
-    assert passport._commit() == head[:12]
+    assert software.commit() == head[:12]
     (package / "a.py").write_text("2")
-    assert passport._commit() == f"{head[:12]}-dirty"
+    assert software.commit() == f"{head[:12]}-dirty"
+
+
+def test_stages_keep_the_software_that_made_them(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that a later version writes anew says what made the run, and which version went on with it."""
+    from tag2mask.plan import folder
+
+    old, new = ({"tag2mask": v, "commit": None, "torch": "2.9"} for v in ("0.2.0", "0.3.0"))
+    out = tmp_path / "run"
+    monkeypatch.setattr(folder, "software", lambda: old)
+    assert run("label", world, "--out", out, *SMALL, "--until", "method") == 0
+    monkeypatch.setattr(folder, "software", lambda: new)
+    assert run("label", world, "--out", out, *SMALL) == 0
+    first, second = read(out)["software"]
+    assert first == {**old, "stages": ["images", "method"]}
+    assert second.items() > new.items() and {"maps", "masks"} <= set(second["stages"])
+    (out / "masks" / "photo01.png").unlink()
+    newer = {**new, "tag2mask": "0.4.0"}
+    monkeypatch.setattr(folder, "software", lambda: newer)
+    assert run("label", world, "--out", out, *SMALL) == 0  # one mask by it, the others are as they were
+    rows = {row["tag2mask"]: row["stages"] for row in read(out)["software"]}
+    assert "masks" in rows["0.3.0"] and "masks" in rows["0.4.0"] and "maps" not in rows["0.4.0"]
+
+
+def test_what_made_a_stage_of_an_old_version_is_not_guessed(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run("label", world, "--out", out, *SMALL) == 0
+    place = Run(out, existing=True).current("method")
+    assert place is not None
+    content = {name: value for name, value in place.manifest().items() if name not in ("software", "check")}
+    write_sealed(place.own / "manifest.json", content)
+    assert run("report", out) == 0
+    rows = {row["tag2mask"]: row["stages"] for row in read(out)["software"]}
+    assert rows[None] == ["method"] and "masks" in rows[software.software()["tag2mask"]]
 
 
 def _not_installed(name: str) -> None:
-    raise passport.importlib.metadata.PackageNotFoundError(name)
+    raise software.importlib.metadata.PackageNotFoundError(name)
 
 
 def test_a_portable_passport_has_no_folders() -> None:
@@ -185,14 +218,15 @@ def test_weights_of_the_hub_are_known_by_the_name_that_its_cache_gives_them(
 
 
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
-    of = lambda settings: passport._of_backbone(settings, weights_digest(settings))  # noqa: E731
+    of = lambda settings: asdict(passport._of_backbone("method", settings, weights_digest(settings)))  # noqa: E731
     rows = of(BackboneSettings())
     assert rows["licence"] == "Apache-2.0" and rows["saw_masks"] is False and len(rows["digest"]) == 32
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"weights")
     rows = of(BackboneSettings(weights=str(file)))
     assert rows["digest"] == bytes_digest(file) and rows["saw_masks"] is None and rows["source"] == f"file {file}"
-    assert of(BackboneSettings("resnet50"))["source"] == "hub, timm/resnet50"
+    rows = of(BackboneSettings("resnet50"))
+    assert rows["source"] == "hub, timm/resnet50.a1_in1k" and rows["digest"] == "hub:resnet50"  # not in the cache
 
 
 @pytest.mark.slow

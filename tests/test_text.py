@@ -17,6 +17,7 @@ from tag2mask.backbones import Backbone
 from tag2mask.backbones.tokens import TokenBlock, unpack
 from tag2mask.cli.flags import spell_out
 from tag2mask.errors import InputError
+from tag2mask.files import bytes_digest
 from tag2mask.methods.check import batch_of, check_method
 from tag2mask.methods.text import DenseImages, TextMaps
 from tag2mask.methods.text_settings import TOWERS, TextSettings, competing, texts_of, tower_of
@@ -287,6 +288,27 @@ def test_texts_are_embedded_as_open_clip_embeds_them(tmp_path: Path) -> None:
 
 
 @needs_open_clip
+def test_a_text_tower_of_the_hub_is_named_with_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its image tower lies in the same repository under another file, whose digest is not its own."""
+    from tag2mask.methods.text_tower import TextEmbedder
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--timm--vit_base_patch16_clip_224.openai"
+    (folder / "snapshots" / "rev").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("rev")
+    (folder / "blobs").mkdir()
+    for name, content in (("model.safetensors", "ab" * 32), ("open_clip_model.safetensors", "cd" * 32)):
+        (folder / "blobs" / content).write_text("")
+        (folder / "snapshots" / "rev" / name).symlink_to(folder / "blobs" / content)
+    embedder = object.__new__(TextEmbedder)  # without its weights, which only a hub has
+    embedder.tower = "ViT-B-16-quickgelu/openai"
+    found = embedder.pretrained
+    assert found.source == "hub, timm/vit_base_patch16_clip_224.openai" and found.digest == "cd" * 32
+    assert found.network == "text tower" and found.saw_masks is False
+
+
+@needs_open_clip
 @pytest.mark.slow
 def test_siglips_texts_are_lower_cased_and_padded_to_64(tmp_path: Path) -> None:
     """open_clip's own configuration of the pair says so: what reaches the text tower is seen with a small tokenizer."""
@@ -330,8 +352,11 @@ def test_a_run_keeps_its_texts_and_needs_no_tower_for_maps(
     assert run("train", world, "--out", out, *flags) == 0
     assert made_of(out, "method")["facts"].keys() == {"photos", "tags", "weights", "method files"}
     assert "train" not in made_of(out, "method")["settings"]
-    signals = json.loads((out / "passport.json").read_text())["signals"]
-    assert signals == ["image-level tags", "texts of photos, by the pretraining of its towers"]
+    said = json.loads((out / "passport.json").read_text())
+    assert said["signals"] == ["image-level tags", "texts of photos, by the pretraining of its towers"]
+    (row,) = (row for row in said["weights"] if row["network"] == "text tower")
+    weights = tmp_path / "tower" / "open_clip_model.safetensors"
+    assert row["digest"] == bytes_digest(weights) and row["source"] == f"file {tmp_path / 'tower'}"
     monkeypatch.setattr(page, "TextEmbedder", lambda tower: pytest.fail("the text tower was loaded"))
     (out / "maps" / "photo01.npz").unlink()
     before = (out / "maps" / "photo00.npz").read_bytes()

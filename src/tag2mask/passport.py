@@ -6,20 +6,18 @@ from what was loaded: weights by their bytes, the photos' tags as they were read
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import subprocess
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tag2mask import refine, segment
-from tag2mask.backbones import BackboneSettings, licences
+from tag2mask.backbones import BackboneSettings, licences, repository
 from tag2mask.backbones.embedded import EMBEDDED
 from tag2mask.errors import InputError, listed
 from tag2mask.files import atomic, read_object
+from tag2mask.hub import cached_digest
 from tag2mask.plan.execute import Execution
 from tag2mask.plan.stage import Fact, Stage, TrainingStage
 from tag2mask.propagation import propagation
@@ -28,11 +26,13 @@ from tag2mask.recipes import propagation_backbone
 from tag2mask.saliency.folder import MADE_BY
 from tag2mask.saliency.network import PACKAGE
 from tag2mask.stages import names
+from tag2mask.types import CARD, Pretrained
 
 FILE = "passport.json"  # of a run, in its folder
 BESIDE = "passport.jsonl"  # the same block on one line, beside masks that left a run: tools take a .json for theirs
 SHARED = "photos that it was measured on"
 TAGGED = "tags of the photos that it was asked to segment"
+UNKNOWN: dict[str, str | None] = {"tag2mask": None, "commit": None, "torch": None}
 LICENCES = {"tf_efficientnet_lite0": "Apache-2.0"}  # of embedded weights
 
 
@@ -48,9 +48,7 @@ def passport(run: Execution) -> dict[str, Any]:
     check_whole(run)
     s, data = run.settings, run.data
     return {
-        "tag2mask": _version(),
-        "commit": _commit(),
-        "torch": torch.__version__,
+        "software": _software(run),
         "created": run.run.description().get("created", ""),
         "seed": s.seed,
         "method": s.method,
@@ -131,7 +129,7 @@ def of_predictions(folder: Path, refiner: str, *, tagged: bool) -> dict[str, Any
         return {}
     known = [*refine.saw(refiner), *([TAGGED] if tagged else [])]
     weights = [*block.get("weights", ())]
-    weights += [row for row in _refiners(refiner) if row not in weights]
+    weights += [row for row in map(asdict, _of_refiner(refiner)) if row not in weights]
     return {**block, "signals": [*dict.fromkeys([*block.get("signals", ()), *known])], "weights": weights}
 
 
@@ -161,6 +159,16 @@ def _started_from(run: Execution) -> dict[str, Any] | None:
         return None
     theirs = read_object(folder / FILE) or {}
     return {"run": str(folder), "learned_from": theirs.get("learned_from"), "signals": theirs.get("signals")}
+
+
+def _software(run: Execution) -> list[dict[str, Any]]:
+    """What made its stages, as each wrote it down: a row for each software, with the names of its stages. Of stages
+    of versions that wrote nothing down nothing is known."""
+    rows: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
+    for stage in run.done():
+        for made_by in run.folders[stage.name].manifest().get("software") or [UNKNOWN]:
+            rows.setdefault(tuple(made_by.items()), []).append(stage.name)
+    return [{**dict(made_by), "stages": stages} for made_by, stages in rows.items()]
 
 
 def _teaches(stage: Stage) -> bool:
@@ -299,79 +307,46 @@ def _weights(run: Execution) -> list[dict[str, Any]]:
     s = run.settings
     own = segment.backbone_of(s.segmenter, s.backbone)
     trained = any(name in run.folders for name in names.segmenters(s))
-    rows: list[tuple[str, BackboneSettings, Fact]] = [("method", s.backbone, "weights")]
+    backbones: list[tuple[str, BackboneSettings, Fact]] = [("method", s.backbone, "weights")]
     if own is not s.backbone and trained:
-        rows.append(("segmenter", own, "segmenter weights"))
+        backbones.append(("segmenter", own, "segmenter weights"))
     walk = propagation_backbone(s)
     if walk is not None and "propagated" in run.folders:
-        rows.append(("propagation", walk, "propagation weights"))
-    used = [{"network": network, **_of_backbone(settings, run.data.fact(fact))} for network, settings, fact in rows]
-    for row in (*_of_saliency(run), *(row for name in _refiners_of(run) for row in _refiners(name))):
-        used += [row] if row not in used else []
-    return used
+        backbones.append(("propagation", walk, "propagation weights"))
+    networks = [_of_backbone(network, settings, run.data.fact(fact)) for network, settings, fact in backbones]
+    networks += [Pretrained(**row) for row in run.folders["method"].manifest().get("pretrained", ())]
+    networks += _of_saliency(run)
+    networks += [network for name in _refiners_of(run) for network in _of_refiner(name)]
+    return [asdict(network) for network in dict.fromkeys(networks)]
 
 
-def _of_saliency(run: Execution) -> list[dict[str, Any]]:
+def _of_saliency(run: Execution) -> list[Pretrained]:
     """The packaged network that made saliency maps, in the run or before it."""
     model = _saliency_model(run) if uses_saliency(run) and not run.settings.data.learns_saliency else None
     if model is None:
         return []
     name, _, digest = model.partition(", weights ")  # as SaliencyModel.line has it
     source = f"package {PACKAGE}, masks of salient objects"
-    return [
-        {"network": "saliency", "backbone": name, "source": source, "digest": digest, "licence": "MIT",
-         "saw_masks": True}
-    ]  # fmt: skip
+    return [Pretrained("saliency", name, source, digest, licence="MIT", saw_masks=True)]
 
 
-def _refiners(name: str) -> list[dict[str, Any]]:
+def _of_refiner(name: str) -> list[Pretrained]:
     return [
-        {"network": "refiner", "backbone": model.title, "source": f"hub, {model.hub}", "digest": model.digest,
-         "licence": model.licence, "saw_masks": True}
+        Pretrained("refiner", model.title, f"hub, {model.hub}", model.digest, model.licence, saw_masks=True)
         for model in refine.networks(name)
-    ]  # fmt: skip
+    ]
 
 
-def _of_backbone(settings: BackboneSettings, digest: str) -> dict[str, Any]:
+def _of_backbone(network: str, settings: BackboneSettings, digest: str) -> Pretrained:
     architecture = settings.name.split(".")[0]
     if settings.weights == "none":
         source, licence, masks = "random", None, False
     elif settings.weights != "auto":
-        source, licence, masks = f"file {settings.weights}", None, None  # None: not known
+        source, licence, masks = f"file {settings.weights}", None, None
     elif architecture in EMBEDDED:
         source, licence, masks = f"package {EMBEDDED[architecture]}, ImageNet's labels", LICENCES[architecture], False
     else:
-        source, masks = f"hub, timm/{settings.name}", None
-        licence = licences.licence(settings) or "see its card on the hub"
-    return {"backbone": settings.name, "source": source, "digest": digest, "licence": licence, "saw_masks": masks}
-
-
-def _version() -> str:
-    from tag2mask import __version__
-
-    return __version__
-
-
-def _commit() -> str | None:
-    """Of an installation from a repository, as pip keeps it (PEP 610), or of the repository that it is in; with
-    "-dirty" where the package's files are changed. None where neither says."""
-    try:
-        text = importlib.metadata.distribution("tag2mask").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        text = None
-    if text and (commit := json.loads(text).get("vcs_info", {}).get("commit_id")):
-        return commit
-    package = Path(__file__).parent
-    if not (package.parents[1] / ".git").exists():  # another repository that it happens to lie in says nothing
-        return None
-    try:
-        head = _git(package, "rev-parse", "--short=12", "HEAD")
-        changed = _git(package, "status", "--short", "--", ".")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + "-dirty" * bool(changed)
-
-
-def _git(folder: Path, *command: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
+        hub = repository(settings) or f"timm/{settings.name}"
+        source, licence, masks = f"hub, {hub}", licences.licence(settings) or CARD, None
+        digest = cached_digest(hub) or digest
+    return Pretrained(network, settings.name, source, digest, licence, masks)

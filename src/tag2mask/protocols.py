@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from tag2mask.types import Batch, Losses, Reference, Views
+from tag2mask.types import Batch, Losses, Pretrained, Reference, Views
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,11 @@ class UsesClassNames(Protocol):
         """Raises :class:`~tag2mask.errors.InputError` where these names do not go with its settings; loads nothing."""
         ...
 
-    def take_class_names(self, names: Sequence[str]) -> None:
+    def take_class_names(self, names: Sequence[str]) -> Pretrained | None:
         """Keep in its state what it needs of the names, once for all photos.
+
+        Returns:
+            The pretrained network that it asked about them, for the passport; None: it asked none.
 
         Raises:
             InputError: what it needs for that cannot be had or does not fit.

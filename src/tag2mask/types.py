@@ -269,6 +269,28 @@ class Losses(Mapping[str, Tensor]):
         return torch.stack(tuple(self.terms.values())).sum()
 
 
+CARD = "see its card on the hub"
+"""The licence of weights of which the libraries that fetch them say none."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained network that took part, as a passport names it (:mod:`tag2mask.passport`)."""
+
+    network: str
+    """Its part in the run: method, text tower, refiner."""
+    backbone: str
+    """Which network it is."""
+    source: str
+    """Where its weights are from: ``package NAME``, ``hub, REPOSITORY``, ``file PATH``; ``random``."""
+    digest: str | None
+    """Of its weights' bytes; None: not known."""
+    licence: str | None
+    """Of its weights; None: not known."""
+    saw_masks: bool | None
+    """Whether it learned from masks; None: not known."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A training photo with which the photos to be localized are compared."""

@@ -89,3 +89,11 @@ def weights_digest(settings: BackboneSettings) -> str:
     if architecture in EMBEDDED:
         return bytes_digest(embedded_file(architecture))
     return f"hub:{settings.name}"
+
+
+def repository(settings: BackboneSettings) -> str | None:
+    """Of the hub, where timm fetches the weights of a name; None: it knows none."""
+    import timm
+
+    config = timm.get_pretrained_cfg(settings.name, allow_unregistered=True)
+    return None if config is None else config.hf_hub_id

@@ -41,7 +41,7 @@ from tag2mask.errors import InputError
 from tag2mask.layers.fine_maps import watched
 from tag2mask.methods.text_settings import TextSettings, competing, texts_of, tower_of
 from tag2mask.methods.text_tower import TextEmbedder, check_tower
-from tag2mask.types import Batch, Views
+from tag2mask.types import Batch, Pretrained, Views
 
 
 class DenseImages(nn.Module):
@@ -149,7 +149,7 @@ class TextMaps(nn.Module):
         competing(names, texts_of(names, self.settings), self.settings)
         check_tower(self.tower)
 
-    def take_class_names(self, names: Sequence[str]) -> None:
+    def take_class_names(self, names: Sequence[str]) -> Pretrained:
         """As of :class:`tag2mask.protocols.UsesClassNames`; the text tower is loaded here, and only here."""
         texts = texts_of(names, self.settings)
         compete = competing(names, texts, self.settings)
@@ -157,6 +157,7 @@ class TextMaps(nn.Module):
         words = [self.settings.template.replace("{}", word) for word in self.settings.background]
         embedded = [F.normalize(embedder.embed(of).mean(0), dim=0) for of in (*texts, *([word] for word in words))]
         self.keep(torch.stack(embedded), torch.tensor(compete))
+        return embedder.pretrained
 
     def keep(self, texts: Tensor, compete: Tensor) -> None:
         """Take over :math:`w`: ``[classes+words channels]``, and which words compete, ``[words]`` bool.

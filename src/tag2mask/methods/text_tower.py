@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.errors import InputError, listed, unknown
+from tag2mask.files import bytes_digest
+from tag2mask.hub import OPEN_CLIP, cached_digest
 from tag2mask.methods.text_settings import LOCAL
+from tag2mask.types import CARD, Pretrained
 
 INSTALL = "pip install 'tag2mask[text]'"
 FILES = "open_clip_config.json, open_clip_model.safetensors and the tokenizer's files"
@@ -43,6 +46,22 @@ class TextEmbedder:
                 f"the text tower {tower} cannot be had ({type(error).__name__}: {' '.join(str(error).split())[:120]}): "
                 f"{_what_to_fetch(name, weights)}"
             ) from error
+
+    @property
+    def pretrained(self) -> Pretrained:
+        """Which network it is. It learned from texts of photos."""
+        import open_clip
+
+        if self.tower.startswith(LOCAL):
+            folder = Path(self.tower.removeprefix(LOCAL))
+            weights = next((folder / name for name in OPEN_CLIP if (folder / name).is_file()), None)
+            digest = None if weights is None else bytes_digest(weights)
+            return Pretrained("text tower", folder.name, f"file {folder}", digest, None, None)
+        name, weights = self.tower.split("/", 1)
+        hub = open_clip.get_pretrained_cfg(name, weights).get("hf_hub", "").rstrip("/")
+        digest = cached_digest(hub, OPEN_CLIP) if hub else None
+        source = f"hub, {hub}" if hub else f"open_clip, {self.tower}"
+        return Pretrained("text tower", self.tower, source, digest, CARD, False)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """``[texts channels]`` float32 of length 1."""

@@ -32,6 +32,7 @@ from tag2mask.files import (
     write_sealed,
 )
 from tag2mask.naming import levels, spread_name
+from tag2mask.software import software
 
 log = logging.getLogger("tag2mask")
 
@@ -109,12 +110,13 @@ class StageFolder:
         return read_sealed(self.own / "manifest.json") or {}
 
     def finish(self, *, count: int, seconds: float, files: Sequence[str] = (), **more: object) -> None:
-        """Mark the stage done. Seconds of interrupted sessions add up.
+        """Mark the stage done. Seconds of interrupted sessions add up, and what software each of them ran is kept.
 
         Args:
             files: names of files that it has besides its artefacts, of which the bytes are remembered.
         """
         total = round(self.earlier_seconds() + seconds, 2)
+        more = {"software": self._software(), **more}
         more = {"files": {name: bytes_digest(self.folder / name) for name in files}, **self._subfolders, **more}
         write_sealed(self.own / "manifest.json", {"key": self.key, "count": count, "seconds": total, **more})
         (self.own / "seconds.json").unlink(missing_ok=True)
@@ -134,15 +136,26 @@ class StageFolder:
 
     def reopen(self) -> None:
         """Not done any more: something that it promised is missing."""
-        seconds = self.manifest().get("seconds", 0.0)
-        write_json(self.own / "seconds.json", {"seconds": seconds})
+        done = self.manifest()
+        write_json(
+            self.own / "seconds.json", {"seconds": done.get("seconds", 0.0), "software": done.get("software", [])}
+        )
         (self.own / "manifest.json").unlink(missing_ok=True)
         for path in (self.own / shards.FOLDER).glob("*-of-*.json"):  # each shard has to look again
             path.unlink(missing_ok=True)
 
     def pause(self, seconds: float) -> None:
         """Remember time spent when a session ends before the stage is done."""
-        write_json(self.own / "seconds.json", {"seconds": round(self.earlier_seconds() + seconds, 2)})
+        write_json(
+            self.own / "seconds.json",
+            {"seconds": round(self.earlier_seconds() + seconds, 2), "software": self._software()},
+        )
+
+    def _software(self) -> list[dict[str, str | None]]:
+        """What earlier sessions on the unfinished stage ran, and this one."""
+        earlier = (read_object(self.own / "seconds.json") or {}).get("software")
+        known = earlier if isinstance(earlier, list) else []
+        return known if software() in known else [*known, software()]
 
     def earlier_seconds(self) -> float:
         """Seconds of earlier sessions on the unfinished stage."""

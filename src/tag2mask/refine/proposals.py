@@ -16,7 +16,6 @@ import importlib.util
 import logging
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch.nn import functional as F
 
 from tag2mask import compute
 from tag2mask.errors import InputError
+from tag2mask.hub import cached_digest
 from tag2mask.refine.components import Box, components
 from tag2mask.types import Normalisation
 
@@ -58,14 +58,8 @@ class SamModel:
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 of its weights, by which the hub's cache on this machine keeps them; None: it does not."""
-        try:
-            from huggingface_hub import try_to_load_from_cache
-        except ImportError:
-            return None
-        file = try_to_load_from_cache(self.hub, "model.safetensors")
-        name = Path(file).resolve().name if isinstance(file, str) else ""
-        return name if len(name) == 64 else None
+        """Of its weights, as of :func:`tag2mask.hub.cached_digest`."""
+        return cached_digest(self.hub)
 
 
 MODELS: dict[str, SamModel] = {

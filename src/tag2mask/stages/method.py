@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -85,18 +86,20 @@ def _prepare_method(settings: RunSettings) -> TrainingStage:
 
 
 def _prepare(context: Context) -> dict[str, Any]:
-    save_model(_begin(context)[0], context.folder.model)
-    return {}
+    method, _, asked = _begin(context)
+    save_model(method, context.folder.model)
+    return asked
 
 
-def _begin(context: Context) -> tuple[nn.Module, Backbone]:
-    """The method, told what it may know before it learns, on its backbone; what the run remembers of it is written."""
+def _begin(context: Context) -> tuple[nn.Module, Backbone, dict[str, Any]]:
+    """The method, told what it may know before it learns, on its backbone, and which pretrained networks it asked, for
+    the manifest; what the run remembers of it is written."""
     method, backbone = build_method(context)
-    if isinstance(method, UsesClassNames):
-        method.take_class_names(context.classes)
+    network = method.take_class_names(context.classes) if isinstance(method, UsesClassNames) else None
+    asked = {} if network is None else {"pretrained": [asdict(network)]}
     of_photos = learned(context.train.samples, context.photos, context.classes)
     processes.from_main(lambda: keep_photos(context.folder, LEARNED, of_photos))
-    return method, backbone
+    return method, backbone, asked
 
 
 def _train(context: Context) -> dict[str, Any]:
@@ -110,9 +113,12 @@ def _train(context: Context) -> dict[str, Any]:
     dataset, held = without_held_out(context)
     dataset = balanced(dataset, s.balance, s.seed)
 
+    asked: dict[str, Any] = {}
+
     def trained(augment: AugmentSettings) -> list[TagPrecision]:
         torch.manual_seed(s.seed)
-        method, backbone = _begin(context)
+        method, backbone, now = _begin(context)
+        asked.update(now)
         source: Any = tagged_source(context, backbone, augment, s.seed, saliency=traits.saliency, dataset=dataset)
         if traits.pairs:
             source = Pairs(source, s.seed)
@@ -130,9 +136,9 @@ def _train(context: Context) -> dict[str, Any]:
     stored = s.backbone.freeze or s.backbone.freeze_until is not None  # features of whole photos: no views to choose
     gentle = gentler(s.augment) if s.train.epochs == "auto" and held and not stored else None
     if gentle is None:
-        return say_tags(trained(s.augment))
+        return say_tags(trained(s.augment)) | asked
     rows, again = best_of_two(context.folder.folder, lambda: trained(s.augment), lambda: trained(gentle))
-    return say_tags(rows) | ({"scale": list(gentle.scale)} if again else {})
+    return say_tags(rows) | asked | ({"scale": list(gentle.scale)} if again else {})
 
 
 def _check_saliency(context: Context, limit: int = 50) -> None:
