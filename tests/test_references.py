@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from localizing import batch
 from tag2mask import checks
@@ -92,6 +93,29 @@ def test_many_cells_in_parts_give_what_the_whole_gives(monkeypatch: pytest.Monke
     attend = cross_attention.attend_to_references
     monkeypatch.setattr(class_references, "attend_to_references", lambda *x: attend(*x, limit=2 * 9 * 3))
     torch.testing.assert_close(network.localize(photos), whole)
+
+
+def test_products_in_bfloat16_give_the_same_maps() -> None:
+    """Rectified features have much in common; it is no part of the products, or rounding would show more."""
+    generator = torch.Generator().manual_seed(3)
+    kinds, common = torch.rand(6, 64, generator=generator), 2 * torch.rand(64, generator=generator)
+    drawn = [kinds[torch.randint(6, (1, 12, 12), generator=generator)] for _ in range(2)]
+    photo, other = ((common + x + 0.3 * torch.rand(x.shape, generator=generator)).movedim(3, 1) for x in drawn)
+    mean = other.mean((0, 2, 3))
+    weight = torch.randn(64, generator=generator)
+    weight -= (weight @ mean) / (mean @ mean) * mean  # scores of either sign
+    method, reference, photos = Linear(weight[None]), Reference(other, (0,)), batch(photo, torch.ones(1, 1))
+    in_float32 = compared(method, reference)
+    whole = in_float32.localize(photos)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = compared(method, reference)
+    assert rounded.references[0].keys[False].dtype == torch.bfloat16
+    off = (rounded.localize(photos) - whole).abs()
+    assert off.max() < 5e-3 < 0.1 * whole.max()
+    keys = F.normalize(other, dim=1).flatten(2) / class_references.TEMPERATURE
+    bare = compared(method)
+    bare.references = {0: in_float32.references[0]._replace(keys={False: keys.bfloat16()})}
+    assert off.mean() < 0.6 * (bare.localize(photos) - whole).abs().mean()
 
 
 def test_a_reference_in_which_the_class_is_missed_pulls_nothing_below_zero() -> None:

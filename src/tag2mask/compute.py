@@ -101,6 +101,11 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
     return contextlib.nullcontext() if name == "float32" else torch.autocast(device.type, getattr(torch, name))
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype:
+    """What an open :func:`autocast` computes products in on this device; float32 where none is open."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+
+
 def _cpu_multiplies_bfloat16() -> bool:
     flags = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(flags())

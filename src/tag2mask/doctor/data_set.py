@@ -75,7 +75,7 @@ def survey(path: Path | str, settings: data.DataSettings, changes: TagChanges = 
     findings += _splits(opened, selections, train_split, val_split)
     for split, selection in selections.items():
         findings += _retagged(split, selection)
-        findings += count_photos(split, selection)
+        findings += count_photos(split, selection, measured=split == val_split != train_split)
         findings += [finding for finding in selection.findings if finding.level != "error"]  # that is said already
         findings += _outside(split, selection.dataset, opened.root)
     findings += examine_tags(train, {val_split: val} if val is not None else {})

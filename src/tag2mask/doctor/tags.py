@@ -37,8 +37,12 @@ def class_counts(dataset: Dataset) -> dict[str, int]:
     return {name: count[number] for number, name in enumerate(dataset.classes)}
 
 
-def count_photos(split: str, selection: Selection) -> Iterator[Finding]:
-    """How many photos, of which classes, and of which nothing is known."""
+def count_photos(split: str, selection: Selection, *, measured: bool) -> Iterator[Finding]:
+    """How many photos, of which classes, and of which nothing is known.
+
+    Args:
+        measured: the split is measured on, nothing is learned from it.
+    """
     dataset = selection.dataset
     sets = label_counts(dataset)
     classes = ", ".join(f"{name} {count}" for name, count in class_counts(dataset).items())
@@ -48,7 +52,9 @@ def count_photos(split: str, selection: Selection) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"{split}: {some(none, 'photo')} with none of the classes",
-            "they teach what background looks like (--negatives drop leaves them out)",
+            "what is found on them is counted as false alarms"
+            if measured
+            else "they teach what background looks like (--negatives drop leaves them out)",
         )
     if selection.dropped:
         yield Finding("note", f"{split}: {some(selection.dropped, 'photo')} with none of the classes left out")

@@ -11,6 +11,9 @@ takes, from the reference photos :math:`r \in R_c` that are tagged c, the class 
 
 * :math:`f` -- features of a trained network, :math:`z_c` -- its score of class c at the same cell.
 
+The cosines of p with a reference are computed less their mean, which no softmax over q sees: what is left is small
+enough for the products of a network that runs in bfloat16.
+
 MCIS learns a matrix inside the cosine; the identity finds as much (docs/log.md). Ours: each reference's scores are
 rectified and divided by their maximum. MCIS averages signed scores, so that one reference in which the classifier
 misses a small object pulls the others below 0.
@@ -26,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask import compute
 from tag2mask.layers.cross_attention import ClassReferences, attend_to_references, stack_references
 from tag2mask.layers.fine_maps import POWER, SMALL_PART, fine_maps, part, sharpened, watched
 from tag2mask.protocols import ClassMaps, Traits
@@ -80,6 +84,7 @@ class ComparedWithReferences(nn.Module):
         for reference in references:
             features, scores, fine = self.with_fine_maps(reference, _multi_hot(reference))
             keys = features[0].flatten(1) / TEMPERATURE
+            keys = (keys - keys.mean(1, keepdim=True)).to(compute.autocast_dtype(keys.device))
             for label in reference.classes:
                 values = scores[0, label].flatten().relu()
                 shown.setdefault(label, []).append(({False: keys}, values / (values.max() + 1e-5)))

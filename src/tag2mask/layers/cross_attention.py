@@ -105,21 +105,22 @@ def attend_to_references(
 
     Args:
         queries: ``[photos channels cells]``.
-        keys: ``[references channels cells_r]``.
+        keys: ``[references channels cells_r]``; all is computed in their type.
         values: ``[references cells_r]``.
         inside: ``[references cells_r]`` bool.
 
     Returns:
-        ``[photos cells]``.
+        ``[photos cells]`` float32.
     """
     flat = keys.transpose(0, 1).flatten(1)  # [channels references*cells_r]
-    padding = torch.zeros_like(values).masked_fill_(~inside, -torch.inf).flatten()
+    queries, flat_values = queries.to(flat.dtype), values.flatten().to(flat.dtype)
+    padding = torch.zeros_like(flat_values).masked_fill_(~inside.flatten(), -torch.inf)
     step = max(1, limit // (len(queries) * flat.shape[1]))
     parts = []
     for part in queries.split(step, 2):
         affinities = torch.addmm(padding, part.transpose(1, 2).flatten(0, 1), flat)
         weights = affinities.unflatten(1, values.shape).softmax(2)
-        parts.append((weights.flatten(1) @ values.flatten()).unflatten(0, (len(queries), -1)))
+        parts.append((weights.flatten(1) @ flat_values).float().unflatten(0, (len(queries), -1)))
     return torch.cat(parts, 1)
 
 
