@@ -1,11 +1,11 @@
-"""What maps cost with batch norms folded into the convolutions before them, against as they are, pairwise in one run.
+"""What maps cost with norms and activations folded into the convolutions before them, against as they are, in one run.
 
     python benchmarks/maps.py                                    # the default's maps of 8 drawn photos of 500 x 375
     python benchmarks/maps.py --backbone resnet50 --photos 4
 
 Maps as `tag2mask train` makes them: three scales, mirrored, compared with five reference photos of each class, borders
-by the gradients of a finer block. Every round times both sides one after the other, so that a busy machine slows both;
-the median of the ratios is printed. That they are the same is tested (tests/test_folded.py).
+by the gradients of a finer block (tag2mask/layers/folded.py). Every round times both sides one after the other, so that
+a busy machine slows both; the median of the ratios is printed. That they are the same is tested (tests/test_folded.py).
 """
 
 from __future__ import annotations

@@ -156,6 +156,10 @@ def test_depthwise_gradients_are_torchs(
         (y.float() * torch.linspace(-1, 2, y.shape[3])).sum().backward()
         results.append((y, x.grad, *(parameter.grad.clone() for parameter in conv.parameters())))
     assert torch.equal(results[0][0], results[1][0])
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(3, 6, rows, 12).to(memory_format=layout)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            assert torch.equal(ours(x), plain(x))
     tolerance = 1e-5 if precision == torch.float32 else 2e-2
     for found, expected in zip(results[1][1:], results[0][1:], strict=True):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))

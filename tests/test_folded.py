@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tag2mask import segment
 from tag2mask.backbones import BackboneSettings, activations, build
 from tag2mask.layers.batch_norm import WholeBatchNorm
-from tag2mask.layers.folded import fold_norms, probe
+from tag2mask.layers.folded import ActivatedConv2d, fold_norms, join_activations, probe
 from tag2mask.segment import SegmenterSettings
 from tag2mask.types import Photos
 
@@ -68,6 +68,40 @@ def test_a_folded_segmenter_gives_the_same_logits(name: str) -> None:
     torch.testing.assert_close(segmenter.segment(view), before, rtol=1e-4, atol=1e-5)
 
 
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "stride", "joined"), [("tf_efficientnet_lite0", 16, 32), ("resnet10t", 16, 7)])
+def test_joined_activations_give_the_same_features_and_gradients(
+    name: str, stride: int, joined: int, precision: torch.dtype
+) -> None:
+    """The photo's sides are odd on some grids, so padding is even there and uneven elsewhere."""
+    backbone = with_statistics(build(BackboneSettings(name, weights="none", output_stride=stride))).requires_grad_(
+        False
+    )
+    image = probe(backbone)
+    fold_norms(backbone, lambda: backbone(image))
+    plain = copy.deepcopy(backbone)
+    assert join_activations(backbone, lambda: backbone(image)) == joined
+    assert sum(isinstance(module, ActivatedConv2d) for module in backbone.modules()) == joined
+    photo = torch.rand(2, 3, 90, 132).to(memory_format=torch.channels_last)
+    first = backbone.names[1]
+    outputs, gradients = [], []
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        for network in (plain, backbone):
+            with torch.no_grad():
+                outputs.append(network(photo).float())
+                start = network.until(photo, first)
+            start.requires_grad_()
+            (gradient,) = torch.autograd.grad(network.forward_from(start, first).float().square().sum(), start)
+            gradients.append(gradient.float())
+    for other, own in (outputs, gradients):
+        scale = float(own.abs().max())
+        torch.testing.assert_close(other, own, rtol=0, atol=scale * (1e-5 if precision == torch.float32 else 0.02))
+
+
 class Odd(nn.Module):
     """A convolution and a norm in one of the ways in which they cannot be folded."""
 
@@ -97,6 +131,25 @@ def test_what_cannot_be_folded_stays_as_it_is(how: Callable[..., Tensor]) -> Non
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(network(image), out)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda conv, activation, x: activation(y := conv(x)) + y,
+        lambda conv, activation, x: activation(conv(x)) + conv(2 * x),
+        lambda conv, activation, x: activation(conv(x)) + activation(x),
+        lambda conv, activation, x: activation(conv(x) + x),
+    ],
+)
+def test_what_cannot_be_joined_stays_as_it_is(how: Callable[..., Tensor]) -> None:
+    network = Odd(how)
+    network.norm = nn.ReLU()
+    image = torch.randn(1, 3, 8, 8)
+    out = network(image)
+    assert join_activations(network, lambda: network(image)) == 0
+    assert type(network.conv) is nn.Conv2d and type(network.norm) is nn.ReLU and torch.equal(network(image), out)
 
 
 def test_a_norm_that_learns_is_not_folded() -> None:

@@ -21,6 +21,7 @@ import tag2mask.stages.method
 from tag2mask import stages
 from tag2mask.compare.measured import open_run
 from tag2mask.errors import InputError
+from tag2mask.layers.folded import ActivatedConv2d
 from world import SMALL, manifest, redone, run, scene, stamps
 
 
@@ -58,7 +59,7 @@ def test_masks_show_only_tagged_classes_at_the_photos_size(finished: Path, world
         assert set(np.unique(mask)) <= allowed
 
 
-def test_networks_of_maps_and_predictions_have_their_norms_folded(
+def test_networks_of_maps_and_predictions_have_their_norms_folded_and_activations_joined(
     finished: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -70,6 +71,7 @@ def test_networks_of_maps_and_predictions_have_their_norms_folded(
     for network in seen:
         kinds = {type(module) for module in network.modules()}
         assert torch.nn.Conv2d in kinds and not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
+        assert ActivatedConv2d in kinds or not torch.backends.mkldnn.is_available()
 
 
 def test_minutes_that_are_compared_are_without_the_oracle(finished: Path) -> None:

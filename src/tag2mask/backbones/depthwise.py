@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+Borders = tuple[int, int, int, int]
+"""Cells of padding left, right, above and below, as of ``F.pad``."""
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution; other devices than CPUs see torch's own.
@@ -49,17 +52,38 @@ class DepthwiseConv2d(nn.Conv2d):
         return new.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.same:
-            from timm.layers.padding import pad_same
-
-            input = pad_same(input, list(self.kernel_size), list(self.stride), list(self.dilation))
         learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        if not learns or input.device.type != "cpu":
-            return super().forward(input)
+        if input.device.type != "cpu":
+            return super().forward(F.pad(input, self._borders(input)) if self.same else input)
+        if not learns:
+            input, weight, padding = self.at_once(input)
+            return F.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
         stride, padding, dilation = self.stride[0], int(self.padding[0]), self.dilation[0]
-        return cast(Tensor, _Depthwise.apply(input, self.weight, self.bias, stride, padding, dilation))
+        return cast(
+            Tensor, _Depthwise.apply(input, self.weight, self.bias, stride, padding, dilation, self._borders(input))
+        )
+
+    def at_once(self, input: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Input, weights and padding of a plain convolution that gives the same. One cell more of padding below than
+        above is a row of zeros on top of the kernel, and the input need not be copied."""
+        if not self.same:
+            return input, self.weight, cast("tuple[int, int]", self.padding)
+        left, right, top, bottom = borders = self._borders(input)
+        if borders == (right, right, bottom, bottom):
+            return input, self.weight, (bottom, right)
+        if self.dilation[0] > 1:
+            return _padded(input, borders), self.weight, (0, 0)
+        return input, F.pad(self.weight, (right - left, 0, bottom - top, 0)), (bottom, right)
+
+    def _borders(self, input: Tensor) -> Borders:
+        """Padding by which a stride of s leaves one cell in s, rounded up; an odd cell of it is below or right."""
+        if not self.same:
+            return 0, 0, 0, 0
+        reach, stride = self.dilation[0] * (self.kernel_size[0] - 1), self.stride[0]
+        rows, columns = (max(0, (-(-n // stride) - 1) * stride + reach + 1 - n) for n in input.shape[2:])
+        return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
 
 
 def _pads_itself(conv: nn.Module) -> bool:
@@ -78,10 +102,19 @@ def use(module: nn.Module) -> None:
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int,
+        padding: int,
+        dilation: int,
+        borders: Borders,
     ) -> Tensor:
+        x = _padded(x, borders)
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, padding, dilation
+        ctx.borders = borders
         kernel, added = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         return F.conv2d(x, kernel, added, stride, padding, dilation, len(kernel))
 
@@ -99,6 +132,8 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             mirrored = weight.to(x.dtype).flip(2, 3)
             of_x = F.conv2d(dense, mirrored, None, 1, reach - padding, dilation, len(weight))
+            left, right, top, bottom = ctx.borders
+            of_x = of_x[:, :, top : of_x.shape[2] - bottom, left : of_x.shape[3] - right]
         if ctx.needs_input_grad[1]:
             if stride == 2 and dilation == 1 and weight.shape[2] <= 5:
                 of_weight = _halved_weight_gradient(x, gradient, weight, padding)
@@ -106,7 +141,7 @@ class _Depthwise(torch.autograd.Function):
                 of_weight = _weight_gradient(x, dense, weight, padding, dilation)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3), dtype=weight.dtype)
-        return of_x, of_weight, of_bias, None, None, None
+        return of_x, of_weight, of_bias, None, None, None, None
 
 
 def _spread(gradient: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
@@ -115,6 +150,20 @@ def _spread(gradient: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         return gradient
     out = _zeros((*gradient.shape[:2], *size), gradient)
     out[:, :, ::stride, ::stride] = gradient
+    return out
+
+
+def _padded(x: Tensor, borders: Borders) -> Tensor:
+    """As ``F.pad``, which fills all that it makes before it copies into it: twice the time."""
+    left, right, top, bottom = borders
+    if not any(borders):
+        return x
+    rows, columns = top + x.shape[2] + bottom, left + x.shape[3] + right
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    out = torch.empty((*x.shape[:2], rows, columns), dtype=x.dtype, device=x.device, memory_format=layout)
+    out[:, :, top : rows - bottom, left : columns - right] = x
+    for border in (out[:, :, :top], out[:, :, rows - bottom :], out[..., :left], out[..., columns - right :]):
+        border.zero_()
     return out
 
 

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for inference.
+"""Batch norms folded into the convolutions before them, and activations computed by these, for inference.
 
 In eval mode a norm multiplies each channel by a constant and adds one, which the convolution's own weights can do
 (Jacob et al., CVPR 2018, Sec. 3.2). Maps need gradients through these layers (:mod:`tag2mask.layers.fine_maps`), and
@@ -8,17 +8,27 @@ there norms are a fifth of the work on a CPU (benchmarks/maps.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tag2mask.backbones import Backbone
+from tag2mask.backbones.activations import Activation
+from tag2mask.backbones.depthwise import DepthwiseConv2d
 from tag2mask.layers.batch_norm import WholeBatchNorm
 
 TOLERANCE = 0.02
 """Of the largest output, well above rounding on any device; where folding changes more, something was not what it
 seemed, and nothing is folded."""
+
+
+def fold(network: nn.Module, run: Callable[[], Tensor]) -> None:
+    """All of this module, in place: :func:`fold_norms`, then :func:`join_activations`."""
+    fold_norms(network, run)
+    join_activations(network, run)
 
 
 def probe(backbone: Backbone) -> Tensor:
@@ -39,10 +49,10 @@ def fold_norms(network: nn.Module, run: Callable[[], Tensor]) -> int:
     Returns:
         How many were folded.
     """
-    with torch.inference_mode():
-        pairs, before = _followed(network, run)
-        places = {child: (parent, name) for parent in network.modules() for name, child in parent.named_children()}
-        kept = [(conv, conv.weight, conv.bias, places[norm], norm) for conv, norm in pairs]
+    followed, before = _followed(network, run, _folds)
+    pairs = [(conv, cast(nn.BatchNorm2d, norm)) for conv, norm in followed]
+    places = {child: (parent, name) for parent in network.modules() for name, child in parent.named_children()}
+    kept = [(conv, conv.weight, conv.bias, places[norm], norm) for conv, norm in pairs]
     for conv, norm in pairs:
         assert norm.running_mean is not None and norm.running_var is not None
         learns = conv.weight.requires_grad
@@ -62,35 +72,113 @@ def fold_norms(network: nn.Module, run: Callable[[], Tensor]) -> int:
     return len(pairs)
 
 
-def _followed(network: nn.Module, run: Callable[[], Tensor]) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], Tensor]:
-    """Convolutions with the norm that is given all that they put out and nothing else; and what ``run`` gave."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by identity; tensors are kept, so that none takes another's place
-    given: dict[nn.BatchNorm2d, set[nn.Conv2d | None]] = {}
+def join_activations(network: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Let convolutions compute the ReLU or ReLU6 that is given their output, in place: for networks that are not saved.
+
+    An activation of its own is two passes over memory more, four times what the convolution itself takes on large maps.
+    oneDNN applies it to what it has in hand. On other devices, and where something learns, nothing changes.
+
+    Args:
+        network: in eval mode.
+        run: as of :func:`fold_norms`.
+
+    Returns:
+        How many were joined.
+    """
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise") or not torch.backends.mkldnn.is_available():
+        return 0
+    pairs, before = _followed(network, run, _joins)
+    places = {child: (parent, name) for parent in network.modules() for name, child in parent.named_children()}
+    pairs = [(conv, activation) for conv, activation in pairs if _plain(conv)]
+    for conv, activation in pairs:
+        for module, new in ((conv, ActivatedConv2d(conv, activation)), (activation, nn.Identity())):
+            parent, name = places[module]
+            setattr(parent, name, new)
+    with torch.inference_mode():
+        after = run()
+    if len(pairs) and not bool((after - before).abs().amax() <= TOLERANCE * before.abs().amax()):
+        for module in (module for pair in pairs for module in pair):
+            parent, name = places[module]
+            setattr(parent, name, module)
+        return 0
+    return len(pairs)
+
+
+class ActivatedConv2d(nn.Module):
+    """A convolution and the activation after it, computed together on a CPU where nothing learns."""
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.activation = conv, activation
+        clips = _function(activation) is F.relu6
+        self.how: tuple[str, list[float]] = ("hardtanh", [0.0, 6.0]) if clips else ("relu", [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
+        if learns or not x.is_cpu or dtype not in (torch.float32, torch.bfloat16):
+            return self.activation(conv(x))
+        depthwise = isinstance(conv, DepthwiseConv2d)
+        x, weight, padding = conv.at_once(x) if depthwise else (x, conv.weight, conv.padding)
+        bias = None if conv.bias is None else conv.bias.to(dtype)
+        return torch.ops.mkldnn._convolution_pointwise(
+            x.to(dtype), weight.to(dtype), bias, padding, conv.stride, conv.dilation, conv.groups, *self.how, None
+        )
+
+
+def _function(activation: nn.Module) -> Callable[..., Tensor] | None:
+    """The function of an activation that convolutions can compute."""
+    if isinstance(activation, Activation):
+        return F.relu6 if activation.function is F.relu6 else None
+    return {nn.ReLU: F.relu, nn.ReLU6: F.relu6}.get(type(activation))  # type: ignore[call-overload]
+
+
+def _plain(conv: nn.Conv2d) -> bool:
+    """Its padding is zeros, so many of them."""
+    known = type(conv) in (nn.Conv2d, DepthwiseConv2d)
+    return known and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _joins(module: nn.Module) -> bool:
+    return _function(module) is not None
+
+
+def _followed(
+    network: nn.Module, run: Callable[[], Tensor], second: Callable[[nn.Module], bool]
+) -> tuple[list[tuple[nn.Conv2d, nn.Module]], Tensor]:
+    """Convolutions with the module, of those that are ``second``, that is given all that they put out and nothing else;
+    and what ``run`` gave."""
+    made: dict[
+        int, tuple[nn.Conv2d, Tensor, int]
+    ] = {}  # by identity; tensors are kept, or others would take their place
+    given: dict[nn.Module, set[nn.Conv2d | None]] = {}
     times: dict[nn.Module, int] = {}
 
     def convolved(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
-        made[id(output)] = module, output
+        made[id(output)] = module, output, output._version
         times[module] = times.get(module, 0) + 1
 
-    def normed(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.BatchNorm2d)
-        conv, _ = made.get(id(inputs[0]), (None, None))
+    def passed_on(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        conv, _, version = made.get(id(inputs[0]), (None, None, 0))
+        conv = conv if inputs[0]._version == version else None  # a shortcut was added to it meanwhile, in place
         given.setdefault(module, set()).add(conv)
         times[module] = times.get(module, 0) + 1
 
     hooks = [module.register_forward_hook(convolved) for module in network.modules() if isinstance(module, nn.Conv2d)]
-    hooks += [module.register_forward_pre_hook(normed) for module in network.modules() if _folds(module)]
+    hooks += [module.register_forward_pre_hook(passed_on) for module in network.modules() if second(module)]
     try:
-        output = run()
+        with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode have no version
+            output = run()
     finally:
         for hook in hooks:
             hook.remove()
     pairs = []
-    for norm, convs in given.items():
+    for module, convs in given.items():
         (conv,) = convs if len(convs) == 1 else (None,)
-        if conv is not None and times[conv] == times[norm]:
-            pairs.append((conv, norm))
+        if conv is not None and times[conv] == times[module]:
+            pairs.append((conv, module))
     once = {conv for conv, _ in pairs}
     return (pairs if len(once) == len(pairs) else []), output
 
@@ -101,4 +189,7 @@ def _folds(module: nn.Module) -> bool:
         # by name: importing timm takes seconds
         type(module).__name__ == "BatchNormAct2d" and type(module).__module__.startswith("timm.")
     )
-    return known and not module.training and module.running_mean is not None and module.weight is not None
+    if not known:
+        return False
+    assert isinstance(module, nn.BatchNorm2d)
+    return not module.training and module.running_mean is not None and module.weight is not None

@@ -15,7 +15,7 @@ from tag2mask import compute, pseudo
 from tag2mask.backbones import Backbone
 from tag2mask.data.augment import check_sides, fit_size, resized
 from tag2mask.errors import InputError
-from tag2mask.layers.folded import fold_norms, probe
+from tag2mask.layers.folded import fold, probe
 from tag2mask.protocols import Refiner, Segmenter
 from tag2mask.segment.balance import decided_logits
 from tag2mask.segment.pyramid import saw_empty
@@ -74,7 +74,7 @@ def folded(segmenter: nn.Module, backbone: Backbone) -> nn.Module:
     (:mod:`tag2mask.layers.folded`)."""
     assert isinstance(segmenter, Segmenter)
     image = Photos(probe(backbone))
-    fold_norms(segmenter, lambda: segmenter.segment(image))
+    fold(segmenter, lambda: segmenter.segment(image))
     return segmenter
 
 

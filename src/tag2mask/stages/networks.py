@@ -17,7 +17,7 @@ from tag2mask.errors import DamagedArtefact, InputError
 from tag2mask.feature_store import FeatureStore
 from tag2mask.layers.class_references import ComparedWithReferences, compared_traits
 from tag2mask.layers.fine_maps import finer_block
-from tag2mask.layers.folded import fold_norms, probe
+from tag2mask.layers.folded import fold, probe
 from tag2mask.localize import LocalizeSettings
 from tag2mask.methods.released import released_state
 from tag2mask.methods.smaf import student_of
@@ -80,7 +80,7 @@ class MapNetwork:
         backbone = self.backbone
         if backbone.frozen_until is None:  # stored features are those of the network as it is
             image = probe(backbone)
-            fold_norms(backbone, lambda: backbone(image))
+            fold(backbone, lambda: backbone(image))
         return self
 
     def compared(self, settings: LocalizeSettings) -> MapNetwork:
