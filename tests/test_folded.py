@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tag2mask import segment
 from tag2mask.backbones import BackboneSettings, activations, build
+from tag2mask.layers import folded
 from tag2mask.layers.batch_norm import WholeBatchNorm
 from tag2mask.layers.folded import ActivatedConv2d, fold_norms, join_activations, probe
 from tag2mask.segment import SegmenterSettings
@@ -100,6 +101,21 @@ def test_joined_activations_give_the_same_features_and_gradients(
     for other, own in (outputs, gradients):
         scale = float(own.abs().max())
         torch.testing.assert_close(other, own, rtol=0, atol=scale * (1e-5 if precision == torch.float32 else 0.02))
+
+
+@needs_onednn
+def test_a_processor_without_bfloat16_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6()).requires_grad_(False)
+    image = torch.rand(1, 3, 8, 8)
+    assert join_activations(network, lambda: network(image)) == 1
+    monkeypatch.setattr(folded, "_dtypes", lambda: (torch.float32,))
+    joined = network[0]
+    assert isinstance(joined, ActivatedConv2d)
+    monkeypatch.setattr(joined.activation, "forward", lambda x: x + 100)
+    with torch.no_grad():
+        assert joined(image).max() < 10, "float32 is computed together"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert joined(image).min() > 90, "bfloat16 is not"
 
 
 class Odd(nn.Module):

@@ -7,6 +7,7 @@ there norms are a fifth of the work on a CPU (benchmarks/maps.py).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -117,7 +118,7 @@ class ActivatedConv2d(nn.Module):
         conv = self.conv
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
-        if learns or not x.is_cpu or dtype not in (torch.float32, torch.bfloat16):
+        if learns or not x.is_cpu or dtype not in _dtypes():
             return self.activation(conv(x))
         depthwise = isinstance(conv, DepthwiseConv2d)
         x, weight, padding = conv.at_once(x) if depthwise else (x, conv.weight, conv.padding)
@@ -125,6 +126,12 @@ class ActivatedConv2d(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(
             x.to(dtype), weight.to(dtype), bias, padding, conv.stride, conv.dilation, conv.groups, *self.how, None
         )
+
+
+@functools.cache
+def _dtypes() -> tuple[torch.dtype, ...]:
+    """What oneDNN computes in on this processor; where it has no bfloat16, torch's own convolution still has."""
+    return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
 
 
 def _function(activation: nn.Module) -> Callable[..., Tensor] | None:
