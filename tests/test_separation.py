@@ -211,12 +211,18 @@ def test_a_class_that_covers_little_has_a_higher_threshold_where_nothing_refines
 
 
 def test_the_higher_threshold_by_hand() -> None:
-    """The geometric mean with Otsu's between what is above: two bins alone part in the middle."""
-    histogram = np.zeros(256)
-    histogram[10], histogram[128], histogram[220] = 0.95, 0.03, 0.02
-    assert without_surroundings(histogram, 0.25) == pytest.approx((0.25 * 174.5 / 256) ** 0.5)  # half way
-    histogram[128] = 0.06  # 0.08 of 1.01: still little
-    assert without_surroundings(histogram, 0.25) > 0.25
+    """A mean with Otsu's between what is above, which two bins alone part in the middle: the geometric one where a tenth
+    is above, and the nearer to Otsu's the less is."""
+    histogram, otsu = np.zeros(256), 174.5 / 256
+
+    def found(above: float) -> float:
+        histogram[10], histogram[128], histogram[220] = 1 - above, above / 2, above / 2
+        return without_surroundings(histogram, 0.25)
+
+    assert found(0.0999) == pytest.approx((0.25 * otsu) ** 0.5, rel=1e-2)
+    assert found(0.05) == pytest.approx(0.25**0.25 * otsu**0.75)
+    assert found(1e-4) == pytest.approx(otsu, rel=1e-2)
+    assert found(0.1001) == 0.25
     histogram[128] = 0.3
     assert without_surroundings(histogram, 0.25) == 0.25
     assert without_surroundings(histogram, 0.99) == 0.99, "nothing is above"

@@ -19,8 +19,9 @@ of many dogs and cats a classifier knows the faces, and both of Otsu's threshold
 
 Cells see beyond themselves, so what surrounds an object has about the same width in all classes, and in the place of a
 thin or tiny object there is more of it than of the object. Where a class covers less than a tenth of its photos, Otsu's
-threshold of the scores above the threshold splits once more, and a mask that is not refined is made with the geometric
-mean of both. Refiners want the surroundings: they cut them back along edges (docs/log.md).
+threshold of the scores above the threshold splits once more, and a mask that is not refined is made with one between
+both: with their geometric mean at a tenth, with Otsu's where the class covers next to nothing. Refiners want the
+surroundings: they cut them back along edges (docs/log.md).
 """
 
 from __future__ import annotations
@@ -192,12 +193,14 @@ def _by_features(histogram: np.ndarray, separations: Sequence[float]) -> float:
 
 
 def without_surroundings(histogram: np.ndarray, threshold: float) -> float:
-    """The geometric mean of a threshold and Otsu's of the scores above it, where these are less than :data:`FEW` of
-    all; else the threshold."""
+    """Between a threshold and Otsu's of the scores above it, where these are less than :data:`FEW` of all: the fewer they
+    are, the nearer to Otsu's, from the geometric mean on. Else the threshold."""
     above = np.where(np.arange(len(histogram)) >= round(threshold * len(histogram)), histogram, 0)
-    if not 0 < above.sum() < FEW * histogram.sum():
+    share = above.sum() / max(histogram.sum(), 1e-12)
+    if not 0 < share < FEW:
         return threshold
-    return math.sqrt(threshold * otsu_threshold(above))
+    weight = 1 - 0.5 * share / FEW
+    return threshold ** (1 - weight) * otsu_threshold(above) ** weight
 
 
 def covering_threshold(histogram: np.ndarray, share: float) -> float:

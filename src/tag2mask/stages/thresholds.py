@@ -46,7 +46,7 @@ def threshold_constants(settings: RunSettings, name: str) -> dict[str, str]:
     if settings.pseudo.threshold is not None:
         return {}
     rule = threshold_rule(settings, name)
-    by_features = {"of classes that cover little": "higher", "wanted below": "half of the way"}
+    by_features = {"of classes that cover little": "the higher the less they cover", "wanted below": "half of the way"}
     return {"threshold rule": rule, **(by_features if rule == pseudo.BY_FEATURES else {})}
 
 
