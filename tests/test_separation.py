@@ -211,8 +211,8 @@ def test_a_class_that_covers_little_has_a_higher_threshold_where_nothing_refines
 
 
 def test_the_higher_threshold_by_hand() -> None:
-    """A mean with Otsu's between what is above, which two bins alone part in the middle: the geometric one where a tenth
-    is above, and the nearer to Otsu's the less is."""
+    """A mean with Otsu's between what is above, which two bins alone part in the middle: the geometric one where a
+    tenth is above, and the nearer to Otsu's the less is."""
     histogram, otsu = np.zeros(256), 174.5 / 256
 
     def found(above: float) -> float:

@@ -15,10 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import tag2mask
+from tag2mask import pipeline
 from tag2mask.corrected import corrected_masks
 from tag2mask.data.images import read_index_mask, write_index_mask
 from tag2mask.evaluate import read_classes
 from tag2mask.exchange import FORMATS, About, check
+from tag2mask.plan.folder import Run
 from tag2mask.review import Review
 from tag2mask.stages import method
 from test_exchange import ACCEPT
@@ -152,6 +154,30 @@ def test_a_withdrawn_decision_counts_no_more(data: Path) -> None:
     review.decide(("train", "photo00"), "withdrawn", revision=1)
     assert run("import", out, "--from", "review") == 0
     assert {key[1] for key in corrected_masks(out, CLASSES)} == {"photo01"}
+
+
+def test_a_decision_on_a_photo_that_was_replaced_counts_no_more(data: Path) -> None:
+    """Until the run has seen the new photo; lines of versions that kept no digest count as they did."""
+    out, mask = data.parent / "run", np.full((48, 72), 2, np.uint8)
+
+    def review() -> Review:
+        execution = pipeline.reopen(Run(out, existing=True))
+        return Review(out, CLASSES, execution.data.photos)
+
+    for name in ("photo00", "photo01"):
+        review().decide(("train", name), "corrected", mask=mask, tags=("disc",))
+    Review(out, CLASSES).decide(("train", "photo02"), "accepted", mask=mask)
+    Image.fromarray(scene(30)[0]).save(data / "images" / "photo00.png")
+    assert run("label", data, "--out", out, *FAST) == 0
+    now = review()
+    assert now.latest()["train", "photo00"].decision == "withdrawn" and now.mask_path(("train", "photo00")) is None
+    assert now.latest()["train", "photo01"].decision == "corrected" and now.mask_path(("train", "photo01")) is not None
+    assert run("import", out, "--from", "review") == 0
+    assert {key[1] for key in corrected_masks(out, CLASSES)} == {"photo01", "photo02"}
+    now.decide(("train", "photo00"), "accepted", mask=mask, revision=1)  # of the new photo
+    assert review().latest()["train", "photo00"].decision == "accepted"
+    kept = out / "review" / "replaced" / "train" / "photo00.1.png"
+    assert kept.is_file(), "the mask that was painted on the old photo"
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ import contextlib
 import json
 import os
 import threading
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,7 +27,7 @@ from tag2mask.data.tag_changes import TagChange, TagChanges
 from tag2mask.errors import InputError, listed
 from tag2mask.evaluate import as_written, classes_in, write_classes
 from tag2mask.naming import safe_name
-from tag2mask.types import SampleKey
+from tag2mask.types import PhotoFacts, SampleKey, drawn_on
 
 FOLDER = "review"
 Verdict = Literal["accepted", "corrected", "rejected", "withdrawn"]
@@ -48,6 +49,7 @@ class Decision:
     time: str  # UTC, ISO 8601
     who: str
     revision: int  # decisions on this photo so far, this one included
+    photo: str = ""  # digest of the photo's bytes; empty: not kept
 
     @property
     def key(self) -> SampleKey:
@@ -68,10 +70,14 @@ class Review:
     Args:
         run: the run folder. Nothing is made in it before the first decision.
         classes: of the masks, in the order of their values.
+        photos: the run's photos as they are now: a decision on another photo of the same name counts as withdrawn.
+            Empty: not known, every decision counts.
     """
 
-    def __init__(self, run: Path, classes: tuple[str, ...]) -> None:
-        self.run, self.classes = run, classes
+    def __init__(
+        self, run: Path, classes: tuple[str, ...], photos: Mapping[SampleKey, PhotoFacts] | None = None
+    ) -> None:
+        self.run, self.classes, self.photos = run, classes, photos or {}
         self.folder = run / FOLDER
         self._latest: dict[SampleKey, Decision] = {}
         self._read = 0  # bytes of the file that are read
@@ -85,12 +91,18 @@ class Review:
         """The last decision on each photo that has one, also of other processes."""
         with self._thread:
             self._read_on()
-            return dict(self._latest)
+            return {key: self._as_it_counts(decision) for key, decision in self._latest.items()}
 
     def of(self, key: SampleKey) -> Decision | None:
         with self._thread:
             self._read_on()
-            return self._latest.get(key)
+            decision = self._latest.get(key)
+            return None if decision is None else self._as_it_counts(decision)
+
+    def _as_it_counts(self, decision: Decision) -> Decision:
+        if not self.photos or drawn_on(decision.photo, decision.key, self.photos):
+            return decision
+        return replace(decision, decision="withdrawn", tags=None, given=None, mask=None)
 
     def mask_path(self, key: SampleKey) -> Path | None:
         """Where the mask that a person accepted or painted lies; None where there is none."""
@@ -149,7 +161,8 @@ class Review:
         self.check_run()
         self.folder.mkdir(exist_ok=True)
         with self._thread, filelock.FileLock(self.folder / ".lock"):
-            before = self.of(key)
+            self._read_on()
+            before = self._latest.get(key)
             if before is not None and before.revision != revision:
                 raise Conflict(before)
             if before is not None:
@@ -157,7 +170,8 @@ class Review:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             number = 1 if before is None else before.revision + 1
             at = self._write_mask(key, number, mask)
-            decision = Decision(*key, verdict, tags, given, at, now, who, number)
+            photo = self.photos[key].digest if key in self.photos else ""
+            decision = Decision(*key, verdict, tags, given, at, now, who, number, photo)
             self._append(decision)
             with contextlib.suppress(OSError):  # the decision stands; the next one on the photo does what is left
                 self._settle(decision)
@@ -249,6 +263,7 @@ def _decision(line: bytes) -> Decision | None:
     """None for a line that is no decision, as one cut by a kill."""
     try:
         content = json.loads(line)
+        content = {"photo": "", **content}  # lines of older versions have none
         values: dict[str, Any] = {f.name: content[f.name] for f in fields(Decision)}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

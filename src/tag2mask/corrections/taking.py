@@ -76,7 +76,7 @@ def import_review(run_folder: Path | str, what: str | None = None) -> list[Impor
     """
     with Run(Path(run_folder), existing=True) as run:
         execution = pipeline.reopen(run)
-        review = Review(run.folder, execution.data.train.classes)
+        review = Review(run.folder, execution.data.train.classes, execution.data.photos)
         imports = []
         for source in sources(execution) if what is None else [masks_of(execution, what)]:
             drawn = [(sample, path) for sample in source.dataset.samples if (path := review.mask_path(sample.key))]

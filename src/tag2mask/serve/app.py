@@ -42,7 +42,7 @@ class Page:
         )  # no photo of an earlier server on this port is taken from the browser's memory
         self.segmenting = Segmenting(execution)
         self.uploads = Uploads(self.segmenting)
-        review = Review(execution.run.folder, execution.data.train.classes)
+        review = Review(execution.run.folder, execution.data.train.classes, execution.data.photos)
         self.photos = Photos(execution, Queue(execution), review, self.segmenting)
         self.files = {
             file.name: (file.read_bytes(), TYPES[file.name.rpartition(".")[2]])
