@@ -193,8 +193,8 @@ def _by_features(histogram: np.ndarray, separations: Sequence[float]) -> float:
 
 
 def without_surroundings(histogram: np.ndarray, threshold: float) -> float:
-    """Between a threshold and Otsu's of the scores above it, where these are less than :data:`FEW` of all: the geometric
-    mean of both there, and the nearer to Otsu's the fewer they are. Else the threshold."""
+    """Between a threshold and Otsu's of the scores above it, where these are less than :data:`FEW` of all: at that
+    share their geometric mean, and the nearer to Otsu's the fewer they are. Else the threshold."""
     above = np.where(np.arange(len(histogram)) >= round(threshold * len(histogram)), histogram, 0)
     share = above.sum() / max(histogram.sum(), 1e-12)
     if not 0 < share < FEW:
