@@ -14,7 +14,10 @@ from tag2mask.data import DataSettings
 from tag2mask.data.checked import CheckedPhotos
 from tag2mask.data.images import check_images, write_index_mask
 from tag2mask.doctor import Finding
+from tag2mask.doctor.photos import DETAILED
 from tag2mask.errors import InputError
+from tag2mask.pseudo.sizes import LARGER
+from tag2mask.recipes import recipe
 
 HEIGHT, WIDTH = 66, 90
 
@@ -134,6 +137,19 @@ def test_tiny_and_huge_photos(barn, monkeypatch):
     tiny, huge = barn.ill()
     assert "1 photo under 64 pixels" in tiny.message and tiny.message.endswith(": 00")
     assert "huge" not in tiny.message and huge.message.endswith(": 01")
+
+
+def test_photos_with_more_pixels_than_are_looked_at(barn):
+    assert LARGER * recipe("default").localize.long_side == DETAILED
+
+    def said() -> list[Finding]:
+        return [x for x in doctor.diagnose(barn.root, workers=1) if "small-objects" in x.advice]
+
+    assert said() == []
+    for number in range(30):  # of 48
+        photo(barn.root / "images" / f"{number:02d}.png", number, height=90, width=DETAILED)
+    (finding,) = said()
+    assert finding.level == "info" and "train: photos of 576 pixels on the longer side" in finding.message
 
 
 def test_few_photos_and_imbalance(barn):

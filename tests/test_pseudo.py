@@ -288,6 +288,21 @@ def test_classes_that_maps_hardly_show_are_named_from_the_maps_alone() -> None:
     assert hardly_shown(records[2:4], ("fray", "crack")) == []  # one of two is not most of them
 
 
+def test_small_objects_on_large_photos_are_named_from_masks_alone() -> None:
+    from tag2mask.pseudo import small_on_large
+
+    shares = {0: (0.002, 0.004, 0.2), 1: (0.03, 0.03, 0.001)}
+    records = [{"cells": {str(c): 5}, "foreground": share} for c, of in shares.items() for share in of]
+    records += [{"cells": {"0": 5, "1": 5}, "foreground": 0.0}, {"cells": {}, "foreground": 0.0}, {}]
+    (line,) = small_on_large(records, ("hole", "stain"), 900, 384)
+    assert line.startswith(
+        "'hole' covers 0.4 % of its photos, and photos of 900 pixels (the median) are seen with 384: "
+    )
+    assert "--recipe small-objects" in line
+    assert small_on_large(records, ("hole", "stain"), 500, 384) == []  # larger views would show nothing more
+    assert small_on_large(records[3:], ("hole", "stain"), 900, 384) == []
+
+
 def test_the_first_of_equal_scores_is_the_best() -> None:
     random = np.random.default_rng(0)
     for labels, precision in ((2, torch.float32), (3, torch.bfloat16), (21, torch.float32)):

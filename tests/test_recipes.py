@@ -288,3 +288,12 @@ def test_colours_of_views(networks: dict[str, dict[str, Built]]) -> None:
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.split("/")[0] in ("eps", "smaf", "mcis", "apc")])
 def test_what_is_not_as_published_is_said(name: str) -> None:
     assert "Not as published" in inspect.getdoc(RECIPES[name])
+
+
+def test_small_objects_are_seen_twice_as_large_by_all_but_the_classifier() -> None:
+    small, default = recipe("small-objects"), recipe("default")
+    assert small.localize.long_side == 2 * default.localize.long_side
+    assert small.inference.long_side == 2 * default.inference.long_side
+    assert small.segmenter_augment.scale == tuple(2 * x for x in default.segmenter_augment.scale)
+    assert (small.augment, small.train) == (default.augment, default.train)
+    assert small.segmenter_augment.size == default.segmenter_augment.size

@@ -150,14 +150,14 @@ def _doubted_tags(run: Execution) -> tuple[int, int, int] | None:
 
 
 def warnings(run: Execution) -> list[str]:
-    """Photos set aside, classes that maps hardly show, tags that no mask shows."""
+    """Photos set aside, classes that maps hardly show or that are small on large photos, tags that no mask shows."""
     lines = []
     if run.data.set_aside:
         count = len(run.data.set_aside)
         lines.append(f"{count} photo{'s were' if count > 1 else ' was'} set aside, unreadable:")
         lines += [photo.error for photo in run.data.set_aside[:20]]
     manifest = run.folders["masks"].manifest()
-    lines += manifest.get("hardly_shown", ())
+    lines += manifest.get("small", manifest.get("hardly_shown", ()))  # its name in versions before
     if "saliency" in run.folders and (line := run.folders["saliency"].manifest().get("salient")):
         lines.append(line)
     if without := manifest.get("without", ()):

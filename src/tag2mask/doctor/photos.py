@@ -14,6 +14,7 @@ from tag2mask.doctor.leakage import shared_photos
 from tag2mask.errors import listed, some
 
 TINY = 64  # pixels on the shorter side: two or four cells of a feature grid
+DETAILED = 576  # pixels on the longer side, 1.5 times as many as maps see by default
 HUGE = 16_000_000  # pixels; such photos work but decode slowly, and are shrunk anyway
 
 Checks = Mapping[str, CheckedPhotos]
@@ -57,6 +58,13 @@ def _sizes(split: str, good: CheckedPhotos) -> Iterator[Finding]:
     if good.ids:
         wide, high = (f"{sides.min()} to {sides.max()}" for sides in (widths, heights))
         yield Finding("info", f"{split}: photos of {wide} pixels wide, {high} high")
+        median = float(np.median(np.maximum(heights, widths)))
+        if median >= DETAILED:
+            yield Finding(
+                "info",
+                f"{split}: photos of {median:.0f} pixels on the longer side (the median), more than are looked at",
+                "where objects cover less than a hundredth of them: --recipe small-objects",
+            )
 
 
 def _notes(split: str, good: CheckedPhotos) -> Iterator[Finding]:

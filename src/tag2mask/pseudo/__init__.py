@@ -15,7 +15,7 @@ from tag2mask.pseudo.refined import decide_refined, lost_objects
 from tag2mask.pseudo.saliency import by_saliency_rule
 from tag2mask.pseudo.separation import best_separated, separation, wanted_below
 from tag2mask.pseudo.settings import SALIENCY, PseudoSettings, SaliencyRule
-from tag2mask.pseudo.sizes import cells_above, hardly_shown
+from tag2mask.pseudo.sizes import cells_above, hardly_shown, small_on_large
 from tag2mask.pseudo.thresholds import (
     BY_FEATURES,
     LEAST_MAPS,
@@ -60,6 +60,7 @@ __all__ = [
     "score_histogram",
     "separation",
     "shows_object",
+    "small_on_large",
     "threshold_of",
     "wanted_below",
 ]

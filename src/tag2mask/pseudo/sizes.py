@@ -1,4 +1,5 @@
-"""Whether maps show objects at all, and on more than a cell or two of the feature grid: told from the maps alone."""
+"""Whether maps show objects at all, and on more than a cell or two of the feature grid, and whether objects are small
+on large photos: told from maps and masks alone."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ ADVICE = (
     ": such objects are probably too small for the maps' grid, or their tags were not learned; try larger views (twice "
     "the --localize.long-side), a finer grid (half the --backbone.output-stride), more steps (--train.auto-steps)"
 )
+
+SMALL = 0.01  # of its photos: a class whose masks cover less has small objects
+LARGER = 1.5  # times the side at which maps see photos: these have details that maps are not shown
 
 
 def cells_above(maps: LocalizationMaps, threshold: float) -> dict[str, int]:
@@ -40,4 +44,32 @@ def hardly_shown(records: Iterable[Mapping[str, Any]], classes: Sequence[str]) -
             lines.append(f"'{classes[c]}' covers under {FEW_CELLS} cells of the maps {on}")
     if lines:
         lines[-1] += ADVICE
+    return lines
+
+
+def small_on_large(
+    records: Iterable[Mapping[str, Any]], classes: Sequence[str], photos: float, long_side: int
+) -> list[str]:
+    """A line for each class that covers less than :data:`SMALL` of most photos which show it alone, where photos have
+    details that maps are not shown; advice with the last.
+
+    Args:
+        records: of photos, with ``cells`` as of :func:`cells_above` and ``foreground``, the share of the photo.
+        photos: median of the photos' longer sides, in pixels.
+        long_side: at which maps see them at scale 1.
+    """
+    if photos < LARGER * long_side:
+        return []
+    shares: dict[int, list[float]] = {}
+    for record in records:
+        if len(record.get("cells", {})) == 1:
+            shares.setdefault(int(next(iter(record["cells"]))), []).append(record["foreground"])
+    medians = {c: float(np.median(of_class)) for c, of_class in sorted(shares.items())}
+    lines = [f"'{classes[c]}' covers {100 * m:.2g} % of its photos" for c, m in medians.items() if m < SMALL]
+    if lines:
+        lines[-1] += (
+            f", and photos of {photos:.0f} pixels (the median) are seen with {long_side}: objects so small are drawn "
+            "sharper from larger views (--recipe small-objects; for still larger ones twice the --localize.long-side, "
+            "--inference.long-side and --segmenter-augment.scale, four times the minutes)"
+        )
     return lines

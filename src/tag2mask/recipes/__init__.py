@@ -14,6 +14,7 @@ RECIPES: dict[str, Callable[[], RunSettings]] = {
     "default": general.default,
     "quick": general.quick,
     "frozen": general.frozen,
+    "small-objects": general.small_objects,
     "demo": general.demo,
     "saliency": general.saliency,
     "eps": eps.eps,

@@ -28,6 +28,17 @@ def quick() -> RunSettings:
     )
 
 
+def small_objects() -> RunSettings:
+    """Objects under a hundredth of large photos: maps and the segmenter see them twice as large, in twice the time."""
+    run = default()
+    return replace(
+        run,
+        localize=replace(run.localize, long_side=768),
+        segmenter_augment=replace(run.segmenter_augment, scale=(1.6, 4.0)),
+        inference=replace(run.inference, long_side=768),
+    )
+
+
 def frozen() -> RunSettings:
     """Backbone features computed once and kept on disk; only heads train. Another head is minutes away."""
     run = default()

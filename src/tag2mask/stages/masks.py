@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def make_masks(settings: RunSettings) -> PhotoStage:
         name="masks",
         title="pseudo masks",
         reads=(source, *made, *threshold_reads(settings)),
-        settings=("pseudo", "refine", "refine_long_side", *threshold_settings(settings)),
+        settings=("pseudo", "refine", "refine_long_side", "localize.long_side", *threshold_settings(settings)),
         facts=("photos", "tags", *salient),
         constants={
             "refiner": repr(refiner(settings.refine, settings.refine_long_side)),
@@ -90,17 +91,21 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
         read=lambda sample: read_image(sample.image_path),
         write=write,
         manifest=threshold.to_json(context.classes),
-        conclude=partial(_concluded, context.classes),
+        conclude=partial(_concluded, context),
     )
 
 
-def _concluded(classes: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
-    """Say which classes the maps hardly show, and keep it for the report, beside the photos that keep the unrefined
-    mask."""
-    lines = pseudo.hardly_shown(records, classes)
+def _concluded(context: Context, records: Sequence[Record]) -> dict[str, Any]:
+    """Say which classes the maps hardly show, and which have small objects on large photos, and keep it for the report,
+    beside the photos that keep the unrefined mask."""
+    sides = [max(context.size(sample)) for sample in context.train.samples[:: max(1, len(context.train) // 1000)]]
+    lines = [
+        *pseudo.hardly_shown(records, context.classes),
+        *pseudo.small_on_large(records, context.classes, median(sides), context.settings.localize.long_side),
+    ]
     for line in lines:
         log.info("%s", line)
-    return {**count_unrefined(records), **({"hardly_shown": lines} if lines else {})}
+    return {**count_unrefined(records), **({"small": lines} if lines else {})}
 
 
 def _by_saliency(context: Context, source: str) -> PhotoWork:
