@@ -29,7 +29,7 @@ def quick() -> RunSettings:
 
 
 def small_objects() -> RunSettings:
-    """Objects under a hundredth of large photos: maps and the segmenter see them twice as large, in twice the time."""
+    """Objects under a hundredth of large photos: maps and the segmenter see these twice as large."""
     run = default()
     return replace(
         run,
