@@ -70,6 +70,6 @@ def small_on_large(
         lines[-1] += (
             f", and photos of {photos:.0f} pixels (the median) are seen with {long_side}: objects so small are drawn "
             "sharper from larger views (--recipe small-objects; for still larger ones twice the --localize.long-side, "
-            "--inference.long-side and --segmenter-augment.scale, four times the minutes)"
+            "--inference.long-side and --segmenter-augment.scale, four times the work of maps and relabelling)"
         )
     return lines
