@@ -27,8 +27,13 @@ CASES = [
 SIZES = ((5, 40, 40), (1, 33, 65), (2, 200, 72), (1, 1, 72))
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(("name", "backbone_name"), CASES)
+DEFAULT = recipe("default").segmenter.name, BackboneSettings().name
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone_name"),
+    [pytest.param(*case, marks=pytest.mark.slow if case == DEFAULT else pytest.mark.exhaustive) for case in CASES],
+)
 def test_logits_are_torchs(name: str, backbone_name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)

@@ -53,8 +53,8 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        if input.device.type != "cpu":
-            return super().forward(F.pad(input, self._borders(input)) if self.same else input)
+        if input.device.type != "cpu" or torch.compiler.is_exporting():  # an exporter knows timm's padding
+            return super().forward(self._as_timm_pads(input))
         if not learns:
             input, weight, padding = self.at_once(input)
             return F.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
@@ -76,6 +76,13 @@ class DepthwiseConv2d(nn.Conv2d):
         if self.dilation[0] > 1:
             return _padded(input, borders), self.weight, (0, 0)
         return input, F.pad(self.weight, (right - left, 0, bottom - top, 0)), (bottom, right)
+
+    def _as_timm_pads(self, input: Tensor) -> Tensor:
+        if not self.same:
+            return input
+        from timm.layers.padding import pad_same
+
+        return pad_same(input, list(self.kernel_size), list(self.stride), list(self.dilation))
 
     def _borders(self, input: Tensor) -> Borders:
         """Padding by which a stride of s leaves one cell in s, rounded up; an odd cell of it is below or right."""
