@@ -79,6 +79,7 @@ def one_bar(world: Path, tmp_path: Path) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_a_run_shows_rare_classes_more_often(one_bar: Path, tmp_path: Path) -> None:
     """One epoch of nine photos is two steps of four; with the only bar eight times it is four."""
 

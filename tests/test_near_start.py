@@ -84,6 +84,7 @@ def test_a_step_is_the_gradients_and_then_the_way_back(tmp_path: Path) -> None:
             torch.testing.assert_close(weight, plain.get_parameter(name), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_longer_training_ends_nearer_to_the_start_and_learns(tmp_path: Path) -> None:
     settings = replace(ONE_STEP, epochs=4, optimizer="adamw", learning_rate=1e-3)
     pretrained = dict(build(BackboneSettings()).named_parameters())
@@ -97,7 +98,7 @@ def test_a_longer_training_ends_nearer_to_the_start_and_learns(tmp_path: Path) -
     assert 0 < distance(near) < 0.8 * distance(free)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupted_training_goes_on_to_the_bit(accumulate: int, tmp_path: Path) -> None:
     settings = replace(ONE_STEP, epochs=4, accumulate=accumulate, start_decay=20.0, checkpoint_minutes=0.0)
     whole = trained(tmp_path / "whole", settings)
