@@ -88,8 +88,10 @@ class DepthwiseConv2d(nn.Conv2d):
         """Padding by which a stride of s leaves one cell in s, rounded up; an odd cell of it is below or right."""
         if not self.same:
             return 0, 0, 0, 0
-        reach, stride = self.dilation[0] * (self.kernel_size[0] - 1), self.stride[0]
-        rows, columns = (max(0, (-(-n // stride) - 1) * stride + reach + 1 - n) for n in input.shape[2:])
+        from timm.layers.padding import get_same_padding
+
+        kernel, stride, dilation = self.kernel_size[0], self.stride[0], self.dilation[0]
+        rows, columns = (int(get_same_padding(cells, kernel, stride, dilation)) for cells in input.shape[2:])
         return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
 
 

@@ -63,9 +63,7 @@ def fold_norms(network: nn.Module, run: Callable[[], Tensor]) -> int:
         conv.weight, conv.bias = (nn.Parameter(x.detach(), requires_grad=learns) for x in (weight, bias))
         parent, name = places[norm]
         setattr(parent, name, getattr(norm, "act", None) or nn.Identity())
-    with torch.inference_mode():
-        after = run()
-    if len(pairs) and not bool((after - before).abs().amax() <= TOLERANCE * before.abs().amax()):
+    if _changed(run, before):
         for conv, weight, bias, (parent, name), norm in kept:
             conv.weight, conv.bias = weight, bias
             setattr(parent, name, norm)
@@ -95,9 +93,7 @@ def join_activations(network: nn.Module, run: Callable[[], Tensor]) -> int:
         for module, new in ((conv, ActivatedConv2d(conv, activation)), (activation, nn.Identity())):
             parent, name = places[module]
             setattr(parent, name, new)
-    with torch.inference_mode():
-        after = run()
-    if len(pairs) and not bool((after - before).abs().amax() <= TOLERANCE * before.abs().amax()):
+    if _changed(run, before):
         for module in (module for pair in pairs for module in pair):
             parent, name = places[module]
             setattr(parent, name, module)
@@ -111,8 +107,7 @@ class ActivatedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
         super().__init__()
         self.conv, self.activation = conv, activation
-        clips = _function(activation) is F.relu6
-        self.how: tuple[str, list[float]] = ("hardtanh", [0.0, 6.0]) if clips else ("relu", [])
+        self.how = cast("tuple[str, list[float]]", _in_onednn(activation))
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
@@ -134,11 +129,12 @@ def _dtypes() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
 
 
-def _function(activation: nn.Module) -> Callable[..., Tensor] | None:
-    """The function of an activation that convolutions can compute."""
-    if isinstance(activation, Activation):
-        return F.relu6 if activation.function is F.relu6 else None
-    return {nn.ReLU: F.relu, nn.ReLU6: F.relu6}.get(type(activation))  # type: ignore[call-overload]
+def _in_onednn(activation: nn.Module) -> tuple[str, list[float]] | None:
+    """Name and limits by which oneDNN knows an activation; None: it is not one that convolutions compute here."""
+    own = activation.function if isinstance(activation, Activation) else None
+    if own is F.relu6 or type(activation) is nn.ReLU6:
+        return "hardtanh", [0.0, 6.0]
+    return ("relu", []) if type(activation) is nn.ReLU else None
 
 
 def _plain(conv: nn.Conv2d) -> bool:
@@ -148,7 +144,14 @@ def _plain(conv: nn.Conv2d) -> bool:
 
 
 def _joins(module: nn.Module) -> bool:
-    return _function(module) is not None
+    return _in_onednn(module) is not None
+
+
+def _changed(run: Callable[[], Tensor], before: Tensor) -> bool:
+    """Whether a network gives something else than it did, beyond rounding."""
+    with torch.inference_mode():
+        after = run()
+    return not bool((after - before).abs().amax() <= TOLERANCE * before.abs().amax())
 
 
 def _followed(
@@ -156,9 +159,8 @@ def _followed(
 ) -> tuple[list[tuple[nn.Conv2d, nn.Module]], Tensor]:
     """Convolutions with the module, of those that are ``second``, that is given all that they put out and nothing else;
     and what ``run`` gave."""
-    made: dict[
-        int, tuple[nn.Conv2d, Tensor, int]
-    ] = {}  # by identity; tensors are kept, or others would take their place
+    # by identity of the output, which is kept, or another tensor would take its place; its version, as it was then
+    made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}
     given: dict[nn.Module, set[nn.Conv2d | None]] = {}
     times: dict[nn.Module, int] = {}
 

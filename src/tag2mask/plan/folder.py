@@ -137,19 +137,17 @@ class StageFolder:
     def reopen(self) -> None:
         """Not done any more: something that it promised is missing."""
         done = self.manifest()
-        write_json(
-            self.own / "seconds.json", {"seconds": done.get("seconds", 0.0), "software": done.get("software", [])}
-        )
+        self._remember(done.get("seconds", 0.0), done.get("software", []))
         (self.own / "manifest.json").unlink(missing_ok=True)
         for path in (self.own / shards.FOLDER).glob("*-of-*.json"):  # each shard has to look again
             path.unlink(missing_ok=True)
 
     def pause(self, seconds: float) -> None:
         """Remember time spent when a session ends before the stage is done."""
-        write_json(
-            self.own / "seconds.json",
-            {"seconds": round(self.earlier_seconds() + seconds, 2), "software": self._software()},
-        )
+        self._remember(round(self.earlier_seconds() + seconds, 2), self._software())
+
+    def _remember(self, seconds: float, software: Sequence[Mapping[str, str | None]]) -> None:
+        write_json(self.own / "seconds.json", {"seconds": seconds, "software": software})
 
     def _software(self) -> list[dict[str, str | None]]:
         """What earlier sessions on the unfinished stage ran, and this one."""

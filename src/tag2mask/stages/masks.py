@@ -97,7 +97,7 @@ def _by_scores(context: Context, source: str) -> PhotoWork:
 
 def _concluded(context: Context, records: Sequence[Record]) -> dict[str, Any]:
     """Say which classes the maps hardly show, and which have small objects on large photos, and keep it for the report,
-    beside the photos that keep the unrefined mask."""
+    beside how many photos keep the mask from before the refiner."""
     sides = [max(context.size(sample)) for sample in context.train.samples[:: max(1, len(context.train) // 1000)]]
     lines = [
         *pseudo.hardly_shown(records, context.classes),
